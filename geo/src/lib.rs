@@ -1,0 +1,5 @@
+//! Where things are.
+
+pub mod region;
+
+pub use region::RegionId;

@@ -1,0 +1,64 @@
+//! A region: its id, where it is, and whose law it is under.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a region, such as `eu-central`: 1 to 32 of `a-z`, `0-9` and `-`.
+///
+/// Cheap to clone. The same text is used in configuration, certificates, gossip and DNS labels, so
+/// it is held to what all of them accept.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RegionId(Arc<str>);
+
+/// Why a text is not a [`RegionId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a region id: 1 to 32 of a-z, 0-9 and `-`, such as `eu-central`")]
+pub struct BadRegionId(String);
+
+impl RegionId {
+    /// The longest id, in bytes.
+    pub const MAX_LEN: usize = 32;
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RegionId {
+    type Err = BadRegionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = (1..=Self::MAX_LEN).contains(&text.len());
+        let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if fits && plain { Ok(Self(text.into())) } else { Err(BadRegionId(text.chars().take(64).collect())) }
+    }
+}
+
+impl TryFrom<String> for RegionId {
+    type Error = BadRegionId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<RegionId> for String {
+    fn from(id: RegionId) -> Self {
+        id.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for RegionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RegionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

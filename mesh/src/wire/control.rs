@@ -1,0 +1,176 @@
+//! The control stream between one edge and one core. The edge opens it and speaks first.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo};
+use crate::trace::TraceContext;
+
+/// What an edge tells a core.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToCore {
+    /// First message. The peer's identity comes from its certificate, not from here.
+    Hello {
+        /// The software version, for operators.
+        software: String,
+    },
+    /// From here on `alias` means `meeting`. Sent again after every reconnect, before its spurts.
+    Open {
+        /// What the edge will call it.
+        alias: MeetingAlias,
+        /// The meeting.
+        meeting: MeetingId,
+        /// The epoch under which this edge owns it.
+        epoch: Epoch,
+        /// The request that created it.
+        trace: TraceContext,
+    },
+    /// A row of the participant table: new, or renamed.
+    Participant {
+        /// In this meeting,
+        alias: MeetingAlias,
+        /// this number
+        participant: ParticipantAlias,
+        /// is the platform's own participant id, at most 256 bytes,
+        id: String,
+        /// with the display name the platform gave, at most 256 bytes.
+        name: Option<String>,
+    },
+    /// A participant has left; its speech so far stays.
+    Left {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// Who.
+        participant: ParticipantAlias,
+    },
+    /// Where the edge stands with a meeting.
+    State {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// Where it stands.
+        state: EdgeState,
+        /// Why, for `Failed` and where useful; never a secret.
+        detail: Option<String>,
+    },
+    /// Running totals since the edge joined, about once a second while they change.
+    Stats {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// The totals.
+        totals: EdgeTotals,
+    },
+    /// The edge has left the meeting and every spurt of it has been sent.
+    Close {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// Why it left.
+        reason: CloseReason,
+    },
+}
+
+/// What a core tells an edge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToEdge {
+    /// Answer to the edge's hello.
+    Hello {
+        /// The software version, for operators.
+        software: String,
+    },
+    /// Items before `upto` of this spurt are on the core's disk.
+    Durable {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// Whose.
+        participant: ParticipantAlias,
+        /// Which spurt.
+        spurt: SpurtNo,
+        /// One past the last item held.
+        upto: u32,
+    },
+    /// The words made of this spurt are published and stored: the edge may forget it.
+    Done {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// Whose.
+        participant: ParticipantAlias,
+        /// Which spurt, whole.
+        spurt: SpurtNo,
+    },
+    /// The core will not take this meeting from this edge; the edge leaves it.
+    Refused {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// Why.
+        reason: RefusedReason,
+    },
+    /// Leave this meeting: flush its spurts, then `Close`.
+    Leave {
+        /// The meeting.
+        alias: MeetingAlias,
+    },
+    /// The core is going away: send what you have; new spurts should go elsewhere.
+    Drain,
+}
+
+/// Where an edge stands with a meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EdgeState {
+    /// Signalling or ICE under way.
+    Connecting,
+    /// Media may flow.
+    Live,
+    /// The relay was lost; the edge is trying again.
+    Reconnecting,
+    /// Given up.
+    Failed,
+}
+
+/// Why an edge left a meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CloseReason {
+    /// Told to, by the API.
+    Asked,
+    /// The relay ended it.
+    Ended,
+    /// The edge is shutting down.
+    Drain,
+    /// It could not go on; the last `State` says why.
+    Failed,
+}
+
+/// Why a core refuses a meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusedReason {
+    /// It was not created here.
+    UnknownMeeting,
+    /// Another edge owns it by now.
+    StaleEpoch,
+    /// The meeting has ended.
+    Ended,
+    /// The edge's region or role may not serve it.
+    NotAllowed,
+    /// The core holds as many as it can.
+    Full,
+}
+
+/// What an edge has done for one meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EdgeTotals {
+    /// RTP packets received.
+    pub packets_in: u64,
+    /// Opus payload bytes received: what forwarding all Opus would send.
+    pub opus_bytes_in: u64,
+    /// Media time received, in milliseconds, summed over participants.
+    pub media_ms_in: u64,
+    /// Packets run through the decoder.
+    pub packets_decoded: u64,
+    /// Packets sent to the core.
+    pub packets_forwarded: u64,
+    /// Packets that never arrived, by RTP sequence number.
+    pub packets_lost: u64,
+    /// Bytes written to spurt streams, headers and all.
+    pub uplink_bytes: u64,
+    /// CPU time of the media path, in microseconds.
+    pub media_cpu_us: u64,
+    /// Speech dropped because the ring of what is not yet done was full, in packets.
+    pub packets_overflowed: u64,
+}

@@ -1,0 +1,120 @@
+//! One question, one answer, each on its own stream.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, MeetingId};
+use crate::{identity::NodeId, trace::TraceContext};
+
+/// What one node asks another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// To an edge: how far is this relay from you?
+    Probe {
+        /// `host:port` of the relay's signalling, to be timed by TCP connect; or of its STUN.
+        relay: String,
+        /// Whether the port speaks STUN (RFC 8489) over UDP.
+        stun: bool,
+    },
+    /// To an edge: join this meeting and send its speech to `core`.
+    Assign(Assignment),
+    /// To an edge: leave this meeting.
+    Release {
+        /// Which.
+        meeting: MeetingId,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// Median round trip of the probes that were answered, in microseconds.
+    Probed {
+        /// The median.
+        rtt_us: u64,
+        /// How many of the probes were answered.
+        answered: u8,
+    },
+    /// The edge has taken the assignment and is joining.
+    Accepted,
+    /// The edge had left already, or is leaving now.
+    Released,
+    /// It cannot, and why; never a secret.
+    Refused {
+        /// In words, for the API's problem answer.
+        reason: String,
+    },
+}
+
+/// Everything an edge needs to serve a meeting.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The meeting.
+    pub meeting: MeetingId,
+    /// The epoch under which the edge owns it.
+    pub epoch: Epoch,
+    /// The core its speech goes to.
+    pub core: NodeId,
+    /// The way in.
+    pub source: Source,
+    /// How speech is told from silence.
+    pub vad: VadSettings,
+    /// The request that created it.
+    pub trace: TraceContext,
+}
+
+/// A way into a meeting.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Source {
+    /// WHEP (draft-ietf-wish-whep): one HTTP endpoint, one or many audio streams.
+    Whep {
+        /// The endpoint, `http://` or `https://`.
+        url: String,
+        /// Bearer token.
+        token: Option<Secret>,
+        /// Display names by the stream id in `a=msid`; a stream not listed has no name.
+        participants: Vec<(String, String)>,
+    },
+    /// Janus VideoRoom over its WebSocket API.
+    Janus {
+        /// `ws://` or `wss://`.
+        url: String,
+        /// Room number.
+        room: u64,
+        /// The room's PIN.
+        pin: Option<Secret>,
+        /// A signed token of Janus's own.
+        token: Option<Secret>,
+        /// Janus's API secret.
+        api_secret: Option<Secret>,
+        /// The name to join under.
+        display: String,
+    },
+}
+
+/// The VAD's timing, in milliseconds. What the API accepts is checked there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VadSettings {
+    /// Audio kept from before the onset.
+    pub preroll_ms: u16,
+    /// Quiet that ends a talk spurt.
+    pub hangover_ms: u16,
+}
+
+impl Default for VadSettings {
+    fn default() -> Self {
+        Self { preroll_ms: 400, hangover_ms: 600 }
+    }
+}
+
+/// A text that never reaches a log: `Debug` hides it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
