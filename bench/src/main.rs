@@ -1,1 +1,45 @@
-fn main() {}
+//! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
+#![allow(clippy::print_stdout)]
+
+use anyhow::Result;
+use bench::{certs, demo, latency, relay};
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Nearfield's demo and measuring bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A mesh of two regions, a meeting with known speech, its transcript as it is made, and the figures.
+    Demo(demo::Args),
+    /// How far everything is from here: DNS, nodes, and the stages of a meeting's words.
+    Latency(latency::Args),
+    /// The stand-in meeting relay (WebRTC, WHEP) of a plan made by the demo.
+    Relay(relay::Args),
+    /// A small certificate authority: certificates for nodes.
+    Certs(certs::Args),
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    // The process default, for the HTTP client; the mesh names its provider itself.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match cli.command {
+        Command::Certs(args) => certs::run(&args),
+        // A world is entered before there is a second thread.
+        Command::Demo(args) => {
+            let world = demo::enter(&args)?;
+            runtime()?.block_on(demo::run(world, args))
+        }
+        Command::Latency(args) => runtime()?.block_on(latency::run(args)),
+        Command::Relay(args) => runtime()?.block_on(relay::run(args)),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}

@@ -1,1 +1,2 @@
 //! core-node
+pub mod transcribe;

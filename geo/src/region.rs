@@ -62,3 +62,39 @@ impl fmt::Debug for RegionId {
         f.write_str(&self.0)
     }
 }
+
+/// A place on the globe.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// Degrees north, -90 to 90.
+    lat: f64,
+    /// Degrees east, -180 to 180.
+    lon: f64,
+}
+
+impl Place {
+    /// The place at these degrees north and east; `None` outside the globe.
+    pub fn new(lat: f64, lon: f64) -> Option<Self> {
+        let on_globe = (-90.0..=90.0).contains(&lat) && (-180.0..=180.0).contains(&lon);
+        on_globe.then_some(Self { lat, lon })
+    }
+
+    /// Degrees north.
+    pub fn lat(self) -> f64 {
+        self.lat
+    }
+
+    /// Degrees east.
+    pub fn lon(self) -> f64 {
+        self.lon
+    }
+
+    /// The great-circle distance in kilometres, on a sphere of the Earth's mean radius (haversine).
+    pub fn distance_km(self, other: Self) -> f64 {
+        const EARTH_RADIUS_KM: f64 = 6371.0;
+        let half = |a: f64, b: f64| ((a - b).to_radians() / 2.0).sin().powi(2);
+        let across = self.lat.to_radians().cos() * other.lat.to_radians().cos();
+        let chord = half(self.lat, other.lat) + across * half(self.lon, other.lon);
+        2.0 * EARTH_RADIUS_KM * chord.sqrt().min(1.0).asin()
+    }
+}

@@ -1,7 +1,25 @@
 //! How nodes reach each other.
+//!
+//! **Follow one packet.** A UDP packet reaches [`transport`], whose QUIC endpoint has verified the
+//! sender's certificate against [`identity`] before anything of it is read. [`node`] takes what is
+//! inside by its first byte (see [`wire`]): a datagram is SWIM and goes to [`membership`], which
+//! answers with packets, timers and news of who lives; a stream is a talk spurt, or typed messages
+//! ([`stream`], [`codec`]), and goes to the program. [`seeds`] finds the first peers, [`placement`]
+//! ranks those found. [`config`], [`telemetry`] and [`health`] are
+//! what every program around it needs.
 
 pub mod clock;
 pub mod codec;
+pub mod config;
+pub mod health;
 pub mod identity;
+pub mod membership;
+pub mod node;
+pub mod placement;
+pub mod placement;
+pub mod seeds;
+pub mod stream;
+pub mod telemetry;
 pub mod trace;
+pub mod transport;
 pub mod wire;

@@ -1,0 +1,242 @@
+//! A mesh of real processes in a [`World`]: the bed that the demo and the end-to-end tests lie on.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use geo::RegionId;
+use mesh::identity::{Identity, NodeId, Role};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::process::Child;
+
+use crate::{
+    certs,
+    client::Client,
+    world::{Host, World},
+};
+
+/// The demo mesh's name.
+pub const TRUST_DOMAIN: &str = "demo.nearfield.internal";
+/// The zone that its geo-dns answers.
+pub const DNS_DOMAIN: &str = "demo.nearfield.test";
+
+/// Deadline for one process to stop after SIGTERM.
+const STOP: Duration = Duration::from_secs(15);
+/// Deadline for the whole mesh to see itself.
+const GATHER: Duration = Duration::from_secs(40);
+
+/// What to raise.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The regions, each with this many edges and cores.
+    pub regions: Vec<(RegionId, usize, usize)>,
+    /// Folder of the binaries `edge-node`, `core-node` and `geo-dns`.
+    pub binaries: PathBuf,
+    /// Whisper model for the cores.
+    pub model: PathBuf,
+    /// Folder for configuration, certificates, stores and logs.
+    pub dir: PathBuf,
+    /// Filter of the nodes' logs, as `tracing` reads it.
+    pub log: String,
+}
+
+/// One node of the mesh.
+#[derive(Debug)]
+pub struct Running {
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it lives.
+    pub host: Host,
+    /// Its HTTP API: health and metrics, and the meetings' for cores.
+    pub api: SocketAddr,
+    /// Its QUIC address.
+    pub mesh: SocketAddr,
+    /// Its log.
+    pub log: PathBuf,
+    child: Child,
+}
+
+/// A running mesh. Dropping it kills what still runs.
+#[derive(Debug)]
+pub struct Bed {
+    /// Its nodes, geo-dns first.
+    pub nodes: Vec<Running>,
+    plan: Plan,
+}
+
+impl Bed {
+    /// Raises `plan` in `world` and waits until every core sees every other node.
+    ///
+    /// # Errors
+    /// A process cannot start, ends early, or the mesh does not gather within 40 s; the error shows the
+    /// end of the log that explains it.
+    pub async fn raise(world: &World, plan: Plan) -> Result<Self> {
+        let identities = identities(&plan)?;
+        let year = Duration::from_secs(24 * 3600);
+        certs::issue(&plan.dir.join("certs"), TRUST_DOMAIN, year, &identities)?;
+        let mut bed = Self { nodes: vec![], plan };
+        let mut dns = None;
+        for (number, identity) in identities.into_iter().enumerate() {
+            let running = bed.start(world, number as u16, identity, dns)?;
+            dns = dns.or(Some(SocketAddr::new(running.mesh.ip(), dns_port(world))));
+            bed.nodes.push(running);
+        }
+        bed.gather().await?;
+        Ok(bed)
+    }
+
+    /// The first node of `role` in `region`.
+    ///
+    /// # Panics
+    /// The plan has none.
+    pub fn node(&self, role: Role, region: &str) -> &Running {
+        let wanted = |node: &&Running| node.identity.role == role && node.identity.region.as_str() == region;
+        self.nodes.iter().find(wanted).expect("the plan has such a node")
+    }
+
+    /// The node called `id`.
+    pub fn named(&self, id: &NodeId) -> Option<&Running> {
+        self.nodes.iter().find(|node| &node.identity.node == id)
+    }
+
+    /// CPU seconds that `node`'s process has used, user and system.
+    pub fn cpu_seconds(node: &Running) -> f64 {
+        let ticks = || -> Option<u64> {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", node.child.id()?)).ok()?;
+            let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+            Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+        };
+        // USER_HZ is 100 on every Linux there is (proc(5)).
+        ticks().unwrap_or(0) as f64 / 100.0
+    }
+
+    /// Stops every node with SIGTERM, edges first, so that each drains; the exit codes that were not 0.
+    pub async fn stop(&mut self) -> Vec<String> {
+        let mut unclean = vec![];
+        for role in [Role::Edge, Role::Core, Role::Dns] {
+            let mut nodes: Vec<&mut Running> = self.nodes.iter_mut().filter(|node| node.identity.role == role).collect();
+            for node in &nodes {
+                if let Some(pid) = node.child.id() {
+                    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+                }
+            }
+            for node in &mut nodes {
+                match tokio::time::timeout(STOP, node.child.wait()).await {
+                    Ok(Ok(status)) if status.success() => {}
+                    Ok(Ok(status)) => unclean.push(format!("{}: {status}", node.identity.node)),
+                    Ok(Err(error)) => unclean.push(format!("{}: {error}", node.identity.node)),
+                    Err(_) => {
+                        let _ = node.child.kill().await;
+                        unclean.push(format!("{}: killed {STOP:?} after SIGTERM", node.identity.node));
+                    }
+                }
+            }
+        }
+        unclean
+    }
+
+    fn start(&self, world: &World, number: u16, identity: Identity, dns: Option<SocketAddr>) -> Result<Running> {
+        let name = identity.node.as_str().to_owned();
+        let host = world.host(&name, &identity.region, Ipv4Addr::new(10, 77, 1, number as u8 + 1))?;
+        let ports = if world.has_distances() { 0 } else { number * 10 };
+        let mesh = SocketAddr::new(host.ip().into(), 4433 + ports);
+        let api = SocketAddr::new(host.ip().into(), 8080 + ports);
+        let config = self.plan.dir.join(format!("{name}.toml"));
+        fs::write(&config, self.config(&identity, mesh, api, dns, dns_port(world)))?;
+        let log = self.plan.dir.join(format!("{name}.log"));
+        let binary = self.plan.binaries.join(binary(identity.role));
+        let mut command = tokio::process::Command::from(host.command(&binary));
+        command.kill_on_drop(true);
+        command.arg("--config").arg(&config);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(fs::File::create(&log)?);
+        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        Ok(Running { identity, host, api, mesh, log, child })
+    }
+
+    fn config(&self, identity: &Identity, mesh: SocketAddr, api: SocketAddr, dns: Option<SocketAddr>, dns_port: u16) -> String {
+        let (dir, name) = (self.plan.dir.display(), &identity.node);
+        let mut text = format!(
+            "[node]\nid = \"{name}\"\nregion = \"{}\"\n\n[mesh]\nlisten = \"{mesh}\"\n{}\n\
+             [tls]\nca = \"{dir}/certs/ca.pem\"\ncert = \"{dir}/certs/{name}.pem\"\nkey = \"{dir}/certs/{name}.key\"\ntrust_domain = \"{TRUST_DOMAIN}\"\n\n\
+             [log]\nfilter = \"{}\"\n\n[http]\nlisten = \"{api}\"\n",
+            identity.region,
+            dns.map_or(String::new(), |dns| format!("dns_domain = \"{DNS_DOMAIN}\"\ndns_servers = [\"{dns}\"]\n")),
+            self.plan.log,
+        );
+        // Writing to a String cannot fail.
+        let _ = match identity.role {
+            Role::Edge => Ok(()),
+            Role::Core => write!(text, "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\n", self.plan.model.display()),
+            Role::Dns => write!(text, "\n[dns]\nlisten = \"{}:{dns_port}\"\ndomain = \"{DNS_DOMAIN}\"\n", mesh.ip()),
+        };
+        text
+    }
+
+    async fn gather(&mut self) -> Result<()> {
+        let deadline = Instant::now() + GATHER;
+        let expected = self.nodes.len();
+        loop {
+            self.check_alive()?;
+            let mut seen = vec![];
+            for core in self.nodes.iter().filter(|node| node.identity.role == Role::Core) {
+                let api = core.api;
+                let nodes = core.host.run(move || async move { Client::new(api)?.get("/v1/nodes").await }).await?;
+                seen.push(nodes.map_or(0, |nodes| nodes["nodes"].as_array().map_or(0, Vec::len)));
+            }
+            if seen.iter().all(|count| *count >= expected) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the mesh did not gather within {GATHER:?}: cores see {seen:?} of {expected} nodes; logs are in {}", self.plan.dir.display());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn check_alive(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if let Some(status) = node.child.try_wait()? {
+                let log = fs::read_to_string(&node.log).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(12).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                bail!("{} ended at once ({status}); the end of {}:\n{}", node.identity.node, node.log.display(), tail.join("\n"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn identities(plan: &Plan) -> Result<Vec<Identity>> {
+    let first = plan.regions.first().context("a mesh needs a region")?.0.clone();
+    let mut all = vec![Identity { node: "dns-1".parse()?, role: Role::Dns, region: first }];
+    for (region, edges, cores) in &plan.regions {
+        for (role, count) in [(Role::Core, *cores), (Role::Edge, *edges)] {
+            for number in 1..=count {
+                let node = format!("{role}-{region}-{number}").parse()?;
+                all.push(Identity { node, role, region: region.clone() });
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn binary(role: Role) -> &'static str {
+    match role {
+        Role::Edge => "edge-node",
+        Role::Core => "core-node",
+        Role::Dns => "geo-dns",
+    }
+}
+
+/// On loopback the port 53 is somebody else's.
+fn dns_port(world: &World) -> u16 {
+    if world.has_distances() { 53 } else { 5353 + 47 }
+}

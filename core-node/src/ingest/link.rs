@@ -1,0 +1,309 @@
+//! One edge's connection, without I/O: what its aliases mean, and which acknowledgements wait.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use mesh::wire::{
+    Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo,
+    control::{RefusedReason, ToEdge},
+    spurt::SpurtHeader,
+};
+
+use crate::key::{ParticipantId, SpurtKey};
+
+/// The longest platform participant id and display name, in bytes.
+pub const MAX_NAME: usize = 256;
+
+/// What is to reach an edge.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToLink {
+    /// Items before `upto` are on disk.
+    Durable {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The spurt.
+        key: SpurtKey,
+        /// One past the last item held.
+        upto: u32,
+    },
+    /// The words of a spurt are out.
+    Done {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The spurt.
+        key: SpurtKey,
+    },
+    /// The edge is to leave a meeting.
+    Leave {
+        /// Which.
+        meeting: MeetingId,
+    },
+    /// As it is.
+    Message(ToEdge),
+}
+
+/// What a control message did wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadControl {
+    /// It did not begin with a hello.
+    #[error("the first message was no hello")]
+    NoHello,
+    /// It names a meeting that was not opened on this connection.
+    #[error("meeting alias {0} was not opened")]
+    UnknownAlias(u32),
+    /// An id or name that is too long, or an empty id.
+    #[error("a participant id must have 1 to {MAX_NAME} bytes and a name at most {MAX_NAME}")]
+    BadName,
+    /// More participants than a meeting may have.
+    #[error("more than {0} participants in one meeting")]
+    TooManyParticipants(usize),
+}
+
+/// How many rows an edge may fill.
+#[derive(Debug, Clone, Copy)]
+pub struct Caps {
+    /// Meetings open on one connection.
+    pub meetings: usize,
+    /// Participants in one meeting.
+    pub participants: usize,
+}
+
+/// What an edge's aliases mean.
+#[derive(Debug)]
+pub struct Aliases {
+    caps: Caps,
+    meetings: BTreeMap<MeetingAlias, Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    meeting: MeetingId,
+    epoch: Epoch,
+    participants: BTreeMap<ParticipantAlias, ParticipantId>,
+    numbers: BTreeMap<ParticipantId, ParticipantAlias>,
+}
+
+impl Aliases {
+    /// No rows yet.
+    pub fn new(caps: Caps) -> Self {
+        Self { caps, meetings: BTreeMap::new() }
+    }
+
+    /// From here on `alias` means `meeting` under `epoch`.
+    ///
+    /// # Errors
+    /// The connection has as many meetings as it may have.
+    pub fn open(&mut self, alias: MeetingAlias, meeting: MeetingId, epoch: Epoch) -> Result<(), RefusedReason> {
+        match self.meetings.get(&alias) {
+            Some(row) if row.meeting == meeting && row.epoch == epoch => return Ok(()),
+            None if self.meetings.len() >= self.caps.meetings => return Err(RefusedReason::Full),
+            _ => {}
+        }
+        let row = Row { meeting, epoch, participants: BTreeMap::new(), numbers: BTreeMap::new() };
+        self.meetings.insert(alias, row);
+        Ok(())
+    }
+
+    /// A row of the participant table.
+    ///
+    /// # Errors
+    /// The meeting is not open, the table is full, or the id or name is too long.
+    pub fn participant(
+        &mut self,
+        alias: MeetingAlias,
+        number: ParticipantAlias,
+        id: &str,
+        name: Option<&str>,
+    ) -> Result<(MeetingId, ParticipantId), BadControl> {
+        if id.is_empty() || id.len() > MAX_NAME || name.is_some_and(|n| n.len() > MAX_NAME) {
+            return Err(BadControl::BadName);
+        }
+        let cap = self.caps.participants;
+        let row = self.meetings.get_mut(&alias).ok_or(BadControl::UnknownAlias(alias.0))?;
+        if !row.participants.contains_key(&number) && row.participants.len() >= cap {
+            return Err(BadControl::TooManyParticipants(cap));
+        }
+        let id: ParticipantId = id.into();
+        row.participants.insert(number, id.clone());
+        row.numbers.insert(id.clone(), number);
+        Ok((row.meeting, id))
+    }
+
+    /// The meeting that `alias` means, and its epoch.
+    ///
+    /// # Errors
+    /// It was not opened.
+    pub fn meeting(&self, alias: MeetingAlias) -> Result<(MeetingId, Epoch), BadControl> {
+        self.meetings.get(&alias).map(|row| (row.meeting, row.epoch)).ok_or(BadControl::UnknownAlias(alias.0))
+    }
+
+    /// Who `number` is in the meeting `alias`.
+    pub fn speaker(&self, alias: MeetingAlias, number: ParticipantAlias) -> Option<ParticipantId> {
+        self.meetings.get(&alias)?.participants.get(&number).cloned()
+    }
+
+    /// What a spurt's header means; `None` while a row of it is missing.
+    pub fn resolve(&self, header: &SpurtHeader) -> Option<(MeetingId, SpurtKey)> {
+        let row = self.meetings.get(&header.meeting)?;
+        let participant = row.participants.get(&header.participant)?.clone();
+        Some((row.meeting, SpurtKey { epoch: row.epoch, participant, spurt: header.spurt }))
+    }
+
+    /// The meeting is closed.
+    pub fn close(&mut self, alias: MeetingAlias) {
+        self.meetings.remove(&alias);
+    }
+
+    /// The meetings that are open, with their epochs.
+    pub fn open_meetings(&self) -> Vec<(MeetingId, Epoch)> {
+        self.meetings.values().map(|row| (row.meeting, row.epoch)).collect()
+    }
+
+    /// What the edge calls a meeting; `None` if it is not open here.
+    fn alias(&self, meeting: MeetingId) -> Option<MeetingAlias> {
+        self.meetings.iter().find(|(_, row)| row.meeting == meeting).map(|(alias, _)| *alias)
+    }
+
+    /// What the edge calls a spurt; `None` if it is of another epoch.
+    fn names(&self, meeting: MeetingId, key: &SpurtKey) -> Option<Named> {
+        let alias = self.alias(meeting)?;
+        let row = self.meetings.get(&alias).filter(|row| row.epoch == key.epoch)?;
+        Some((alias, *row.numbers.get(&key.participant)?, key.spurt))
+    }
+}
+
+type Named = (MeetingAlias, ParticipantAlias, SpurtNo);
+
+/// How long an acknowledgement waits for company.
+const ACK_DELAY: Duration = Duration::from_millis(50);
+
+/// How many items' worth of acknowledgements wait at most.
+const ACK_ITEMS: u32 = 10;
+
+/// *Durable* acknowledgements on their way out: only the newest of each spurt is sent.
+#[derive(Debug, Default)]
+pub struct Acks {
+    pending: BTreeMap<Named, u32>,
+    sent: BTreeMap<Named, u32>,
+    items: u32,
+    since: Option<Instant>,
+}
+
+impl Acks {
+    /// Takes what is to reach the edge and returns what is to be sent now.
+    pub fn handle(&mut self, what: ToLink, aliases: &Aliases, now: Instant) -> Vec<ToEdge> {
+        match what {
+            ToLink::Durable { meeting, key, upto } => match aliases.names(meeting, &key) {
+                Some(name) => self.durable(name, upto, now),
+                None => vec![],
+            },
+            ToLink::Done { meeting, key } => {
+                let Some(name) = aliases.names(meeting, &key) else { return vec![] };
+                self.pending.remove(&name);
+                self.sent.remove(&name);
+                let (alias, participant, spurt) = name;
+                vec![ToEdge::Done { alias, participant, spurt }]
+            }
+            ToLink::Leave { meeting } => {
+                aliases.alias(meeting).map(|alias| ToEdge::Leave { alias }).into_iter().collect()
+            }
+            ToLink::Message(message) => vec![message],
+        }
+    }
+
+    /// What has waited long enough.
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<ToEdge> {
+        if self.poll_timeout().is_some_and(|at| at <= now) { self.flush() } else { vec![] }
+    }
+
+    /// When [`Acks::handle_timeout`] is next needed.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.since.map(|since| since + ACK_DELAY)
+    }
+
+    fn durable(&mut self, name: Named, upto: u32, now: Instant) -> Vec<ToEdge> {
+        let waiting = self.pending.entry(name).or_insert(0);
+        let known = (*waiting).max(self.sent.get(&name).copied().unwrap_or(0));
+        *waiting = known.max(upto);
+        // A repeated acknowledgement is worth sending: the edge asked by replaying.
+        self.items += upto.saturating_sub(known).max(1);
+        self.since.get_or_insert(now);
+        if self.items >= ACK_ITEMS { self.flush() } else { vec![] }
+    }
+
+    fn flush(&mut self) -> Vec<ToEdge> {
+        self.items = 0;
+        self.since = None;
+        let pending = std::mem::take(&mut self.pending);
+        self.sent.extend(pending.iter().map(|(name, upto)| (*name, *upto)));
+        let ack = |((alias, participant, spurt), upto)| ToEdge::Durable { alias, participant, spurt, upto };
+        pending.into_iter().map(ack).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const MEETING: MeetingId = MeetingId::from_u128(4);
+
+    fn aliases() -> Aliases {
+        let mut aliases = Aliases::new(Caps { meetings: 1, participants: 2 });
+        aliases.open(MeetingAlias(7), MEETING, Epoch(2)).unwrap();
+        aliases.participant(MeetingAlias(7), ParticipantAlias(3), "alice", Some("Alice")).unwrap();
+        aliases
+    }
+
+    fn key(epoch: u64, spurt: u32) -> SpurtKey {
+        SpurtKey { epoch: Epoch(epoch), participant: "alice".into(), spurt: SpurtNo(spurt) }
+    }
+
+    fn durable(upto: u32) -> ToLink {
+        ToLink::Durable { meeting: MEETING, key: key(2, 0), upto }
+    }
+
+    fn ack(upto: u32) -> ToEdge {
+        ToEdge::Durable { alias: MeetingAlias(7), participant: ParticipantAlias(3), spurt: SpurtNo(0), upto }
+    }
+
+    #[test]
+    fn acknowledgements_go_out_by_tens_or_after_their_delay() {
+        let (aliases, now, mut acks) = (aliases(), Instant::now(), Acks::default());
+        assert_eq!(acks.handle(durable(4), &aliases, now), []);
+        assert_eq!(acks.handle(durable(10), &aliases, now), [ack(10)]);
+        assert_eq!(acks.handle(durable(12), &aliases, now), []);
+        assert_eq!(acks.handle_timeout(now + Duration::from_millis(49)), []);
+        assert_eq!(acks.handle_timeout(now + Duration::from_millis(50)), [ack(12)]);
+        assert_eq!(acks.poll_timeout(), None);
+    }
+
+    #[test]
+    fn done_goes_out_at_once_and_takes_its_durable_along() {
+        let (aliases, now, mut acks) = (aliases(), Instant::now(), Acks::default());
+        acks.handle(durable(4), &aliases, now);
+        let done = acks.handle(ToLink::Done { meeting: MEETING, key: key(2, 0) }, &aliases, now);
+        let want =
+            ToEdge::Done { alias: MeetingAlias(7), participant: ParticipantAlias(3), spurt: SpurtNo(0) };
+        assert_eq!(done, [want]);
+        assert_eq!(acks.handle_timeout(now + ACK_DELAY), []);
+        assert_eq!(acks.handle(ToLink::Done { meeting: MEETING, key: key(1, 0) }, &aliases, now), [], "old epoch");
+    }
+
+    #[test]
+    fn tables_are_bounded_and_names_checked() {
+        let mut aliases = aliases();
+        assert_eq!(aliases.open(MeetingAlias(8), MEETING, Epoch(1)), Err(RefusedReason::Full));
+        let mut add = |n, id: &str| aliases.participant(MeetingAlias(7), ParticipantAlias(n), id, None).map(|_| ());
+        assert_eq!(add(4, "bob"), Ok(()));
+        assert_eq!(add(4, "robert"), Ok(()));
+        assert_eq!(add(5, "carol"), Err(BadControl::TooManyParticipants(2)));
+        assert_eq!(add(4, ""), Err(BadControl::BadName));
+        assert_eq!(add(4, &"x".repeat(257)), Err(BadControl::BadName));
+        let unknown = aliases.participant(MeetingAlias(9), ParticipantAlias(0), "x", None);
+        assert_eq!(unknown, Err(BadControl::UnknownAlias(9)));
+    }
+}

@@ -1,0 +1,376 @@
+//! One live meeting: what its parts share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use mesh::{
+    clock::Micros,
+    trace::TraceContext,
+    wire::{
+        Epoch, MeetingId,
+        control::{CloseReason, EdgeState, EdgeTotals},
+        spurt::Item,
+    },
+};
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    ingest::{
+        Append, Counts, Event, Ingest, Opened, Receipt, Refusal,
+        link::ToLink,
+        log::{Log, LogClosed, Pending},
+    },
+    key::{ParticipantId, SpurtKey},
+    lock,
+    publish::Publisher,
+    record::{MeetingRecord, Owner, Participant},
+    store::{Chunk, Op, SpurtRecord, Store},
+    transcript::{Speaker, timestamp},
+    utterance::Heard,
+};
+
+/// What an edge or the API tells a meeting's supervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The edge has opened it here.
+    Opened(Epoch),
+    /// Where the edge stands.
+    State(Epoch, EdgeState, Option<String>),
+    /// The edge has left.
+    Closed(Epoch, CloseReason),
+    /// Somebody wants it to end.
+    Stop,
+}
+
+/// Why items were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IntakeError {
+    /// The edge's doing.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store's.
+    #[error(transparent)]
+    Log(#[from] LogClosed),
+}
+
+/// How long a stream waits for transcription to catch up before it is given up.
+const BACKLOG_WAIT: Duration = Duration::from_secs(60);
+
+/// A live meeting. Its tasks hold it; when it has ended, the store alone remembers it.
+pub struct Meeting {
+    /// Its id.
+    pub id: MeetingId,
+    /// Its events.
+    pub publisher: Publisher,
+    /// The disk, for reading.
+    pub store: Arc<Store>,
+    log: Log,
+    record: Mutex<MeetingRecord>,
+    participants: Mutex<BTreeMap<ParticipantId, Participant>>,
+    ingest: Mutex<Ingest>,
+    /// Held while events leave `ingest`, so that they arrive in order.
+    events: tokio::sync::Mutex<()>,
+    link: Mutex<Option<mpsc::Sender<ToLink>>>,
+    heard: mpsc::Sender<Heard>,
+    notices: mpsc::Sender<Notice>,
+    /// Told when a spurt is done, or its streams' state changed.
+    progress: Notify,
+    room: Notify,
+}
+
+/// What a [`Meeting`] is made of.
+pub struct Parts {
+    /// How it stands.
+    pub record: MeetingRecord,
+    /// Who is known in it.
+    pub participants: Vec<Participant>,
+    /// Its intake.
+    pub ingest: Ingest,
+    /// Its events.
+    pub publisher: Publisher,
+    /// The disk.
+    pub store: Arc<Store>,
+    /// Its one writer.
+    pub log: Log,
+    /// To the scribe.
+    pub heard: mpsc::Sender<Heard>,
+    /// To the supervisor.
+    pub notices: mpsc::Sender<Notice>,
+}
+
+impl Meeting {
+    /// The meeting made of its parts.
+    pub fn new(parts: Parts) -> Self {
+        let participants = parts.participants.into_iter().map(|p| (ParticipantId::from(p.id.as_str()), p)).collect();
+        Self {
+            id: parts.record.id,
+            publisher: parts.publisher,
+            store: parts.store,
+            log: parts.log,
+            record: Mutex::new(parts.record),
+            participants: Mutex::new(participants),
+            ingest: Mutex::new(parts.ingest),
+            events: tokio::sync::Mutex::default(),
+            link: Mutex::default(),
+            heard: parts.heard,
+            notices: parts.notices,
+            progress: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    /// How it stands, with its counts up to date.
+    pub fn record(&self) -> MeetingRecord {
+        let counts = self.counts();
+        MeetingRecord { counts, ..lock(&self.record).clone() }
+    }
+
+    /// What has been taken in.
+    pub fn counts(&self) -> Counts {
+        lock(&self.ingest).counts()
+    }
+
+    /// Spurts whose words are not out, and those of them that are still open.
+    pub fn backlog(&self) -> (usize, usize) {
+        let ingest = lock(&self.ingest);
+        (ingest.undone(), ingest.open())
+    }
+
+    /// Its participants, by id.
+    pub fn participants(&self) -> Vec<Participant> {
+        lock(&self.participants).values().cloned().collect()
+    }
+
+    /// Changes the record and returns when the disk has it.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn update(&self, change: impl FnOnce(&mut MeetingRecord)) -> Result<(), LogClosed> {
+        let slot = self.log.reserve().await?;
+        let counts = self.counts();
+        let pending = {
+            let mut record = lock(&self.record);
+            change(&mut record);
+            record.counts = counts;
+            slot.write(Op::Meeting(Box::new(record.clone())))
+        };
+        pending.durable().await.map(drop)
+    }
+
+    /// Stores why an edge was chosen.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn decided(&self, epoch: Epoch, decision: serde_json::Value) -> Result<(), LogClosed> {
+        self.log.write(Op::Placement(self.id, epoch, decision)).await.map(drop)
+    }
+
+    /// Tells the supervisor.
+    pub async fn notify(&self, notice: Notice) {
+        // An error means that the meeting has ended.
+        let _ = self.notices.send(notice).await;
+    }
+
+    /// Returns when [`Meeting::backlog`] may have changed.
+    pub async fn progressed(&self) {
+        self.progress.notified().await;
+    }
+
+    /// The edge's totals so far under `epoch`. Kept in memory until the record is next written.
+    pub fn handle_totals(&self, epoch: Epoch, totals: EdgeTotals) {
+        lock(&self.record).totals.insert(epoch.0, totals);
+    }
+
+    /// Acknowledgements go to this link from now on.
+    pub fn attach(&self, link: mpsc::Sender<ToLink>) {
+        *lock(&self.link) = Some(link);
+    }
+
+    /// Sends to the edge, if it is connected.
+    pub async fn tell_edge(&self, what: ToLink) {
+        let link = lock(&self.link).clone();
+        if let Some(link) = link {
+            // An error means that the link has gone; the edge will open the meeting again and ask.
+            let _ = link.send(what).await;
+        }
+    }
+
+    /// A participant came, or has another name.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn handle_participant(&self, id: &ParticipantId, name: Option<String>) -> Result<(), LogClosed> {
+        let row = {
+            let mut participants = lock(&self.participants);
+            let row = participants.entry(id.clone()).or_insert_with(|| Participant {
+                id: id.to_string(),
+                name: None,
+                joined_at: timestamp(wall()).to_string(),
+                left_at: None,
+            });
+            row.name = name.or(row.name.take());
+            row.left_at = None;
+            row.clone()
+        };
+        self.log.write(Op::Participant(self.id, row)).await.map(drop)
+    }
+
+    /// A participant has left.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn handle_left(&self, id: &ParticipantId) -> Result<(), LogClosed> {
+        let row = lock(&self.participants).get_mut(id).map(|row| {
+            row.left_at = Some(timestamp(wall()).to_string());
+            row.clone()
+        });
+        match row {
+            Some(row) => self.log.write(Op::Participant(self.id, row)).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Who speaks, as a segment names them.
+    pub fn speaker(&self, id: &ParticipantId) -> Speaker {
+        let name = lock(&self.participants).get(id).and_then(|p| p.name.clone());
+        Speaker { id: id.to_string(), name }
+    }
+
+    /// Who captured under `epoch`.
+    pub fn owner(&self, epoch: Epoch) -> Option<Owner> {
+        lock(&self.record).owners.get(&epoch.0).cloned()
+    }
+
+    /// A spurt stream begins. Waits for room while transcription is behind, which holds the edge back.
+    ///
+    /// # Errors
+    /// The stream is not to be read.
+    pub async fn handle_header(
+        &self,
+        key: &SpurtKey,
+        captured: Micros,
+        trace: TraceContext,
+        offset: u32,
+    ) -> Result<Opened, IntakeError> {
+        self.note_origin(captured).await?;
+        let deadline = tokio::time::Instant::now() + BACKLOG_WAIT;
+        let opened = loop {
+            let room = self.room.notified();
+            let opened = lock(&self.ingest).handle_header(key, captured, trace, offset);
+            match opened {
+                Err(refusal @ Refusal::Backlog(_)) => {
+                    metrics::counter!("nearfield_core_intake_backlog_waits_total").increment(1);
+                    tokio::time::timeout_at(deadline, room).await.map_err(|_| refusal)?;
+                }
+                opened => break opened?,
+            }
+        };
+        self.drain(None).await;
+        Ok(opened)
+    }
+
+    /// Items of a spurt, read at `received`. Returns when they are on disk and acknowledged.
+    ///
+    /// # Errors
+    /// The stream is not to be read on.
+    pub async fn handle_items(
+        &self,
+        key: &SpurtKey,
+        offset: u32,
+        items: Vec<Item>,
+        received: Micros,
+    ) -> Result<(), IntakeError> {
+        let durable = match self.append(key, offset, items, received).await? {
+            Some((pending, receipt)) => {
+                let at = pending.durable().await?;
+                lock(&self.ingest).handle_logged(receipt);
+                Some(at)
+            }
+            None => None,
+        };
+        self.drain(durable).await;
+        Ok(())
+    }
+
+    /// Room in the log comes first: what is accepted first must be written first.
+    async fn append(
+        &self,
+        key: &SpurtKey,
+        offset: u32,
+        items: Vec<Item>,
+        received: Micros,
+    ) -> Result<Option<(Pending, Receipt)>, IntakeError> {
+        let slot = self.log.reserve().await?;
+        let mut ingest = lock(&self.ingest);
+        let append = ingest.handle_items(key, offset, items)?;
+        Ok(append.map(|append| {
+            let receipt = append.receipt();
+            (slot.write(self.op(append, received)), receipt)
+        }))
+    }
+
+    fn op(&self, append: Append, received: Micros) -> Op {
+        let opened = append.opened.map(|(captured, trace)| SpurtRecord { captured, trace, done: None });
+        let chunk = Chunk::new(append.items, append.end, received);
+        Op::Append { meeting: self.id, key: append.key, first: append.first, chunk, opened }
+    }
+
+    /// The words of these spurts are published and stored.
+    pub async fn handle_done(&self, spurts: &[SpurtKey]) {
+        for key in spurts {
+            lock(&self.ingest).handle_done(key);
+            self.tell_edge(ToLink::Done { meeting: self.id, key: key.clone() }).await;
+        }
+        self.room.notify_waiters();
+        self.progress.notify_one();
+    }
+
+    /// Epochs below `epoch` are over.
+    pub async fn seal_below(&self, epoch: Epoch) {
+        lock(&self.ingest).seal_below(epoch);
+        self.drain(None).await;
+    }
+
+    /// Passes on what follows from what was taken in.
+    pub async fn drain(&self, durable: Option<Micros>) {
+        let _turn = self.events.lock().await;
+        loop {
+            let event = lock(&self.ingest).poll_event();
+            let Some(event) = event else { break };
+            match event {
+                Event::Durable { key, upto, media } => {
+                    self.hear(Heard::Progress { key: key.clone(), media }).await;
+                    self.tell_edge(ToLink::Durable { meeting: self.id, key, upto }).await;
+                }
+                Event::Whole { key, continues, media } => {
+                    self.hear(Heard::Whole { key, continues, media, durable }).await;
+                    self.progress.notify_one();
+                }
+                Event::Done { key } => self.tell_edge(ToLink::Done { meeting: self.id, key }).await,
+            }
+        }
+    }
+
+    async fn hear(&self, heard: Heard) {
+        // An error means that the meeting has ended.
+        let _ = self.heard.send(heard).await;
+    }
+
+    async fn note_origin(&self, captured: Micros) -> Result<(), LogClosed> {
+        if lock(&self.record).origin.is_some() {
+            return Ok(());
+        }
+        let mut origin = captured;
+        self.update(|record| origin = *record.origin.get_or_insert(captured)).await?;
+        self.publisher.set_origin(origin).await;
+        Ok(())
+    }
+}
+
+/// Now, by the wall clock.
+pub fn wall() -> Micros {
+    Micros::from_system(SystemTime::now())
+}

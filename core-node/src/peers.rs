@@ -1,0 +1,49 @@
+//! The mesh as the rest of this crate needs it, so that tests can stand in for it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use mesh::{
+    identity::{Identity, NodeId},
+    node::{Member, Node},
+    wire::request::{Request, Response},
+};
+use tokio::sync::watch;
+
+/// The other nodes.
+#[async_trait]
+pub trait Mesh: Send + Sync {
+    /// Who this node is.
+    fn identity(&self) -> &Identity;
+
+    /// The live members, this node excluded.
+    fn members(&self) -> watch::Receiver<Arc<Vec<Member>>>;
+
+    /// The smoothed round trip to a node, if it is connected.
+    fn rtt(&self, node: &NodeId) -> Option<Duration>;
+
+    /// Asks a node.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words.
+    async fn request(&self, node: &NodeId, request: &Request) -> Result<Response, String>;
+}
+
+#[async_trait]
+impl Mesh for Node {
+    fn identity(&self) -> &Identity {
+        Node::identity(self)
+    }
+
+    fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+        Node::members(self)
+    }
+
+    fn rtt(&self, node: &NodeId) -> Option<Duration> {
+        Node::rtt(self, node)
+    }
+
+    async fn request(&self, node: &NodeId, request: &Request) -> Result<Response, String> {
+        Node::request(self, node, request).await.map_err(|e| e.to_string())
+    }
+}

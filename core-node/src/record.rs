@@ -1,0 +1,159 @@
+//! What is remembered of a meeting.
+
+use std::collections::BTreeMap;
+
+use geo::RegionId;
+use mesh::{
+    clock::Micros,
+    identity::NodeId,
+    wire::{
+        Epoch, MeetingId,
+        control::EdgeTotals,
+        request::{Source, VadSettings},
+    },
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ingest::Counts;
+
+/// A meeting, as it was asked for and as it stands. Holds secrets: it is never sent out as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeetingRecord {
+    /// Its id.
+    pub id: MeetingId,
+    /// When it was asked for.
+    pub created_at: Micros,
+    /// When it reached [`Status::Done`] or [`Status::Failed`].
+    pub ended_at: Option<Micros>,
+    /// Where it stands.
+    pub status: Status,
+    /// Why it failed, as a stable word.
+    pub sub_code: Option<String>,
+    /// Why, in words.
+    pub detail: Option<String>,
+    /// What was asked for.
+    pub spec: Spec,
+    /// The request's `Idempotency-Key` and a digest of its body.
+    pub idempotency: Option<(String, String)>,
+    /// W3C `traceparent` of the request.
+    pub trace: String,
+    /// The epoch of the newest assignment; 0 before the first.
+    pub epoch: Epoch,
+    /// Who was asked to capture it, by epoch.
+    pub owners: BTreeMap<u64, Owner>,
+    /// Capture time of its first frame.
+    pub origin: Option<Micros>,
+    /// Number of its last event, once it has ended.
+    pub last_seq: u64,
+    /// The edges' totals, by epoch.
+    pub totals: BTreeMap<u64, EdgeTotals>,
+    /// What this core has taken in.
+    pub counts: Counts,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The way in.
+    pub source: Source,
+    /// The meeting's own address, for people.
+    pub meeting_url: Option<String>,
+    /// Residency groups or regions that may touch it; empty for all.
+    pub residency: Vec<String>,
+    /// Regions to prefer where the measurements are near-equal.
+    pub prefer: Vec<RegionId>,
+    /// No edge farther from the relay than this, in milliseconds.
+    pub max_rtt_ms: Option<u32>,
+    /// Spoken language, BCP 47; `None` to detect it.
+    pub language: Option<String>,
+    /// Whether partial results are wanted.
+    pub interim: bool,
+    /// How speech is told from silence.
+    pub vad: VadSettings,
+    /// The caller's own data.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// At most one live meeting has it.
+    pub deduplication_key: Option<String>,
+}
+
+/// Where a meeting stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// An edge is being chosen.
+    Placing,
+    /// The edge is joining.
+    Connecting,
+    /// Media may flow.
+    Active,
+    /// The edge has left or is leaving; words are still being made.
+    Finishing,
+    /// All words are out.
+    Done,
+    /// It could not be served to its end; `sub_code` says why.
+    Failed,
+}
+
+impl Status {
+    /// Nothing more will come of it.
+    pub fn ended(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+
+    /// As the API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Placing => "placing",
+            Self::Connecting => "connecting",
+            Self::Active => "active",
+            Self::Finishing => "finishing",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The edge that captures a meeting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Which node.
+    pub edge: NodeId,
+    /// Where it is.
+    pub region: RegionId,
+}
+
+/// Somebody in a meeting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Participant {
+    /// The platform's own id.
+    pub id: String,
+    /// The display name the platform gave.
+    pub name: Option<String>,
+    /// When this core first heard of them, RFC 3339.
+    pub joined_at: String,
+    /// When they left, RFC 3339.
+    pub left_at: Option<String>,
+}
+
+impl MeetingRecord {
+    /// Who captures it now.
+    pub fn owner(&self) -> Option<&Owner> {
+        self.owners.get(&self.epoch.0)
+    }
+
+    /// The edges' totals over all epochs.
+    pub fn edge_totals(&self) -> EdgeTotals {
+        self.totals.values().fold(EdgeTotals::default(), |sum, t| EdgeTotals {
+            packets_in: sum.packets_in + t.packets_in,
+            opus_bytes_in: sum.opus_bytes_in + t.opus_bytes_in,
+            media_ms_in: sum.media_ms_in + t.media_ms_in,
+            packets_decoded: sum.packets_decoded + t.packets_decoded,
+            packets_forwarded: sum.packets_forwarded + t.packets_forwarded,
+            packets_lost: sum.packets_lost + t.packets_lost,
+            uplink_bytes: sum.uplink_bytes + t.uplink_bytes,
+            media_cpu_us: sum.media_cpu_us + t.media_cpu_us,
+            packets_overflowed: sum.packets_overflowed + t.packets_overflowed,
+        })
+    }
+}

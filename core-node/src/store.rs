@@ -1,0 +1,564 @@
+//! What is on this core's disk: one redb file.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | meetings | meeting | [`MeetingRecord`], JSON |
+//! | participants | meeting, participant id | [`Participant`], JSON |
+//! | placements | meeting, epoch | the decision as the API shows it, JSON |
+//! | spurts | meeting, epoch, participant id, spurt | [`SpurtRecord`], by the mesh's codec |
+//! | log | the spurt's key, first item | [`Chunk`], by the mesh's codec; removed when the spurt is done |
+//! | sequences | meeting | every event number of it given out so far is below this |
+//! | segments | meeting, seq | final [`Segment`], JSON |
+//!
+//! A spurt's done mark and the segment made of it are written in one transaction: a second final of
+//! the same speech cannot be.
+
+use std::{
+    fs,
+    ops::RangeInclusive,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use mesh::{
+    clock::Micros,
+    codec,
+    trace::TraceContext,
+    wire::{
+        Epoch, MeetingId, SpurtNo,
+        spurt::{EdgeStages, Item, SpurtEnd},
+    },
+};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    ingest::Restored,
+    key::SpurtKey,
+    record::{MeetingRecord, Participant},
+    transcript::Segment,
+    utterance::duration_of,
+};
+
+const MEETINGS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("meetings");
+const PARTICIPANTS: TableDefinition<'_, (u128, &str), &[u8]> = TableDefinition::new("participants");
+const PLACEMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("placements");
+const SPURTS: TableDefinition<'_, (u128, u64, &str, u32), &[u8]> = TableDefinition::new("spurts");
+const LOG: TableDefinition<'_, (u128, u64, &str, u32, u32), &[u8]> = TableDefinition::new("log");
+const SEQUENCES: TableDefinition<'_, u128, u64> = TableDefinition::new("sequences");
+const SEGMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("segments");
+
+/// Why the store could not do what was asked: the disk's or the file's fault, never a caller's.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file could not be made or opened.
+    #[error("store {path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database failed.
+    #[error("store: {0}")]
+    Database(Box<redb::Error>),
+    /// A record is not what this version writes.
+    #[error("store: unreadable {what} record: {why}")]
+    Record {
+        /// Which table.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+macro_rules! from_redb {
+    ($($error:ident),*) => {$(
+        impl From<redb::$error> for StoreError {
+            fn from(error: redb::$error) -> Self {
+                Self::Database(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+
+from_redb!(TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
+
+/// What is remembered of a talk spurt besides its items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpurtRecord {
+    /// Capture time of item 0.
+    pub captured: Micros,
+    /// The request that created the meeting.
+    pub trace: TraceContext,
+    /// Set when the words are out.
+    pub done: Option<DoneMark>,
+}
+
+/// The words of a spurt are out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoneMark {
+    /// Since when.
+    pub at: Micros,
+    /// Items it had.
+    pub items: u32,
+    /// Of those, frames.
+    pub frames: u64,
+}
+
+/// Items of one spurt that came in together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// When the last of them was read off the stream.
+    pub received: Micros,
+    /// The packets; `None` is a gap.
+    pub items: Vec<Option<Vec<u8>>>,
+    /// The trailer.
+    pub end: Option<SpurtEnd>,
+}
+
+/// The most bytes of packets in one [`Chunk`]: far below the codec's limit.
+pub const MAX_CHUNK_BYTES: usize = 32 * 1024;
+
+/// A spurt with its items, as the log holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Speech {
+    /// Capture time of item 0.
+    pub captured: Micros,
+    /// The request that created the meeting.
+    pub trace: TraceContext,
+    /// The items, without a hole.
+    pub items: Vec<Item>,
+    /// When the last of them came in.
+    pub received: Micros,
+    /// Stamps of the last item at the edge, if the trailer has come.
+    pub stages: Option<EdgeStages>,
+}
+
+/// One change; those of one [`Store::write`] happen together or not at all.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Items of a spurt.
+    Append {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The spurt.
+        key: SpurtKey,
+        /// Number of the first item.
+        first: u32,
+        /// The items.
+        chunk: Chunk,
+        /// Written with a spurt's first items.
+        opened: Option<SpurtRecord>,
+    },
+    /// The words of some spurts are out.
+    Finish {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The spurts.
+        spurts: Vec<SpurtKey>,
+        /// The words, unless there were none.
+        segment: Option<Box<Segment>>,
+        /// When.
+        at: Micros,
+    },
+    /// Every event number below this may have been given out.
+    Sequence(MeetingId, u64),
+    /// A meeting as it now stands.
+    Meeting(Box<MeetingRecord>),
+    /// A participant as they now stand.
+    Participant(MeetingId, Participant),
+    /// Why an edge was chosen.
+    Placement(MeetingId, Epoch, serde_json::Value),
+}
+
+/// The database. One process at a time has it open.
+pub struct Store {
+    db: Database,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the file, making it and its directory where they are missing; only this user may read it.
+    ///
+    /// # Errors
+    /// It cannot be made, is no database, or is open elsewhere.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let wrap = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Open { path: path.into(), source };
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(|e| wrap(e.into()))?;
+        }
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let db = Database::builder().create_file(file.map_err(|e| wrap(e.into()))?).map_err(|e| wrap(e.into()))?;
+        let store = Self { db, path: path.into() };
+        store.write(&[])?;
+        Ok(store)
+    }
+
+    /// The file's length in bytes.
+    pub fn size(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |m| m.len())
+    }
+
+    /// Makes the changes and returns when the disk has them.
+    ///
+    /// # Errors
+    /// None of them was made.
+    pub fn write<'a>(&self, ops: impl IntoIterator<Item = &'a Op>) -> Result<(), StoreError> {
+        let mut transaction = self.db.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        create_tables(&transaction)?;
+        for op in ops {
+            apply(&transaction, op)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Every meeting, oldest id first.
+    ///
+    /// # Errors
+    /// See [`StoreError`], as for all reads.
+    pub fn meetings(&self) -> Result<Vec<MeetingRecord>, StoreError> {
+        let table = self.db.begin_read()?.open_table(MEETINGS)?;
+        table.iter()?.map(|row| json("meetings", row?.1.value())).collect()
+    }
+
+    /// One meeting.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn meeting(&self, id: MeetingId) -> Result<Option<MeetingRecord>, StoreError> {
+        let table = self.db.begin_read()?.open_table(MEETINGS)?;
+        table.get(id.as_u128())?.map(|row| json("meetings", row.value())).transpose()
+    }
+
+    /// A meeting's participants, by id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn participants(&self, meeting: MeetingId) -> Result<Vec<Participant>, StoreError> {
+        let table = self.db.begin_read()?.open_table(PARTICIPANTS)?;
+        let (from, to) = ((meeting.as_u128(), ""), (after(meeting), ""));
+        table.range(from..to)?.map(|row| json("participants", row?.1.value())).collect()
+    }
+
+    /// Why a meeting's edges were chosen, newest last.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn placements(&self, meeting: MeetingId) -> Result<Vec<serde_json::Value>, StoreError> {
+        let table = self.db.begin_read()?.open_table(PLACEMENTS)?;
+        table.range(both(meeting, 0))?.map(|row| json("placements", row?.1.value())).collect()
+    }
+
+    /// The first event number of a meeting that was surely never given out.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn sequence(&self, meeting: MeetingId) -> Result<u64, StoreError> {
+        let table = self.db.begin_read()?.open_table(SEQUENCES)?;
+        Ok(table.get(meeting.as_u128())?.map_or(1, |row| row.value()))
+    }
+
+    /// A meeting's final segments numbered above `since`, in the order of their numbers.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn segments(&self, meeting: MeetingId, since: u64) -> Result<Vec<Segment>, StoreError> {
+        let table = self.db.begin_read()?.open_table(SEGMENTS)?;
+        let Some(first) = since.checked_add(1) else { return Ok(vec![]) };
+        table.range(both(meeting, first))?.map(|row| json("segments", row?.1.value())).collect()
+    }
+
+    /// A spurt as far as the log holds it without a hole; `None` if it has no items there.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn speech(&self, meeting: MeetingId, key: &SpurtKey) -> Result<Option<Speech>, StoreError> {
+        let read = self.db.begin_read()?;
+        let spurts = read.open_table(SPURTS)?;
+        let Some(row) = spurts.get(spurt_key(meeting, key))? else { return Ok(None) };
+        let record: SpurtRecord = coded("spurts", row.value())?;
+        let mut speech = Speech {
+            captured: record.captured,
+            trace: record.trace,
+            items: vec![],
+            received: Micros(0),
+            stages: None,
+        };
+        for row in read.open_table(LOG)?.range(log_keys(meeting, key))? {
+            let (at, chunk) = row?;
+            if at.value().4 as usize != speech.items.len() {
+                break;
+            }
+            speech.extend(coded("log", chunk.value())?);
+        }
+        Ok(Some(speech))
+    }
+
+    /// Every spurt of a meeting, as intake needs to know it after a restart.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn spurts(&self, meeting: MeetingId) -> Result<Vec<Restored>, StoreError> {
+        let table = self.db.begin_read()?.open_table(SPURTS)?;
+        let (from, to) = ((meeting.as_u128(), 0, "", 0), (after(meeting), 0, "", 0));
+        let rows = table.range(from..to)?.map(|row| {
+            let (key, record) = row?;
+            let (_, epoch, participant, spurt) = key.value();
+            let key = SpurtKey { epoch: Epoch(epoch), participant: participant.into(), spurt: SpurtNo(spurt) };
+            Ok((key, coded("spurts", record.value())?))
+        });
+        let rows: Vec<(SpurtKey, SpurtRecord)> = rows.collect::<Result<_, StoreError>>()?;
+        rows.into_iter().map(|(key, record)| self.restored(meeting, key, record.done)).collect()
+    }
+
+    fn restored(&self, meeting: MeetingId, key: SpurtKey, done: Option<DoneMark>) -> Result<Restored, StoreError> {
+        if let Some(mark) = done {
+            let (items, frames) = (mark.items, mark.frames);
+            return Ok(Restored { key, items, frames, media: Default::default(), end: None, done: true });
+        }
+        let mut restored = Restored { items: 0, frames: 0, media: Default::default(), end: None, done: false, key };
+        let mut slot = duration_of(&[]);
+        for row in self.db.begin_read()?.open_table(LOG)?.range(log_keys(meeting, &restored.key))? {
+            let (at, chunk) = row?;
+            if at.value().4 != restored.items {
+                break;
+            }
+            let chunk: Chunk = coded("log", chunk.value())?;
+            restored.items += chunk.items.len() as u32;
+            restored.end = chunk.end;
+            for packet in &chunk.items {
+                if let Some(packet) = packet {
+                    slot = duration_of(packet);
+                    restored.frames += 1;
+                }
+                restored.media += slot;
+            }
+        }
+        Ok(restored)
+    }
+}
+
+impl Speech {
+    fn extend(&mut self, chunk: Chunk) {
+        self.received = chunk.received;
+        self.stages = chunk.end.map(|end| end.stages);
+        self.items.extend(chunk.items.into_iter().map(|i| i.map_or(Item::Gap, |p| Item::Frame(p.into()))));
+    }
+}
+
+impl Chunk {
+    /// The chunk that holds these items.
+    pub fn new(items: Vec<Item>, end: Option<SpurtEnd>, received: Micros) -> Self {
+        let items = items.into_iter().map(|item| match item {
+            Item::Frame(packet) => Some(packet.to_vec()),
+            Item::Gap | Item::End(_) => None,
+        });
+        Self { received, items: items.collect(), end }
+    }
+}
+
+fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    transaction.open_table(MEETINGS)?;
+    transaction.open_table(PARTICIPANTS)?;
+    transaction.open_table(PLACEMENTS)?;
+    transaction.open_table(SPURTS)?;
+    transaction.open_table(LOG)?;
+    transaction.open_table(SEQUENCES)?;
+    transaction.open_table(SEGMENTS)?;
+    Ok(())
+}
+
+fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
+    match op {
+        Op::Append { meeting, key, first, chunk, opened } => {
+            if let Some(record) = opened {
+                let bytes = encode("spurts", record)?;
+                transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), bytes.as_slice())?;
+            }
+            let bytes = encode("log", chunk)?;
+            transaction.open_table(LOG)?.insert(log_key(*meeting, key, *first), bytes.as_slice())?;
+        }
+        Op::Finish { meeting, spurts, segment, at } => {
+            for key in spurts {
+                finish_spurt(transaction, *meeting, key, *at)?;
+            }
+            if let Some(segment) = segment {
+                let at = (meeting.as_u128(), segment.seq);
+                transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
+            }
+        }
+        Op::Sequence(meeting, below) => {
+            transaction.open_table(SEQUENCES)?.insert(meeting.as_u128(), below)?;
+        }
+        Op::Meeting(record) => {
+            let bytes = to_json("meetings", record)?;
+            transaction.open_table(MEETINGS)?.insert(record.id.as_u128(), bytes.as_slice())?;
+        }
+        Op::Participant(meeting, participant) => {
+            let at = (meeting.as_u128(), participant.id.as_str());
+            transaction.open_table(PARTICIPANTS)?.insert(at, to_json("participants", participant)?.as_slice())?;
+        }
+        Op::Placement(meeting, epoch, decision) => {
+            let at = (meeting.as_u128(), epoch.0);
+            transaction.open_table(PLACEMENTS)?.insert(at, to_json("placements", decision)?.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+/// Marks a spurt done and drops its items from the log, counting them.
+fn finish_spurt(
+    transaction: &WriteTransaction,
+    meeting: MeetingId,
+    key: &SpurtKey,
+    at: Micros,
+) -> Result<(), StoreError> {
+    let mut mark = DoneMark { at, items: 0, frames: 0 };
+    let mut log = transaction.open_table(LOG)?;
+    let mut rows = vec![];
+    for row in log.range(log_keys(meeting, key))? {
+        let (row, chunk) = row?;
+        let chunk: Chunk = coded("log", chunk.value())?;
+        mark.items += chunk.items.len() as u32;
+        mark.frames += chunk.items.iter().flatten().count() as u64;
+        rows.push(row.value().4);
+    }
+    for first in rows {
+        log.remove(log_key(meeting, key, first))?;
+    }
+    let mut spurts = transaction.open_table(SPURTS)?;
+    let found = spurts.get(spurt_key(meeting, key))?.map(|row| coded::<SpurtRecord>("spurts", row.value()));
+    let Some(mut record) = found.transpose()? else { return Ok(()) };
+    record.done = record.done.or(Some(mark));
+    spurts.insert(spurt_key(meeting, key), encode("spurts", &record)?.as_slice())?;
+    Ok(())
+}
+
+fn after(meeting: MeetingId) -> u128 {
+    meeting.as_u128().saturating_add(1)
+}
+
+fn both(meeting: MeetingId, first: u64) -> RangeInclusive<(u128, u64)> {
+    (meeting.as_u128(), first)..=(meeting.as_u128(), u64::MAX)
+}
+
+fn spurt_key(meeting: MeetingId, key: &SpurtKey) -> (u128, u64, &str, u32) {
+    (meeting.as_u128(), key.epoch.0, &*key.participant, key.spurt.0)
+}
+
+fn log_key(meeting: MeetingId, key: &SpurtKey, first: u32) -> (u128, u64, &str, u32, u32) {
+    (meeting.as_u128(), key.epoch.0, &*key.participant, key.spurt.0, first)
+}
+
+fn log_keys(meeting: MeetingId, key: &SpurtKey) -> RangeInclusive<(u128, u64, &str, u32, u32)> {
+    log_key(meeting, key, 0)..=log_key(meeting, key, u32::MAX)
+}
+
+fn json<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|e| StoreError::Record { what, why: e.to_string() })
+}
+
+fn to_json<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|e| StoreError::Record { what, why: e.to_string() })
+}
+
+fn coded<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    codec::decode(bytes).map_err(|e| StoreError::Record { what, why: e.to_string() })
+}
+
+fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
+    codec::encode(value).map_err(|e| StoreError::Record { what, why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn key(n: u32) -> SpurtKey {
+        SpurtKey { epoch: Epoch(1), participant: "alice".into(), spurt: SpurtNo(n) }
+    }
+
+    fn append(meeting: MeetingId, n: u32, first: u32, items: &[Item], last: bool) -> Op {
+        let items_so_far = first + items.len() as u32;
+        let end = SpurtEnd { items: items_so_far, continues: false, stages: EdgeStages::default() };
+        Op::Append {
+            meeting,
+            key: key(n),
+            first,
+            chunk: Chunk::new(items.to_vec(), last.then_some(end), Micros(7)),
+            opened: (first == 0).then_some(SpurtRecord {
+                captured: Micros(5),
+                trace: TraceContext::new(1),
+                done: None,
+            }),
+        }
+    }
+
+    fn frame(byte: u8) -> Item {
+        Item::Frame(vec![byte; 3].into())
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/core.redb");
+        let meeting = MeetingId::from_u128(9);
+        {
+            let store = Store::open(&path).unwrap();
+            store.write(&[append(meeting, 0, 0, &[frame(1), Item::Gap], false)]).unwrap();
+            store.write(&[append(meeting, 0, 2, &[frame(2)], true), append(meeting, 1, 0, &[frame(3)], true)]).unwrap();
+            // A copy of the file as it is now: what a kill would leave.
+            fs::copy(&path, dir.path().join("killed.redb")).unwrap();
+            std::mem::forget(store);
+        }
+        let store = Store::open(&dir.path().join("killed.redb")).unwrap();
+        let speech = store.speech(meeting, &key(0)).unwrap().unwrap();
+        assert_eq!(speech.items, [frame(1), Item::Gap, frame(2)]);
+        assert_eq!((speech.captured, speech.received), (Micros(5), Micros(7)));
+        let spurts = store.spurts(meeting).unwrap();
+        assert_eq!(spurts.iter().map(|s| (s.items, s.frames, s.done)).collect::<Vec<_>>(), [
+            (3, 2, false),
+            (1, 1, false)
+        ]);
+        assert!(spurts[0].end.is_some());
+        assert_eq!(store.spurts(MeetingId::from_u128(8)).unwrap(), []);
+    }
+
+    #[test]
+    fn a_done_spurt_keeps_its_count_and_loses_its_sound() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("core.redb")).unwrap();
+        let meeting = MeetingId::from_u128(9);
+        store.write(&[append(meeting, 0, 0, &[frame(1), Item::Gap], true)]).unwrap();
+        let finish = Op::Finish { meeting, spurts: vec![key(0)], segment: None, at: Micros(9) };
+        store.write([&finish]).unwrap();
+        store.write([&finish]).unwrap();
+        assert_eq!(store.speech(meeting, &key(0)).unwrap().unwrap().items, []);
+        let spurts = store.spurts(meeting).unwrap();
+        assert_eq!((spurts[0].items, spurts[0].frames, spurts[0].done), (2, 1, true));
+    }
+
+    #[test]
+    fn a_hole_ends_what_is_known_of_a_spurt() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("core.redb")).unwrap();
+        let meeting = MeetingId::from_u128(9);
+        store.write(&[append(meeting, 0, 0, &[frame(1)], false), append(meeting, 0, 5, &[frame(2)], true)]).unwrap();
+        assert_eq!(store.speech(meeting, &key(0)).unwrap().unwrap().items, [frame(1)]);
+        assert_eq!(store.spurts(meeting).unwrap()[0].end, None);
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("core.redb");
+        fs::write(&path, vec![7; 9000]).unwrap();
+        let error = Store::open(&path).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("core.redb"), "{error}");
+    }
+}

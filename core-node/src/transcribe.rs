@@ -1,0 +1,142 @@
+//! Speech to words: one trait, several engines, one bounded [`pool::Pool`] in front of them.
+
+mod align;
+mod loops;
+pub mod openai;
+pub mod pool;
+pub mod whisper;
+
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+/// Samples per second of every [`Clip`].
+pub const SAMPLE_RATE: usize = 16_000;
+
+/// One utterance, or as much of it as there is yet.
+#[derive(Clone)]
+pub struct Clip {
+    /// 16 kHz mono, -1 to 1.
+    pub samples: Arc<[f32]>,
+    /// ISO 639-1 code of the language spoken; `None` lets the engine find out.
+    pub language: Option<String>,
+}
+
+/// A word and when it was said.
+#[derive(Clone, PartialEq)]
+pub struct Word {
+    /// As written, with its punctuation.
+    pub text: String,
+    /// Where it begins, in milliseconds from the clip's start.
+    pub start_ms: u32,
+    /// Where it ends, in milliseconds from the clip's start; never before `start_ms`.
+    pub end_ms: u32,
+    /// 0 to 1.
+    pub confidence: f32,
+}
+
+/// What was said in a [`Clip`]; empty where nobody spoke.
+#[derive(Clone, PartialEq, Default)]
+pub struct Text {
+    /// The whole text, trimmed.
+    pub text: String,
+    /// ISO 639-1 code, where the engine says it.
+    pub language: Option<String>,
+    /// 0 to 1, where the engine says it.
+    pub confidence: Option<f32>,
+    /// The same text by words, in order of time.
+    pub words: Vec<Word>,
+}
+
+/// A speech engine. Waits without blocking the async runtime.
+#[async_trait]
+pub trait Transcriber: Send + Sync {
+    /// For logs and metrics: `whisper`, `openai`.
+    fn name(&self) -> &str;
+
+    /// The words of `clip`.
+    ///
+    /// # Errors
+    /// Any [`TranscribeError`]; the engine stays usable.
+    async fn transcribe(&self, clip: Clip) -> Result<Text, TranscribeError>;
+}
+
+/// Why there are no words. Never holds a key, nor a word that was said.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TranscribeError {
+    /// The model's file cannot be used.
+    #[error("model `{path}`: {cause}")]
+    Model {
+        /// As configured.
+        path: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The engine's settings cannot be used.
+    #[error("transcription setting `{key}`: {cause}")]
+    Setting {
+        /// Which.
+        key: &'static str,
+        /// What is wrong with it and what is allowed.
+        cause: String,
+    },
+    /// The clip cannot be transcribed by this engine: its length or language.
+    #[error("clip refused: {0}")]
+    Clip(Cow<'static, str>),
+    /// The engine failed on a sound clip.
+    #[error("{engine}: {cause}")]
+    Engine {
+        /// Which.
+        engine: &'static str,
+        /// In its own words.
+        cause: String,
+    },
+    /// A remote engine answered with an HTTP status that says no.
+    #[error("{engine} answered {status}: {cause}")]
+    Status {
+        /// Which.
+        engine: &'static str,
+        /// HTTP status.
+        status: u16,
+        /// What that status means here.
+        cause: Cow<'static, str>,
+    },
+    /// No answer in time.
+    #[error("{engine} gave no answer within {} ms", after.as_millis())]
+    Deadline {
+        /// Which.
+        engine: &'static str,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The pool has been dropped.
+    #[error("transcription has been shut down")]
+    Closed,
+}
+
+impl Clip {
+    /// How long it plays.
+    pub fn duration(&self) -> Duration {
+        Duration::from_micros(self.samples.len() as u64 * 1_000_000 / SAMPLE_RATE as u64)
+    }
+}
+
+impl fmt::Debug for Clip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clip({:?}, {:?})", self.duration(), self.language)
+    }
+}
+
+/// Shows no word: spoken words do not belong in logs.
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Word({}..{} ms, {:.2})", self.start_ms, self.end_ms, self.confidence)
+    }
+}
+
+/// Shows no word: spoken words do not belong in logs.
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Text({} words, {:?}, {:?})", self.words.len(), self.language, self.confidence)
+    }
+}

@@ -1,0 +1,311 @@
+//! The local engine: whisper.cpp with a ggml model, on this machine's CPU.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use metrics::counter;
+use tracing::debug;
+use whisper_rs::{
+    FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperError, WhisperState, WhisperTokenId,
+};
+
+use super::{Clip, SAMPLE_RATE, Text, TranscribeError, Transcriber, Word, align::align, loops::without_loop};
+
+/// The longest clip: Whisper's window.
+pub const MAX_CLIP: Duration = Duration::from_secs(30);
+
+/// The encoder's window in frames of 20 ms, and the longest clip given to it. Less than 768 makes
+/// Whisper repeat itself without end; sizes in between are padded to the next of these anyway.
+const WINDOWS: [(i32, Duration); 4] = [
+    (768, Duration::from_secs(14)),
+    (1024, Duration::from_secs(19)),
+    (1280, Duration::from_secs(24)),
+    (FULL_WINDOW, MAX_CLIP),
+];
+const FULL_WINDOW: i32 = 1500;
+
+/// whisper.cpp takes clips as short as 0.1 s but makes words up in them.
+const MIN_SAMPLES: usize = SAMPLE_RATE;
+
+/// Fast speech has about six tokens a second; a decoder that makes more has lost the thread.
+const TOKENS_PER_SECOND: f32 = 8.0;
+const TOKENS_SPARE: f32 = 12.0;
+
+/// Above this probability of no speech, words of less confidence than [`UNSURE`] were not said.
+const NO_SPEECH: f32 = 0.6;
+const UNSURE: f32 = 0.6;
+
+/// First bytes of a ggml file: `ggml` as a little-endian number.
+const MAGIC: [u8; 4] = *b"lmgg";
+
+/// Settings of the local engine.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The ggml file.
+    pub model: PathBuf,
+    /// Threads per clip, 1 to 64. 1 gives the most words per core; more makes each clip faster.
+    pub threads: u16,
+}
+
+/// whisper.cpp behind [`Transcriber`].
+///
+/// A decoder's state takes about 60 MB (tiny) and is kept for the next clip. There are as many as
+/// clips were ever transcribed at once, which the [`super::pool::Pool`] bounds.
+pub struct Whisper {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    context: WhisperContext,
+    threads: u16,
+    idle: Mutex<Vec<WhisperState>>,
+    /// By language: whisper-rs never frees the language it is given, so it is given each once.
+    params: Mutex<BTreeMap<&'static str, FullParams<'static, 'static>>>,
+}
+
+/// What one pass of the decoder says.
+struct Draft {
+    words: Vec<Piece>,
+    no_speech: f32,
+}
+
+/// A word in the making: its bytes, and the probabilities of its tokens.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    tokens: Vec<f32>,
+}
+
+impl Whisper {
+    /// Loads the model; blocks for as long as reading the file takes.
+    ///
+    /// # Errors
+    /// [`TranscribeError::Model`] when the file is missing or no model, [`TranscribeError::Setting`].
+    pub fn load(settings: &Settings) -> Result<Self, TranscribeError> {
+        if !(1..=64).contains(&settings.threads) {
+            let cause = format!("{} is not a number of threads, 1 to 64 are allowed", settings.threads);
+            return Err(TranscribeError::Setting { key: "threads", cause });
+        }
+        whisper_rs::install_logging_hooks();
+        check_magic(&settings.model)?;
+        let mut parameters = WhisperContextParameters::default();
+        parameters.use_gpu(false).flash_attn(true);
+        let context = WhisperContext::new_with_params(&settings.model, parameters)
+            .map_err(|e| bad_model(&settings.model, &e.to_string()))?;
+        let shared = Shared { context, threads: settings.threads, idle: Mutex::default(), params: Mutex::default() };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+#[async_trait]
+impl Transcriber for Whisper {
+    fn name(&self) -> &str {
+        "whisper"
+    }
+
+    async fn transcribe(&self, clip: Clip) -> Result<Text, TranscribeError> {
+        let shared = self.shared.clone();
+        let span = tracing::Span::current();
+        tokio::task::spawn_blocking(move || span.in_scope(|| shared.transcribe(&clip)))
+            .await
+            .unwrap_or_else(|stopped| Err(failed(stopped)))
+    }
+}
+
+impl Shared {
+    fn transcribe(&self, clip: &Clip) -> Result<Text, TranscribeError> {
+        if clip.duration() > MAX_CLIP {
+            return Err(TranscribeError::Clip("longer than 30 s, Whisper's window".into()));
+        }
+        let params = self.params(self.language(clip)?)?;
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut state = match idle {
+            Some(state) => state,
+            None => self.context.create_state().map_err(failed)?,
+        };
+        let text = self.decode(&mut state, params, clip);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(state);
+        text
+    }
+
+    /// whisper.cpp's own name of the language; `auto` to find out.
+    fn language(&self, clip: &Clip) -> Result<&'static str, TranscribeError> {
+        if !self.context.is_multilingual() {
+            return Ok("en");
+        }
+        let Some(asked) = &clip.language else { return Ok("auto") };
+        known_language(asked).ok_or_else(|| TranscribeError::Clip("its language is none that Whisper knows".into()))
+    }
+
+    fn params(&self, language: &'static str) -> Result<FullParams<'static, 'static>, TranscribeError> {
+        let mut cache = self.params.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(cache.entry(language).or_insert_with(|| params(language, self.threads)).clone())
+    }
+
+    /// Once with the smallest window; if that ends in a loop, again with the whole one.
+    fn decode(
+        &self,
+        state: &mut WhisperState,
+        mut params: FullParams<'static, 'static>,
+        clip: &Clip,
+    ) -> Result<Text, TranscribeError> {
+        let mut samples = clip.samples.to_vec();
+        samples.resize(samples.len().max(MIN_SAMPLES), 0.0);
+        params.set_max_tokens((clip.duration().as_secs_f32() * TOKENS_PER_SECOND + TOKENS_SPARE) as i32);
+        let window = WINDOWS.iter().find(|(_, longest)| clip.duration() <= *longest).map_or(FULL_WINDOW, |w| w.0);
+        let mut draft = self.pass(state, params.clone(), window, &samples)?;
+        let mut sound = draft.without_loop();
+        if sound < draft.words.len() && window < FULL_WINDOW {
+            counter!("nearfield_core_transcribe_loops_total").increment(1);
+            debug!(window, "the decoder repeats itself, trying the whole window");
+            draft = self.pass(state, params, FULL_WINDOW, &samples)?;
+            sound = draft.without_loop();
+        }
+        draft.words.truncate(sound);
+        if draft.is_made_up() {
+            draft.words.clear();
+        }
+        let language = whisper_rs::get_lang_str(state.full_lang_id_from_state());
+        Ok(draft.into_text(&clip.samples, language.map(str::to_owned)))
+    }
+
+    fn pass(
+        &self,
+        state: &mut WhisperState,
+        mut params: FullParams<'static, 'static>,
+        window: i32,
+        samples: &[f32],
+    ) -> Result<Draft, TranscribeError> {
+        params.set_audio_ctx(window);
+        state.full(params, samples).map_err(failed)?;
+        Draft::read(state, self.context.token_eot()).map_err(failed)
+    }
+}
+
+impl Draft {
+    fn read(state: &WhisperState, first_special: WhisperTokenId) -> Result<Self, WhisperError> {
+        let spaced = !matches!(
+            whisper_rs::get_lang_str(state.full_lang_id_from_state()),
+            Some("zh" | "ja" | "th" | "lo" | "my" | "yue")
+        );
+        let mut draft = Self { words: vec![], no_speech: 0.0 };
+        for segment in state.as_iter() {
+            draft.no_speech = draft.no_speech.max(segment.no_speech_probability());
+            for token in (0..segment.n_tokens()).filter_map(|i| segment.get_token(i)) {
+                if token.token_id() < first_special {
+                    draft.push(token.to_bytes()?, token.token_probability(), spaced);
+                }
+            }
+        }
+        Ok(draft)
+    }
+
+    /// A token that begins with a space begins a word; without spaces, any that begins a character does.
+    fn push(&mut self, bytes: &[u8], probability: f32, spaced: bool) {
+        let begins = match self.words.last() {
+            None => true,
+            Some(_) if spaced => bytes.first() == Some(&b' '),
+            Some(word) => std::str::from_utf8(&word.bytes).is_ok(),
+        };
+        if begins {
+            self.words.push(Piece::default());
+        }
+        if let Some(word) = self.words.last_mut() {
+            word.bytes.extend_from_slice(bytes);
+            word.tokens.push(probability);
+        }
+    }
+
+    fn without_loop(&self) -> usize {
+        let words: Vec<String> = self.words.iter().map(Piece::text).collect();
+        without_loop(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn confidence(&self) -> Option<f32> {
+        mean(self.words.iter().flat_map(|word| &word.tokens))
+    }
+
+    /// In near silence Whisper says what its training films ended with ("Thank you.").
+    fn is_made_up(&self) -> bool {
+        self.no_speech > NO_SPEECH && self.confidence().is_some_and(|sure| sure < UNSURE)
+    }
+
+    /// whisper.cpp's own token times are proportional too once its time tokens are off, and those
+    /// cost a fifth more tokens: so words are laid over the voiced part of the clip.
+    fn into_text(self, samples: &[f32], language: Option<String>) -> Text {
+        let confidence = self.confidence();
+        let text: String = self.words.iter().flat_map(|w| String::from_utf8_lossy(&w.bytes).into_owned()).collect();
+        let words: Vec<(String, f32)> = self
+            .words
+            .iter()
+            .map(|word| (word.text(), mean(&word.tokens).unwrap_or_default()))
+            .filter(|(text, _)| !text.is_empty())
+            .collect();
+        let times = align(samples, &words.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>());
+        let words = words
+            .into_iter()
+            .zip(times)
+            .map(|((text, confidence), (start_ms, end_ms))| Word { text, start_ms, end_ms, confidence })
+            .collect();
+        Text { text: text.trim().to_owned(), language, confidence, words }
+    }
+}
+
+impl Piece {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).trim().to_owned()
+    }
+}
+
+/// The language whisper.cpp means by a code or an English name.
+pub(super) fn known_language(name: &str) -> Option<&'static str> {
+    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic());
+    let id = plain.then(|| whisper_rs::get_lang_id(&name.to_ascii_lowercase()))??;
+    whisper_rs::get_lang_str(id)
+}
+
+fn params(language: &str, threads: u16) -> FullParams<'static, 'static> {
+    let mut params = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
+    params.set_language(Some(language));
+    params.set_n_threads(i32::from(threads));
+    params.set_no_context(true);
+    params.set_no_timestamps(true);
+    params.set_temperature_inc(0.0);
+    params.set_suppress_blank(true);
+    params.set_suppress_nst(true);
+    params.set_no_speech_thold(NO_SPEECH);
+    params.set_print_special(false);
+    params.set_print_progress(false);
+    params.set_print_realtime(false);
+    params.set_print_timestamps(false);
+    params
+}
+
+fn check_magic(path: &Path) -> Result<(), TranscribeError> {
+    let mut magic = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).map_err(|e| bad_model(path, &e.to_string()))?;
+    if magic == MAGIC { Ok(()) } else { Err(bad_model(path, "not a whisper.cpp ggml file")) }
+}
+
+fn bad_model(path: &Path, cause: &str) -> TranscribeError {
+    TranscribeError::Model { path: path.display().to_string(), cause: cause.to_owned() }
+}
+
+fn failed(cause: impl std::fmt::Display) -> TranscribeError {
+    TranscribeError::Engine { engine: "whisper", cause: cause.to_string() }
+}
+
+fn mean<'a>(values: impl IntoIterator<Item = &'a f32>) -> Option<f32> {
+    let (sum, count) = values.into_iter().fold((0.0, 0u32), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / count as f32)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::OnceLock;
+
+use ezk_g722::libg722::{Bitrate, decoder::Decoder};
+use futures_util::future::join_all;
+
+use super::*;
+use crate::transcribe::pool::Pool;
+
+fn cache(path: &str, command: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache").join(path);
+    assert!(path.exists(), "{} is missing: run {command}", path.display());
+    path
+}
+
+/// One for all tests: loading it takes a while.
+fn engine() -> Arc<Whisper> {
+    static ENGINE: OnceLock<Arc<Whisper>> = OnceLock::new();
+    let load = || {
+        let model = cache("models/ggml-tiny.en-q8_0.bin", "./dev model");
+        Arc::new(Whisper::load(&Settings { model, threads: 1 }).unwrap())
+    };
+    ENGINE.get_or_init(load).clone()
+}
+
+fn prompt(name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(cache(&format!("speech/en/{name}.g722"), "./dev speech")).unwrap();
+    let samples = Decoder::new(Bitrate::Mode1_64000, false, false).decode(&bytes);
+    samples.into_iter().map(|s| f32::from(s) / 32_768.0).collect()
+}
+
+fn silence(ms: usize) -> Vec<f32> {
+    vec![0.0; ms * SAMPLE_RATE / 1000]
+}
+
+/// White noise of `dbov` (RMS below full scale), always the same.
+fn noise(ms: usize, dbov: i32) -> Vec<f32> {
+    let peak = 10f32.powf(dbov as f32 / 20.0) * 3f32.sqrt();
+    let mut seed = 1u32;
+    let mut next = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..ms * SAMPLE_RATE / 1000).map(|_| next() * peak).collect()
+}
+
+async fn hear(samples: Vec<f32>) -> Text {
+    engine().transcribe(Clip { samples: samples.into(), language: None }).await.unwrap()
+}
+
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| c.is_alphabetic() || *c == ' ').collect::<String>().to_lowercase()
+}
+
+#[tokio::test]
+async fn a_sentence_comes_out_with_its_words_timed_and_in_order() {
+    let samples = [silence(500), prompt("cannot-complete-as-dialed"), silence(500)].concat();
+    let end = (samples.len() * 1000 / SAMPLE_RATE) as u32;
+    let text = hear(samples).await;
+    assert_eq!(plain(&text.text), "your call cannot be completed as dialed");
+    assert_eq!(text.language.as_deref(), Some("en"));
+    assert!(text.confidence.unwrap() > 0.6);
+    assert_eq!(text.words.len(), 7);
+    assert!(text.words.is_sorted_by(|a, b| a.end_ms <= b.start_ms + 20));
+    assert!(text.words[0].start_ms >= 450 && text.words[6].end_ms <= end - 400, "{:?}", text.words);
+}
+
+#[tokio::test]
+async fn clips_shorter_than_a_second_are_heard() {
+    let text = hear(prompt("activated")).await;
+    assert_eq!(plain(&text.text), "activated");
+}
+
+#[tokio::test]
+async fn silence_and_noise_say_nothing() {
+    for samples in [silence(100), silence(3000), noise(3000, -65), noise(5000, -45), noise(2000, -30)] {
+        let text = hear(samples).await;
+        assert_eq!((text.text.as_str(), text.words.len()), ("", 0));
+    }
+}
+
+#[tokio::test]
+async fn every_window_size_hears_the_same_sentence() {
+    for pause in [0, 12_500, 18_000, 24_000] {
+        let text = hear([silence(pause), prompt("cannot-complete-as-dialed")].concat()).await;
+        assert_eq!(plain(&text.text), "your call cannot be completed as dialed", "after {pause} ms");
+    }
+}
+
+#[tokio::test]
+async fn more_than_the_window_and_nothing_at_all_are_no_trouble() {
+    let refused = engine().transcribe(Clip { samples: silence(30_001).into(), language: None }).await;
+    assert!(matches!(refused, Err(TranscribeError::Clip(_))));
+    assert_eq!(hear(vec![]).await, Text { language: Some("en".into()), ..Text::default() });
+}
+
+#[tokio::test]
+async fn states_are_reused_and_as_many_as_workers() {
+    let model = cache("models/ggml-tiny.en-q8_0.bin", "./dev model");
+    let engine = Arc::new(Whisper::load(&Settings { model, threads: 1 }).unwrap());
+    let pool = Pool::new(engine.clone(), 2, 1);
+    let clip = Clip { samples: prompt("agent-loginok").into(), language: Some("en".into()) };
+    let texts = join_all((0..4).map(|_| pool.transcribe_final(clip.clone()))).await;
+    assert!(texts.iter().all(|text| plain(&text.as_ref().unwrap().text) == "agent logged in"));
+    assert_eq!(engine.shared.idle.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_no_model_is_refused_with_its_path_and_cause() {
+    let text = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(text.path(), "no model at all").unwrap();
+    let cut = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(cut.path(), b"lmgg\0\0").unwrap();
+    for (path, cause) in [(Path::new("/nowhere.bin"), "No such file"), (text.path(), "ggml"), (cut.path(), "")] {
+        let error = Whisper::load(&Settings { model: path.into(), threads: 1 }).err().unwrap().to_string();
+        assert!(error.contains(&path.display().to_string()) && error.contains(cause), "{error}");
+    }
+    let threads = Whisper::load(&Settings { model: "x".into(), threads: 0 }).err().unwrap();
+    assert!(matches!(threads, TranscribeError::Setting { key: "threads", .. }));
+}
+
+#[test]
+fn words_begin_at_spaces_or_at_characters() {
+    let words = |tokens: &[&[u8]], spaced| {
+        let mut draft = Draft { words: vec![], no_speech: 0.0 };
+        tokens.iter().for_each(|token| draft.push(token, 0.5, spaced));
+        draft.words.iter().map(Piece::text).collect::<Vec<_>>()
+    };
+    assert_eq!(words(&[b" Hel", b"lo", b",", b" you"], true), ["Hello,", "you"]);
+    assert_eq!(words(&[b"\xe6\x97", b"\xa5", "本".as_bytes()], false), ["日", "本"]);
+}
+
+#[test]
+fn languages_go_by_code_or_name() {
+    assert_eq!(known_language("en"), Some("en"));
+    assert_eq!(known_language("German"), Some("de"));
+    for bad in ["", "xx", "e\0n", "auto"] {
+        assert_eq!(known_language(bad), None, "{bad:?}");
+    }
+}

@@ -1,0 +1,376 @@
+//! What was said: segments, their revisions and their numbers.
+//!
+//! A segment's id follows from the speech it was made of, so the same speech transcribed twice is the
+//! same segment. Partial revisions share the id and rise; a final ends them and never changes.
+
+pub mod format;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use geo::RegionId;
+use jiff::Timestamp;
+use mesh::{
+    clock::Micros,
+    identity::NodeId,
+    wire::{MeetingId, spurt::EdgeStages},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{key::SpurtKey, transcribe::Text};
+
+/// What one speaker said in one go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Segment {
+    /// The same for all revisions.
+    pub id: Uuid,
+    /// Rises with every event of the meeting's transcript.
+    pub seq: u64,
+    /// The meeting.
+    pub meeting_id: Uuid,
+    /// Who spoke, by the platform's own id; `null` where the platform did not say.
+    pub participant: Option<Speaker>,
+    /// The words.
+    pub text: String,
+    /// Spoken language, BCP 47, if the engine said.
+    pub language: Option<String>,
+    /// Whether this is the last revision.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// From 1, rising with each revision.
+    pub revision: u32,
+    /// Begin, in milliseconds from the meeting's first captured frame.
+    pub start_ms: u64,
+    /// End, likewise.
+    pub end_ms: u64,
+    /// Begin, by the capturing edge's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub start_at: Timestamp,
+    /// End, likewise.
+    #[schema(value_type = String, format = DateTime)]
+    pub end_at: Timestamp,
+    /// The engine's confidence, 0 to 1.
+    pub confidence: Option<f32>,
+    /// The words with their times.
+    pub words: Vec<TimedWord>,
+    /// The edge that captured it.
+    #[schema(value_type = Option<String>)]
+    pub edge: Option<NodeId>,
+    /// That edge's region.
+    #[schema(value_type = Option<String>)]
+    pub region: Option<RegionId>,
+    /// When its last frame passed each stage.
+    pub timing: Timing,
+}
+
+/// Who spoke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Speaker {
+    /// The platform's own participant id.
+    pub id: String,
+    /// The display name the platform gave.
+    pub name: Option<String>,
+}
+
+/// One word.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TimedWord {
+    /// The word.
+    pub text: String,
+    /// Begin, in milliseconds from the meeting's first captured frame.
+    pub start_ms: u64,
+    /// End, likewise.
+    pub end_ms: u64,
+    /// The engine's confidence, 0 to 1.
+    pub confidence: f32,
+}
+
+/// When a segment's last frame passed each stage, in Unix microseconds. The edge's own stages are
+/// known once its spurt has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Timing {
+    /// Came off the edge's socket.
+    pub captured: u64,
+    /// Decoded at the edge, or found not to need it.
+    pub decoded: Option<u64>,
+    /// The edge's VAD had decided.
+    pub vad: Option<u64>,
+    /// Handed to the QUIC stream.
+    pub sent: Option<u64>,
+    /// Read by the core.
+    pub received: u64,
+    /// On the core's disk.
+    pub durable: u64,
+    /// The words were there.
+    pub words: u64,
+}
+
+/// Words that are not yet a segment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draft {
+    /// The first spurt of the utterance.
+    pub key: SpurtKey,
+    /// Who spoke.
+    pub participant: Option<Speaker>,
+    /// What the engine made of it.
+    pub text: Text,
+    /// Capture time of the clip's first sample.
+    pub captured: Micros,
+    /// How long the clip is.
+    pub length: Duration,
+    /// The edge's stamps of its last frame.
+    pub stages: Option<EdgeStages>,
+    /// When the core had read its last frame.
+    pub received: Micros,
+    /// When the disk had it.
+    pub durable: Micros,
+    /// When the words were there.
+    pub words: Micros,
+    /// The edge that captured it, and its region.
+    pub edge: Option<(NodeId, RegionId)>,
+}
+
+/// What becomes of a final draft.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finality {
+    /// To be stored and published.
+    Segment(Box<Segment>),
+    /// Nothing was said, and nobody was told otherwise.
+    Silence,
+    /// The segment is final already.
+    Repeated,
+}
+
+/// One meeting's transcript: gives ids, revisions, numbers and meeting times.
+#[derive(Debug)]
+pub struct Transcript {
+    meeting: MeetingId,
+    origin: Option<Micros>,
+    next_seq: u64,
+    revisions: BTreeMap<Uuid, u32>,
+    finals: BTreeSet<Uuid>,
+}
+
+impl Transcript {
+    /// The transcript so far: no number below `next_seq` is given out again, no segment of `finals`
+    /// is made again, times count from `origin` (if known).
+    pub fn new(
+        meeting: MeetingId,
+        origin: Option<Micros>,
+        next_seq: u64,
+        finals: impl IntoIterator<Item = Uuid>,
+    ) -> Self {
+        let finals = finals.into_iter().collect();
+        Self { meeting, origin, next_seq: next_seq.max(1), revisions: BTreeMap::new(), finals }
+    }
+
+    /// Sets the meeting's first captured frame, once.
+    pub fn set_origin(&mut self, captured: Micros) {
+        self.origin.get_or_insert(captured);
+    }
+
+    /// The number of the next event.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Takes a number for an event that is no segment.
+    pub fn take_seq(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq - 1
+    }
+
+    /// The next revision of a partial; `None` if it is final already or says nothing.
+    pub fn handle_partial(&mut self, draft: Draft) -> Option<Segment> {
+        let id = segment_id(self.meeting, &draft.key);
+        if self.finals.contains(&id) || draft.text.text.trim().is_empty() {
+            return None;
+        }
+        Some(self.segment(id, draft, false))
+    }
+
+    /// The final. One without words is a segment only if partials had promised some.
+    pub fn handle_final(&mut self, draft: Draft) -> Finality {
+        let id = segment_id(self.meeting, &draft.key);
+        if !self.finals.insert(id) {
+            return Finality::Repeated;
+        }
+        if draft.text.text.trim().is_empty() && !self.revisions.contains_key(&id) {
+            return Finality::Silence;
+        }
+        let segment = self.segment(id, draft, true);
+        self.revisions.remove(&id);
+        Finality::Segment(Box::new(segment))
+    }
+
+    fn segment(&mut self, id: Uuid, draft: Draft, is_final: bool) -> Segment {
+        let revision = self.revisions.entry(id).and_modify(|r| *r += 1).or_insert(1);
+        let revision = *revision;
+        let origin = *self.origin.get_or_insert(draft.captured);
+        let start_ms = draft.captured.since(origin).as_millis() as u64;
+        let end = draft.captured.plus(draft.length);
+        let word = |w: &crate::transcribe::Word| TimedWord {
+            text: w.text.clone(),
+            start_ms: start_ms + u64::from(w.start_ms),
+            end_ms: start_ms + u64::from(w.end_ms),
+            confidence: w.confidence,
+        };
+        let (edge, region) = draft.edge.clone().unzip();
+        Segment {
+            id,
+            seq: self.take_seq(),
+            meeting_id: self.meeting,
+            words: draft.text.words.iter().map(word).collect(),
+            timing: draft.timing(end),
+            participant: draft.participant,
+            text: draft.text.text.trim().to_owned(),
+            language: draft.text.language,
+            is_final,
+            revision,
+            start_ms,
+            end_ms: end.since(origin).as_millis() as u64,
+            start_at: timestamp(draft.captured),
+            end_at: timestamp(end),
+            confidence: draft.text.confidence,
+            edge,
+            region,
+        }
+    }
+}
+
+impl Draft {
+    fn timing(&self, end: Micros) -> Timing {
+        Timing {
+            captured: self.stages.map_or(end, |s| s.captured).0,
+            decoded: self.stages.map(|s| s.decoded.0),
+            vad: self.stages.map(|s| s.vad.0),
+            sent: self.stages.map(|s| s.sent.0),
+            received: self.received.0,
+            durable: self.durable.0,
+            words: self.words.0,
+        }
+    }
+}
+
+/// The segment made of the utterance that begins with this spurt: a UUID of version 8 (RFC 9562
+/// section 5.8) from the SHA-256 of the key.
+pub fn segment_id(meeting: MeetingId, key: &SpurtKey) -> Uuid {
+    let mut hash = Sha256::new();
+    hash.update(meeting.as_bytes());
+    hash.update(key.epoch.0.to_be_bytes());
+    hash.update(key.spurt.0.to_be_bytes());
+    hash.update(key.participant.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// As a timestamp; times beyond the year 9999 end there.
+pub fn timestamp(at: Micros) -> Timestamp {
+    Timestamp::from_microsecond(at.0.min(i64::MAX as u64) as i64).unwrap_or(Timestamp::MAX)
+}
+
+/// In the order they were spoken, by the capture clock; those without words left out.
+pub fn in_spoken_order(mut segments: Vec<Segment>) -> Vec<Segment> {
+    segments.retain(|s| !s.text.is_empty());
+    segments.sort_by(|a, b| (a.start_at, a.end_at, a.id).cmp(&(b.start_at, b.end_at, b.id)));
+    segments
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::wire::{Epoch, SpurtNo};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::transcribe::Word;
+
+    fn draft(spurt: u32, text: &str) -> Draft {
+        let word = Word { text: text.into(), start_ms: 100, end_ms: 300, confidence: 0.5 };
+        Draft {
+            key: SpurtKey { epoch: Epoch(1), participant: "a".into(), spurt: SpurtNo(spurt) },
+            participant: None,
+            text: Text { text: text.into(), language: None, confidence: None, words: vec![word] },
+            captured: Micros(1_000_000 + u64::from(spurt) * 2_000_000),
+            length: Duration::from_millis(1500),
+            stages: None,
+            received: Micros(0),
+            durable: Micros(0),
+            words: Micros(0),
+            edge: None,
+        }
+    }
+
+    fn transcript() -> Transcript {
+        Transcript::new(Uuid::from_u128(5), None, 1, [])
+    }
+
+    #[test]
+    fn words_and_segments_get_times_from_the_meeting_s_first_frame() {
+        let mut transcript = transcript();
+        transcript.set_origin(Micros(500_000));
+        let segment = transcript.handle_partial(draft(1, " hi ")).expect("has words");
+        assert_eq!((segment.start_ms, segment.end_ms, segment.text.as_str()), (2500, 4000, "hi"));
+        assert_eq!((segment.words[0].start_ms, segment.words[0].end_ms), (2600, 2800));
+        assert_eq!(segment.start_at.to_string(), "1970-01-01T00:00:03Z");
+    }
+
+    #[test]
+    fn silence_is_no_segment_unless_partials_had_promised_one() {
+        let mut transcript = transcript();
+        assert_eq!(transcript.handle_partial(draft(0, " ")), None);
+        assert_eq!(transcript.handle_final(draft(0, "")), Finality::Silence);
+        assert!(transcript.handle_partial(draft(1, "mm")).is_some());
+        let Finality::Segment(segment) = transcript.handle_final(draft(1, "")) else { panic!("takes the partial back") };
+        assert_eq!((segment.text.as_str(), segment.is_final, segment.revision), ("", true, 2));
+    }
+
+    #[test]
+    fn what_was_final_before_a_restart_is_not_made_again() {
+        let id = segment_id(Uuid::from_u128(5), &draft(3, "").key);
+        let mut transcript = Transcript::new(Uuid::from_u128(5), None, 77, [id]);
+        assert_eq!(transcript.handle_final(draft(3, "again")), Finality::Repeated);
+        assert_eq!(transcript.take_seq(), 77);
+    }
+
+    proptest! {
+        #[test]
+        fn a_final_never_changes_and_numbers_always_rise(steps in proptest::collection::vec((0u32..5, any::<bool>(), "[a-c ]{0,3}"), 0..80)) {
+            let mut transcript = transcript();
+            let mut last_seq = 0;
+            let mut revisions: BTreeMap<Uuid, (u32, bool)> = BTreeMap::new();
+            for (spurt, is_final, text) in steps {
+                let segment = if is_final {
+                    match transcript.handle_final(draft(spurt, &text)) {
+                        Finality::Segment(segment) => Some(*segment),
+                        Finality::Silence | Finality::Repeated => None,
+                    }
+                } else {
+                    transcript.handle_partial(draft(spurt, &text))
+                };
+                let Some(segment) = segment else { continue };
+                prop_assert!(segment.seq > last_seq);
+                last_seq = segment.seq;
+                let before = revisions.insert(segment.id, (segment.revision, segment.is_final));
+                let (revision, was_final) = before.unwrap_or_default();
+                prop_assert!(!was_final);
+                prop_assert_eq!(segment.revision, revision + 1);
+            }
+        }
+
+        #[test]
+        fn segments_come_in_the_order_they_were_spoken(spurts in proptest::collection::vec(0u32..100, 0..20)) {
+            let mut transcript = transcript();
+            transcript.set_origin(Micros(0));
+            let segments: Vec<Segment> = spurts.into_iter().filter_map(|s| transcript.handle_partial(draft(s, "x"))).collect();
+            let sorted = in_spoken_order(segments.clone());
+            prop_assert_eq!(sorted.len(), segments.len());
+            prop_assert!(sorted.is_sorted_by_key(|s| s.start_ms));
+        }
+    }
+}

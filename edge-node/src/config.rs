@@ -1,0 +1,139 @@
+//! The edge's settings, as `edge.example.toml` documents them.
+
+use std::{net::IpAddr, time::Duration};
+
+use mesh::config::{
+    ConfigError, Source,
+    sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
+};
+use serde::Deserialize;
+
+use crate::{assignments, connect, meeting, uplink};
+
+/// Prefix of environment variables that override the file.
+pub const ENV_PREFIX: &str = "NEARFIELD_EDGE";
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who this node is.
+    pub node: NodeSection,
+    /// Its mesh endpoint.
+    pub mesh: MeshSection,
+    /// Its certificate.
+    pub tls: TlsSection,
+    /// What it logs.
+    #[serde(default)]
+    pub log: LogSection,
+    /// Health and metrics.
+    pub http: HttpSection,
+    /// How much it takes on.
+    #[serde(default)]
+    pub capacity: CapacitySection,
+    /// How it receives media.
+    #[serde(default)]
+    pub media: MediaSection,
+    /// What it keeps until it is done.
+    #[serde(default)]
+    pub uplink: UplinkSection,
+}
+
+/// `[capacity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CapacitySection {
+    /// Meetings at once, 1 to 10,000.
+    pub meetings: u32,
+    /// Seconds to bring the last words home, 1 to 600.
+    pub drain_seconds: u64,
+}
+
+/// `[media]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MediaSection {
+    /// Local addresses for WebRTC; empty: the one that leads to the relay.
+    pub bind: Vec<IpAddr>,
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UplinkSection {
+    /// Megabytes of speech per meeting, 1 to 1024.
+    pub ring_megabytes: usize,
+}
+
+impl Default for CapacitySection {
+    fn default() -> Self {
+        Self { meetings: 200, drain_seconds: 40 }
+    }
+}
+
+impl Default for UplinkSection {
+    fn default() -> Self {
+        Self { ring_megabytes: 32 }
+    }
+}
+
+impl Config {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// A value out of its range: where it came from, its key and what is allowed.
+    pub fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        source.range("capacity.meetings", self.capacity.meetings, 1..=10_000)?;
+        source.range("capacity.drain_seconds", self.capacity.drain_seconds, 1..=600)?;
+        source.range("uplink.ring_megabytes", self.uplink.ring_megabytes, 1..=1024)
+    }
+
+    /// What [`assignments::Assignments`] needs of it.
+    pub fn serving(&self) -> assignments::Settings {
+        let ring = uplink::Settings { max_bytes: self.uplink.ring_megabytes * 1_000_000, ..uplink::Settings::default() };
+        assignments::Settings {
+            capacity: self.capacity.meetings,
+            meeting: meeting::Settings { uplink: ring, ..meeting::Settings::default() },
+            connect: connect::Settings { bind: self.media.bind.clone() },
+            drain: Duration::from_secs(self.capacity.drain_seconds),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/edge.example.toml");
+
+    fn read(sets: &[&str]) -> (Source, Result<Config, ConfigError>) {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        let source = Source::read(Some(EXAMPLE.as_ref()), "NEARFIELD_EDGE_TEST", &sets).unwrap();
+        let config = source.parse();
+        (source, config)
+    }
+
+    #[test]
+    fn the_example_is_valid_and_shows_the_defaults() {
+        let (source, config) = read(&[]);
+        let config = config.unwrap();
+        config.check(&source).unwrap();
+        assert_eq!(config.capacity.meetings, CapacitySection::default().meetings);
+        assert_eq!(config.capacity.drain_seconds, CapacitySection::default().drain_seconds);
+        assert_eq!(config.uplink.ring_megabytes, UplinkSection::default().ring_megabytes);
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_what_is_allowed() {
+        let (source, config) = read(&["capacity.meetings=0"]);
+        let error = config.unwrap().check(&source).unwrap_err().to_string();
+        assert_eq!(error, "--set: capacity.meetings = 0: must be 1 to 10000");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = read(&["capacity.meeting=3"]).1.unwrap_err().to_string();
+        assert!(error.contains("capacity") && error.contains("`meeting`") && error.contains("meetings"), "{error}");
+    }
+}

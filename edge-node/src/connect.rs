@@ -1,0 +1,371 @@
+//! Ways into a meeting: each yields who is there and the packets they send.
+//!
+//! A connector owns its signalling and its media connection. It comes back by itself when the relay
+//! is lost, a bounded number of times, and tells one story all the while: a participant who is still
+//! there after a reconnect has neither left nor joined.
+
+mod janus;
+mod peer;
+mod roster;
+mod sdp;
+mod tls;
+mod whep;
+
+use std::{net::IpAddr, time::Duration};
+
+use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use mesh::wire::{control::EdgeState, request::Source};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+pub use crate::media::{AudioLevel, BadParticipantId, ParticipantId, RtpPacket};
+use roster::Roster;
+
+/// Tries in a row before a lost relay is given up.
+pub const MAX_TRIES: usize = 5;
+
+/// Time since the relay was last live after which it is given up, tries left or not.
+pub const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// What happens in a meeting, in order.
+///
+/// A packet of a participant who has just left may still come after its `Left`: let it fall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Signalling named a participant, or named it anew: nothing need have been heard of it yet.
+    Joined {
+        /// The platform's id.
+        id: ParticipantId,
+        /// The display name, where there is one.
+        name: Option<String>,
+    },
+    /// The participant is gone.
+    Left {
+        /// The platform's id.
+        id: ParticipantId,
+    },
+    /// A participant's audio. Dropped and counted when the queue is full.
+    Packet(RtpPacket),
+    /// Where the way in stands.
+    State {
+        /// The state.
+        state: EdgeState,
+        /// Why, in words; never a secret.
+        detail: Option<String>,
+    },
+}
+
+/// One way into one meeting, ready to be used once.
+#[async_trait]
+pub trait Connector: Send {
+    /// Joins, and stays until the relay ends the meeting or `stop` fires; then leaves cleanly.
+    ///
+    /// Events other than packets wait for room in `events`; a closed `events` counts as `stop`.
+    ///
+    /// # Errors
+    /// The relay refused, or was lost for good; a [`Event::State`] with [`EdgeState::Failed`] says so too.
+    async fn run(self: Box<Self>, events: mpsc::Sender<Event>, stop: CancellationToken) -> Result<(), ConnectError>;
+}
+
+/// What all connectors of a node share.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Addresses media is received on, as ICE host candidates. Empty: the one this host would reach
+    /// the relay's signalling from, which is right wherever signalling and media share a network.
+    pub bind: Vec<IpAddr>,
+}
+
+/// The connector for a source.
+///
+/// # Errors
+/// The source's URL is none, or of the wrong scheme.
+pub fn connector(source: &Source, settings: &Settings) -> Result<Box<dyn Connector>, ConnectError> {
+    Ok(match source {
+        Source::Whep { url, token, participants } => {
+            Box::new(whep::Whep::new(url, token.clone(), participants, settings.clone())?)
+        }
+        Source::Janus { url, room, pin, token, api_secret, display } => {
+            let access = janus::Access { pin: pin.clone(), token: token.clone(), api_secret: api_secret.clone() };
+            Box::new(janus::Janus::new(url, *room, access, display.clone(), settings.clone())?)
+        }
+    })
+}
+
+/// Why a meeting could not be joined, or not kept. No variant carries a token, PIN or secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// Ours or the caller's fault: the source does not name a relay.
+    #[error("{url:?} is not a {wanted} URL: {why}")]
+    Source {
+        /// What was given, without query and user.
+        url: String,
+        /// The schemes allowed.
+        wanted: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The relay said no over HTTP.
+    #[error("the relay answered {status} to {request}: {problem}")]
+    Refused {
+        /// What was asked of it.
+        request: &'static str,
+        /// The HTTP status.
+        status: u16,
+        /// Its own words, cut at 500 characters.
+        problem: String,
+    },
+    /// Janus said no.
+    #[error("Janus refused {request} with error {code}: {reason}")]
+    Janus {
+        /// What was asked of it.
+        request: &'static str,
+        /// Its error code.
+        code: i64,
+        /// Its own words, cut at 500 characters.
+        reason: String,
+    },
+    /// The relay sent what cannot be understood.
+    #[error("the relay sent a bad {what}: {why}")]
+    BadMessage {
+        /// The kind of message.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The relay cannot be reached, or hung up.
+    #[error("the relay cannot be reached: {0}")]
+    Unreachable(String),
+    /// The relay did not answer in time.
+    #[error("the relay left us waiting {after:?} for {what}")]
+    Timeout {
+        /// What was awaited.
+        what: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// The media connection broke.
+    #[error("the media connection to the relay is gone: {0}")]
+    MediaLost(String),
+    /// The media connection could not be set up on this side.
+    #[error("cannot set up a media connection: {0}")]
+    Media(String),
+    /// Every try to come back failed.
+    #[error("the relay is lost after {tries} tries; the last: {last}")]
+    Lost {
+        /// Tries since the relay was last live.
+        tries: usize,
+        /// How the last one failed.
+        last: Box<ConnectError>,
+    },
+}
+
+impl ConnectError {
+    /// Whether the same thing tried again may work.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Timeout { .. } | Self::MediaLost(_) => true,
+            Self::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502..=504),
+            Self::Janus { code, .. } => janus::is_transient(*code),
+            Self::Source { .. } | Self::BadMessage { .. } | Self::Media(_) | Self::Lost { .. } => false,
+        }
+    }
+}
+
+/// How a stay in a meeting ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// We were told to leave, and have.
+    Stopped,
+    /// The relay has ended it.
+    ByRelay,
+}
+
+/// One stay in a meeting at a time, from the first request to the last.
+#[async_trait]
+trait Attempt: Send {
+    /// Joins and stays. Whatever it held open at the relay is closed, or gone with it, on return.
+    async fn stay(&mut self, stay: &mut Stay) -> Result<Ended, ConnectError>;
+}
+
+/// What outlives a single attempt.
+struct Stay {
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+    roster: Roster,
+    /// Media could flow in this attempt: the next loss starts a new count.
+    live: bool,
+    /// It could in this or an earlier one.
+    was_live: bool,
+    /// The state last told.
+    told: Option<EdgeState>,
+}
+
+impl Stay {
+    async fn state(&mut self, state: EdgeState, detail: Option<String>) {
+        self.live |= state == EdgeState::Live;
+        self.was_live |= self.live;
+        if self.told.replace(state) == Some(state) && detail.is_none() {
+            return;
+        }
+        self.tell(Event::State { state, detail }).await;
+    }
+
+    /// Brings the listener's view of who is there up to date.
+    async fn tell_roster(&mut self) {
+        while let Some(event) = self.roster.poll_event() {
+            self.tell(event).await;
+        }
+    }
+
+    async fn tell(&self, event: Event) {
+        // A closed queue is seen by `stopped`, where every loop waits.
+        let _ = self.events.send(event).await;
+    }
+
+    /// Ready when there is no reason to stay.
+    async fn stopped(&self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.events.closed() => {}
+        }
+    }
+}
+
+/// Stays in a meeting across losses of the relay.
+async fn keep(
+    mut attempt: impl Attempt,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) -> Result<(), ConnectError> {
+    let mut stay = Stay { events, stop, roster: Roster::default(), live: false, was_live: false, told: None };
+    stay.state(EdgeState::Connecting, None).await;
+    let mut retries = Retries::new(Instant::now());
+    loop {
+        stay.live = false;
+        let error = match attempt.stay(&mut stay).await {
+            Ok(ended) => {
+                tracing::debug!(?ended, "left the meeting");
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if stay.live {
+            retries = Retries::new(Instant::now());
+        }
+        let delay = match retries.after(error.clone(), Instant::now()) {
+            Ok(delay) => delay,
+            Err(last) => {
+                stay.state(EdgeState::Failed, Some(last.to_string())).await;
+                return Err(last);
+            }
+        };
+        tracing::info!(%error, ?delay, "the relay is lost; trying again");
+        metrics::counter!("nearfield_edge_connect_reconnects_total").increment(1);
+        stay.state(EdgeState::Reconnecting, Some(error.to_string())).await;
+        tokio::select! {
+            () = stay.stopped() => return Ok(()),
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+}
+
+/// When to try again, and when to stop trying.
+struct Retries {
+    delays: backon::ExponentialBackoff,
+    tries: usize,
+    since: Instant,
+}
+
+impl Retries {
+    fn new(since: Instant) -> Self {
+        // 0.5, 1, 2, 4 s, each up to as much again at random, so that the edges of a restarted relay spread out.
+        let delays = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(500))
+            .with_max_delay(Duration::from_secs(8))
+            .with_max_times(MAX_TRIES - 1)
+            .with_jitter()
+            .build();
+        Self { delays, tries: 0, since }
+    }
+
+    /// How long to wait after `error`, or what to give up with.
+    fn after(&mut self, error: ConnectError, now: Instant) -> Result<Duration, ConnectError> {
+        self.tries += 1;
+        if !error.is_transient() {
+            return Err(error);
+        }
+        match self.delays.next() {
+            Some(delay) if now + delay < self.since + GIVE_UP => Ok(delay),
+            _ => Err(ConnectError::Lost { tries: self.tries, last: Box::new(error) }),
+        }
+    }
+}
+
+/// `url`, if it is one of `schemes` with a host.
+fn parse_url(url: &str, schemes: [&str; 2], wanted: &'static str) -> Result<reqwest::Url, ConnectError> {
+    let bad = |shown: String, why: &str| ConnectError::Source { url: shown, wanted, why: why.into() };
+    let parsed = reqwest::Url::parse(url).map_err(|e| bad(cut(url, 40), &e.to_string()))?;
+    let shown = || format!("{}://{}", parsed.scheme(), parsed.host_str().unwrap_or_default());
+    if !schemes.contains(&parsed.scheme()) {
+        return Err(bad(shown(), "the scheme is another"));
+    }
+    if parsed.host_str().is_none_or(str::is_empty) {
+        return Err(bad(shown(), "it names no host"));
+    }
+    Ok(parsed)
+}
+
+/// At most `limit` characters of a relay's own words, on one line.
+fn cut(text: &str, limit: usize) -> String {
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(limit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn lost() -> ConnectError {
+        ConnectError::MediaLost("test".into())
+    }
+
+    #[test]
+    fn a_lost_relay_is_tried_five_times_then_given_up_with_the_last_cause() {
+        let now = Instant::now();
+        let mut retries = Retries::new(now);
+        for _ in 1..MAX_TRIES {
+            retries.after(lost(), now).unwrap();
+        }
+        let given_up = retries.after(lost(), now).unwrap_err();
+        assert_eq!(given_up, ConnectError::Lost { tries: MAX_TRIES, last: Box::new(lost()) });
+    }
+
+    #[test]
+    fn a_minute_without_the_relay_ends_it_whatever_the_count() {
+        let now = Instant::now();
+        assert!(Retries::new(now).after(lost(), now + GIVE_UP).is_err());
+    }
+
+    #[test]
+    fn a_refusal_is_not_tried_again() {
+        let refused = ConnectError::Refused { request: "an offer", status: 401, problem: "no".into() };
+        assert_eq!(Retries::new(Instant::now()).after(refused.clone(), Instant::now()), Err(refused));
+    }
+
+    #[test]
+    fn a_source_without_a_usable_url_is_refused_by_name() {
+        let settings = Settings::default();
+        for url in ["", "meet", "ftp://a/b", "http:///"] {
+            let source = Source::Whep { url: url.into(), token: None, participants: vec![] };
+            let error = connector(&source, &settings).err().unwrap();
+            assert!(matches!(error, ConnectError::Source { .. }), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_url_with_credentials_is_not_repeated_in_the_error() {
+        let error = parse_url("ftp://user:hunter2@host/p?key=hunter2", ["ws", "wss"], "ws").unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}

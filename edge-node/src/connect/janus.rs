@@ -1,0 +1,296 @@
+//! Janus VideoRoom over Janus's WebSocket: the roster by signalling, all voices on one connection.
+//!
+//! A participant is a publisher of the room: its feed id as text, and its display name. [`room`] decides;
+//! here are the socket, the clock and the media connection.
+
+mod message;
+mod room;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::{SinkExt, StreamExt};
+use mesh::wire::control::EdgeState;
+use reqwest::Url;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{
+        self, Message, client::IntoClientRequest, http::HeaderValue, http::header::SEC_WEBSOCKET_PROTOCOL,
+        protocol::WebSocketConfig,
+    },
+};
+use tokio_util::sync::CancellationToken;
+use webrtc::peer_connection::RTCIceCandidateInit;
+
+pub(super) use room::Access;
+use room::{Action, Room};
+
+use super::{
+    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, keep, parse_url,
+    peer::{self, Link, Peer, Voice, Voices},
+    sdp::{self, Side},
+    tls,
+};
+use crate::media::ParticipantId;
+
+/// TCP, TLS and the WebSocket handshake.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// For the socket to take one message.
+const SEND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// To tell Janus we leave; it forgets us by itself otherwise.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// The longest message taken: an offer with room for its JSON.
+const MAX_MESSAGE: usize = 2 * sdp::MAX_SDP;
+
+/// Janus's code for a room that is not there.
+const NO_SUCH_ROOM: i64 = 426;
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Whether an error of Janus's may be gone when tried again: a feed or session that has just vanished
+/// (428, 458, 459) and faults of its own (490, 499).
+pub(super) fn is_transient(code: i64) -> bool {
+    matches!(code, 428 | 458 | 459 | 490 | 499)
+}
+
+/// A room of a Janus.
+pub(super) struct Janus {
+    url: Url,
+    room: u64,
+    access: Access,
+    display: String,
+    settings: Settings,
+}
+
+impl Janus {
+    pub(super) fn new(
+        url: &str,
+        room: u64,
+        access: Access,
+        display: String,
+        settings: Settings,
+    ) -> Result<Self, ConnectError> {
+        let url = parse_url(url, ["ws", "wss"], "ws or wss")?;
+        Ok(Self { url, room, access, display, settings })
+    }
+}
+
+#[async_trait]
+impl Connector for Janus {
+    async fn run(self: Box<Self>, events: mpsc::Sender<Event>, stop: CancellationToken) -> Result<(), ConnectError> {
+        keep(*self, events, stop).await
+    }
+}
+
+#[async_trait]
+impl Attempt for Janus {
+    async fn stay(&mut self, stay: &mut Stay) -> Result<Ended, ConnectError> {
+        let socket = tokio::select! {
+            socket = open(&self.url) => socket?,
+            () = stay.stopped() => return Ok(Ended::Stopped),
+        };
+        let room = Room::new(self.room, self.display.clone(), self.access.clone(), Instant::now());
+        let mut session = Session { janus: self, socket, room, peer: None, feeds: BTreeSet::new() };
+        let result = session.run(stay).await;
+        session.close().await;
+        match result {
+            Err(ConnectError::Janus { code: NO_SUCH_ROOM, .. }) if stay.was_live => Ok(Ended::ByRelay),
+            other => other,
+        }
+    }
+}
+
+async fn open(url: &Url) -> Result<Socket, ConnectError> {
+    let unreachable = |e: tungstenite::Error| ConnectError::Unreachable(cut(&e.to_string(), 200));
+    let mut request = url.as_str().into_client_request().map_err(unreachable)?;
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("janus-protocol"));
+    let limits = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let connector = (url.scheme() == "wss").then(|| tokio_tungstenite::Connector::Rustls(tls::config()));
+    let connect = tokio_tungstenite::connect_async_tls_with_config(request, Some(limits), true, connector);
+    match timeout(CONNECT_DEADLINE, connect).await {
+        Ok(connected) => Ok(connected.map_err(unreachable)?.0),
+        Err(_) => Err(ConnectError::Timeout { what: "the WebSocket to open", after: CONNECT_DEADLINE }),
+    }
+}
+
+/// One session with Janus, from the open socket on.
+struct Session<'a> {
+    janus: &'a Janus,
+    socket: Socket,
+    room: Room,
+    peer: Option<Peer>,
+    /// Everyone seen to publish in this session, and still there.
+    feeds: BTreeSet<ParticipantId>,
+}
+
+/// What the session's loop woke up for.
+enum Woken {
+    Text(String),
+    Ignored,
+    Link(Link),
+    Due,
+    Stop,
+}
+
+impl Session<'_> {
+    async fn run(&mut self, stay: &mut Stay) -> Result<Ended, ConnectError> {
+        loop {
+            while let Some(action) = self.room.poll_action() {
+                if self.act(action, stay).await? {
+                    return Ok(Ended::ByRelay);
+                }
+            }
+            // Not before we are in: until then nothing is known of who is still there.
+            if stay.live {
+                stay.roster.retain(&self.feeds);
+                stay.tell_roster().await;
+            }
+            match self.wait(stay).await? {
+                Woken::Text(text) => self.room.handle_text(&text, Instant::now())?,
+                Woken::Due => self.room.handle_timeout(Instant::now())?,
+                Woken::Link(Link::Up) => stay.state(EdgeState::Live, None).await,
+                Woken::Link(Link::Silent) => {
+                    stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await;
+                }
+                Woken::Ignored => {}
+                Woken::Stop => return Ok(Ended::Stopped),
+            }
+        }
+    }
+
+    async fn wait(&mut self, stay: &Stay) -> Result<Woken, ConnectError> {
+        let due = self.room.poll_timeout();
+        let due = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let link = async {
+            match &mut self.peer {
+                Some(peer) => peer.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stay.stopped() => Ok(Woken::Stop),
+            message = self.socket.next() => received(message),
+            link = link => link.map(Woken::Link),
+            () = due => Ok(Woken::Due),
+        }
+    }
+
+    /// Does as the room says; true if it has ended.
+    async fn act(&mut self, action: Action, stay: &mut Stay) -> Result<bool, ConnectError> {
+        match action {
+            Action::Send(text) => self.send(text).await?,
+            Action::Entered => stay.state(EdgeState::Live, None).await,
+            Action::Joined { feed, name } => {
+                let id = participant(feed);
+                self.feeds.insert(id.clone());
+                stay.roster.join(id, name);
+            }
+            Action::Left { feed } => {
+                self.feeds.remove(&participant(feed));
+                stay.roster.leave(&participant(feed));
+            }
+            Action::Answer { offer, feeds } => self.answer(&offer, &feeds, stay).await?,
+            Action::Candidate(candidate) => self.add_candidate(candidate).await,
+            Action::Ended => return Ok(true),
+        }
+        Ok(false)
+    }
+
+    async fn answer(
+        &mut self,
+        offer: &str,
+        feeds: &std::collections::BTreeMap<String, u64>,
+        stay: &Stay,
+    ) -> Result<(), ConnectError> {
+        let offer = sdp::read(offer, Side::Offer)
+            .map_err(|e| ConnectError::BadMessage { what: "SDP offer", why: e.to_string() })?;
+        let voice = |audio: &sdp::Audio| {
+            let participant = participant(*feeds.get(&audio.mid)?);
+            Some((audio.mid.clone(), Voice { participant, level: audio.level }))
+        };
+        let voices: Voices = offer.audio.iter().filter_map(voice).collect();
+        let peer = match &mut self.peer {
+            Some(peer) => peer,
+            none => {
+                let bind = peer::local_addresses(&self.janus.settings.bind, &self.janus.url).await?;
+                none.insert(Peer::new(&bind, stay.events.clone()).await?)
+            }
+        };
+        let answer = peer.answer(&offer, voices).await?;
+        self.room.handle_answer(&answer, Instant::now());
+        Ok(())
+    }
+
+    /// A candidate that is of no use costs one path, not the meeting.
+    async fn add_candidate(&mut self, candidate: message::Candidate) {
+        let (Some(peer), Some(text)) = (&self.peer, candidate.candidate) else { return };
+        let init = RTCIceCandidateInit {
+            candidate: text,
+            sdp_mid: candidate.sdp_mid,
+            sdp_mline_index: candidate.sdp_mline_index,
+            ..Default::default()
+        };
+        if let Err(error) = peer.add_candidate(init).await {
+            metrics::counter!("nearfield_edge_connect_bad_candidates_total").increment(1);
+            tracing::debug!(%error, "candidate passed over");
+        }
+    }
+
+    async fn send(&mut self, text: String) -> Result<(), ConnectError> {
+        match timeout(SEND_DEADLINE, self.socket.send(Message::text(text))).await {
+            Ok(sent) => sent.map_err(|e| ConnectError::Unreachable(cut(&e.to_string(), 200))),
+            Err(_) => Err(ConnectError::Timeout { what: "the WebSocket to take a message", after: SEND_DEADLINE }),
+        }
+    }
+
+    /// Leaves as far as the relay lets us.
+    async fn close(mut self) {
+        if let Some(peer) = self.peer.take() {
+            peer.close().await;
+        }
+        if timeout(LEAVE_DEADLINE, self.leave()).await.is_err() {
+            tracing::debug!("Janus took no leave in {LEAVE_DEADLINE:?}");
+        }
+    }
+
+    async fn leave(&mut self) {
+        if self.room.leave(Instant::now()) {
+            while let Some(Action::Send(text)) = self.room.poll_action() {
+                if self.send(text).await.is_err() {
+                    return;
+                }
+            }
+            while !self.room.has_left() {
+                let Ok(Woken::Text(text)) = received(self.socket.next().await) else { return };
+                let _ = self.room.handle_text(&text, Instant::now());
+            }
+        }
+        let _ = self.socket.close(None).await;
+    }
+}
+
+fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Woken, ConnectError> {
+    match message {
+        Some(Ok(Message::Text(text))) => Ok(Woken::Text(text.as_str().to_owned())),
+        Some(Ok(Message::Close(_))) | None => Err(ConnectError::Unreachable("Janus closed the WebSocket".into())),
+        Some(Ok(_)) => Ok(Woken::Ignored),
+        Some(Err(error)) => Err(ConnectError::Unreachable(cut(&error.to_string(), 200))),
+    }
+}
+
+fn participant(feed: u64) -> ParticipantId {
+    ParticipantId::new(feed.to_string()).expect("a number has 1 to 20 digits")
+}

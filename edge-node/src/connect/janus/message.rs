@@ -1,0 +1,167 @@
+//! What Janus says over its WebSocket, as far as we listen.
+//!
+//! <https://janus.conf.meetecho.com/docs/rest.html> and `/videoroom.html`.
+
+use serde::Deserialize;
+
+/// One message. Fields absent from a kind of message are `None`; unknown ones are passed over.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Incoming {
+    /// The kind: `ack`, `success`, `event`, `error`, `webrtcup`, `hangup`, `timeout`, ...
+    pub(super) janus: String,
+    /// Ours, if it answers a request.
+    pub(super) transaction: Option<String>,
+    /// The handle it concerns.
+    pub(super) sender: Option<u64>,
+    /// The new id, after `create` and `attach`.
+    pub(super) data: Option<NewId>,
+    /// What Janus's core refuses.
+    pub(super) error: Option<Refusal>,
+    /// The room's own words.
+    pub(super) plugindata: Option<PluginData>,
+    /// A description.
+    pub(super) jsep: Option<Jsep>,
+    /// Late ICE candidate of the relay's.
+    pub(super) candidate: Option<Candidate>,
+    /// Why a handle was hung up.
+    pub(super) reason: Option<String>,
+}
+
+/// An id Janus has made.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct NewId {
+    /// The id of a session or handle.
+    pub(super) id: u64,
+}
+
+/// An error of Janus's core.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Refusal {
+    pub(super) code: i64,
+    pub(super) reason: String,
+}
+
+/// An SDP offer or answer.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Jsep {
+    /// `offer` or `answer`.
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) sdp: String,
+}
+
+/// A trickled candidate, or the note that there are no more.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Candidate {
+    pub(super) candidate: Option<String>,
+    pub(super) sdp_mid: Option<String>,
+    #[serde(rename = "sdpMLineIndex")]
+    pub(super) sdp_mline_index: Option<u16>,
+}
+
+/// What a plugin says.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct PluginData {
+    pub(super) data: Room,
+}
+
+/// What the VideoRoom plugin says.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Room {
+    /// `joined`, `attached`, `updated`, `updating`, `event`, `destroyed`, ...
+    pub(super) videoroom: Option<String>,
+    pub(super) error_code: Option<i64>,
+    pub(super) error: Option<String>,
+    /// Our own id, in `joined`.
+    pub(super) id: Option<u64>,
+    /// Who publishes: all of them in `joined`, the new and changed ones in `event`.
+    pub(super) publishers: Option<Vec<Publisher>>,
+    /// What we receive, by mid, in `attached` and `updated`.
+    pub(super) streams: Option<Vec<Subscribed>>,
+    pub(super) unpublished: Option<Who>,
+    pub(super) leaving: Option<Who>,
+    pub(super) kicked: Option<Who>,
+    /// `ok`, once our answer is taken.
+    pub(super) started: Option<String>,
+}
+
+/// A participant who sends.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Publisher {
+    pub(super) id: u64,
+    pub(super) display: Option<String>,
+    #[serde(default)]
+    pub(super) streams: Vec<Published>,
+}
+
+/// One of a publisher's streams.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Published {
+    /// `audio`, `video` or `data`.
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) mid: Option<String>,
+    pub(super) codec: Option<String>,
+    #[serde(default)]
+    pub(super) disabled: bool,
+}
+
+/// One of the streams we are subscribed to, or were: then without a feed.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Subscribed {
+    /// The section of our own description.
+    pub(super) mid: String,
+    pub(super) feed_id: Option<u64>,
+    pub(super) feed_mid: Option<String>,
+    /// Whether the feed is still there.
+    #[serde(default = "yes")]
+    pub(super) active: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A participant, or `"ok"` where it is ourselves.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Who {
+    Feed(u64),
+    Us(String),
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_roster_is_read_from_what_janus_writes() {
+        let text = r#"{"janus":"event","session_id":1,"transaction":"4","sender":2,"plugindata":{"plugin":
+            "janus.plugin.videoroom","data":{"videoroom":"joined","room":1234,"description":"x","id":77,"private_id":5,
+            "publishers":[{"id":9,"display":"Ada","talking":false,"streams":[{"type":"audio","mindex":0,"mid":"0",
+            "codec":"opus","fec":true},{"type":"video","mindex":1,"mid":"1","codec":"vp8"}]}]}}}"#;
+        let message: Incoming = serde_json::from_str(text).unwrap();
+        let room = message.plugindata.unwrap().data;
+        assert_eq!(room.id, Some(77));
+        let publishers = room.publishers.unwrap();
+        assert_eq!((publishers[0].id, publishers[0].streams.len()), (9, 2));
+    }
+
+    #[test]
+    fn who_has_left_may_be_ourselves() {
+        let who = |text| serde_json::from_str::<Who>(text).unwrap();
+        assert_eq!(who("17"), Who::Feed(17));
+        assert_eq!(who("\"ok\""), Who::Us("ok".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,200}") {
+            let _ = serde_json::from_str::<Incoming>(&text);
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! A VideoRoom as a listener sees it, without any I/O.
+//!
+//! Two handles in one session: on the *roster* handle we join as a publisher that never publishes and
+//! so hear who comes and goes; the *media* handle subscribes to their audio, all of it on one
+//! WebRTC connection. The media handle is attached with the first voice.
+//!
+//! ```text
+//! create -> attach -> join ----------------------------------------> in the room
+//!                             first voice: attach -> subscribe -> offer -> start
+//!                             roster changed, and no exchange under way: update -> offer -> start
+//! ```
+//!
+//! The caller feeds messages, our answers and the time, and then polls until there is no more: it
+//! sends every [`Action::Send`] and answers every [`Action::Answer`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use mesh::wire::request::Secret;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    super::{ConnectError, cut},
+    message::{Candidate, Incoming, Publisher, Room as RoomEvent, Who},
+};
+
+/// For each request, from sending to its last answer.
+pub(super) const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Janus forgets a session after 60 s of silence.
+const KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// Requests under way at once; more means that something is wrong.
+const MAX_PENDING: usize = 32;
+
+/// Feeds subscribed to on one connection.
+const MAX_FEEDS: usize = 500;
+
+/// The publisher went away between the roster's word and our subscription.
+const NO_SUCH_FEED: i64 = 428;
+
+/// Before a failed subscription is tried again: the roster will know more by then.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Failed subscriptions in a row before the session is begun anew.
+const MAX_RETRIES: u32 = 5;
+
+/// How to get in.
+#[derive(Debug, Clone, Default)]
+pub(in super::super) struct Access {
+    /// The room's PIN.
+    pub(in super::super) pin: Option<Secret>,
+    /// A signed token.
+    pub(in super::super) token: Option<Secret>,
+    /// Janus's API secret.
+    pub(in super::super) api_secret: Option<Secret>,
+}
+
+/// What the caller has to do, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Action {
+    /// Send this text.
+    Send(String),
+    /// We are in the room.
+    Entered,
+    /// A participant sends, or has a new name.
+    Joined { feed: u64, name: Option<String> },
+    /// A participant sends no more.
+    Left { feed: u64 },
+    /// Answer this offer: its sections carry these feeds. Then call [`Room::handle_answer`].
+    Answer { offer: String, feeds: BTreeMap<String, u64> },
+    /// A late candidate of the relay's.
+    Candidate(Candidate),
+    /// The room is no more, or we are not wanted in it.
+    Ended,
+}
+
+/// What a request was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Create,
+    AttachRoster,
+    Join,
+    AttachMedia,
+    Subscribe,
+    Start,
+    Keepalive,
+    Destroy,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::AttachRoster | Self::AttachMedia => "attach",
+            Self::Join => "join",
+            Self::Subscribe => "subscribe",
+            Self::Start => "start",
+            Self::Keepalive => "keepalive",
+            Self::Destroy => "destroy",
+        }
+    }
+
+    /// Messages to a plugin are acknowledged first and answered later.
+    fn is_answered_later(self) -> bool {
+        matches!(self, Self::Join | Self::Subscribe | Self::Start)
+    }
+}
+
+/// Where the media handle stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Media {
+    /// Nobody has spoken for it yet.
+    None,
+    Attaching,
+    /// Attached; the first subscription is yet to be made.
+    Fresh(u64),
+    /// Subscribed, whether to anything or not.
+    Subscribed(u64),
+}
+
+/// One audio stream of one publisher.
+type Feed = (u64, String);
+
+/// The state of one session with one room.
+#[derive(Debug)]
+pub(super) struct Room {
+    room: u64,
+    display: String,
+    access: Access,
+    session: Option<u64>,
+    roster: Option<u64>,
+    own: Option<u64>,
+    media: Media,
+    present: BTreeSet<u64>,
+    wanted: BTreeSet<Feed>,
+    held: BTreeSet<Feed>,
+    /// A subscription or an offer is under way; the next waits for it.
+    exchanging: bool,
+    retry_at: Option<Instant>,
+    retries: u32,
+    pending: BTreeMap<u64, (Purpose, Instant)>,
+    next_transaction: u64,
+    keepalive_at: Option<Instant>,
+    actions: VecDeque<Action>,
+}
+
+impl Room {
+    /// Begins a session.
+    pub(super) fn new(room: u64, display: String, access: Access, now: Instant) -> Self {
+        let mut this = Self {
+            room,
+            display,
+            access,
+            session: None,
+            roster: None,
+            own: None,
+            media: Media::None,
+            present: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            held: BTreeSet::new(),
+            exchanging: false,
+            retry_at: None,
+            retries: 0,
+            pending: BTreeMap::new(),
+            next_transaction: 0,
+            keepalive_at: None,
+            actions: VecDeque::new(),
+        };
+        this.request(Purpose::Create, json!({ "janus": "create" }), now);
+        this
+    }
+
+    /// Takes a text from Janus.
+    ///
+    /// # Errors
+    /// Janus refuses what we need, has lost our session, or makes no sense.
+    pub(super) fn handle_text(&mut self, text: &str, now: Instant) -> Result<(), ConnectError> {
+        let message: Incoming = serde_json::from_str(text)
+            .map_err(|e| ConnectError::BadMessage { what: "Janus message", why: cut(&e.to_string(), 200) })?;
+        self.handle_message(message, now)?;
+        self.reconcile(now)
+    }
+
+    /// Takes our answer to the offer last polled.
+    pub(super) fn handle_answer(&mut self, sdp: &str, now: Instant) {
+        if let Media::Subscribed(handle) = self.media {
+            let jsep = json!({ "type": "answer", "sdp": sdp });
+            self.message(Purpose::Start, handle, json!({ "request": "start" }), Some(jsep), now);
+        }
+    }
+
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// Janus has not answered a request in time.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectError> {
+        if let Some((purpose, _)) = self.pending.values().find(|(_, deadline)| *deadline <= now) {
+            return Err(ConnectError::Timeout { what: purpose.name(), after: REQUEST_DEADLINE });
+        }
+        if self.keepalive_at.is_some_and(|at| at <= now) {
+            self.keepalive_at = Some(now + KEEPALIVE);
+            self.request(Purpose::Keepalive, json!({ "janus": "keepalive" }), now);
+        }
+        self.reconcile(now)
+    }
+
+    /// When to call [`Room::handle_timeout`] at the latest.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let deadlines = self.pending.values().map(|(_, deadline)| *deadline);
+        deadlines.chain(self.keepalive_at).chain(self.retry_at).min()
+    }
+
+    /// What to do next.
+    pub(super) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Asks Janus to forget us; true if it knows us.
+    pub(super) fn leave(&mut self, now: Instant) -> bool {
+        self.actions.clear();
+        if self.session.is_some() {
+            self.request(Purpose::Destroy, json!({ "janus": "destroy" }), now);
+        }
+        self.session.is_some()
+    }
+
+    /// Whether Janus has answered [`Room::leave`].
+    pub(super) fn has_left(&self) -> bool {
+        !self.pending.values().any(|(purpose, _)| *purpose == Purpose::Destroy)
+    }
+
+    fn handle_message(&mut self, message: Incoming, now: Instant) -> Result<(), ConnectError> {
+        let purpose = self.settle(&message);
+        if let Some(error) = refusal(&message) {
+            return self.handle_refusal(purpose, error, now);
+        }
+        match message.janus.as_str() {
+            "success" => self.handle_success(purpose, message.data.map(|data| data.id), now),
+            "event" => self.handle_event(message, now),
+            "trickle" => self.actions.extend(message.candidate.map(Action::Candidate)),
+            "timeout" => return Err(ConnectError::Unreachable("Janus has dropped the session".into())),
+            "hangup" | "detached" => return self.handle_hangup(message),
+            // `ack`, `webrtcup`, `media`, `slowlink`: nothing to do.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Finds the request this answers, and ends it unless more is to come.
+    fn settle(&mut self, message: &Incoming) -> Option<Purpose> {
+        let transaction = message.transaction.as_deref()?.parse().ok()?;
+        let purpose = self.pending.get(&transaction)?.0;
+        if message.janus != "ack" || !purpose.is_answered_later() {
+            self.pending.remove(&transaction);
+        }
+        Some(purpose)
+    }
+
+    fn handle_refusal(
+        &mut self,
+        purpose: Option<Purpose>,
+        (code, reason): (i64, String),
+        now: Instant,
+    ) -> Result<(), ConnectError> {
+        match purpose {
+            Some(Purpose::Destroy) => Ok(()),
+            Some(Purpose::Subscribe) if code == NO_SUCH_FEED && self.retries < MAX_RETRIES => {
+                self.retries += 1;
+                self.retry_at = Some(now + RETRY_PAUSE);
+                self.exchanging = false;
+                Ok(())
+            }
+            other => {
+                let request = other.map_or("a message", Purpose::name);
+                Err(ConnectError::Janus { request, code, reason: cut(&reason, 500) })
+            }
+        }
+    }
+
+    fn handle_success(&mut self, purpose: Option<Purpose>, id: Option<u64>, now: Instant) {
+        match (purpose, id) {
+            (Some(Purpose::Create), Some(id)) => {
+                self.session = Some(id);
+                self.keepalive_at = Some(now + KEEPALIVE);
+                self.attach(Purpose::AttachRoster, now);
+            }
+            (Some(Purpose::AttachRoster), Some(id)) => {
+                self.roster = Some(id);
+                let mut body =
+                    json!({ "request": "join", "ptype": "publisher", "room": self.room, "display": self.display });
+                self.add_pin(&mut body);
+                self.message(Purpose::Join, id, body, None, now);
+            }
+            (Some(Purpose::AttachMedia), Some(id)) => self.media = Media::Fresh(id),
+            _ => {}
+        }
+    }
+
+    fn handle_event(&mut self, message: Incoming, now: Instant) {
+        let Some(plugin) = message.plugindata else { return };
+        let on_media = matches!(self.media, Media::Fresh(h) | Media::Subscribed(h) if message.sender == Some(h));
+        if on_media {
+            let offer = message.jsep.filter(|jsep| jsep.kind == "offer").map(|jsep| jsep.sdp);
+            self.handle_media(plugin.data, offer, now);
+        } else {
+            self.handle_roster(plugin.data);
+        }
+    }
+
+    fn handle_roster(&mut self, event: RoomEvent) {
+        if event.videoroom.as_deref() == Some("joined") {
+            self.own = event.id;
+            self.actions.push_back(Action::Entered);
+        }
+        for publisher in event.publishers.into_iter().flatten() {
+            self.publishes(publisher);
+        }
+        for who in [event.unpublished, event.leaving, event.kicked].into_iter().flatten() {
+            match who {
+                Who::Feed(feed) if Some(feed) == self.own => self.actions.push_back(Action::Ended),
+                Who::Feed(feed) => self.is_gone(feed),
+                Who::Us(_) => {}
+            }
+        }
+        if event.videoroom.as_deref() == Some("destroyed") {
+            self.actions.push_back(Action::Ended);
+        }
+    }
+
+    fn publishes(&mut self, publisher: Publisher) {
+        let feed = publisher.id;
+        self.wanted.retain(|(id, _)| *id != feed);
+        let is_voice = |kind: &str, codec: Option<&str>| kind == "audio" && codec.is_none_or(|codec| codec == "opus");
+        for stream in publisher.streams {
+            let Some(mid) = stream.mid else { continue };
+            if !is_voice(&stream.kind, stream.codec.as_deref()) || stream.disabled {
+                continue;
+            }
+            if self.wanted.len() >= MAX_FEEDS {
+                metrics::counter!("nearfield_edge_connect_feeds_refused_total").increment(1);
+                continue;
+            }
+            self.wanted.insert((feed, mid));
+        }
+        self.present.insert(feed);
+        self.actions.push_back(Action::Joined { feed, name: publisher.display });
+    }
+
+    fn is_gone(&mut self, feed: u64) {
+        self.wanted.retain(|(id, _)| *id != feed);
+        if self.present.remove(&feed) {
+            self.actions.push_back(Action::Left { feed });
+        }
+    }
+
+    fn handle_media(&mut self, event: RoomEvent, offer: Option<String>, now: Instant) {
+        if let (Some("attached"), Media::Fresh(handle)) = (event.videoroom.as_deref(), self.media) {
+            self.media = Media::Subscribed(handle);
+        }
+        let mut feeds = BTreeMap::new();
+        if let Some(streams) = event.streams {
+            self.held.clear();
+            for stream in streams.into_iter().filter(|stream| stream.active) {
+                let (Some(id), Some(feed_mid)) = (stream.feed_id, stream.feed_mid) else { continue };
+                self.held.insert((id, feed_mid));
+                feeds.insert(stream.mid, id);
+            }
+        }
+        match (event.videoroom.as_deref(), offer) {
+            (_, Some(offer)) => {
+                self.exchanging = true;
+                self.actions.push_back(Action::Answer { offer, feeds });
+            }
+            // Asked for what was there already: no offer will follow.
+            (Some("updated"), None) => self.settled(),
+            _ if event.started.is_some() => self.settled(),
+            _ => {}
+        }
+        tracing::trace!(?now, held = self.held.len(), "subscription");
+    }
+
+    fn settled(&mut self) {
+        self.exchanging = false;
+        self.retries = 0;
+        self.retry_at = None;
+    }
+
+    fn handle_hangup(&mut self, message: Incoming) -> Result<(), ConnectError> {
+        let ours = match self.media {
+            Media::Fresh(handle) | Media::Subscribed(handle) => message.sender == Some(handle),
+            Media::None | Media::Attaching => false,
+        };
+        if ours || (message.janus == "detached" && message.sender.is_some() && message.sender == self.roster) {
+            let reason = message.reason.unwrap_or_else(|| message.janus.clone());
+            return Err(ConnectError::MediaLost(format!("Janus hung up: {}", cut(&reason, 200))));
+        }
+        Ok(())
+    }
+
+    /// Brings the subscription to what the roster says, one exchange at a time.
+    fn reconcile(&mut self, now: Instant) -> Result<(), ConnectError> {
+        if self.retry_at.is_some_and(|at| now < at) || self.exchanging {
+            return Ok(());
+        }
+        self.retry_at = None;
+        if self.pending.len() >= MAX_PENDING {
+            return Err(ConnectError::Timeout { what: "answers to many requests", after: REQUEST_DEADLINE });
+        }
+        let missing: Vec<_> = self.wanted.difference(&self.held).cloned().collect();
+        let surplus: Vec<_> = self.held.difference(&self.wanted).cloned().collect();
+        match self.media {
+            Media::None if !missing.is_empty() => {
+                self.media = Media::Attaching;
+                self.attach(Purpose::AttachMedia, now);
+            }
+            Media::Fresh(handle) if !missing.is_empty() => {
+                let mut body = json!({
+                    "request": "join", "ptype": "subscriber", "room": self.room, "use_msid": true,
+                    "streams": list(&missing),
+                });
+                self.add_pin(&mut body);
+                self.exchanging = true;
+                self.message(Purpose::Subscribe, handle, body, None, now);
+            }
+            Media::Subscribed(handle) if !missing.is_empty() || !surplus.is_empty() => {
+                let mut body = json!({ "request": "update" });
+                for (key, feeds) in [("subscribe", missing), ("unsubscribe", surplus)] {
+                    if !feeds.is_empty() {
+                        body[key] = list(&feeds);
+                    }
+                }
+                self.exchanging = true;
+                self.message(Purpose::Subscribe, handle, body, None, now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, purpose: Purpose, now: Instant) {
+        self.request(purpose, json!({ "janus": "attach", "plugin": "janus.plugin.videoroom" }), now);
+    }
+
+    fn add_pin(&self, body: &mut Value) {
+        if let Some(Secret(pin)) = &self.access.pin {
+            body["pin"] = json!(pin);
+        }
+    }
+
+    fn message(&mut self, purpose: Purpose, handle: u64, body: Value, jsep: Option<Value>, now: Instant) {
+        let mut message = json!({ "janus": "message", "handle_id": handle, "body": body });
+        if let Some(jsep) = jsep {
+            message["jsep"] = jsep;
+        }
+        self.request(purpose, message, now);
+    }
+
+    fn request(&mut self, purpose: Purpose, mut message: Value, now: Instant) {
+        let transaction = self.next_transaction;
+        self.next_transaction += 1;
+        message["transaction"] = json!(transaction.to_string());
+        if let Some(session) = self.session {
+            message["session_id"] = json!(session);
+        }
+        for (key, secret) in [("apisecret", &self.access.api_secret), ("token", &self.access.token)] {
+            if let Some(Secret(secret)) = secret {
+                message[key] = json!(secret);
+            }
+        }
+        self.pending.insert(transaction, (purpose, now + REQUEST_DEADLINE));
+        self.actions.push_back(Action::Send(message.to_string()));
+    }
+}
+
+fn list(feeds: &[Feed]) -> Value {
+    feeds.iter().map(|(feed, mid)| json!({ "feed": feed, "mid": mid })).collect()
+}
+
+fn refusal(message: &Incoming) -> Option<(i64, String)> {
+    if let Some(error) = &message.error {
+        return Some((error.code, error.reason.clone()));
+    }
+    let data = &message.plugindata.as_ref()?.data;
+    Some((data.error_code?, data.error.clone().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! What we read of a relay's SDP (RFC 8866), and what we change in it before the WebRTC stack sees it.
+
+use std::{collections::BTreeSet, io::Cursor};
+
+use rtc::sdp::{
+    MediaDescription, SessionDescription,
+    description::common::Attribute,
+};
+
+/// The longest description taken from a relay, in bytes.
+pub(super) const MAX_SDP: usize = 256 * 1024;
+
+/// Most media sections of one description.
+const MAX_MEDIA: usize = 512;
+
+/// RFC 6464.
+pub(super) const AUDIO_LEVEL_URI: &str = "urn:ietf:params:rtp-hdrext:ssrc-audio-level";
+
+/// RFC 8843 section 15.
+pub(super) const MID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
+
+/// Which side of an offer/answer exchange a description is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The relay offers; we answer.
+    Offer,
+    /// The relay answers our offer.
+    Answer,
+}
+
+/// A relay's description, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Description {
+    /// The audio the relay sends, in its order.
+    pub(super) audio: Vec<Audio>,
+    /// The description for the WebRTC stack: see [`read`].
+    pub(super) clean: String,
+}
+
+/// One audio section the relay sends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Audio {
+    /// Its media identification (RFC 8843), unique in the description.
+    pub(super) mid: String,
+    /// The media stream id (RFC 8830), unless it has none.
+    pub(super) stream: Option<String>,
+    /// The id of the audio-level header extension, if negotiated.
+    pub(super) level: Option<u8>,
+}
+
+/// Why a description cannot be used; always the relay's fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SdpError {
+    /// Over [`MAX_SDP`].
+    #[error("it has {0} bytes; at most {MAX_SDP} are read")]
+    TooLong(usize),
+    /// It does not parse.
+    #[error("{0}")]
+    Malformed(String),
+    /// More sections than [`MAX_MEDIA`].
+    #[error("it has {0} media sections; at most {MAX_MEDIA} are taken")]
+    TooManyMedia(usize),
+    /// A section without a mid, or with that of another.
+    #[error("media section {0} has no mid of its own")]
+    Mid(usize),
+    /// Nothing to listen to, nor anything that could become so.
+    #[error("it has no audio section")]
+    NoAudio,
+    /// Packets of several sections could not be told apart.
+    #[error("audio section {0:?} is one of several and names no ssrc")]
+    NoSsrc(String),
+    /// The key exchange is another than DTLS-SRTP (RFC 5763), or incomplete.
+    #[error("it has no {0}")]
+    Missing(&'static str),
+}
+
+/// Reads a relay's description.
+///
+/// The `clean` copy differs from the original in this, so that the stack below cannot mistake one
+/// voice for another: every audio section's stream and track id are its mid (track ids of a relay need
+/// not be unique, and the stack tells tracks apart by them alone), simulcast is gone, and
+/// `a=setup:actpass` in an answer, which some relays write, reads `active`.
+pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
+    if text.len() > MAX_SDP {
+        return Err(SdpError::TooLong(text.len()));
+    }
+    let mut session = SessionDescription::unmarshal(&mut Cursor::new(normalised(text)))
+        .map_err(|e| SdpError::Malformed(super::cut(&e.to_string(), 200)))?;
+    check(&session)?;
+    let mut audio = vec![];
+    for media in &mut session.media_descriptions {
+        if side == Side::Answer {
+            settle_setup(media);
+        }
+        if !is_audio(media) {
+            continue;
+        }
+        let mid = value(media, "mid").unwrap_or_default().to_owned();
+        if is_sending(media) {
+            audio.push(Audio { stream: stream_id(media), level: level_id(media), mid: mid.clone() });
+        }
+        rename_tracks(media, &mid);
+    }
+    Ok(Description { audio, clean: session.marshal() })
+}
+
+/// Lines end in CRLF (RFC 8866 section 5); bodies that passed a text editor or a template do not.
+fn normalised(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        out.push_str(line);
+        out.push_str("\r\n");
+    }
+    out
+}
+
+fn check(session: &SessionDescription) -> Result<(), SdpError> {
+    let media = &session.media_descriptions;
+    if media.len() > MAX_MEDIA {
+        return Err(SdpError::TooManyMedia(media.len()));
+    }
+    let mut mids = BTreeSet::new();
+    for (index, section) in media.iter().enumerate() {
+        match value(section, "mid") {
+            Some(mid) if !mid.is_empty() && mids.insert(mid) => {}
+            _ => return Err(SdpError::Mid(index)),
+        }
+    }
+    if !media.iter().any(is_audio) {
+        return Err(SdpError::NoAudio);
+    }
+    for attribute in ["ice-ufrag", "ice-pwd", "fingerprint"] {
+        if session.attribute(attribute).is_none() && !media.iter().any(|m| value(m, attribute).is_some()) {
+            return Err(SdpError::Missing(attribute));
+        }
+    }
+    let mut sending = media.iter().filter(|m| is_audio(m) && is_sending(m));
+    let lacks_ssrc = sending.clone().find(|m| value(m, "ssrc").is_none());
+    match lacks_ssrc {
+        Some(section) if sending.nth(1).is_some() => {
+            Err(SdpError::NoSsrc(value(section, "mid").unwrap_or_default().to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_audio(media: &MediaDescription) -> bool {
+    media.media_name.media == "audio"
+}
+
+/// Port 0 is a section refused or ended (RFC 8829 section 5.3.1).
+fn is_sending(media: &MediaDescription) -> bool {
+    media.media_name.port.value != 0 && !media.has_attribute("inactive") && !media.has_attribute("recvonly")
+}
+
+fn value<'a>(media: &'a MediaDescription, key: &str) -> Option<&'a str> {
+    media.attribute(key).flatten()
+}
+
+/// `a=msid:<stream> <track>`, or the same inside `a=ssrc` as it was once written; `-` is no stream.
+fn stream_id(media: &MediaDescription) -> Option<String> {
+    let of_ssrc = || {
+        let lines = media.attributes.iter().filter(|a| a.key == "ssrc");
+        lines.filter_map(|a| a.value.as_deref()?.split_once(" msid:")).map(|(_, msid)| msid).next()
+    };
+    let stream = value(media, "msid").or_else(of_ssrc)?.split(' ').next()?;
+    (!matches!(stream, "" | "-")).then(|| stream.to_owned())
+}
+
+/// `a=extmap:<id>[/direction] <uri> ...` (RFC 8285 section 5).
+fn level_id(media: &MediaDescription) -> Option<u8> {
+    let lines = media.attributes.iter().filter(|a| a.key == "extmap");
+    lines.filter_map(|a| a.value.as_deref()).find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let id = words.next()?.split('/').next()?.parse().ok()?;
+        (words.next()? == AUDIO_LEVEL_URI).then_some(id)
+    })
+}
+
+fn settle_setup(media: &mut MediaDescription) {
+    for attribute in media.attributes.iter_mut().filter(|a| a.key == "setup") {
+        if attribute.value.as_deref() == Some("actpass") {
+            attribute.value = Some("active".into());
+        }
+    }
+}
+
+/// Gives the section's one track its mid for a name.
+fn rename_tracks(media: &mut MediaDescription, mid: &str) {
+    let is_msid = |a: &Attribute| {
+        a.key == "ssrc" && a.value.as_deref().is_some_and(|v| v.contains(" msid:") || v.contains(" mslabel:") || v.contains(" label:"))
+    };
+    media.attributes.retain(|a| !matches!(a.key.as_str(), "msid" | "rid" | "simulcast") && !is_msid(a));
+    // Before the ssrc lines: the stack gives an ssrc the msid it has read by then.
+    let at = media.attributes.iter().position(|a| a.key == "ssrc").unwrap_or(media.attributes.len());
+    media.attributes.insert(at, Attribute::new("msid".into(), Some(format!("{mid} {mid}"))));
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=ice-ufrag:abcd\r\n\
+        a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 AA:BB\r\n";
+
+    fn section(kind: &str, mid: &str, rest: &str) -> String {
+        format!(
+            "m={kind} 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:{mid}\r\na=sendonly\r\n\
+             a=setup:actpass\r\na=rtpmap:111 opus/48000/2\r\na=extmap:3/sendonly {AUDIO_LEVEL_URI}\r\n{rest}"
+        )
+    }
+
+    /// An offer of two voices and a camera.
+    pub(crate) fn offer() -> String {
+        let one = section("audio", "a", "a=msid:alice track\r\na=ssrc:1 cname:x\r\na=ssrc:1 msid:alice track\r\n");
+        let two = section("audio", "b", "a=msid:- track\r\na=ssrc:2 cname:x\r\n");
+        format!("{HEAD}{one}{two}{}", section("video", "v", ""))
+    }
+
+    #[test]
+    fn voices_are_told_apart_whatever_the_relay_called_their_tracks() {
+        let read = read(&offer(), Side::Offer).unwrap();
+        let audio = |mid: &str, stream: Option<&str>| Audio {
+            mid: mid.into(),
+            stream: stream.map(Into::into),
+            level: Some(3),
+        };
+        assert_eq!(read.audio, [audio("a", Some("alice")), audio("b", None)]);
+        assert!(read.clean.contains("a=msid:a a\r\n") && read.clean.contains("a=msid:b b\r\n"), "{}", read.clean);
+        assert!(!read.clean.contains("alice"), "{}", read.clean);
+        assert!(read.clean.contains("a=setup:actpass"));
+    }
+
+    #[test]
+    fn actpass_in_an_answer_is_read_as_active() {
+        let read = read(&offer(), Side::Answer).unwrap();
+        assert!(read.clean.contains("a=setup:active") && !read.clean.contains("actpass"));
+    }
+
+    #[test]
+    fn a_stream_id_in_the_old_place_is_found() {
+        let text = format!("{HEAD}{}", section("audio", "0", "a=ssrc:1 cname:x\r\na=ssrc:1 msid:bob t\r\n"));
+        assert_eq!(read(&text, Side::Offer).unwrap().audio[0].stream.as_deref(), Some("bob"));
+    }
+
+    #[test]
+    fn sections_that_send_nothing_are_no_voices() {
+        let text = offer().replacen("a=sendonly", "a=inactive", 1).replacen("m=audio 9", "m=audio 9", 1);
+        assert_eq!(read(&text, Side::Offer).unwrap().audio.len(), 1);
+    }
+
+    #[test]
+    fn bare_newlines_are_taken() {
+        assert_eq!(read(&offer().replace("\r\n", "\n"), Side::Offer), read(&offer(), Side::Offer));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = |text: &str| read(text, Side::Offer).unwrap_err();
+        assert_eq!(error(HEAD), SdpError::NoAudio);
+        assert_eq!(error(&offer().replace("a=mid:b", "a=mid:a")), SdpError::Mid(1));
+        assert_eq!(error(&offer().replace("a=ice-pwd", "a=other")), SdpError::Missing("ice-pwd"));
+        assert_eq!(error(&offer().replace("a=ssrc:2", "a=other")), SdpError::NoSsrc("b".into()));
+        assert_eq!(error(&"v=0\r\n".repeat(MAX_SDP)), SdpError::TooLong(5 * MAX_SDP));
+        assert!(matches!(error("<html>502 Bad Gateway</html>"), SdpError::Malformed(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,400}") {
+            let _ = read(&text, Side::Offer);
+        }
+
+        #[test]
+        fn a_damaged_offer_is_read_or_refused(at in 0usize..1000, len in 0usize..40, with in "[ -~\r\n]{0,20}") {
+            let mut text = offer();
+            let at = at % text.len();
+            let end = (at + len).min(text.len());
+            text.replace_range(at..end, &with);
+            if let Ok(description) = read(&text, Side::Answer) {
+                prop_assert!(read(&description.clean, Side::Answer).is_ok(), "what we write, we read");
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! WHEP (draft-ietf-wish-whep): one HTTP endpoint that sends us WebRTC.
+//!
+//! Two forms are spoken. The endpoint answers our offer of one audio section (201): then it is one
+//! voice. Or it refuses our offer and makes its own (406), which we answer by `PATCH`: then each audio
+//! section it sends on is a participant.
+//!
+//! WHEP has no roster. A participant's id is the media stream id of its section (`a=msid`); of sections
+//! that share one, or have none, the mid. An answer without a stream id is the participant
+//! [`ONLY`]. Names come from the source's list. Nobody joins or leaves while connected.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use mesh::wire::{control::EdgeState, request::Secret};
+use reqwest::{
+    Client, Method, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER},
+    redirect,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, keep, parse_url,
+    peer::{self, Link, Peer, Voice, Voices},
+    sdp::{self, Audio, Description, Side},
+    tls,
+};
+use crate::media::ParticipantId;
+
+/// Who an endpoint of one unnamed stream is.
+const ONLY: &str = "whep";
+
+/// For each HTTP exchange, its body included.
+const HTTP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// To tell the relay we leave: it finds out by itself otherwise.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long a relay may put us off with 503 before it counts as unreachable.
+const BUSY_BUDGET: Duration = Duration::from_secs(30);
+
+/// Where a 503 names no time.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Redirects followed for one request.
+const MAX_REDIRECTS: usize = 5;
+
+/// The longest body read.
+const MAX_BODY: usize = 64 * 1024;
+
+/// The most a relay's own words take in an error, in characters.
+const MAX_PROBLEM: usize = 500;
+
+/// A WHEP endpoint.
+pub(super) struct Whep {
+    endpoint: Url,
+    token: Option<Secret>,
+    names: BTreeMap<String, String>,
+    settings: Settings,
+    client: Client,
+}
+
+impl Whep {
+    pub(super) fn new(
+        url: &str,
+        token: Option<Secret>,
+        participants: &[(String, String)],
+        settings: Settings,
+    ) -> Result<Self, ConnectError> {
+        let endpoint = parse_url(url, ["http", "https"], "http or https")?;
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls::config().as_ref().clone())
+            .redirect(redirect::Policy::custom(follow))
+            .timeout(HTTP_DEADLINE)
+            .build()
+            .map_err(|e| ConnectError::Media(format!("no HTTP client: {e}")))?;
+        Ok(Self { endpoint, token, names: participants.iter().cloned().collect(), settings, client })
+    }
+}
+
+/// Only what keeps method and body (RFC 9110 sections 15.4.8 and 15.4.9); the client itself withholds
+/// the token from another host.
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let keeps = matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+    if keeps && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
+}
+
+#[async_trait]
+impl Connector for Whep {
+    async fn run(self: Box<Self>, events: mpsc::Sender<Event>, stop: CancellationToken) -> Result<(), ConnectError> {
+        keep(*self, events, stop).await
+    }
+}
+
+#[async_trait]
+impl Attempt for Whep {
+    async fn stay(&mut self, stay: &mut Stay) -> Result<Ended, ConnectError> {
+        let mut resource = None;
+        let result = self.session(stay, &mut resource).await;
+        if let Some(url) = resource {
+            self.leave(url).await;
+        }
+        match result {
+            // Where we once were, there is nothing any more: the meeting is over.
+            Err(ConnectError::Refused { status: 404 | 410, .. }) if stay.was_live => Ok(Ended::ByRelay),
+            other => other,
+        }
+    }
+}
+
+/// What the endpoint made of our offer.
+enum Reply {
+    Answer(String),
+    Offer(String),
+}
+
+impl Whep {
+    /// One session; its resource at the relay is noted in `resource` as soon as there is one.
+    async fn session(&self, stay: &mut Stay, resource: &mut Option<Url>) -> Result<Ended, ConnectError> {
+        let negotiate = self.negotiate(stay.events.clone(), resource);
+        let (mut peer, audio) = tokio::select! {
+            done = negotiate => done?,
+            () = stay.stopped() => return Ok(Ended::Stopped),
+        };
+        self.introduce(stay, audio).await;
+        loop {
+            let change = tokio::select! {
+                change = peer.changed() => change,
+                () = stay.stopped() => break,
+            };
+            match change? {
+                Link::Up => stay.state(EdgeState::Live, None).await,
+                Link::Silent => stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await,
+            }
+        }
+        peer.close().await;
+        Ok(Ended::Stopped)
+    }
+
+    async fn negotiate(
+        &self,
+        events: mpsc::Sender<Event>,
+        resource: &mut Option<Url>,
+    ) -> Result<(Peer, Vec<ParticipantId>), ConnectError> {
+        let bind = peer::local_addresses(&self.settings.bind, &self.endpoint).await?;
+        let mut peer = Peer::new(&bind, events.clone()).await?;
+        let offer = peer.offer().await?;
+        match self.post(offer, resource).await? {
+            Reply::Answer(answer) => {
+                let answer = read(&answer, Side::Answer)?;
+                let (ids, voices) = voices(&answer, Side::Answer)?;
+                peer.accept(&answer, voices).await?;
+                Ok((peer, ids))
+            }
+            Reply::Offer(offer) => {
+                peer.close().await;
+                let mut peer = Peer::new(&bind, events).await?;
+                let offer = read(&offer, Side::Offer)?;
+                let (ids, voices) = voices(&offer, Side::Offer)?;
+                let answer = peer.answer(&offer, voices).await?;
+                self.patch(answer, resource.clone()).await?;
+                Ok((peer, ids))
+            }
+        }
+    }
+
+    /// Tells who is there: known from signalling, before anyone has spoken.
+    async fn introduce(&self, stay: &mut Stay, ids: Vec<ParticipantId>) {
+        for id in &ids {
+            stay.roster.join(id.clone(), self.names.get(id.as_str()).cloned());
+        }
+        stay.roster.retain(&ids.into_iter().collect::<BTreeSet<_>>());
+        stay.tell_roster().await;
+    }
+
+    async fn post(&self, offer: String, resource: &mut Option<Url>) -> Result<Reply, ConnectError> {
+        let give_up = Instant::now() + BUSY_BUDGET;
+        loop {
+            let response = self.send("our offer", Method::POST, self.endpoint.clone(), offer.clone()).await?;
+            if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+                let pause = retry_after(response.headers());
+                if Instant::now() + pause < give_up {
+                    tracing::debug!(?pause, "the relay is busy");
+                    sleep(pause).await;
+                    continue;
+                }
+            }
+            return self.reply(response, resource).await;
+        }
+    }
+
+    async fn reply(&self, response: Response, resource: &mut Option<Url>) -> Result<Reply, ConnectError> {
+        let status = response.status();
+        let is_sdp = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/sdp"));
+        let location = location(&response);
+        match status {
+            StatusCode::CREATED => {
+                *resource = location;
+                Ok(Reply::Answer(body(response).await?))
+            }
+            StatusCode::NOT_ACCEPTABLE if is_sdp => {
+                *resource = location;
+                Ok(Reply::Offer(body(response).await?))
+            }
+            _ => Err(self.refused("our offer", response).await),
+        }
+    }
+
+    async fn patch(&self, answer: String, resource: Option<Url>) -> Result<(), ConnectError> {
+        let to = resource.ok_or_else(|| ConnectError::BadMessage {
+            what: "406 answer",
+            why: "its offer came without a Location to answer to".into(),
+        })?;
+        let response = self.send("our answer", Method::PATCH, to, answer).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(()),
+            _ => Err(self.refused("our answer", response).await),
+        }
+    }
+
+    async fn send(
+        &self,
+        what: &'static str,
+        method: Method,
+        to: Url,
+        sdp: String,
+    ) -> Result<Response, ConnectError> {
+        let mut request = self.client.request(method, to).header(CONTENT_TYPE, "application/sdp").body(sdp);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(&token.0);
+        }
+        request.send().await.map_err(|e| unreachable(what, e))
+    }
+
+    /// The relay's refusal in its own words, should they even repeat the token.
+    async fn refused(&self, request: &'static str, response: Response) -> ConnectError {
+        let status = response.status();
+        let mut words = body(response).await.unwrap_or_default();
+        if let Some(Secret(token)) = self.token.as_ref().filter(|token| !token.0.is_empty()) {
+            words = words.replace(token, "<secret>");
+        }
+        let problem = match cut(&words, MAX_PROBLEM) {
+            empty if empty.is_empty() => status.canonical_reason().unwrap_or("no reason given").to_owned(),
+            words => words,
+        };
+        ConnectError::Refused { request, status: status.as_u16(), problem }
+    }
+
+    /// `DELETE`s our resource; a relay that does not take it notices our silence instead.
+    async fn leave(&self, resource: Url) {
+        let mut request = self.client.delete(resource);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(&token.0);
+        }
+        match timeout(LEAVE_DEADLINE, request.send()).await {
+            Ok(Ok(response)) => tracing::debug!(status = response.status().as_u16(), "left the relay"),
+            Ok(Err(error)) => tracing::debug!(error = %error.without_url(), "leaving the relay"),
+            Err(_) => tracing::debug!("the relay took no leave in {LEAVE_DEADLINE:?}"),
+        }
+    }
+}
+
+fn read(text: &str, side: Side) -> Result<Description, ConnectError> {
+    let what = if side == Side::Offer { "SDP offer" } else { "SDP answer" };
+    sdp::read(text, side).map_err(|e| ConnectError::BadMessage { what, why: e.to_string() })
+}
+
+/// Who is heard on which section, in the relay's order.
+fn voices(description: &Description, side: Side) -> Result<(Vec<ParticipantId>, Voices), ConnectError> {
+    let mut ids = vec![];
+    let mut voices = Voices::new();
+    for audio in &description.audio {
+        let participant = participant(audio, &description.audio, side)
+            .map_err(|e| ConnectError::BadMessage { what: "a=msid", why: e.to_string() })?;
+        ids.push(participant.clone());
+        voices.insert(audio.mid.clone(), Voice { participant, level: audio.level });
+    }
+    Ok((ids, voices))
+}
+
+fn participant(audio: &Audio, all: &[Audio], side: Side) -> Result<ParticipantId, crate::media::BadParticipantId> {
+    let shared = |stream: &String| all.iter().filter(|a| a.stream.as_ref() == Some(stream)).count() > 1;
+    let stream = audio.stream.as_ref().filter(|stream| !shared(stream));
+    ParticipantId::new(match (stream, side) {
+        (Some(stream), _) => stream,
+        (None, Side::Answer) => ONLY,
+        (None, Side::Offer) => &audio.mid,
+    })
+}
+
+/// `Location`, which may be relative to where the request ended up.
+fn location(response: &Response) -> Option<Url> {
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    response.url().join(location).ok()
+}
+
+/// `Retry-After` in seconds (RFC 9110 section 10.2.3); its other form, a date, counts as none.
+fn retry_after(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+    seconds.map_or(BUSY_PAUSE, Duration::from_secs)
+}
+
+/// The body as text, if it is not too long.
+async fn body(mut response: Response) -> Result<String, ConnectError> {
+    let mut bytes = vec![];
+    while let Some(chunk) = response.chunk().await.map_err(|e| unreachable("an answer's body", e))? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > MAX_BODY {
+            return Err(ConnectError::BadMessage { what: "HTTP body", why: format!("over {MAX_BODY} bytes") });
+        }
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| ConnectError::BadMessage { what: "HTTP body", why: "not UTF-8".into() })
+}
+
+fn unreachable(what: &'static str, error: reqwest::Error) -> ConnectError {
+    if error.is_timeout() {
+        return ConnectError::Timeout { what: "an answer over HTTP", after: HTTP_DEADLINE };
+    }
+    // The innermost cause says what happened; the URL may hold a secret.
+    let error = error.without_url();
+    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    let cause = causes.last().map(ToString::to_string).unwrap_or_default();
+    ConnectError::Unreachable(cut(&format!("{what}: {cause}"), 200))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+#![allow(clippy::unwrap_used)]
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use axum::{
+    Router,
+    extract::Path,
+    http::{HeaderMap as Headers, StatusCode as Status},
+    response::{IntoResponse, Response as Answer},
+    routing::{any, post},
+};
+use tokio::net::TcpListener;
+
+use super::*;
+
+fn description(streams: &[Option<&str>]) -> Description {
+    let audio = |(index, stream): (usize, &Option<&str>)| Audio {
+        mid: index.to_string(),
+        stream: stream.map(Into::into),
+        level: None,
+    };
+    Description { audio: streams.iter().enumerate().map(audio).collect(), clean: String::new() }
+}
+
+fn ids(streams: &[Option<&str>], side: Side) -> Vec<String> {
+    voices(&description(streams), side).unwrap().0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_participant_is_a_stream_id_or_else_a_section() {
+    assert_eq!(ids(&[Some("ada"), Some("bob"), None], Side::Offer), ["ada", "bob", "2"]);
+    assert_eq!(ids(&[Some("janus"), Some("janus")], Side::Offer), ["0", "1"], "two voices stay two");
+    assert_eq!(ids(&[Some("ada")], Side::Answer), ["ada"]);
+    assert_eq!(ids(&[None], Side::Answer), [ONLY]);
+}
+
+#[test]
+fn an_overlong_stream_id_is_refused_rather_than_cut() {
+    let long = "x".repeat(300);
+    assert!(matches!(
+        voices(&description(&[Some(&long)]), Side::Offer),
+        Err(ConnectError::BadMessage { what: "a=msid", .. })
+    ));
+}
+
+/// Serves `router` on loopback for as long as the test runs.
+async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    format!("http://{address}/whep")
+}
+
+fn endpoint(url: &str) -> Whep {
+    Whep::new(url, Some(Secret("s3cret".into())), &[], Settings::default()).unwrap()
+}
+
+async fn post_to(router: Router) -> Result<Reply, ConnectError> {
+    endpoint(&serve(router).await).post("offer".into(), &mut None).await
+}
+
+async fn error_of(answer: impl IntoResponse + Clone + Send + Sync + 'static) -> ConnectError {
+    let router = Router::new().route("/whep", post(move || async move { answer }));
+    post_to(router).await.err().unwrap()
+}
+
+#[tokio::test]
+async fn a_refusal_names_its_status_and_the_relays_words_but_never_the_token() {
+    let error = error_of((Status::UNAUTHORIZED, "token s3cret has\nexpired".to_string())).await;
+    let ConnectError::Refused { status: 401, problem, .. } = error else { panic!("{error}") };
+    assert_eq!(problem, "token <secret> has expired");
+    let error = error_of((Status::FORBIDDEN, "x".repeat(5000))).await;
+    let ConnectError::Refused { status: 403, problem, .. } = error else { panic!("{error}") };
+    assert_eq!(problem.len(), MAX_PROBLEM);
+    assert!(matches!(error_of(Status::NOT_ACCEPTABLE).await, ConnectError::Refused { status: 406, .. }));
+}
+
+#[tokio::test]
+async fn a_redirect_keeps_method_body_and_token() {
+    let landed = |headers: Headers, body: String| async move {
+        let authorised = headers.get("authorization").is_some_and(|v| v == "Bearer s3cret");
+        assert!(authorised && body == "offer");
+        (Status::CREATED, [("location", "resource/1")], "answer")
+    };
+    let router = Router::new()
+        .route("/whep", post(|| async { (Status::TEMPORARY_REDIRECT, [("location", "/b")]) }))
+        .route("/b", post(|| async { (Status::PERMANENT_REDIRECT, [("location", "/c/d")]) }))
+        .route("/c/d", post(landed));
+    let url = serve(router).await;
+    let mut resource = None;
+    let reply = endpoint(&url).post("offer".into(), &mut resource).await.unwrap();
+    assert!(matches!(reply, Reply::Answer(answer) if answer == "answer"));
+    assert_eq!(resource.unwrap().path(), "/c/resource/1", "relative to where the request ended up");
+}
+
+#[tokio::test]
+async fn a_circle_of_redirects_ends() {
+    let error = error_of((Status::TEMPORARY_REDIRECT, [("location", "/whep")])).await;
+    assert!(matches!(error, ConnectError::Refused { status: 307, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_busy_relay_is_asked_again_when_it_says() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let handler = move || async move {
+        match counted.fetch_add(1, Ordering::Relaxed) {
+            0 => (Status::SERVICE_UNAVAILABLE, [("retry-after", "0")]).into_response(),
+            _ => (Status::CREATED, "answer").into_response(),
+        }
+    };
+    post_to(Router::new().route("/whep", post(handler))).await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_relay_that_is_busy_for_longer_than_we_wait_is_refused_at_once_and_may_be_tried_again() {
+    let error = error_of((Status::SERVICE_UNAVAILABLE, [("retry-after", "3600")])).await;
+    assert!(matches!(error, ConnectError::Refused { status: 503, .. }) && error.is_transient(), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_cut_off() {
+    let error = error_of((Status::CREATED, "x".repeat(MAX_BODY + 1))).await;
+    assert!(matches!(error, ConnectError::BadMessage { what: "HTTP body", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_is_named_so_without_its_url() {
+    let error = endpoint("http://127.0.0.1:9/p?key=s3cret").post("offer".into(), &mut None).await.err().unwrap();
+    assert!(matches!(error, ConnectError::Unreachable(_)) && !error.to_string().contains("s3cret"), "{error}");
+}
+
+/// Runs the connector against an endpoint whose answer to the offer is `answer`; counts its `DELETE`s.
+async fn run_against(answer: impl Fn() -> Answer + Clone + Send + Sync + 'static) -> (ConnectError, usize) {
+    let left = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&left);
+    let resource = move |Path(_): Path<String>| async move {
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let router =
+        Router::new().route("/whep", post(move || async move { answer() })).route("/resource/{id}", any(resource));
+    let connector = Box::new(endpoint(&serve(router).await));
+    let (events, mut told) = mpsc::channel(16);
+    let error = connector.run(events, CancellationToken::new()).await.unwrap_err();
+    let mut last = None;
+    while let Some(event) = told.recv().await {
+        last = Some(event);
+    }
+    assert!(matches!(last, Some(Event::State { state: EdgeState::Failed, detail: Some(_) })), "{last:?}");
+    (error, left.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn junk_for_an_answer_fails_the_meeting_with_its_cause_and_frees_the_resource() {
+    let junk = || (Status::CREATED, [("location", "/resource/1")], "<html>hello</html>").into_response();
+    let (error, left) = run_against(junk).await;
+    assert!(matches!(error, ConnectError::BadMessage { what: "SDP answer", .. }), "{error}");
+    assert_eq!(left, 1);
+}
+
+#[tokio::test]
+async fn an_offer_without_a_place_to_answer_to_is_an_error() {
+    let offer = || {
+        let body = crate::connect::sdp::tests::offer();
+        (Status::NOT_ACCEPTABLE, [("content-type", "application/sdp")], body).into_response()
+    };
+    let (error, left) = run_against(offer).await;
+    assert!(matches!(error, ConnectError::BadMessage { what: "406 answer", .. }), "{error}");
+    assert_eq!(left, 0);
+}

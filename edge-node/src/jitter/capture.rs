@@ -1,0 +1,144 @@
+//! Media time over the wall clock.
+
+use std::time::{Duration, Instant};
+
+use mesh::clock::Micros;
+
+use crate::toc::samples_to_duration;
+
+/// A participant's own clock: samples at 48 kHz since its first packet, the RTP timestamp unwrapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct MediaTime(pub u64);
+
+impl MediaTime {
+    /// How long after `earlier` this is; zero if it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        samples_to_duration(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(super) fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(duration_to_samples(by)))
+    }
+
+    pub(super) fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(duration_to_samples(by)))
+    }
+
+    fn micros(self) -> i64 {
+        (self.0 / 6 * 125 + self.0 % 6 * 125 / 6) as i64
+    }
+}
+
+/// Rounded to the nearest, since a sample is no whole number of nanoseconds.
+fn duration_to_samples(duration: Duration) -> u64 {
+    ((duration.as_nanos() * 3 + 31_250) / 62_500) as u64
+}
+
+/// How long each of the two windows is in which the least delay is looked for.
+const WINDOW_US: i64 = 10_000_000;
+/// The estimate is followed by at most 5 ms per second: far more than any two clocks drift apart (100 ppm is
+/// 0.1 ms per second), far too little for captured time to run backwards.
+const SLEW_PER_MILLE: i64 = 5;
+/// An estimate further off than this is followed at once: the anchor was wrong, not the clock.
+const STEP_US: i64 = 500_000;
+
+/// Lays media time over the wall clock so that network jitter does not move it.
+///
+/// The first packet anchors it. Each packet's delay is what its arrival lags behind that anchor; the least delay of
+/// the last 10 to 20 s is the path without its queues, and the offset follows it slowly: that corrects a first
+/// packet that came late, and the skew between the sender's clock and ours. Monotonic time measures, so a step of
+/// the wall clock does not show.
+#[derive(Debug)]
+pub(crate) struct CaptureClock {
+    origin: Instant,
+    origin_wall: Micros,
+    offset: i64,
+    least: [i64; 2],
+    window_start: i64,
+    slewed_to: i64,
+}
+
+impl CaptureClock {
+    /// Anchors [`MediaTime`] zero at a first packet's arrival.
+    pub(crate) fn new(arrived: Instant, arrived_at: Micros) -> Self {
+        let least = [i64::MAX, 0];
+        Self { origin: arrived, origin_wall: arrived_at, offset: 0, least, window_start: 0, slewed_to: 0 }
+    }
+
+    /// Takes note of when a packet arrived.
+    pub(crate) fn observe(&mut self, media: MediaTime, arrived: Instant) {
+        let (at, delay) = (media.micros(), self.delay(media, arrived));
+        if at - self.window_start >= WINDOW_US {
+            self.least = [i64::MAX, self.least[0]];
+            self.window_start = at;
+        }
+        self.least[0] = self.least[0].min(delay);
+        let error = self.least[0].min(self.least[1]) - self.offset;
+        let most = (at - self.slewed_to).max(0) * SLEW_PER_MILLE / 1000;
+        self.offset += if error.abs() > STEP_US { error } else { error.clamp(-most, most) };
+        self.slewed_to = self.slewed_to.max(at);
+    }
+
+    /// When `media` was captured, by our wall clock.
+    pub(crate) fn captured(&self, media: MediaTime) -> Micros {
+        Micros(self.origin_wall.0.saturating_add_signed(media.micros() + self.offset))
+    }
+
+    /// By how much a packet is later than the least delay expected.
+    pub(crate) fn lateness(&self, media: MediaTime, arrived: Instant) -> Duration {
+        Duration::from_micros((self.delay(media, arrived) - self.offset).max(0) as u64)
+    }
+
+    /// The media time of a packet that has just come with no delay beyond the least.
+    pub(crate) fn media_at(&self, arrived: Instant) -> MediaTime {
+        let micros = arrived.saturating_duration_since(self.origin).as_micros() as i64 - self.offset;
+        MediaTime(micros.max(0) as u64 * 48 / 1000)
+    }
+
+    fn delay(&self, media: MediaTime, arrived: Instant) -> i64 {
+        arrived.saturating_duration_since(self.origin).as_micros() as i64 - media.micros()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: Micros = Micros(1_700_000_000_000_000);
+
+    /// Packets every 20 ms of a clock that runs `ppm` fast, each delayed by what `jitter` says, in ms.
+    fn run(seconds: u64, ppm: i64, jitter: impl Fn(u64) -> u64) -> (CaptureClock, i64) {
+        let start = Instant::now();
+        let mut clock = CaptureClock::new(start + Duration::from_millis(jitter(0)), WALL.plus(Duration::from_millis(jitter(0))));
+        let mut worst = 0;
+        for n in 1..seconds * 50 {
+            let media = MediaTime(n * 960);
+            let truth = n as i64 * 20_000 * 1_000_000 / (1_000_000 + ppm);
+            clock.observe(media, start + Duration::from_micros(truth as u64) + Duration::from_millis(jitter(n)));
+            if n > seconds * 25 {
+                worst = worst.max((clock.captured(media).0 as i64 - WALL.0 as i64 - truth).abs());
+            }
+        }
+        (clock, worst)
+    }
+
+    #[test]
+    fn jitter_does_not_move_captured_time() {
+        let (_, worst) = run(60, 0, |n| if n % 7 == 0 { 0 } else { n * 31 % 80 });
+        assert!(worst < 1000, "{worst} us");
+    }
+
+    #[test]
+    fn a_late_first_packet_is_forgotten() {
+        assert!(run(60, 0, |n| if n == 0 { 90 } else { 0 }).1 < 1000);
+        assert!(run(60, 0, |n| if n == 0 { 3000 } else { 0 }).1 < 1000);
+    }
+
+    #[test]
+    fn clock_skew_is_followed() {
+        for ppm in [-200, 200] {
+            let (_, worst) = run(600, ppm, |n| n * 17 % 40);
+            assert!(worst < 8000, "{worst} us at {ppm} ppm");
+        }
+    }
+}

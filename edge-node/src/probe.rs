@@ -1,0 +1,185 @@
+//! How far a relay is from here.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use rtc::stun::message::{BINDING_REQUEST, BINDING_SUCCESS, Message, TransactionId};
+use tokio::{
+    net::{TcpStream, UdpSocket, lookup_host},
+    time::{Instant, timeout, timeout_at},
+};
+
+/// For a whole probe, name lookup included.
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Round trips measured within it, one after another.
+pub const PROBES: usize = 5;
+
+/// Before a STUN request counts as lost: one of few, so most of the deadline is left for the others.
+const STUN_WAIT: Duration = Duration::from_millis(500);
+
+/// What a probe found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    /// Median of the round trips.
+    pub rtt: Duration,
+    /// How many there were, 1 to [`PROBES`].
+    pub answered: u8,
+}
+
+/// Why nothing could be measured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// The caller's fault: not `host:port`, or no such host.
+    #[error("{relay:?} has no address: {why}")]
+    Relay {
+        /// What was asked for.
+        relay: String,
+        /// What the resolver said.
+        why: String,
+    },
+    /// The relay does not answer.
+    #[error("{relay:?} answered none of our probes in {PROBE_DEADLINE:?}: {why}")]
+    Silent {
+        /// What was asked for.
+        relay: String,
+        /// How the last probe failed.
+        why: String,
+    },
+}
+
+/// Measures the round trip to `relay` (`host:port`): the time a TCP connection takes to open, or with
+/// `stun` the time to a STUN Binding response (RFC 8489) over UDP.
+///
+/// # Errors
+/// The relay has no address, or answers nothing within [`PROBE_DEADLINE`].
+pub async fn probe(relay: &str, stun: bool) -> Result<Measured, ProbeError> {
+    let deadline = Instant::now() + PROBE_DEADLINE;
+    let no_address = |why: String| ProbeError::Relay { relay: relay.into(), why };
+    let found = timeout_at(deadline, lookup_host(relay)).await;
+    let found = found.map_err(|_| no_address("the resolver is too slow".into()))?;
+    let address = found.map_err(|e| no_address(e.to_string()))?.next().ok_or_else(|| no_address("none".into()))?;
+
+    let mut rtts = vec![];
+    let mut why = String::from("too slow");
+    while rtts.len() < PROBES {
+        let sent = Instant::now();
+        let once = async { if stun { binding(address).await } else { TcpStream::connect(address).await.map(drop) } };
+        match timeout_at(deadline, once).await {
+            Ok(Ok(())) => rtts.push(sent.elapsed()),
+            // A refused connection has made the round trip too, but it is not a relay's.
+            Ok(Err(error)) => {
+                why = error.to_string();
+                if error.kind() != std::io::ErrorKind::TimedOut {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    median(rtts).ok_or(ProbeError::Silent { relay: relay.into(), why })
+}
+
+fn median(mut rtts: Vec<Duration>) -> Option<Measured> {
+    rtts.sort_unstable();
+    let rtt = *rtts.get(rtts.len().checked_sub(1)? / 2)?;
+    Some(Measured { rtt, answered: rtts.len() as u8 })
+}
+
+/// One STUN Binding transaction.
+async fn binding(server: SocketAddr) -> std::io::Result<()> {
+    let any: SocketAddr = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(server).await?;
+    let mut request = Message::new();
+    request.build(&[Box::new(TransactionId::new()), Box::new(BINDING_REQUEST)]).map_err(std::io::Error::other)?;
+    socket.send(&request.raw).await?;
+    let answered = async {
+        let mut buffer = [0; 1500];
+        loop {
+            let length = socket.recv(&mut buffer).await?;
+            if answers(&request, &buffer[..length]) {
+                return Ok(());
+            }
+        }
+    };
+    timeout(STUN_WAIT, answered).await?
+}
+
+/// Whether `datagram` is the success response to `request`; anything else is passed over.
+fn answers(request: &Message, datagram: &[u8]) -> bool {
+    let mut response = Message::new();
+    response.unmarshal_binary(datagram).is_ok()
+        && response.typ == BINDING_SUCCESS
+        && response.transaction_id == request.transaction_id
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const HERE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+
+    #[test]
+    fn the_median_ignores_a_straggler() {
+        let ms = Duration::from_millis;
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![ms(900), ms(10), ms(12)]).unwrap().rtt, ms(12));
+        assert_eq!(median(vec![ms(12), ms(10)]).unwrap(), Measured { rtt: ms(10), answered: 2 });
+    }
+
+    #[tokio::test]
+    async fn a_listening_relay_is_measured_five_times() {
+        let listener = TcpListener::bind(HERE).await.unwrap();
+        let relay = listener.local_addr().unwrap().to_string();
+        let measured = probe(&relay, false).await.unwrap();
+        assert_eq!(measured.answered, PROBES as u8);
+        assert!(measured.rtt < PROBE_DEADLINE);
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_and_a_bad_name_are_told_apart() {
+        let listener = TcpListener::bind(HERE).await.unwrap();
+        let relay = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        assert!(matches!(probe(&relay, false).await, Err(ProbeError::Silent { .. })));
+        assert!(matches!(probe("no port here", false).await, Err(ProbeError::Relay { .. })));
+    }
+
+    #[tokio::test]
+    async fn stun_is_measured_and_other_datagrams_are_passed_over() {
+        let server = UdpSocket::bind(HERE).await.unwrap();
+        let relay = server.local_addr().unwrap().to_string();
+        let serve = async {
+            let mut buffer = [0; 1500];
+            loop {
+                let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+                let mut request = Message::new();
+                request.unmarshal_binary(&buffer[..length]).unwrap();
+                let mut response = Message::new();
+                response.build(&[Box::new(request.transaction_id), Box::new(BINDING_SUCCESS)]).unwrap();
+                server.send_to(b"not stun", from).await.unwrap();
+                server.send_to(&response.raw, from).await.unwrap();
+            }
+        };
+        tokio::select! {
+            measured = probe(&relay, true) => assert_eq!(measured.unwrap().answered, PROBES as u8),
+            () = serve => unreachable!("serves for ever"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_datagram_is_an_answer_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut request = Message::new();
+            request.build(&[Box::new(TransactionId::new()), Box::new(BINDING_REQUEST)]).unwrap();
+            prop_assert!(!answers(&request, &bytes));
+        }
+    }
+}

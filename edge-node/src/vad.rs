@@ -1,0 +1,130 @@
+//! Speech begins, continues, ends: earshot's score of each 16 ms with hysteresis and hangover.
+
+use std::{fmt, time::Duration};
+
+use earshot::Detector;
+
+use crate::decode::SAMPLE_RATE;
+
+/// Samples that one score is about.
+const FRAME: usize = 256;
+/// The time that is.
+const FRAME_TIME: Duration = Duration::from_millis(16);
+
+/// What the detector's scores, 0 to 1, mean. Tuned on missing nothing: a false alarm costs bandwidth, a miss a word.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Score at or above which a frame counts towards an onset.
+    pub onset: f32,
+    /// So many such frames in a row are speech. One would let clicks in; each more is 16 ms of delay and pre-roll.
+    pub onset_frames: u32,
+    /// Score below which a frame of running speech counts as quiet; below `onset`, so that weak endings stay in.
+    pub offset: f32,
+    /// Quiet that ends speech.
+    pub hangover: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { onset: 0.4, onset_frames: 2, offset: 0.25, hangover: Duration::from_millis(600) }
+    }
+}
+
+impl Settings {
+    /// How much of the speech has gone by when an onset is recognised: the frames themselves, the detector's
+    /// window of 48 ms, and a packet.
+    pub fn onset_delay(&self) -> Duration {
+        FRAME_TIME * (self.onset_frames + 3) + Duration::from_millis(20)
+    }
+}
+
+/// Where the speaker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Not speaking.
+    Silence,
+    /// Speaking.
+    Speech,
+    /// Quiet for so long, but not for the whole hangover yet.
+    Pause(Duration),
+}
+
+/// The detector of one participant. About 10 KiB.
+pub struct Vad {
+    settings: Settings,
+    detector: Box<Detector>,
+    frame: [i16; FRAME],
+    filled: usize,
+    run: u32,
+    activity: Activity,
+}
+
+impl Vad {
+    /// A detector that has heard nothing.
+    pub fn new(settings: Settings) -> Self {
+        let detector = Box::default();
+        Self { settings, detector, frame: [0; FRAME], filled: 0, run: 0, activity: Activity::Silence }
+    }
+
+    /// Listens to 16 kHz `pcm`.
+    pub fn push(&mut self, mut pcm: &[i16]) {
+        while !pcm.is_empty() {
+            let take = pcm.len().min(FRAME - self.filled);
+            self.frame[self.filled..self.filled + take].copy_from_slice(&pcm[..take]);
+            self.filled += take;
+            pcm = &pcm[take..];
+            if self.filled == FRAME {
+                self.filled = 0;
+                let score = self.detector.predict_i16(&self.frame);
+                self.judge(score);
+            }
+        }
+    }
+
+    /// Lets time pass in which there is nothing to hear.
+    pub fn skip(&mut self, time: Duration) {
+        self.run = 0;
+        self.filled = 0;
+        self.quiet(time);
+    }
+
+    /// Where the speaker is now.
+    pub fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    /// Whether a spurt is under way, pauses included.
+    pub fn speaking(&self) -> bool {
+        self.activity != Activity::Silence
+    }
+
+    fn judge(&mut self, score: f32) {
+        self.run = if score >= self.settings.onset { self.run + 1 } else { 0 };
+        match self.activity {
+            _ if self.run >= self.settings.onset_frames => self.activity = Activity::Speech,
+            Activity::Speech if score >= self.settings.offset => {}
+            Activity::Pause(_) if score >= self.settings.offset => self.activity = Activity::Speech,
+            _ => self.quiet(FRAME_TIME),
+        }
+    }
+
+    fn quiet(&mut self, time: Duration) {
+        let pause = match self.activity {
+            Activity::Silence => return,
+            Activity::Speech => time,
+            Activity::Pause(before) => before + time,
+        };
+        self.activity = if pause < self.settings.hangover { Activity::Pause(pause) } else { Activity::Silence };
+    }
+}
+
+impl fmt::Debug for Vad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vad").field("activity", &self.activity).field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+/// How long `samples` at 16 kHz last.
+pub fn pcm_duration(samples: usize) -> Duration {
+    Duration::from_micros(samples as u64 * 1_000_000 / u64::from(SAMPLE_RATE))
+}

@@ -1,0 +1,98 @@
+//! `geo-dns --config dns.toml`: joins the mesh and answers DNS from what gossip says.
+
+mod config;
+mod directory;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use geo::server::Server;
+use mesh::{
+    config::{Source, sections::node_settings},
+    health,
+    identity::Role,
+    node::{Inbound, Node, Settings},
+    telemetry,
+    wire::request::Response,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use self::config::{Config, ENV_PREFIX};
+
+/// Joins the mesh and answers DNS from what gossip says.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// The configuration file; see dns.example.toml.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Overrides one setting: KEY=VALUE, such as dns.listen=0.0.0.0:53. May be given many times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Only checks the configuration and the certificate.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
+    let config: Config = source.parse()?;
+    let dns = config.dns_settings(&source)?;
+    let Config { node, mesh, tls, .. } = &config;
+    let settings = node_settings(&source, Role::Dns, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
+    if cli.check {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(&config, dns, settings))
+}
+
+async fn run(config: &Config, dns: geo::server::Settings, settings: Settings) -> Result<()> {
+    let metrics = telemetry::init(&config.log)?;
+    let (node, inbound) = Node::start(settings).await?;
+    tokio::spawn(decline(inbound));
+
+    let (directory_in, directory) = watch::channel(Arc::new(directory::of(&node)));
+    tokio::spawn(directory::follow(node.clone(), directory_in));
+    let server = Server::bind(dns, directory).await.context("dns.listen")?;
+    let dns_addr: SocketAddr = server.local_addr();
+    // It answers with itself from the first moment on, so it is ready when it is up.
+    health::serve(config.http.listen, health::router(metrics, || true)).await.context("http.listen")?;
+    info!(node = %config.node.id, mesh = %node.address(), dns = %dns_addr, "geo-dns up");
+
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(server.run(stop.clone().cancelled_owned()));
+    wait_for_signal().await?;
+    node.publish(|report| report.draining = true);
+    stop.cancel();
+    let served = serving.await.context("the DNS task broke")?;
+    node.shutdown().await;
+    info!("geo-dns down");
+    Ok(served?)
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// No peer has anything to ask of a DNS server over the mesh; who does is told so.
+async fn decline(mut inbound: mpsc::Receiver<Inbound>) {
+    while let Some(inbound) = inbound.recv().await {
+        if let Inbound::Request { reply, .. } = inbound {
+            // The asker may be gone.
+            let _ = reply.send(Response::Refused { reason: "this node serves DNS only".into() }).await;
+        }
+    }
+}

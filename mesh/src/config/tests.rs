@@ -1,0 +1,166 @@
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Deserialize;
+
+use super::{
+    sections::{HttpSection, LogFormat, LogSection, MeshSection, NodeSection, TlsSection, node_settings},
+    *,
+};
+use crate::identity::{Identity, Role, certs::Authority};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Whole {
+    node: NodeSection,
+    mesh: MeshSection,
+    tls: TlsSection,
+    #[serde(default)]
+    log: LogSection,
+    http: HttpSection,
+}
+
+const GOOD: &str = r#"
+    [node]
+    id = "edge-1"
+    region = "eu-central"
+    [mesh]
+    listen = "127.0.0.1:7400"
+    [tls]
+    ca = "ca.pem"
+    cert = "cert.pem"
+    key = "key.pem"
+    trust_domain = "a.test"
+    [http]
+    listen = "127.0.0.1:8080"
+"#;
+
+fn source(text: &str, variables: &[(&str, &str)], sets: &[&str]) -> Result<Source, ConfigError> {
+    let mut source = Source::default();
+    source.file("edge.toml", text)?;
+    let variables: BTreeMap<_, _> = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    source.variables("NEARFIELD_EDGE", &variables)?;
+    sets.iter().try_for_each(|set| source.set(set))?;
+    Ok(source)
+}
+
+fn parse(text: &str, variables: &[(&str, &str)], sets: &[&str]) -> Result<Whole, ConfigError> {
+    source(text, variables, sets)?.parse()
+}
+
+fn refusal(text: &str, variables: &[(&str, &str)], sets: &[&str]) -> String {
+    parse(text, variables, sets).expect_err("refused").to_string()
+}
+
+#[test]
+fn later_sources_win_over_earlier_ones() {
+    let variables = [("NEARFIELD_EDGE__MESH__LISTEN", "127.0.0.1:1"), ("NEARFIELD_EDGE__LOG__FORMAT", "json")];
+    let whole = parse(GOOD, &variables, &["mesh.listen=127.0.0.1:2", r#"mesh.seeds=["a:1", "b:1"]"#]).unwrap();
+    assert_eq!(whole.mesh.listen.port(), 2);
+    assert_eq!(whole.mesh.seeds, ["a:1", "b:1"]);
+    assert_eq!(whole.log.format, LogFormat::Json);
+    assert_eq!((whole.log.filter.as_str(), whole.http.listen.port()), ("info", 8080));
+    assert_eq!((whole.node.id.as_str(), whole.tls.trust_domain.as_str()), ("edge-1", "a.test"));
+}
+
+#[test]
+fn a_bad_value_is_named_with_file_key_value_and_what_is_allowed() {
+    let text = refusal(&GOOD.replace("eu-central", "Europe"), &[], &[]);
+    assert_eq!(
+        text,
+        "edge.toml: node.region = \"Europe\": `Europe` is not a region id: 1 to 32 of a-z, 0-9 and `-`, such as `eu-central`"
+    );
+}
+
+#[test]
+fn a_bad_value_from_elsewhere_names_the_variable_or_the_flag() {
+    let text = refusal(GOOD, &[("NEARFIELD_EDGE__LOG__FORMAT", "xml")], &[]);
+    assert_eq!(
+        text,
+        "environment variable NEARFIELD_EDGE__LOG__FORMAT: log.format = \"xml\": unknown variant `xml`, expected `human` or `json`"
+    );
+    let text = refusal(GOOD, &[], &["mesh.listen=here"]);
+    assert!(text.starts_with("--set: mesh.listen = \"here\": "), "{text}");
+}
+
+#[test]
+fn an_unknown_key_is_named_beside_those_that_exist() {
+    let text = refusal(&GOOD.replace("listen = \"127.0.0.1:7400\"", "lisen = \"127.0.0.1:7400\""), &[], &[]);
+    assert!(text.starts_with("edge.toml: mesh"), "{text}");
+    assert!(text.contains("unknown field `lisen`, expected one of `listen`, `advertise`"), "{text}");
+    let text = refusal(GOOD, &[], &["tls.extra=1"]);
+    assert!(text.starts_with("--set: tls.extra = 1: unknown field `extra`"), "{text}");
+}
+
+#[test]
+fn a_missing_key_and_a_missing_section_are_named() {
+    let text = refusal(&GOOD.replace("id = \"edge-1\"", ""), &[], &[]);
+    assert_eq!(text, "edge.toml: node: missing field `id`");
+    let text = refusal("", &[], &[]);
+    assert_eq!(text, "edge.toml: the top level: missing field `node`");
+}
+
+#[test]
+fn what_is_not_toml_or_not_key_value_says_where() {
+    let text = refusal("[node\nid = 1", &[], &[]);
+    assert!(text.starts_with("edge.toml: not valid TOML: TOML parse error at line 1"), "{text}");
+    assert!(refusal(GOOD, &[], &["mesh.listen"]).starts_with("--set mesh.listen: expected key=value"));
+    let text = refusal(GOOD, &[], &["node.id.x=1"]);
+    assert_eq!(text, "--set: node.id.x: `id` is a value, so nothing can be set under it");
+    let text = load::<Whole>(Some(Path::new("/nonexistent.toml")), "X", &[]).expect_err("refused").to_string();
+    assert!(text.starts_with("/nonexistent.toml: cannot be read: "), "{text}");
+}
+
+#[test]
+fn checks_of_a_program_s_own_have_the_same_shape() {
+    let source = source("[dns]\nttl = 0\napi_token = \"hush\"", &[], &["dns.port=9"]).unwrap();
+    let text = source.range("dns.ttl", 0, 1..=3600).expect_err("refused").to_string();
+    assert_eq!(text, "edge.toml: dns.ttl = 0: must be 1 to 3600");
+    let text = source.ensure("dns.port", false, "53 or above 1023").expect_err("refused").to_string();
+    assert_eq!(text, "--set: dns.port = 9: must be 53 or above 1023");
+    let text = source.refuse("dns.api_token", "too short").to_string();
+    assert_eq!(text, "edge.toml: dns.api_token = <hidden>: too short");
+}
+
+/// A source and its settings with certificates issued for `uri`.
+fn settings(uri: &str, sets: &[&str]) -> Result<crate::node::Settings, ConfigError> {
+    let hour = Duration::from_secs(3600);
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::create("a.test", hour).unwrap();
+    let (cert, key) = authority.issue(&Identity::from_spiffe(uri, "a.test").unwrap(), hour).unwrap();
+    let mut own = vec![];
+    for (name, text) in [("ca", authority.ca_pem()), ("cert", &cert), ("key", &key)] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        own.push(format!("tls.{name}={}", path.display()));
+    }
+    let all: Vec<&str> = own.iter().map(String::as_str).chain(sets.iter().copied()).collect();
+    let source = source(GOOD, &[], &all).unwrap();
+    let whole: Whole = source.parse().unwrap();
+    node_settings(&source, Role::Edge, &whole.node, &whole.mesh, &whole.tls, "test")
+}
+
+#[test]
+fn the_certificate_must_name_the_configured_node() {
+    let uri = |region: &str, role: &str, node: &str| format!("spiffe://a.test/region/{region}/role/{role}/node/{node}");
+    let settings_of = |uri: String| settings(&uri, &[]).map(|s| s.advertise.to_string()).map_err(|e| e.to_string());
+    assert_eq!(settings_of(uri("eu-central", "edge", "edge-1")), Ok("127.0.0.1:7400".into()));
+    let text = settings_of(uri("eu-central", "edge", "edge-2")).expect_err("refused");
+    assert_eq!(text, "edge.toml: node.id = \"edge-1\": the certificate in tls.cert names node `edge-2`");
+    let text = settings_of(uri("us-east", "edge", "edge-1")).expect_err("refused");
+    assert!(text.contains("node.region = \"eu-central\": the certificate in tls.cert names region `us-east`"), "{text}");
+    let text = settings_of(uri("eu-central", "core", "edge-1")).expect_err("refused");
+    assert!(text.contains("names role `core`, this program is `edge`"), "{text}");
+}
+
+#[test]
+fn addresses_that_lead_nowhere_are_refused() {
+    let uri = "spiffe://a.test/region/eu-central/role/edge/node/edge-1";
+    let text = settings(uri, &["mesh.listen=0.0.0.0:7400"]).expect_err("refused").to_string();
+    assert!(text.contains("mesh.advertise: set it to the address"), "{text}");
+    let text = settings(uri, &[r#"mesh.seeds=["a:1", "b"]"#]).expect_err("refused").to_string();
+    assert_eq!(text, "--set: mesh.seeds[1] = \"b\": must be host:port, such as core-1.example.net:7400");
+    let text = settings(uri, &["tls.key=/nonexistent/key.pem"]).expect_err("refused").to_string();
+    assert!(text.starts_with("--set: tls.key = \"/nonexistent/key.pem\": /nonexistent/key.pem: cannot be read"), "{text}");
+}

@@ -1,0 +1,118 @@
+#![allow(clippy::unwrap_used)]
+
+use std::{path::Path, time::Duration};
+
+use super::*;
+
+const DOMAIN: &str = "nearfield.test";
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn identity() -> Identity {
+    Identity::from_spiffe("spiffe://nearfield.test/region/eu-central/role/edge/node/edge-1", DOMAIN).unwrap()
+}
+
+fn authority() -> Authority {
+    Authority::create(DOMAIN, HOUR).unwrap()
+}
+
+/// Writes the three files into `dir` and loads them.
+fn load(dir: &Path, ca: &str, cert: &str, key: &str) -> Result<Credentials, CertError> {
+    let paths = CertPaths { ca: dir.join("ca.pem"), cert: dir.join("cert.pem"), key: dir.join("key.pem") };
+    for (path, text) in [(&paths.ca, ca), (&paths.cert, cert), (&paths.key, key)] {
+        std::fs::write(path, text).unwrap();
+    }
+    Credentials::load(&paths, DOMAIN)
+}
+
+fn refusal(ca: &str, cert: &str, key: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    load(dir.path(), ca, cert, key).expect_err("refused").to_string()
+}
+
+#[test]
+fn what_the_authority_issues_loads_and_names_the_node() {
+    let authority = authority();
+    let (cert, key) = authority.issue(&identity(), HOUR).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let credentials = load(dir.path(), authority.ca_pem(), &cert, &key).unwrap();
+    assert_eq!(credentials.identity(), &identity());
+    assert_eq!(credentials.server_name(), "mesh.nearfield.test");
+    let left = credentials.expires().duration_since(SystemTime::now()).unwrap();
+    assert!(left > HOUR - Duration::from_secs(60) && left <= HOUR);
+}
+
+#[test]
+fn an_authority_loaded_from_its_files_issues_what_the_first_one_s_ca_accepts() {
+    let first = authority();
+    let again = Authority::load(DOMAIN, first.ca_pem(), &first.key_pem()).unwrap();
+    let (cert, key) = again.issue(&identity(), HOUR).unwrap();
+    Credentials::from_pem(first.ca_pem(), &cert, &key, DOMAIN).unwrap();
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let paths = CertPaths { ca: "/nonexistent/ca.pem".into(), cert: "c".into(), key: "k".into() };
+    let text = Credentials::load(&paths, DOMAIN).expect_err("refused").to_string();
+    assert!(text.starts_with("/nonexistent/ca.pem: cannot be read"), "{text}");
+}
+
+#[test]
+fn files_that_hold_something_else_are_named() {
+    let authority = authority();
+    let (cert, key) = authority.issue(&identity(), HOUR).unwrap();
+    let text = refusal(authority.ca_pem(), &key, &key);
+    assert!(text.contains("cert.pem: no PEM certificate"), "{text}");
+    let text = refusal(authority.ca_pem(), &cert, &cert);
+    assert!(text.contains("key.pem: no private key"), "{text}");
+    let text = refusal("", &cert, &key);
+    assert!(text.contains("ca.pem: no PEM certificate"), "{text}");
+}
+
+#[test]
+fn another_certificate_s_key_is_refused() {
+    let authority = authority();
+    let (cert, _) = authority.issue(&identity(), HOUR).unwrap();
+    let (_, other_key) = authority.issue(&identity(), HOUR).unwrap();
+    let text = refusal(authority.ca_pem(), &cert, &other_key);
+    assert!(text.contains("key.pem: not the key of the certificate in"), "{text}");
+}
+
+#[test]
+fn expired_and_future_certificates_say_when() {
+    let authority = authority();
+    let now = SystemTime::now();
+    let (cert, key) = authority.issue_between(&identity(), now - 3 * HOUR, now - HOUR).unwrap();
+    let text = refusal(authority.ca_pem(), &cert, &key);
+    assert!(text.contains("cert.pem: expired on "), "{text}");
+    let (cert, key) = authority.issue_between(&identity(), now + HOUR, now + 2 * HOUR).unwrap();
+    let text = refusal(authority.ca_pem(), &cert, &key);
+    assert!(text.contains("cert.pem: not valid before "), "{text}");
+}
+
+#[test]
+fn another_authority_and_another_trust_domain_are_refused() {
+    let (ours, theirs) = (authority(), authority());
+    let (cert, key) = theirs.issue(&identity(), HOUR).unwrap();
+    let text = refusal(ours.ca_pem(), &cert, &key);
+    assert!(text.contains("not accepted under the authorities in"), "{text}");
+
+    let foreign = Authority::create("other.test", HOUR).unwrap();
+    let (cert, key) = foreign.issue(&identity(), HOUR).unwrap();
+    let text = refusal(foreign.ca_pem(), &cert, &key);
+    assert!(text.contains("trust domain `other.test`, this mesh is `nearfield.test`"), "{text}");
+}
+
+#[test]
+fn a_certificate_without_a_node_in_it_is_refused() {
+    let plain = rcgen::generate_simple_self_signed(vec!["mesh.nearfield.test".into()]).unwrap();
+    let pem = plain.cert.pem();
+    let text = refusal(&pem, &pem, &plain.signing_key.serialize_pem());
+    assert!(text.contains("0 URI subject alternative names"), "{text}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_bytes_are_no_certificate(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+        proptest::prop_assert!(parse(&CertificateDer::from(bytes)).is_err());
+    }
+}

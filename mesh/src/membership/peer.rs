@@ -1,0 +1,128 @@
+//! A node as SWIM knows it: its certificate's identity, where it is now, and which life it is on.
+
+use std::net::SocketAddr;
+
+use geo::RegionId;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Identity, NodeId, Role};
+
+/// The node an announcement is for while only its address is known.
+///
+/// foca wants a destination's name in every packet, but a seed is an address. Whoever receives an
+/// announcement for this name puts its own in, so a node that is really called this works too.
+const ANYONE: &str = "-";
+
+/// The longest leap of a renewal: 2^32 ms, 50 days.
+const MAX_LEAP: u32 = 32;
+
+/// foca's identity. Everything is keyed on the node id; the rest may change from life to life.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    pub(super) role: Role,
+    pub(super) region: RegionId,
+    pub(super) addr: SocketAddr,
+    /// Unix milliseconds at the node's start, and later after each time it was declared down in error.
+    pub(super) life: u64,
+    /// How often this process has renewed itself; nobody else's business.
+    #[serde(skip)]
+    renewals: u32,
+}
+
+impl Peer {
+    pub(super) fn new(identity: Identity, addr: SocketAddr, life: u64) -> Self {
+        let Identity { node, role, region } = identity;
+        Self { node, role, region, addr, life, renewals: 0 }
+    }
+
+    /// Whoever answers at `addr`.
+    pub(super) fn anyone(addr: SocketAddr) -> Self {
+        let node = ANYONE.parse().expect("`-` is a node id");
+        let region = ANYONE.parse().expect("`-` is a region id");
+        Self { node, role: Role::Edge, region, addr, life: 0, renewals: 0 }
+    }
+
+    pub(super) fn is_anyone(&self) -> bool {
+        self.node.as_str() == ANYONE
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        Identity { node: self.node.clone(), role: self.role, region: self.region.clone() }
+    }
+
+    /// Whether a certificate for `identity` may speak as this peer.
+    pub(super) fn is(&self, identity: &Identity) -> bool {
+        self.node == identity.node && self.role == identity.role && self.region == identity.region
+    }
+
+    /// Whether another part than the life differs: something a user of the member list would see.
+    pub(super) fn moved(&self, other: &Self) -> bool {
+        (self.addr, self.role, &self.region) != (other.addr, other.role, &other.region)
+    }
+
+    /// A total order, so that two nodes never keep different sides of one conflict.
+    fn rank(&self) -> (u64, SocketAddr, Role, &RegionId) {
+        (self.life, self.addr, self.role, &self.region)
+    }
+}
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        self.node == other.node && self.rank() == other.rank()
+    }
+}
+
+impl Eq for Peer {}
+
+impl foca::Identity for Peer {
+    type Addr = NodeId;
+
+    /// Each renewal leaps twice as far, so that a node whose clock was set back between two lives
+    /// passes its former self after a few exchanges rather than millisecond by millisecond.
+    fn renew(&self) -> Option<Self> {
+        let life = self.life.checked_add(1 << self.renewals.min(MAX_LEAP))?;
+        Some(Self { life, renewals: self.renewals.saturating_add(1), ..self.clone() })
+    }
+
+    fn addr(&self) -> NodeId {
+        self.node.clone()
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.rank() > adversary.rank()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use foca::Identity as _;
+
+    use super::*;
+
+    fn peer(life: u64) -> Peer {
+        let identity =
+            Identity { node: "a".parse().unwrap(), role: Role::Edge, region: "eu-central".parse().unwrap() };
+        Peer::new(identity, "192.0.2.1:4433".parse().unwrap(), life)
+    }
+
+    #[test]
+    fn a_clock_set_back_by_a_year_is_overtaken_in_a_few_dozen_renewals() {
+        let former = peer(1_800_000_000_000);
+        let mut now = peer(former.life - 365 * 86_400_000);
+        let mut renewals = 0;
+        while !now.win_addr_conflict(&former) {
+            now = now.renew().unwrap();
+            renewals += 1;
+        }
+        assert!(renewals <= 40, "{renewals} renewals");
+    }
+
+    #[test]
+    fn renewals_are_not_part_of_who_a_peer_is() {
+        let renewed = peer(7).renew().unwrap();
+        assert_eq!(renewed, peer(8));
+        assert!(renewed.win_addr_conflict(&peer(7)) && !peer(7).win_addr_conflict(&renewed));
+    }
+}

@@ -1,0 +1,237 @@
+//! What SWIM leaves undone: finding the mesh, healing partitions, spreading changes for certain,
+//! acting on lost connections, and repeating the own report.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use foca::{Member, Message, State, Timer};
+use rand::{rngs::StdRng, seq::SliceRandom};
+
+use super::{Membership, packet, peer::Peer, reports};
+use crate::{identity::NodeId, wire::report::Report};
+
+/// The most seeds remembered; the oldest makes room.
+const MAX_SEEDS: usize = 64;
+/// How many nodes that are down are announced to at a time.
+const REJOIN_FANOUT: usize = 3;
+/// How many members a repair goes to at a time.
+const REPAIR_FANOUT: usize = 2;
+/// How long a change is repeated: at two members each two seconds from everyone who knows, about
+/// fifteen receipts are to be expected. Longer would carry the downs of a partition into its healing.
+const REPAIR_FOR: Duration = Duration::from_secs(15);
+/// Probe number of our own probes: their answers are seen by us, not by foca's probe in progress.
+const HINT_PROBE: foca::ProbeNumber = 0;
+
+/// When each kind of upkeep is due; `None` while there is no reason for it.
+#[derive(Debug, Default)]
+pub(super) struct Deadlines {
+    /// When to try the seeds again.
+    seeds: Option<Instant>,
+    /// When to announce to nodes that are down.
+    rejoin: Option<Instant>,
+    /// When to look for changes, repeat the recent ones and forget.
+    repair: Option<Instant>,
+    /// When to send the own report again.
+    report: Option<Instant>,
+}
+
+/// The own report as it was published last.
+#[derive(Debug)]
+pub(super) struct Own {
+    report: Report,
+    published: Instant,
+    sent: Option<Instant>,
+}
+
+impl Deadlines {
+    pub(super) fn next(&self) -> Option<Instant> {
+        [self.seeds, self.rejoin, self.repair, self.report].into_iter().flatten().min()
+    }
+}
+
+/// Whether `deadline` has come; if so it is taken.
+fn due(deadline: &mut Option<Instant>, now: Instant) -> bool {
+    deadline.take_if(|at| *at <= now).is_some()
+}
+
+fn sooner(deadline: &mut Option<Instant>, at: Instant) {
+    *deadline = Some(deadline.map_or(at, |old| old.min(at)));
+}
+
+fn is_down(member: &Member<Peer>) -> bool {
+    member.state() == State::Down
+}
+
+fn is_same(one: &Member<Peer>, other: &Member<Peer>) -> bool {
+    one.id() == other.id() && is_down(one) == is_down(other)
+}
+
+fn some_of<T>(mut all: Vec<T>, count: usize, rng: &mut StdRng) -> Vec<T> {
+    all.shuffle(rng);
+    all.truncate(count);
+    all
+}
+
+impl Membership {
+    /// Sets what is due from now on; called after everything that may have changed the member list.
+    pub(super) fn arm(&mut self, now: Instant) {
+        self.deadlines.rejoin.get_or_insert(now + self.settings.rejoin_period);
+        self.deadlines.repair.get_or_insert(now + self.settings.repair_period);
+        if !self.joined {
+            sooner(&mut self.deadlines.seeds, now + self.settings.join_period);
+        }
+    }
+
+    /// Does what is due, in a fixed order.
+    pub(super) fn upkeep(&mut self, now: Instant) {
+        if due(&mut self.deadlines.seeds, now) {
+            self.try_seeds(now);
+        }
+        if due(&mut self.deadlines.rejoin, now) {
+            self.announce_to_down(now);
+        }
+        if due(&mut self.deadlines.repair, now) {
+            self.repair(now);
+        }
+        if due(&mut self.deadlines.report, now) {
+            self.send_report(now);
+        }
+        while let Some(node) = self.hints.iter().find(|(_, at)| **at <= now).map(|(node, _)| node.clone()) {
+            self.hints.remove(&node);
+            self.suspect(&node, now);
+        }
+        self.arm(now);
+    }
+
+    pub(super) fn remember_seed(&mut self, seed: SocketAddr, now: Instant) {
+        if !self.seeds.contains(&seed) {
+            self.seeds.push_back(seed);
+        }
+        if self.seeds.len() > MAX_SEEDS {
+            self.seeds.pop_front();
+        }
+        self.deadlines.seeds.get_or_insert(now + self.settings.join_period);
+    }
+
+    pub(super) fn announce_to(&mut self, peer: Peer, now: Instant) {
+        if let Err(error) = self.foca.announce(peer, &mut self.outbox) {
+            tracing::debug!(%error, "announcement not made");
+        }
+        self.settle(now);
+    }
+
+    fn try_seeds(&mut self, now: Instant) {
+        let mut known: BTreeSet<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
+        known.insert(self.foca.identity().addr);
+        let strangers: Vec<SocketAddr> = self.seeds.iter().copied().filter(|seed| !known.contains(seed)).collect();
+        let mut targets: Vec<Peer> = strangers.into_iter().map(Peer::anyone).collect();
+        if !self.joined {
+            let members = self.foca.iter_members().map(|m| m.id().clone()).collect();
+            targets.extend(some_of(members, REJOIN_FANOUT, &mut self.rng));
+        }
+        targets.into_iter().for_each(|peer| self.announce_to(peer, now));
+        let period = if self.joined { self.settings.seed_period } else { self.settings.join_period };
+        self.deadlines.seeds = Some(now + period);
+    }
+
+    fn announce_to_down(&mut self, now: Instant) {
+        let down = self.others().into_iter().filter(is_down).map(|member| member.id().clone()).collect();
+        for peer in some_of(down, REJOIN_FANOUT, &mut self.rng) {
+            self.announce_to(peer, now);
+        }
+        self.deadlines.rejoin = Some(now + self.settings.rejoin_period);
+    }
+
+    /// All nodes known, up or down, but this one (foca keeps its former lives).
+    fn others(&self) -> Vec<Member<Peer>> {
+        let me = &self.foca.identity().node;
+        self.foca.iter_membership_state().filter(|member| member.id().node != *me).cloned().collect()
+    }
+
+    /// Keeps book of who is up or down since when; tells of recent changes, forgets those long down.
+    fn repair(&mut self, now: Instant) {
+        let mut before = std::mem::take(&mut self.history);
+        for member in self.others() {
+            let old = before.remove(&member.id().node).filter(|(old, _)| is_same(old, &member));
+            let since = old.map_or(now, |(_, since)| since);
+            if is_down(&member) && since + self.settings.forget_after <= now {
+                let forgotten = self.foca.handle_timer(Timer::RemoveDown(member.id().clone()), &mut self.outbox);
+                debug_assert!(forgotten.is_ok(), "removing sends nothing, so nothing can fail");
+            } else {
+                self.history.insert(member.id().node.clone(), (member, since));
+            }
+        }
+        self.tell_of_changes(now);
+        let (me, history) = (&self.foca.identity().node, &self.history);
+        self.reports.retain(|node| node == me || history.contains_key(node));
+        self.deadlines.repair = Some(now + self.settings.repair_period);
+    }
+
+    /// A suspicion is not passed on here: it has a timer where it was raised.
+    fn tell_of_changes(&mut self, now: Instant) {
+        let recent = self.history.values().filter(|(_, since)| *since + REPAIR_FOR > now).map(|(member, _)| member);
+        let news: Vec<_> = recent.filter(|member| member.state() != State::Suspect).cloned().collect();
+        if news.is_empty() {
+            return;
+        }
+        let members = self.foca.iter_members().map(|m| m.id().clone()).collect();
+        for peer in some_of(members, REPAIR_FANOUT, &mut self.rng) {
+            let fitting = some_of(news.clone(), packet::MAX_MEMBERS, &mut self.rng);
+            self.send(peer, Message::Gossip, &fitting);
+        }
+    }
+
+    /// Probes `node` directly and through others, at once.
+    pub(super) fn probe(&mut self, peer: &Peer) {
+        self.send(peer.clone(), Message::Ping(HINT_PROBE), &[]);
+        let others = self.foca.iter_members().map(|m| m.id().clone()).filter(|id| id != peer).collect();
+        for helper in some_of(others, self.settings.indirect_probes.get(), &mut self.rng) {
+            self.send(helper, Message::PingReq { target: peer.clone(), probe_number: HINT_PROBE }, &[]);
+        }
+    }
+
+    /// Suspects `node`, which can refute it as it can any suspicion.
+    fn suspect(&mut self, node: &NodeId, now: Instant) {
+        let Some(member) = self.active(node).cloned() else { return };
+        let (member_id, incarnation) = (member.id().clone(), member.incarnation());
+        let suspicion = Member::new(member_id.clone(), incarnation, State::Suspect);
+        if let Err(error) = self.foca.apply_many([suspicion].into_iter(), true, &mut self.outbox) {
+            tracing::debug!(%error, "suspicion not raised");
+        }
+        let timer = Timer::ChangeSuspectToDown { member_id, incarnation, token: self.timers.token() };
+        self.timers.set(timer, self.settings.suspicion, now);
+        self.settle(now);
+    }
+
+    pub(super) fn take_report(&mut self, mut report: Report, now: Instant) {
+        report.node = self.foca.identity().node.clone();
+        let sent = self.own.take().and_then(|own| own.sent);
+        self.own = Some(Own { report, published: now, sent });
+        sooner(&mut self.deadlines.report, sent.map_or(now, |at| at + self.settings.report_gap));
+        if due(&mut self.deadlines.report, now) {
+            self.send_report(now);
+        }
+    }
+
+    /// A repeated report is as much later as it is repeated later, or nobody would pass it on.
+    fn send_report(&mut self, now: Instant) {
+        let Some(own) = &mut self.own else { return };
+        let mut report = own.report.clone();
+        report.at = report.at.plus(now.saturating_duration_since(own.published));
+        if let Some(last) = self.reports.get(&report.node) {
+            report.at = report.at.max(last.at.plus(Duration::from_micros(1)));
+        }
+        own.sent = Some(now);
+        self.deadlines.report = Some(now + self.settings.report_period);
+        let Some(bytes) = reports::encode(&report) else {
+            tracing::warn!(limit = reports::MAX_REPORT, "own report is too long to be sent; shorten `api` or `software`");
+            return;
+        };
+        if let Err(error) = self.foca.add_broadcast(&bytes) {
+            tracing::debug!(%error, "own report not queued");
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! A node: membership, connections and streams put together behind one handle.
+//!
+//! One task (`gossip`) owns the SWIM state and is the only one to touch it; one task per connection
+//! (`inbound`) reads what a peer sends and hands it on; `pool` holds the connections, `dial` makes
+//! them, `join` feeds in seeds. Everything else is this handle.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+mod dial;
+mod gossip;
+mod inbound;
+mod join;
+mod pool;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use quinn::{Connection, VarInt};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{gossip::Input, pool::Pool};
+pub use crate::membership::Member;
+use crate::{
+    clock::Micros,
+    identity::{Identity, NodeId, certs::Credentials},
+    membership, seeds,
+    stream::{MessageReceiver, MessageSender, StreamError},
+    transport::{BindError, HandshakeError, Transport},
+    wire::{
+        self,
+        report::Report,
+        request::{Request, Response},
+    },
+};
+
+/// A peer must be reached, dialling included, within this.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// A request must be answered, connecting included, within this.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+/// A stream must be granted, and its first bytes must come, within this.
+pub const STREAM_DEADLINE: Duration = Duration::from_secs(5);
+/// On shutdown: the goodbye must be said within this, and connections must be drained within it again.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
+/// What peers ask and open waits here for [`Inbound`]'s reader; when full, their streams wait.
+const INBOUND_QUEUE: usize = 256;
+/// Packets and events for the gossip task wait here; when full, packets are dropped and counted.
+const GOSSIP_QUEUE: usize = 1024;
+
+/// A running node. Cheap to clone; it runs until [`Node::shutdown`].
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+/// What a node needs to start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The UDP address to listen on. Port 0: any.
+    pub listen: SocketAddr,
+    /// The address at which other nodes reach it. Port 0: the one that was bound.
+    pub advertise: SocketAddr,
+    /// Who it is.
+    pub credentials: Credentials,
+    /// Where it finds its first peers.
+    pub seeds: seeds::Settings,
+    /// SWIM's timing.
+    pub swim: membership::Settings,
+    /// The software version, for operators.
+    pub software: String,
+}
+
+/// A connection to another node.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Who it is, as its certificate says.
+    pub identity: Identity,
+    /// The connection.
+    pub connection: Connection,
+}
+
+/// What a peer has begun.
+#[derive(Debug)]
+pub enum Inbound {
+    /// A control stream.
+    Control {
+        /// Whose.
+        peer: Peer,
+        /// To it.
+        send: MessageSender,
+        /// From it.
+        recv: MessageReceiver,
+    },
+    /// A talk spurt; the type byte has been read.
+    Spurt {
+        /// Whose.
+        peer: Peer,
+        /// Its bytes.
+        recv: quinn::RecvStream,
+    },
+    /// A question.
+    Request {
+        /// Whose.
+        peer: Peer,
+        /// What it asks.
+        request: Request,
+        /// Where the answer goes.
+        reply: Reply,
+    },
+}
+
+/// Where the answer to a [`Request`] goes. Dropped unused, the asker learns that there is none.
+#[derive(Debug)]
+pub struct Reply {
+    send: MessageSender,
+    /// Held until answered: bounds what one peer may ask at a time.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Others would be told an address that leads nowhere.
+    #[error("advertised address {0} is unspecified: say at which address other nodes reach this one")]
+    Advertise(SocketAddr),
+    /// The resolver for seeds.
+    #[error(transparent)]
+    Seeds(#[from] seeds::ResolverError),
+}
+
+/// Why a node cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Neither connected nor a live member.
+    #[error("{0} is no live member of the mesh")]
+    Unknown(NodeId),
+    /// It took longer than [`CONNECT_DEADLINE`].
+    #[error("not connected in {CONNECT_DEADLINE:?}")]
+    Deadline,
+    /// The handshake failed or was refused.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// Somebody else lives at that address.
+    #[error("expected {expected} at {addr}, found {found}")]
+    WrongNode {
+        /// Who was dialled.
+        expected: NodeId,
+        /// Who answered.
+        found: NodeId,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// The address is this node's own.
+    #[error("{0} is this node itself")]
+    Myself(SocketAddr),
+    /// There are too many connections already.
+    #[error("too many connections with {0}")]
+    TooMany(NodeId),
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+/// Why a stream cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The peer did not grant a stream within [`STREAM_DEADLINE`].
+    #[error("no stream granted in {STREAM_DEADLINE:?}")]
+    Deadline,
+    /// The connection is gone.
+    #[error("connection lost: {0}")]
+    Connection(#[from] quinn::ConnectionError),
+    /// The stream broke at once.
+    #[error(transparent)]
+    Stream(#[from] quinn::WriteError),
+}
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The node was not reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The stream could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The stream broke, or the answer was malformed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The peer ended the stream without an answer.
+    #[error("the peer gave no answer")]
+    NoAnswer,
+    /// It took longer than [`REQUEST_DEADLINE`].
+    #[error("no answer in {REQUEST_DEADLINE:?}")]
+    Deadline,
+}
+
+/// What the node's tasks share.
+struct Shared {
+    me: Identity,
+    advertise: SocketAddr,
+    transport: Transport,
+    pool: Pool,
+    /// One turn per address, so that many who want a peer dial it once.
+    turns: Mutex<BTreeMap<SocketAddr, Arc<tokio::sync::Mutex<()>>>>,
+    /// Addresses that turned out to lead back here.
+    own_addresses: Mutex<BTreeSet<SocketAddr>>,
+    report: Mutex<Report>,
+    report_changed: Notify,
+    members: watch::Receiver<Arc<Vec<Member>>>,
+    gossip: mpsc::Sender<Input>,
+    /// Weak: the gossip task holds the strong one, so that the reader sees the end when the node stops.
+    inbound: mpsc::WeakSender<Inbound>,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Opens the socket and joins the mesh. Inbound streams come out of the receiver, which ends after
+    /// [`Node::shutdown`]; it must be read, or peers wait.
+    ///
+    /// # Errors
+    /// The address cannot be opened, or is not fit to be told to others.
+    pub async fn start(settings: Settings) -> Result<(Self, mpsc::Receiver<Inbound>), StartError> {
+        if settings.advertise.ip().is_unspecified() {
+            return Err(StartError::Advertise(settings.advertise));
+        }
+        let transport = Transport::bind(settings.listen, settings.credentials.clone())?;
+        let mut advertise = settings.advertise;
+        if advertise.port() == 0 {
+            advertise.set_port(transport.local_addr().map_or(settings.listen.port(), |addr| addr.port()));
+        }
+        let me = settings.credentials.identity().clone();
+        note_expiry(&settings.credentials);
+
+        let seeds = seeds::Seeds::new(settings.seeds)?;
+        let (inbound, inbound_end) = mpsc::channel(INBOUND_QUEUE);
+        let (gossip, gossip_end) = mpsc::channel(GOSSIP_QUEUE);
+        let (members_in, members) = watch::channel(Arc::default());
+        let shared = Arc::new(Shared {
+            report: Mutex::new(first_report(&me, settings.software)),
+            me,
+            advertise,
+            transport,
+            pool: Pool::default(),
+            turns: Mutex::default(),
+            own_addresses: Mutex::default(),
+            report_changed: Notify::new(),
+            members,
+            gossip,
+            inbound: inbound.downgrade(),
+            stop: CancellationToken::new(),
+        });
+        tracing::info!(node = %shared.me.node, role = %shared.me.role, region = %shared.me.region, %advertise, "node up");
+        tokio::spawn(gossip::run(shared.clone(), settings.swim, gossip_end, members_in, inbound));
+        tokio::spawn(inbound::accept(shared.clone()));
+        tokio::spawn(join::run(shared.clone(), seeds));
+        Ok((Self { shared }, inbound_end))
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.shared.me
+    }
+
+    /// The address other nodes reach it at.
+    pub fn address(&self) -> SocketAddr {
+        self.shared.advertise
+    }
+
+    /// The live members, this node excluded, sorted by node id; changes with every change of them.
+    pub fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+        self.shared.members.clone()
+    }
+
+    /// What this node says of itself now.
+    pub fn report(&self) -> Report {
+        self.shared.report().clone()
+    }
+
+    /// Changes what this node says of itself. Its node id, time and round trips are filled in for it;
+    /// a change is gossiped soon, and everything every 10 s.
+    pub fn publish(&self, change: impl FnOnce(&mut Report)) {
+        let mut report = self.shared.report();
+        let before = report.clone();
+        change(&mut report);
+        if *report != before {
+            self.shared.report_changed.notify_one();
+        }
+    }
+
+    /// A connection to `id`: one that is there, or a new one to its address as a live member.
+    ///
+    /// # Errors
+    /// It is not a member, or not reached within [`CONNECT_DEADLINE`].
+    pub async fn peer(&self, id: &NodeId) -> Result<Peer, ConnectError> {
+        if let Some(peer) = self.shared.pool.newest(id) {
+            return Ok(peer);
+        }
+        let addr = self.shared.members.borrow().iter().find(|m| &m.identity.node == id).map(|m| m.addr);
+        let addr = addr.ok_or_else(|| ConnectError::Unknown(id.clone()))?;
+        dial::connect(&self.shared, addr, Some(id)).await
+    }
+
+    /// The smoothed round trip to `id`, if it is connected.
+    pub fn rtt(&self, id: &NodeId) -> Option<Duration> {
+        self.shared.pool.newest(id).map(|peer| peer.connection.rtt())
+    }
+
+    /// Asks `id` and waits for its answer, [`REQUEST_DEADLINE`] at most.
+    ///
+    /// # Errors
+    /// It was not reached or gave no answer. Whether it acted on the request is then not known.
+    pub async fn request(&self, id: &NodeId, request: &Request) -> Result<Response, RequestError> {
+        timeout(REQUEST_DEADLINE, async { self.peer(id).await?.request(request).await })
+            .await
+            .map_err(|_| RequestError::Deadline)?
+    }
+
+    /// Leaves the mesh: says goodbye, closes every connection, waits for both at most 4 s. The node is of
+    /// no use after it.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        let (left, left_end) = oneshot::channel();
+        let goodbye = async {
+            if shared.gossip.send(Input::Leave(left)).await.is_ok() {
+                // The task ending without an answer is the same: nothing more will be sent.
+                let _ = left_end.await;
+            }
+            let connections: Vec<Connection> = shared.pool.all().into_iter().map(|peer| peer.connection).collect();
+            Transport::flush(&connections, std::time::Instant::now() + SHUTDOWN_DEADLINE / 4).await;
+        };
+        if timeout(SHUTDOWN_DEADLINE, goodbye).await.is_err() {
+            tracing::warn!(node = %shared.me.node, "left without saying goodbye: the others will find out");
+        }
+        shared.stop.cancel();
+        shared.transport.shutdown(SHUTDOWN_DEADLINE).await;
+        tracing::info!(node = %shared.me.node, "node down");
+    }
+}
+
+impl Shared {
+    fn report(&self) -> MutexGuard<'_, Report> {
+        lock(&self.report)
+    }
+}
+
+impl Peer {
+    /// Opens a control stream: from here on typed messages both ways.
+    ///
+    /// # Errors
+    /// The connection is gone, or grants no stream.
+    pub async fn open_control(&self) -> Result<(MessageSender, MessageReceiver), OpenError> {
+        self.open_bi(wire::STREAM_CONTROL).await
+    }
+
+    /// Opens a talk spurt's stream, empty: [`wire::spurt::SpurtHeader::encode`] writes the type byte.
+    ///
+    /// # Errors
+    /// The connection is gone, or grants no stream.
+    pub async fn open_spurt(&self) -> Result<quinn::SendStream, OpenError> {
+        Ok(timeout(STREAM_DEADLINE, self.connection.open_uni()).await.map_err(|_| OpenError::Deadline)??)
+    }
+
+    /// Asks this peer and waits for its answer, [`REQUEST_DEADLINE`] at most.
+    ///
+    /// # Errors
+    /// The connection is gone, or there was no answer.
+    pub async fn request(&self, request: &Request) -> Result<Response, RequestError> {
+        let exchange = async {
+            let (mut send, mut recv) = self.open_bi(wire::STREAM_REQUEST).await?;
+            send.send(request).await?;
+            send.finish()?;
+            recv.recv().await?.ok_or(RequestError::NoAnswer)
+        };
+        timeout(REQUEST_DEADLINE, exchange).await.map_err(|_| RequestError::Deadline)?
+    }
+
+    async fn open_bi(&self, kind: u8) -> Result<(MessageSender, MessageReceiver), OpenError> {
+        let (mut send, recv) =
+            timeout(STREAM_DEADLINE, self.connection.open_bi()).await.map_err(|_| OpenError::Deadline)??;
+        send.write_all(&[kind]).await?;
+        Ok((MessageSender::new(send), MessageReceiver::new(recv)))
+    }
+}
+
+impl Reply {
+    /// Sends the answer.
+    ///
+    /// # Errors
+    /// The asker is gone.
+    pub async fn send(mut self, response: Response) -> Result<(), StreamError> {
+        self.send.send(&response).await?;
+        self.send.finish()
+    }
+}
+
+fn first_report(me: &Identity, software: String) -> Report {
+    Report {
+        node: me.node.clone(),
+        at: Micros::from_system(SystemTime::now()),
+        stress_permille: 0,
+        meetings: 0,
+        capacity: 0,
+        draining: false,
+        api: None,
+        software,
+        rtts: vec![],
+    }
+}
+
+/// An expired certificate takes a node out of the mesh at its next reconnect: let it be seen coming.
+fn note_expiry(credentials: &Credentials) {
+    let at = Micros::from_system(credentials.expires()).0 / 1_000_000;
+    metrics::gauge!("nearfield_mesh_certificate_expires_timestamp_seconds").set(at as f64);
+}
+
+fn refused(reason: &'static str) {
+    metrics::counter!("nearfield_mesh_peers_refused_total", "reason" => reason).increment(1);
+}
+
+/// The lock, whatever a panicking holder left: what our locks guard is whole between statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Closes `connection` and says why.
+fn close(connection: &Connection, code: VarInt, why: &str) {
+    connection.close(code, why.as_bytes());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! The one task that owns the SWIM state: packets, timers and seeds in; packets and members out.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, info, trace};
+
+use super::{ConnectError, Inbound, Member, Peer, Shared, dial, lock};
+use crate::{
+    clock::Micros,
+    identity::{Identity, NodeId},
+    membership::{Event, Membership, Settings, Transmit},
+    wire,
+};
+
+/// What is said of this node goes out again after this long even when nothing changed: round trips did.
+const REPORT_PERIOD: Duration = Duration::from_secs(10);
+/// Packets that wait for a connection to one address; the oldest make room.
+const OUTBOX: usize = 16;
+/// Addresses for which packets wait or a dial failed lately; beyond it packets are dropped.
+const OUTBOXES: usize = 1024;
+/// After a failed dial the address is left alone for this long, doubled with each failure up to the second.
+const QUIET: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+
+/// What reaches the task.
+pub(super) enum Input {
+    /// A SWIM packet, without its type byte, from an authenticated peer.
+    Packet { from: Identity, packet: Bytes },
+    /// The last connection to a node was lost.
+    Lost(NodeId),
+    /// A dial that [`Gossip::send`] began has ended.
+    Dialled { addr: SocketAddr, outcome: Result<Peer, ConnectError> },
+    /// A seed.
+    Announce(SocketAddr),
+    /// Say goodbye, answer, end.
+    Leave(oneshot::Sender<()>),
+}
+
+struct Gossip {
+    shared: Arc<Shared>,
+    membership: Membership,
+    outboxes: BTreeMap<SocketAddr, Outbox>,
+    members: watch::Sender<Arc<Vec<Member>>>,
+    next_report: Instant,
+    last_report: Micros,
+}
+
+/// Packets for an address without a connection.
+struct Outbox {
+    waiting: VecDeque<Bytes>,
+    dialling: bool,
+    failures: u32,
+    quiet_until: Instant,
+}
+
+/// Runs until told to leave. Holds `_inbound` so that its reader sees the end when this task ends.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    settings: Settings,
+    mut inputs: mpsc::Receiver<Input>,
+    members: watch::Sender<Arc<Vec<Member>>>,
+    _inbound: mpsc::Sender<Inbound>,
+) {
+    let now = Instant::now();
+    // Rises with every start, so that what others remember of an earlier run of this node loses.
+    let incarnation = Micros::from_system(SystemTime::now()).as_millis();
+    let membership =
+        Membership::new(shared.me.clone(), shared.advertise, incarnation, settings, rand::random());
+    let mut gossip = Gossip {
+        shared: shared.clone(),
+        membership,
+        outboxes: BTreeMap::new(),
+        members,
+        next_report: now,
+        last_report: Micros::default(),
+    };
+    loop {
+        gossip.settle();
+        let wake = gossip.wake_at();
+        tokio::select! {
+            input = inputs.recv() => match input {
+                Some(Input::Leave(done)) => return gossip.leave(done),
+                Some(input) => gossip.handle(input, Instant::now()),
+                None => return,
+            },
+            () = shared.report_changed.notified() => gossip.report(Instant::now()),
+            () = tokio::time::sleep_until(wake.into()) => gossip.handle_timeout(Instant::now()),
+        }
+    }
+}
+
+impl Gossip {
+    fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Packet { from, packet } => self.packet(&from, &packet, now),
+            Input::Lost(node) => self.membership.hint_lost(&node, now),
+            Input::Announce(addr) => self.membership.announce(addr, now),
+            Input::Dialled { addr, outcome } => self.dialled(addr, outcome, now),
+            // Taken before this is called; to leave twice is to leave.
+            Input::Leave(done) => drop(done),
+        }
+    }
+
+    fn packet(&mut self, from: &Identity, packet: &[u8], now: Instant) {
+        metrics::counter!("nearfield_mesh_gossip_packets_total", "direction" => "in").increment(1);
+        if let Err(error) = self.membership.handle_packet(from, packet, now) {
+            debug!(node = %from.node, %error, "gossip packet refused");
+            metrics::counter!("nearfield_mesh_gossip_refused_total").increment(1);
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        self.membership.poll_timeout().map_or(self.next_report, |at| at.min(self.next_report))
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.membership.handle_timeout(now);
+        if now >= self.next_report {
+            self.report(now);
+            self.outboxes.retain(|_, outbox| outbox.dialling || outbox.quiet_until > now);
+        }
+    }
+
+    /// Sends out what the membership has to send and tells what it has to tell.
+    fn settle(&mut self) {
+        while let Some(transmit) = self.membership.poll_transmit() {
+            self.send(transmit, Instant::now());
+        }
+        let mut changed = false;
+        while let Some(event) = self.membership.poll_event() {
+            changed = true;
+            match event {
+                Event::Up(member) => {
+                    info!(node = %member.identity.node, role = %member.identity.role, region = %member.identity.region, addr = %member.addr, "member up");
+                }
+                Event::Down(node) => info!(%node, "member down"),
+                Event::Changed(node) => debug!(%node, "member changed"),
+            }
+        }
+        if changed {
+            let members = self.membership.members();
+            metrics::gauge!("nearfield_mesh_members").set(members.len() as f64);
+            self.members.send_replace(Arc::new(members));
+        }
+    }
+
+    /// Publishes what the node says of itself, with the round trips as they are now.
+    fn report(&mut self, now: Instant) {
+        let mut report = self.shared.report().clone();
+        report.node = self.shared.me.node.clone();
+        // Strictly later than the last, though the clock be set back: the newer of two wins.
+        report.at = Micros::from_system(SystemTime::now()).max(Micros(self.last_report.0 + 1));
+        report.rtts = self.shared.pool.rtts();
+        self.last_report = report.at;
+        self.next_report = now + REPORT_PERIOD;
+        self.membership.publish(report, now);
+    }
+
+    fn send(&mut self, transmit: Transmit, now: Instant) {
+        let Transmit { to, node, packet } = transmit;
+        let datagram = datagram(&packet);
+        let peer = match &node {
+            Some(node) => self.shared.pool.newest(node),
+            None => self.shared.pool.at(to),
+        };
+        match peer {
+            Some(peer) => send_to(&peer, datagram),
+            None => self.send_later(to, node, datagram, now),
+        }
+    }
+
+    /// Keeps a packet for the connection that is being made, and makes it unless that failed just now.
+    fn send_later(&mut self, to: SocketAddr, node: Option<NodeId>, datagram: Bytes, now: Instant) {
+        if lock(&self.shared.own_addresses).contains(&to) {
+            return; // a seed that is ourselves
+        }
+        if self.outboxes.len() >= OUTBOXES && !self.outboxes.contains_key(&to) {
+            return dropped("outboxes");
+        }
+        let outbox = self.outboxes.entry(to).or_insert_with(|| Outbox::new(now));
+        if !outbox.dialling && outbox.quiet_until > now {
+            return dropped("quiet");
+        }
+        if outbox.waiting.len() >= OUTBOX {
+            outbox.waiting.pop_front();
+            dropped("outbox");
+        }
+        outbox.waiting.push_back(datagram);
+        if !outbox.dialling {
+            outbox.dialling = true;
+            let shared = self.shared.clone();
+            tokio::spawn(async move {
+                let outcome = dial::connect(&shared, to, node.as_ref()).await;
+                // The task is gone only when the node is.
+                let _ = shared.gossip.send(Input::Dialled { addr: to, outcome }).await;
+            });
+        }
+    }
+
+    fn dialled(&mut self, addr: SocketAddr, outcome: Result<Peer, ConnectError>, now: Instant) {
+        match outcome {
+            Ok(peer) => {
+                let waiting = self.outboxes.remove(&addr).map(|outbox| outbox.waiting).unwrap_or_default();
+                waiting.into_iter().for_each(|datagram| send_to(&peer, datagram));
+            }
+            Err(error) => {
+                debug!(%addr, %error, "not reached");
+                if let Some(outbox) = self.outboxes.get_mut(&addr) {
+                    outbox.fail(now);
+                }
+            }
+        }
+    }
+
+    /// Says goodbye over the connections there are; nobody is dialled for it.
+    fn leave(mut self, done: oneshot::Sender<()>) {
+        self.membership.leave(Instant::now());
+        while let Some(transmit) = self.membership.poll_transmit() {
+            let peer = transmit.node.as_ref().and_then(|node| self.shared.pool.newest(node));
+            if let Some(peer) = peer.or_else(|| self.shared.pool.at(transmit.to)) {
+                send_to(&peer, datagram(&transmit.packet));
+            }
+        }
+        self.members.send_replace(Arc::default());
+        // Whoever asked may have given up waiting.
+        let _ = done.send(());
+    }
+}
+
+impl Outbox {
+    fn new(now: Instant) -> Self {
+        Self { waiting: VecDeque::new(), dialling: false, failures: 0, quiet_until: now }
+    }
+
+    fn fail(&mut self, now: Instant) {
+        self.waiting.drain(..).for_each(|_| dropped("unreached"));
+        self.dialling = false;
+        let quiet = QUIET.0.saturating_mul(1 << self.failures.min(8)).min(QUIET.1);
+        self.failures += 1;
+        self.quiet_until = now + quiet.mul_f64(rand::random_range(0.75..1.25));
+    }
+}
+
+fn datagram(packet: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(1 + packet.len());
+    bytes.put_u8(wire::DATAGRAM_SWIM);
+    bytes.put_slice(packet);
+    bytes.freeze()
+}
+
+fn send_to(peer: &Peer, datagram: Bytes) {
+    metrics::counter!("nearfield_mesh_gossip_packets_total", "direction" => "out").increment(1);
+    if let Err(error) = peer.connection.send_datagram(datagram) {
+        trace!(node = %peer.identity.node, %error, "datagram not sent");
+        dropped("send");
+    }
+}
+
+fn dropped(queue: &'static str) {
+    metrics::counter!("nearfield_mesh_gossip_dropped_total", "queue" => queue).increment(1);
+}

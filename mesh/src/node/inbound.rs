@@ -1,0 +1,194 @@
+//! What peers send: connections, then datagrams and streams by their first byte.
+
+use std::sync::Arc;
+
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use tokio::{
+    sync::{Semaphore, mpsc::error::TrySendError},
+    time::timeout,
+};
+use tracing::{Instrument, debug, debug_span, info, trace};
+
+use super::{ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, refused};
+use crate::{
+    identity::Identity,
+    stream::{MessageReceiver, MessageSender},
+    transport::{HandshakeError, close as code, connection_reason},
+    wire,
+};
+
+/// Requests of one connection answered at a time; more are told that we are busy.
+const MAX_REQUESTS: usize = 64;
+
+/// Takes inbound connections until the endpoint closes.
+pub(super) async fn accept(shared: Arc<Shared>) {
+    let transport = shared.transport.clone();
+    transport
+        .accept(move |from, outcome| match outcome {
+            Ok((identity, connection)) => welcome(&shared, identity, connection),
+            Err(e) => turn_away(from, &e),
+        })
+        .await;
+}
+
+fn welcome(shared: &Arc<Shared>, identity: Identity, connection: Connection) {
+    if identity.node == shared.me.node {
+        // Our own dial of a seed that is ourselves, or a node with a copy of our certificate.
+        return close(&connection, code::SELF, "this is me");
+    }
+    let peer = Peer { identity, connection };
+    if let Err(e) = take_in(shared, peer) {
+        debug!(error = %e, "connection refused");
+    }
+}
+
+fn turn_away(from: std::net::SocketAddr, error: &HandshakeError) {
+    refused(error.reason());
+    info!(%from, %error, "peer refused");
+}
+
+/// Pools a connection, whoever dialled it, and serves it in a task of its own.
+pub(super) fn take_in(shared: &Arc<Shared>, peer: Peer) -> Result<(), ConnectError> {
+    if shared.pool.insert(peer.clone()).is_err() {
+        refused("too_many");
+        close(&peer.connection, code::TOO_MANY, "too many connections of one node");
+        return Err(ConnectError::TooMany(peer.identity.node));
+    }
+    let span = debug_span!("peer", me = %shared.me.node, node = %peer.identity.node);
+    tokio::spawn(serve(shared.clone(), peer).instrument(span));
+    Ok(())
+}
+
+async fn serve(shared: Arc<Shared>, peer: Peer) {
+    debug!(addr = %peer.connection.remote_address(), "connected");
+    let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
+    let end = loop {
+        tokio::select! {
+            datagram = peer.connection.read_datagram() => match datagram {
+                Ok(bytes) => take_datagram(&shared, &peer, &bytes),
+                Err(e) => break e,
+            },
+            stream = peer.connection.accept_uni() => match stream {
+                Ok(recv) => drop(tokio::spawn(uni(shared.clone(), peer.clone(), recv).in_current_span())),
+                Err(e) => break e,
+            },
+            stream = peer.connection.accept_bi() => match stream {
+                Ok(stream) => {
+                    let task = bi(shared.clone(), peer.clone(), stream, requests.clone());
+                    tokio::spawn(task.in_current_span());
+                }
+                Err(e) => break e,
+            },
+        }
+    };
+    lose(&shared, &peer, &end).await;
+}
+
+async fn lose(shared: &Shared, peer: &Peer, end: &ConnectionError) {
+    let reason = connection_reason(end);
+    metrics::counter!("nearfield_mesh_connections_lost_total", "reason" => reason).increment(1);
+    if reason == "certificate" {
+        // With TLS 1.3 a dialler hears only after its handshake that the other side refused its certificate.
+        refused(reason);
+        info!(%end, "refused by the peer");
+    }
+    debug!(%end, "connection ended");
+    let last = shared.pool.remove(peer);
+    if last && !matches!(end, ConnectionError::LocallyClosed) {
+        // A node shutting down needs no hints.
+        let _ = shared.gossip.send(Input::Lost(peer.identity.node.clone())).await;
+    }
+}
+
+fn take_datagram(shared: &Shared, peer: &Peer, datagram: &bytes::Bytes) {
+    match datagram.first() {
+        Some(&wire::DATAGRAM_SWIM) => {
+            let packet = Input::Packet { from: peer.identity.clone(), packet: datagram.slice(1..) };
+            if let Err(TrySendError::Full(_)) = shared.gossip.try_send(packet) {
+                metrics::counter!("nearfield_mesh_gossip_dropped_total", "queue" => "inbox").increment(1);
+            }
+        }
+        kind => {
+            trace!(?kind, "unknown datagram");
+            unknown("datagram");
+        }
+    }
+}
+
+async fn uni(shared: Arc<Shared>, peer: Peer, mut recv: RecvStream) {
+    match first_byte(&mut recv).await {
+        Some(wire::STREAM_SPURT) => hand_on(&shared, Inbound::Spurt { peer, recv }).await,
+        kind => refuse_stream(None, &mut recv, kind),
+    }
+}
+
+async fn bi(shared: Arc<Shared>, peer: Peer, stream: (SendStream, RecvStream), requests: Arc<Semaphore>) {
+    let (mut send, mut recv) = stream;
+    match first_byte(&mut recv).await {
+        Some(wire::STREAM_CONTROL) => {
+            let (send, recv) = (MessageSender::new(send), MessageReceiver::new(recv));
+            hand_on(&shared, Inbound::Control { peer, send, recv }).await;
+        }
+        Some(wire::STREAM_REQUEST) => {
+            request(&shared, peer, MessageSender::new(send), MessageReceiver::new(recv), &requests).await;
+        }
+        kind => refuse_stream(Some(&mut send), &mut recv, kind),
+    }
+}
+
+async fn request(
+    shared: &Shared,
+    peer: Peer,
+    mut send: MessageSender,
+    mut recv: MessageReceiver,
+    requests: &Arc<Semaphore>,
+) {
+    let Ok(permit) = requests.clone().try_acquire_owned() else {
+        metrics::counter!("nearfield_mesh_requests_refused_total", "reason" => "busy").increment(1);
+        return send.reset(code::BUSY);
+    };
+    match timeout(STREAM_DEADLINE, recv.recv()).await {
+        Ok(Ok(Some(request))) => {
+            let reply = Reply { send, _permit: permit };
+            hand_on(shared, Inbound::Request { peer, request, reply }).await;
+        }
+        outcome => {
+            metrics::counter!("nearfield_mesh_requests_refused_total", "reason" => "malformed").increment(1);
+            debug!(?outcome, "no request on a request stream");
+            send.reset(code::MALFORMED);
+            recv.stop(code::MALFORMED);
+        }
+    }
+}
+
+/// The stream's type; `None` if it ended, broke or was late.
+async fn first_byte(recv: &mut RecvStream) -> Option<u8> {
+    let mut kind = [0];
+    timeout(STREAM_DEADLINE, recv.read_exact(&mut kind)).await.ok()?.ok()?;
+    Some(kind[0])
+}
+
+fn refuse_stream(send: Option<&mut SendStream>, recv: &mut RecvStream, kind: Option<u8>) {
+    debug!(?kind, "stream refused");
+    unknown("stream");
+    let code: VarInt = if kind.is_some() { code::UNKNOWN_STREAM } else { code::MALFORMED };
+    // Either may be closed already, which is as good.
+    let _ = recv.stop(code);
+    if let Some(send) = send {
+        let _ = send.reset(code);
+    }
+}
+
+/// Waits for room: a peer whose streams nobody takes runs out of stream credit, which is the bound.
+async fn hand_on(shared: &Shared, inbound: Inbound) {
+    let Some(queue) = shared.inbound.upgrade() else { return };
+    if let Err(TrySendError::Full(inbound)) = queue.try_send(inbound) {
+        metrics::counter!("nearfield_mesh_inbound_waits_total").increment(1);
+        // A closed queue means that the node is going down.
+        let _ = queue.send(inbound).await;
+    }
+}
+
+fn unknown(carrier: &'static str) {
+    metrics::counter!("nearfield_mesh_unknown_total", "carrier" => carrier).increment(1);
+}

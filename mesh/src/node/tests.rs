@@ -1,0 +1,316 @@
+#![allow(clippy::unwrap_used)]
+
+use std::time::Instant;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::time::sleep;
+
+use super::*;
+use crate::{
+    identity::certs::Authority,
+    transport::{close as code, outsider},
+    wire::control::{ToCore, ToEdge},
+};
+
+const DOMAIN: &str = "a.test";
+const HOUR: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn name(node: &str) -> Identity {
+    Identity::from_spiffe(&format!("spiffe://{DOMAIN}/region/eu-central/role/edge/node/{node}"), DOMAIN).unwrap()
+}
+
+fn id(node: &str) -> NodeId {
+    node.parse().unwrap()
+}
+
+fn authority() -> Authority {
+    Authority::create(DOMAIN, HOUR).unwrap()
+}
+
+async fn start(authority: &Authority, node: &str, seeds: &[SocketAddr]) -> (Node, mpsc::Receiver<Inbound>) {
+    let (cert, key) = authority.issue(&name(node), HOUR).unwrap();
+    let settings = Settings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: "127.0.0.1:0".parse().unwrap(),
+        credentials: Credentials::from_pem(authority.ca_pem(), &cert, &key, DOMAIN).unwrap(),
+        seeds: seeds::Settings { addresses: seeds.iter().map(ToString::to_string).collect(), ..Default::default() },
+        swim: membership::Settings::default(),
+        software: "test".into(),
+    };
+    Node::start(settings).await.unwrap()
+}
+
+/// Waits until `node` sees exactly `names`, sorted.
+async fn sees(node: &Node, names: &[&str]) {
+    let mut members = node.members();
+    let reached = members.wait_for(|members| members.iter().map(|m| m.identity.node.as_str()).eq(names.iter().copied()));
+    timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{} never saw {names:?}", node.identity().node)).unwrap();
+}
+
+/// Counters of everything on this test's thread. Keep the guard.
+fn counters() -> (PrometheusHandle, metrics::LocalRecorderGuard<'static>) {
+    let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+    (recorder.handle(), metrics::set_default_local_recorder(recorder))
+}
+
+fn count(counters: &PrometheusHandle, series: &str) -> u64 {
+    let text = counters.render();
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0)
+}
+
+async fn counted(counters: &PrometheusHandle, series: &str, at_least: u64) {
+    let start = Instant::now();
+    while count(counters, series) < at_least {
+        assert!(start.elapsed() < PATIENCE, "{series} stays below {at_least}:\n{}", counters.render());
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Answers every request with `Accepted`.
+fn answer(mut inbound: mpsc::Receiver<Inbound>) {
+    tokio::spawn(async move {
+        while let Some(Inbound::Request { reply, .. }) = inbound.recv().await {
+            let _ = reply.send(Response::Accepted).await;
+        }
+    });
+}
+
+fn probe() -> Request {
+    Request::Probe { relay: "192.0.2.1:443".into(), stun: false }
+}
+
+#[tokio::test]
+async fn three_nodes_find_each_other_through_one_seed_and_hear_reports() {
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let (b, _b_in) = start(&authority, "b", &[a.address()]).await;
+    let (c, _c_in) = start(&authority, "c", &[a.address()]).await;
+    tokio::join!(sees(&a, &["b", "c"]), sees(&b, &["a", "c"]), sees(&c, &["a", "b"]));
+
+    b.publish(|report| report.meetings = 7);
+    let mut members = c.members();
+    let heard = members.wait_for(|members| {
+        members.iter().any(|m| m.identity.node == id("b") && m.report.as_ref().is_some_and(|r| r.meetings == 7))
+    });
+    timeout(PATIENCE, heard).await.expect("the report comes through").unwrap();
+    assert_eq!(b.report().meetings, 7);
+    c.peer(&id("b")).await.unwrap();
+    assert!(c.rtt(&id("b")).is_some());
+}
+
+#[tokio::test]
+async fn requests_are_answered_and_what_is_not_answered_says_so() {
+    let authority = authority();
+    let (a, a_in) = start(&authority, "a", &[]).await;
+    let (b, mut b_in) = start(&authority, "b", &[a.address()]).await;
+    tokio::join!(sees(&a, &["b"]), sees(&b, &["a"]));
+    answer(a_in);
+    assert_eq!(b.request(&id("a"), &probe()).await.unwrap(), Response::Accepted);
+
+    let (there, question) = (id("b"), probe());
+    let (outcome, ()) = tokio::join!(a.request(&there, &question), async {
+        let Some(Inbound::Request { peer, request, reply }) = b_in.recv().await else { panic!("no request") };
+        assert_eq!((peer.identity.node.as_str(), request), ("a", probe()));
+        drop(reply);
+    });
+    assert!(matches!(outcome, Err(RequestError::NoAnswer)), "{outcome:?}");
+    let unknown = a.request(&id("nobody"), &probe()).await;
+    assert!(matches!(unknown, Err(RequestError::Connect(ConnectError::Unknown(_)))), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn control_streams_and_spurts_reach_the_program() {
+    let authority = authority();
+    let (a, mut a_in) = start(&authority, "a", &[]).await;
+    let (b, _b_in) = start(&authority, "b", &[a.address()]).await;
+    sees(&b, &["a"]).await;
+    let peer = b.peer(&id("a")).await.unwrap();
+
+    let (mut send, mut recv) = peer.open_control().await.unwrap();
+    send.send(&ToCore::Hello { software: "edge".into() }).await.unwrap();
+    let Some(Inbound::Control { send: mut back, recv: mut there, .. }) = a_in.recv().await else { panic!() };
+    assert_eq!(there.recv::<ToCore>().await.unwrap(), Some(ToCore::Hello { software: "edge".into() }));
+    back.send(&ToEdge::Drain).await.unwrap();
+    back.finish().unwrap();
+    assert_eq!(recv.recv::<ToEdge>().await.unwrap(), Some(ToEdge::Drain));
+    assert_eq!(recv.recv::<ToEdge>().await.unwrap(), None);
+
+    let mut spurt = peer.open_spurt().await.unwrap();
+    spurt.write_all(&[wire::STREAM_SPURT, 1, 2, 3]).await.unwrap();
+    spurt.finish().unwrap();
+    let Some(Inbound::Spurt { mut recv, .. }) = a_in.recv().await else { panic!() };
+    assert_eq!(recv.read_to_end(16).await.unwrap(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_node_that_shuts_down_says_goodbye_and_ends_its_inbound() {
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let (b, mut b_in) = start(&authority, "b", &[a.address()]).await;
+    tokio::join!(sees(&a, &["b"]), sees(&b, &["a"]));
+    let start = Instant::now();
+    tokio::join!(b.shutdown(), sees(&a, &[]));
+    // Far sooner than the 5 s in which SWIM finds a crash.
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    let end = timeout(PATIENCE, async { while b_in.recv().await.is_some() {} }).await;
+    end.expect("inbound ends");
+}
+
+#[tokio::test]
+async fn a_seed_that_is_the_node_itself_is_recognised_and_closed_quietly() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Listens on all addresses, advertises another of this machine's: the seed is not the advertised address.
+    let (cert, key) = authority.issue(&name("a"), HOUR).unwrap();
+    let settings = Settings {
+        listen: SocketAddr::new("0.0.0.0".parse().unwrap(), port),
+        advertise: SocketAddr::new("127.0.0.2".parse().unwrap(), port),
+        credentials: Credentials::from_pem(authority.ca_pem(), &cert, &key, DOMAIN).unwrap(),
+        seeds: seeds::Settings { addresses: vec![format!("127.0.0.1:{port}")], ..Default::default() },
+        swim: membership::Settings::default(),
+        software: "test".into(),
+    };
+    let (a, _a_in) = Node::start(settings).await.unwrap();
+    let start = Instant::now();
+    while lock(&a.shared.own_addresses).is_empty() {
+        assert!(start.elapsed() < PATIENCE, "never recognised");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(a.members().borrow().is_empty());
+    assert!(!counters.render().contains("peers_refused"), "{}", counters.render());
+}
+
+#[tokio::test]
+async fn an_address_with_another_node_than_expected_is_refused_and_counted() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let (b, _b_in) = start(&authority, "b", &[]).await;
+    let error = dial::connect(&b.shared, a.address(), Some(&id("c"))).await.expect_err("refused");
+    assert!(matches!(&error, ConnectError::WrongNode { found, .. } if *found == id("a")), "{error}");
+    assert_eq!(count(&counters, r#"nearfield_mesh_peers_refused_total{reason="wrong_node"}"#), 1);
+    assert!(b.shared.pool.all().is_empty());
+}
+
+#[tokio::test]
+async fn strangers_and_expired_certificates_are_refused_and_counted_and_the_node_lives_on() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let refused = r#"nearfield_mesh_peers_refused_total{reason="certificate"}"#;
+
+    let now = SystemTime::now();
+    let (cert, key) = authority.issue_between(&name("late"), now - 3 * HOUR, now - HOUR).unwrap();
+    let late = outsider(authority.ca_pem(), &cert, &key);
+    let connection = late.connect(a.address(), "mesh.a.test").unwrap().await;
+    if let Ok(connection) = connection {
+        connection.closed().await;
+    }
+    counted(&counters, refused, 1).await;
+
+    let (cert, key) = Authority::create(DOMAIN, HOUR).unwrap().issue(&name("strange"), HOUR).unwrap();
+    let strange = outsider(authority.ca_pem(), &cert, &key);
+    if let Ok(connection) = strange.connect(a.address(), "mesh.a.test").unwrap().await {
+        connection.closed().await;
+    }
+    counted(&counters, refused, 2).await;
+
+    let (b, _b_in) = start(&authority, "b", &[a.address()]).await;
+    sees(&b, &["a"]).await;
+}
+
+#[tokio::test]
+async fn junk_from_an_admitted_peer_is_refused_and_counted_and_the_node_lives_on() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (a, a_in) = start(&authority, "a", &[]).await;
+    answer(a_in);
+    let (cert, key) = authority.issue(&name("junk"), HOUR).unwrap();
+    let endpoint = outsider(authority.ca_pem(), &cert, &key);
+    let connection = endpoint.connect(a.address(), "mesh.a.test").unwrap().await.unwrap();
+
+    for datagram in [&[][..], &[9, 9, 9], &[wire::DATAGRAM_SWIM], &[wire::DATAGRAM_SWIM, 1, 2, 3, 4, 5, 255, 255]] {
+        connection.send_datagram(datagram.to_vec().into()).unwrap();
+    }
+    counted(&counters, r#"nearfield_mesh_unknown_total{carrier="datagram"}"#, 2).await;
+    counted(&counters, "nearfield_mesh_gossip_refused_total", 2).await;
+
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(&[77]).await.unwrap();
+    let quinn::ReadError::Reset(reset) = recv.read(&mut [0]).await.expect_err("reset") else { panic!("not reset") };
+    assert_eq!(reset, code::UNKNOWN_STREAM);
+    let mut uni = connection.open_uni().await.unwrap();
+    uni.write_all(&[78]).await.unwrap();
+    counted(&counters, r#"nearfield_mesh_unknown_total{carrier="stream"}"#, 2).await;
+
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(&[wire::STREAM_REQUEST, 0, 0, 0, 3, 1, 250, 250]).await.unwrap();
+    let quinn::ReadError::Reset(reset) = recv.read(&mut [0]).await.expect_err("reset") else { panic!("not reset") };
+    assert_eq!(reset, code::MALFORMED);
+
+    let peer = Peer { identity: a.identity().clone(), connection };
+    assert_eq!(peer.request(&probe()).await.unwrap(), Response::Accepted);
+}
+
+#[tokio::test]
+async fn a_peer_with_too_many_open_requests_is_told_that_we_are_busy() {
+    let authority = authority();
+    let (a, mut a_in) = start(&authority, "a", &[]).await;
+    let (b, _b_in) = start(&authority, "b", &[a.address()]).await;
+    sees(&b, &["a"]).await;
+    let peer = b.peer(&id("a")).await.unwrap();
+    let mut held = vec![];
+    let asking: Vec<_> = (0..64)
+        .map(|_| {
+            let peer = peer.clone();
+            tokio::spawn(async move { peer.request(&probe()).await })
+        })
+        .collect();
+    while held.len() < 64 {
+        held.push(a_in.recv().await.unwrap());
+    }
+    let refused = peer.request(&probe()).await.expect_err("refused");
+    assert!(matches!(refused, RequestError::Stream(_)), "{refused:?}");
+    drop(held);
+    for asked in asking {
+        assert!(matches!(asked.await.unwrap(), Err(RequestError::NoAnswer)));
+    }
+    answer(a_in);
+    assert_eq!(peer.request(&probe()).await.unwrap(), Response::Accepted);
+}
+
+#[tokio::test]
+async fn many_who_want_the_same_peer_dial_it_once() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let (b, _b_in) = start(&authority, "b", &[]).await;
+    let dials: Vec<_> = (0..20)
+        .map(|_| {
+            let (shared, addr) = (b.shared.clone(), a.address());
+            tokio::spawn(async move { dial::connect(&shared, addr, Some(&id("a"))).await.map(|_| ()) })
+        })
+        .collect();
+    for dial in dials {
+        dial.await.unwrap().unwrap();
+    }
+    assert_eq!(count(&counters, "nearfield_mesh_dials_total"), 1);
+    assert!(lock(&b.shared.turns).is_empty());
+}
+
+#[tokio::test]
+async fn an_unspecified_address_is_not_advertised() {
+    let authority = authority();
+    let (cert, key) = authority.issue(&name("a"), HOUR).unwrap();
+    let settings = Settings {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        advertise: "0.0.0.0:0".parse().unwrap(),
+        credentials: Credentials::from_pem(authority.ca_pem(), &cert, &key, DOMAIN).unwrap(),
+        seeds: seeds::Settings::default(),
+        swim: membership::Settings::default(),
+        software: "test".into(),
+    };
+    assert!(matches!(Node::start(settings).await, Err(StartError::Advertise(_))));
+}

@@ -1,0 +1,78 @@
+//! What a customer and an operator ask of a placement.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use geo::RegionId;
+
+use super::{Candidate, Reason};
+use crate::{clock::Micros, identity::Role};
+
+/// No new meeting goes to an edge at or above this stress: what is there needs the rest.
+pub const MAX_STRESS_PERMILLE: u16 = 800;
+
+/// The conditions and weights of one placement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// The regions where the meeting's speech may be; `None` allows all, an empty set none.
+    pub residency: Option<BTreeSet<RegionId>>,
+    /// Regions to be taken first if an edge there is as well measured as elsewhere; the first is dearest.
+    pub prefer: Vec<RegionId>,
+    /// The longest round trip to the relay. An edge whose round trip is unknown does not meet it.
+    pub max_rtt: Option<Duration>,
+    /// Reports written before this do not count (by the clock of whoever wrote them, so leave room for
+    /// clocks that differ); `None` accepts all.
+    pub fresh_since: Option<Micros>,
+    /// `a`: what a millisecond to the core weighs against one to the relay (0.1, finite, not negative).
+    ///
+    /// Audio lost or late on the way from the relay is lost for good; on the way to the core it is sent
+    /// again, and its delay is small beside transcription's. 0 ignores the core, 1 minimises the sum.
+    pub core_weight: f64,
+    /// `b`: what full stress weighs (20 ms): an idle edge may be that much further away.
+    pub stress_weight: Duration,
+    /// Scores this close (2 ms) are equal: less than a probe's own noise.
+    pub near_equal: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            residency: None,
+            prefer: Vec::new(),
+            max_rtt: None,
+            fresh_since: None,
+            core_weight: 0.1,
+            stress_weight: Duration::from_millis(20),
+            near_equal: Duration::from_millis(2),
+        }
+    }
+}
+
+impl Policy {
+    /// Whether `candidate` may join; if not, the first condition that it fails.
+    pub(super) fn check(&self, candidate: &Candidate) -> Result<(), Reason> {
+        if candidate.role != Role::Edge {
+            return Err(Reason::Role);
+        }
+        if self.residency.as_ref().is_some_and(|allowed| !allowed.contains(&candidate.region)) {
+            return Err(Reason::Residency);
+        }
+        let fresh = self.fresh_since.unwrap_or_default();
+        let report = candidate.report.as_ref().filter(|report| report.at >= fresh).ok_or(Reason::Health)?;
+        if report.draining {
+            return Err(Reason::Draining);
+        }
+        if report.stress_permille >= MAX_STRESS_PERMILLE {
+            return Err(Reason::Stress);
+        }
+        if report.meetings >= report.capacity {
+            return Err(Reason::Capacity);
+        }
+        let near = |limit| candidate.rtt_relay.is_some_and(|relay| relay.rtt <= limit);
+        if self.max_rtt.is_none_or(near) { Ok(()) } else { Err(Reason::MaxRtt) }
+    }
+
+    /// The place of `region` among those preferred; their number if it is not one.
+    pub(super) fn preference(&self, region: &RegionId) -> usize {
+        self.prefer.iter().position(|preferred| preferred == region).unwrap_or(self.prefer.len())
+    }
+}

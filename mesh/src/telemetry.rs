@@ -1,0 +1,102 @@
+//! Logs and metrics, set up once at a program's start.
+
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, filter::ParseError, util::TryInitError};
+
+use crate::config::sections::{LogFormat, LogSection};
+
+/// Libraries that report every lost packet or remote fault as their own error, some with the packet's
+/// bytes. A filter that names one of them overrides this.
+const NOISY: &str = "webrtc=error,rtc=error,hickory_proto=warn,hickory_resolver=warn,hickory_server=warn,hickory_net=warn,quinn=warn,quinn_proto=warn,foca=warn";
+
+/// Upper bounds, in seconds, of the buckets of every histogram named `..._seconds`: from a frame's
+/// processing to the longest wait for words.
+const SECONDS: [f64; 14] =
+    [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// How often recorded values are folded into their histograms; without it they pile up until a scrape.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The metrics of this process.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+/// Why logs or metrics cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is malformed.
+    #[error("log.filter: {0}")]
+    Filter(#[from] ParseError),
+    /// There is a subscriber already.
+    #[error("logging: {0}")]
+    Log(#[from] TryInitError),
+    /// There is a recorder already.
+    #[error("metrics: {0}")]
+    Metrics(#[from] BuildError),
+}
+
+impl Metrics {
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+}
+
+/// Sends the log to standard error and collects metrics. Call once, within a tokio runtime.
+///
+/// # Errors
+/// The filter is malformed, or it was called before.
+pub fn init(log: &LogSection) -> Result<Metrics, TelemetryError> {
+    init_log(log)?;
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .install_recorder()?;
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(UPKEEP);
+        loop {
+            ticks.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(Metrics { handle })
+}
+
+fn init_log(log: &LogSection) -> Result<(), TelemetryError> {
+    use tracing_subscriber::util::SubscriberInitExt;
+
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.filter)?).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Human => builder.finish().try_init()?,
+        LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
+    }
+    Ok(())
+}
+
+fn filter(asked: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(format!("{NOISY},{asked}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn noisy_libraries_are_quiet_unless_named() {
+        let quiet = filter("debug").unwrap().to_string();
+        assert!(quiet.contains("webrtc=error") && quiet.contains("debug"), "{quiet}");
+        let loud = filter("info,webrtc=debug").unwrap().to_string();
+        assert!(loud.contains("webrtc=debug") && !loud.contains("webrtc=error"), "{loud}");
+    }
+
+    #[test]
+    fn a_malformed_filter_is_refused() {
+        assert!(filter("mesh=loud").is_err());
+    }
+}

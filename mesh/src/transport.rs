@@ -1,0 +1,358 @@
+//! The QUIC endpoint: one UDP socket that dials and is dialled, every connection mutually
+//! authenticated, its other end named by certificate.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+pub mod congestion;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
+use tokio::{sync::Semaphore, time::timeout};
+
+use self::congestion::FlooredCubic;
+use crate::identity::{
+    Identity,
+    certs::{BadCertificate, Credentials},
+};
+
+/// A dial or an inbound handshake may take this long.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Connections one endpoint holds, both directions; beyond it inbound ones are refused.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// Inbound handshakes under way at a time; beyond it they are refused.
+const MAX_HANDSHAKES: usize = 128;
+
+/// From this many handshakes on, an address must prove itself with a retry token (RFC 9000 section 8.1.2).
+const RETRY_FROM: usize = 32;
+
+/// Application error codes on connections and streams of the mesh.
+pub mod close {
+    use quinn::VarInt;
+
+    /// Going away; nothing is wrong.
+    pub const SHUTDOWN: VarInt = VarInt::from_u32(0);
+    /// The certificate does not name a node of this mesh.
+    pub const IDENTITY: VarInt = VarInt::from_u32(1);
+    /// The certificate names another node than the one that was dialled.
+    pub const WRONG_NODE: VarInt = VarInt::from_u32(2);
+    /// A node that reached itself.
+    pub const SELF: VarInt = VarInt::from_u32(3);
+    /// The peer has too many connections already.
+    pub const TOO_MANY: VarInt = VarInt::from_u32(4);
+    /// The stream's first byte names no type this build knows.
+    pub const UNKNOWN_STREAM: VarInt = VarInt::from_u32(5);
+    /// The stream's first message was malformed or late.
+    pub const MALFORMED: VarInt = VarInt::from_u32(6);
+    /// Too many requests at a time.
+    pub const BUSY: VarInt = VarInt::from_u32(7);
+}
+
+/// The endpoint. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    endpoint: Endpoint,
+    credentials: Credentials,
+    handshakes: Arc<Semaphore>,
+}
+
+/// The socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on UDP {addr}: {source}")]
+pub struct BindError {
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+/// Why a handshake did not end in a connection to a node of this mesh.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// No answer in [`HANDSHAKE_DEADLINE`].
+    #[error("no answer in {HANDSHAKE_DEADLINE:?}")]
+    Deadline,
+    /// The address cannot be dialled from here.
+    #[error("cannot be dialled: {0}")]
+    Address(#[from] quinn::ConnectError),
+    /// QUIC or TLS refused, on this side or the other.
+    #[error("handshake failed: {0}")]
+    Connection(#[from] ConnectionError),
+    /// A valid certificate that does not name a node of this mesh.
+    #[error("refused: {0}")]
+    Identity(#[from] BadCertificate),
+}
+
+impl HandshakeError {
+    /// The `reason` label under which this is counted.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Address(_) => "address",
+            Self::Connection(e) => connection_reason(e),
+            Self::Identity(BadCertificate::Identity(crate::identity::BadIdentity::TrustDomain { .. })) => {
+                "trust_domain"
+            }
+            Self::Identity(_) => "identity",
+        }
+    }
+}
+
+/// A short fixed word for why a connection ended, fit for a metric's label.
+pub fn connection_reason(error: &ConnectionError) -> &'static str {
+    // TLS alerts are transport errors 0x100 to 0x1ff (RFC 9001 section 4.8).
+    let is_tls = |code: u64| (0x100..0x200).contains(&code);
+    match error {
+        ConnectionError::TransportError(e) if is_tls(e.code.into()) => "certificate",
+        ConnectionError::ConnectionClosed(e) if is_tls(e.error_code.into()) => "certificate",
+        ConnectionError::ApplicationClosed(_) => "closed_by_peer",
+        ConnectionError::LocallyClosed => "closed",
+        ConnectionError::TimedOut => "timeout",
+        ConnectionError::Reset => "reset",
+        _ => "protocol",
+    }
+}
+
+impl Transport {
+    /// Opens `listen` and serves on it with `credentials`.
+    ///
+    /// # Errors
+    /// The address is in use or not this machine's. Must be called within a tokio runtime.
+    pub fn bind(listen: SocketAddr, credentials: Credentials) -> Result<Self, BindError> {
+        let fail = |source| BindError { addr: listen, source };
+        let config = Arc::new(transport_config());
+        let mut server = quinn::ServerConfig::with_crypto(credentials.server());
+        server.transport_config(config.clone());
+        // Waiting for our accept loop, which only ever dispatches: a few hundred is a flood already.
+        server.max_incoming(256);
+        let mut client = quinn::ClientConfig::new(credentials.client());
+        client.transport_config(config);
+
+        let socket = std::net::UdpSocket::bind(listen).map_err(fail)?;
+        let runtime = quinn::default_runtime().ok_or_else(|| fail(io::Error::other("no tokio runtime")))?;
+        let mut endpoint =
+            Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime).map_err(fail)?;
+        endpoint.set_default_client_config(client);
+        Ok(Self { endpoint, credentials, handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)) })
+    }
+
+    /// Dials `addr` and learns who is there.
+    ///
+    /// # Errors
+    /// Any [`HandshakeError`]; a peer that names no node of this mesh has been closed on.
+    pub async fn dial(&self, addr: SocketAddr) -> Result<(Identity, Connection), HandshakeError> {
+        let connecting = self.endpoint.connect(addr, &self.credentials.server_name())?;
+        let connection = timeout(HANDSHAKE_DEADLINE, connecting).await.map_err(|_| HandshakeError::Deadline)??;
+        self.identify(connection)
+    }
+
+    /// Runs inbound handshakes, each in a task of its own, and hands on what comes of them, until the endpoint closes.
+    pub async fn accept<F>(&self, done: F)
+    where
+        F: Fn(SocketAddr, Result<(Identity, Connection), HandshakeError>) + Clone + Send + 'static,
+    {
+        while let Some(incoming) = self.endpoint.accept().await {
+            let Ok(permit) = self.handshakes.clone().try_acquire_owned() else {
+                metrics::counter!("nearfield_mesh_peers_refused_total", "reason" => "handshakes").increment(1);
+                incoming.refuse();
+                continue;
+            };
+            if self.endpoint.open_connections() >= MAX_CONNECTIONS {
+                metrics::counter!("nearfield_mesh_peers_refused_total", "reason" => "connections").increment(1);
+                incoming.refuse();
+                continue;
+            }
+            let under_way = MAX_HANDSHAKES - self.handshakes.available_permits();
+            if under_way > RETRY_FROM && incoming.may_retry() && !incoming.remote_address_validated() {
+                // It can only fail for an address that has been validated, which we have just excluded.
+                let _ = incoming.retry();
+                continue;
+            }
+            let (transport, done) = (self.clone(), done.clone());
+            tokio::spawn(async move {
+                let from = incoming.remote_address();
+                let outcome = transport.welcome(incoming).await;
+                done(from, outcome);
+                drop(permit);
+            });
+        }
+    }
+
+    async fn welcome(&self, incoming: quinn::Incoming) -> Result<(Identity, Connection), HandshakeError> {
+        let connection = timeout(HANDSHAKE_DEADLINE, incoming).await.map_err(|_| HandshakeError::Deadline)??;
+        self.identify(connection)
+    }
+
+    fn identify(&self, connection: Connection) -> Result<(Identity, Connection), HandshakeError> {
+        match self.credentials.identify(&connection) {
+            Ok(identity) => Ok((identity, connection)),
+            Err(e) => {
+                connection.close(close::IDENTITY, b"certificate names no node of this mesh");
+                Err(e.into())
+            }
+        }
+    }
+
+    /// The address the socket has got.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Says goodbye on every connection and waits, at most `deadline`, for the packets to be out.
+    pub async fn shutdown(&self, deadline: Duration) {
+        self.endpoint.close(close::SHUTDOWN, b"shutdown");
+        if timeout(deadline, self.endpoint.wait_idle()).await.is_err() {
+            tracing::debug!(?deadline, "connections still draining");
+        }
+    }
+
+    /// Waits until the datagrams given to `connections` have left, at most until `deadline`.
+    pub async fn flush(connections: &[Connection], deadline: Instant) {
+        let unsent = |c: &Connection| c.close_reason().is_none() && c.datagram_send_buffer_space() < DATAGRAM_BUFFER;
+        while Instant::now() < deadline && connections.iter().any(unsent) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Datagrams wait here for the congestion window; the oldest make room.
+const DATAGRAM_BUFFER: usize = 64 * 1024;
+
+/// Every setting that differs from quinn's default, which is tuned for web traffic.
+fn transport_config() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    // A silent peer is lost after 10 s. SWIM judges sooner (about 5 s) and asks others; this is the
+    // backstop, long enough for the stalls of a wide-area route change.
+    config.max_idle_timeout(Some(VarInt::from_u32(10_000).into()));
+    // Four may be lost in a row before the above strikes; also holds NAT bindings open.
+    config.keep_alive_interval(Some(Duration::from_millis(2_500)));
+    // Between regions. The default of 333 ms makes the first retransmission wait a second.
+    config.initial_rtt(Duration::from_millis(100));
+    // SWIM only: 50 packets. The default of 1 MiB would hold minutes of stale gossip on a bad link.
+    config.datagram_send_buffer_size(DATAGRAM_BUFFER);
+    // What arrives while one task reads, with room for a burst from a node catching up.
+    config.datagram_receive_buffer_size(Some(256 * 1024));
+    // One uni stream per talk spurt: thousands of speakers at a time between one edge and one core.
+    config.max_concurrent_uni_streams(VarInt::from_u32(4096));
+    // Control and requests, most of them short.
+    config.max_concurrent_bidi_streams(VarInt::from_u32(256));
+    // A replayed spurt may be minutes of Opus: 256 KiB is over a minute at 32 kb/s and 10 Mbit/s at 200 ms.
+    config.stream_receive_window(VarInt::from_u32(256 * 1024));
+    // What one peer can make us hold unread in all.
+    config.receive_window(VarInt::from_u32(8 * 1024 * 1024));
+    config.send_window(8 * 1024 * 1024);
+    config.congestion_controller_factory(Arc::new(FlooredCubic { floor: 64 * 1024 }));
+    config
+}
+
+/// A client that our own checks would not let start.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn outsider(ca: &str, cert: &str, key: &str) -> Endpoint {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    tls.alpn_protocols = vec![crate::wire::ALPN.to_vec()];
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    endpoint
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::identity::certs::Authority;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn transport(authority: &Authority, domain: &str, node: &str) -> Transport {
+        let uri = format!("spiffe://{domain}/region/eu-central/role/edge/node/{node}");
+        let (cert, key) = authority.issue(&Identity::from_spiffe(&uri, domain).unwrap(), HOUR).unwrap();
+        let credentials = Credentials::from_pem(authority.ca_pem(), &cert, &key, domain).unwrap();
+        Transport::bind("127.0.0.1:0".parse().unwrap(), credentials).unwrap()
+    }
+
+    /// What the inbound side of `server` makes of its next peer.
+    fn next_peer(server: &Transport) -> tokio::sync::oneshot::Receiver<Result<Identity, HandshakeError>> {
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let send = Arc::new(std::sync::Mutex::new(Some(send)));
+        let server = server.clone();
+        tokio::spawn(async move {
+            server
+                .accept(move |_, outcome| {
+                    if let Some(send) = send.lock().unwrap().take() {
+                        let _ = send.send(outcome.map(|(identity, connection)| {
+                            // Held open for the test's life.
+                            tokio::spawn(async move { connection.closed().await });
+                            identity
+                        }));
+                    }
+                })
+                .await;
+        });
+        receive
+    }
+
+    #[tokio::test]
+    async fn both_ends_learn_the_other_s_name() {
+        let authority = Authority::create("a.test", HOUR).unwrap();
+        let (one, two) = (transport(&authority, "a.test", "one"), transport(&authority, "a.test", "two"));
+        let inbound = next_peer(&two);
+        let (there, _connection) = one.dial(two.local_addr().unwrap()).await.unwrap();
+        assert_eq!(there.node.as_str(), "two");
+        assert_eq!(inbound.await.unwrap().unwrap().node.as_str(), "one");
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_another_authority_is_refused_on_both_sides() {
+        let ours = transport(&Authority::create("a.test", HOUR).unwrap(), "a.test", "one");
+        let theirs = transport(&Authority::create("a.test", HOUR).unwrap(), "a.test", "two");
+        let inbound = next_peer(&theirs);
+        let error = ours.dial(theirs.local_addr().unwrap()).await.expect_err("refused");
+        assert_eq!(error.reason(), "certificate", "{error}");
+        assert_eq!(inbound.await.unwrap().expect_err("refused").reason(), "certificate");
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_another_trust_domain_under_the_same_authority_is_closed_with_its_code() {
+        let authority = Authority::create("a.test", HOUR).unwrap();
+        let server = transport(&authority, "a.test", "one");
+        // The DNS name is the mesh's, so TLS accepts it; the URI is somebody else's.
+        let uri = "spiffe://b.test/region/eu-central/role/edge/node/two";
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["mesh.a.test".into()]).unwrap();
+        params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().unwrap()));
+        let ca_key = rcgen::KeyPair::from_pem(&authority.key_pem()).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(authority.ca_pem(), ca_key).unwrap();
+        let cert = params.signed_by(&key, &issuer).unwrap().pem();
+        let error = Credentials::from_pem(authority.ca_pem(), &cert, &key.serialize_pem(), "a.test").expect_err("own");
+        assert!(error.to_string().contains("b.test"), "{error}");
+
+        let outsider = outsider(authority.ca_pem(), &cert, &key.serialize_pem());
+        let inbound = next_peer(&server);
+        let connection = outsider.connect(server.local_addr().unwrap(), "mesh.a.test").unwrap().await.unwrap();
+        assert_eq!(inbound.await.unwrap().expect_err("refused").reason(), "trust_domain");
+        let ConnectionError::ApplicationClosed(closed) = connection.closed().await else { panic!("not closed by peer") };
+        assert_eq!(closed.error_code, close::IDENTITY);
+    }
+}

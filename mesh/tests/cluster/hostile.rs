@@ -1,0 +1,128 @@
+//! Packets that no honest node sends.
+
+use std::time::Instant;
+
+use mesh::membership::{MAX_PACKET, Membership, PacketError, Settings};
+use proptest::prelude::*;
+
+use super::world::{EPOCH_MS, address, id, identity};
+
+fn node(index: usize) -> Membership {
+    Membership::new(identity(index), address(index, 0), EPOCH_MS, Settings::default(), index as u64)
+}
+
+/// A node that knows one other, and the packets the two exchanged on the way.
+fn pair(now: Instant) -> (Membership, Vec<Vec<u8>>) {
+    let (mut a, mut b) = (node(0), node(1));
+    let mut packets = vec![];
+    b.announce(address(0, 0), now);
+    for _ in 0..4 {
+        while let Some(transmit) = b.poll_transmit() {
+            packets.push(transmit.packet.to_vec());
+            a.handle_packet(&identity(1), &transmit.packet, now).unwrap();
+        }
+        while let Some(transmit) = a.poll_transmit() {
+            b.handle_packet(&identity(0), &transmit.packet, now).unwrap();
+        }
+        let later = b.poll_timeout().unwrap();
+        b.handle_timeout(later);
+    }
+    assert_eq!(a.members().len(), 1);
+    (a, packets)
+}
+
+#[test]
+fn an_announcement_to_an_address_finds_whoever_is_there() {
+    let now = Instant::now();
+    let (mut seed, mut joiner) = (node(0), node(1));
+    joiner.announce(address(0, 0), now);
+    let hello = joiner.poll_transmit().unwrap();
+    assert_eq!((hello.to, hello.node), (address(0, 0), None));
+    seed.handle_packet(&identity(1), &hello.packet, now).unwrap();
+    let answer = seed.poll_transmit().unwrap();
+    assert_eq!((answer.to, answer.node), (address(1, 0), Some(id(1))));
+    joiner.handle_packet(&identity(0), &answer.packet, now).unwrap();
+    assert_eq!(joiner.members()[0].identity, identity(0));
+    assert_eq!(seed.members()[0].identity, identity(1));
+}
+
+#[test]
+fn an_announcement_to_oneself_is_not_sent() {
+    let mut alone = node(0);
+    alone.announce(address(0, 0), Instant::now());
+    assert_eq!(alone.poll_transmit(), None);
+}
+
+#[test]
+fn an_impostor_is_refused() {
+    let now = Instant::now();
+    let (mut victim, packets) = pair(now);
+    let before = victim.members();
+    for packet in packets {
+        let refused = victim.handle_packet(&identity(2), &packet, now);
+        assert_eq!(refused, Err(PacketError::Impostor { claimed: id(1), certified: id(2) }));
+    }
+    let mut stolen = node(1);
+    stolen.announce(address(0, 0), now);
+    let mut certified = identity(1);
+    certified.role = mesh::identity::Role::Dns;
+    let packet = stolen.poll_transmit().unwrap().packet;
+    assert!(matches!(victim.handle_packet(&certified, &packet, now), Err(PacketError::Impostor { .. })));
+    assert_eq!(victim.members(), before);
+}
+
+#[test]
+fn a_node_with_our_own_id_is_refused() {
+    let now = Instant::now();
+    let (mut a, mut twin) = (node(0), node(0));
+    twin.announce(address(9, 0), now);
+    let packet = twin.poll_transmit().unwrap().packet;
+    assert_eq!(a.handle_packet(&identity(0), &packet, now), Err(PacketError::Ourselves));
+}
+
+#[test]
+fn a_node_that_has_left_stays_away() {
+    let now = Instant::now();
+    let (mut gone, packets) = pair(now);
+    gone.leave(now);
+    while gone.poll_transmit().is_some() {}
+    for packet in packets {
+        gone.handle_packet(&identity(1), &packet, now).unwrap();
+    }
+    assert_eq!((gone.poll_transmit(), gone.poll_timeout()), (None, None));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_change_nothing(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..1300), 1..20)) {
+        let now = Instant::now();
+        let (mut victim, _) = pair(now);
+        let before = victim.members();
+        for packet in packets {
+            let refused = victim.handle_packet(&identity(1), &packet, now);
+            prop_assert!(refused.is_err());
+            prop_assert!(packet.len() <= MAX_PACKET || refused == Err(PacketError::TooLong(packet.len())));
+        }
+        prop_assert_eq!(victim.members(), before);
+    }
+
+    #[test]
+    fn damaged_packets_never_panic(which in any::<prop::sample::Index>(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), tail in prop::collection::vec(any::<u8>(), 0..60)) {
+        let now = Instant::now();
+        let (mut victim, packets) = pair(now);
+        let mut packet = which.get(&packets).clone();
+        for (at, byte) in damage {
+            let at = at.index(packet.len());
+            packet[at] = byte;
+        }
+        packet.extend(tail);
+        let _ = victim.handle_packet(&identity(1), &packet, now);
+        for _ in 0..20 {
+            let Some(next) = victim.poll_timeout() else { break };
+            victim.handle_timeout(next);
+            while victim.poll_transmit().is_some() {}
+        }
+    }
+}
