@@ -175,7 +175,7 @@ impl Bed {
         let _ = match identity.role {
             Role::Edge => Ok(()),
             Role::Core => write!(text, "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\n", self.plan.model.display()),
-            Role::Dns => write!(text, "\n[dns]\nlisten = \"{}:{dns_port}\"\ndomain = \"{DNS_DOMAIN}\"\n", mesh.ip()),
+            Role::Dns => write!(text, "\n[dns]\nlisten = \"{0}:{dns_port}\"\ndomain = \"{DNS_DOMAIN}\"\nname_servers = [\"ns1={0}\"]\n", mesh.ip()),
         };
         text
     }

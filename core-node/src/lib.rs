@@ -1,2 +1,34 @@
-//! core-node
+//! Speech frames in, words out.
+//!
+//! **Follow one frame**, in the order of its travel:
+//!
+//! 1. [`ingest::accept`] reads talk spurts off the edge's streams; [`ingest::link`] knows what the edge's
+//!    short names mean.
+//! 2. [`ingest`] takes each item once and in order, whatever is replayed.
+//! 3. [`ingest::log`] writes it to the [`store`], and only then is it acknowledged as *durable*.
+//! 4. [`utterance`] joins spurts that continue each other and decodes them.
+//! 5. [`scribe`] has each utterance transcribed by [`transcribe`], partials and finals.
+//! 6. [`transcript`] gives the words their id, revision, number and time.
+//! 7. [`publish`] stores finals, sends all to who listens; then the spurt is *done*.
+//! 8. [`api`] answers the world.
+//!
+//! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it.
+
+pub mod ingest;
+pub mod key;
+pub mod meetings;
+pub mod peers;
+pub mod publish;
+pub mod record;
+pub mod scribe;
+pub mod store;
 pub mod transcribe;
+pub mod transcript;
+pub mod utterance;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks; a holder that panicked left nothing half done, since each holds it for one plain change.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,6 +1,6 @@
 //! Speech to words: one trait, several engines, one bounded [`pool::Pool`] in front of them.
 
-mod align;
+pub mod align;
 mod loops;
 pub mod openai;
 pub mod pool;

@@ -7,10 +7,10 @@ use clap::Parser;
 use edge_node::{
     assignments::Assignments,
     config::{Config, ENV_PREFIX},
-    http,
 };
 use mesh::{
     config::{Source, sections::node_settings},
+    health,
     identity::Role,
     node::Node,
     telemetry,
@@ -57,8 +57,7 @@ async fn run(config: Config, settings: mesh::node::Settings) -> Result<()> {
     let assignments = Assignments::new(node.clone(), config.serving());
     let members = node.members();
     let ready = move || !members.borrow().is_empty();
-    let http = http::bind(config.http.listen).await.context("http.listen")?;
-    let http = tokio::spawn(http::serve(http, metrics, ready));
+    health::serve(config.http.listen, health::router(metrics, ready)).await.context("http.listen")?;
     let serving = tokio::spawn(assignments.serve(inbound, stop.clone()));
     info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, "edge up");
 
@@ -70,7 +69,6 @@ async fn run(config: Config, settings: mesh::node::Settings) -> Result<()> {
     stop.cancel();
     serving.await.context("the serving task broke")?;
     node.shutdown().await;
-    http.abort();
     info!("edge down");
     Ok(())
 }

@@ -4,9 +4,7 @@ use std::{fmt, time::Duration};
 
 use earshot::Detector;
 
-use crate::decode::SAMPLE_RATE;
-
-/// Samples that one score is about.
+/// Samples at 16 kHz that one score is about.
 const FRAME: usize = 256;
 /// The time that is.
 const FRAME_TIME: Duration = Duration::from_millis(16);
@@ -103,7 +101,7 @@ impl Vad {
         match self.activity {
             _ if self.run >= self.settings.onset_frames => self.activity = Activity::Speech,
             Activity::Speech if score >= self.settings.offset => {}
-            Activity::Pause(_) if score >= self.settings.offset => self.activity = Activity::Speech,
+            Activity::Pause(_) if self.run > 0 => self.activity = Activity::Speech,
             _ => self.quiet(FRAME_TIME),
         }
     }
@@ -124,7 +122,48 @@ impl fmt::Debug for Vad {
     }
 }
 
-/// How long `samples` at 16 kHz last.
-pub fn pcm_duration(samples: usize) -> Duration {
-    Duration::from_micros(samples as u64 * 1_000_000 / u64::from(SAMPLE_RATE))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signals;
+
+    /// What the detector thought after each 20 ms.
+    fn listen(pcm: &[i16]) -> Vec<Activity> {
+        let mut vad = Vad::new(Settings::default());
+        let hear = |chunk: &[i16]| {
+            vad.push(chunk);
+            vad.activity()
+        };
+        pcm.chunks(320).map(hear).collect()
+    }
+
+    #[test]
+    fn a_voice_is_speech_and_what_is_none_is_not() {
+        let share = |pcm: &[i16]| {
+            let heard = listen(pcm);
+            heard.iter().filter(|a| **a == Activity::Speech).count() as f64 / heard.len() as f64
+        };
+        assert!(share(&signals::talk(3000, 8000.0)) > 0.8);
+        assert!(share(&signals::talk(3000, 800.0)) > 0.8);
+        assert_eq!(share(&signals::silence(3000)), 0.0);
+        assert!(share(&signals::noise(3000, 300.0, 1)) < 0.05);
+    }
+
+    #[test]
+    fn speech_ends_after_the_hangover() {
+        let heard = listen(&[signals::talk(1000, 8000.0), signals::silence(1500)].concat());
+        let end = heard.iter().rposition(|a| *a != Activity::Silence).map_or(0, |n| n + 1) as u64 * 20;
+        assert!((1500..=1800).contains(&end), "ended at {end} ms");
+        assert!(heard.iter().any(|a| matches!(a, Activity::Pause(p) if *p > Duration::from_millis(500))));
+    }
+
+    #[test]
+    fn time_without_sound_counts_as_quiet() {
+        let mut vad = Vad::new(Settings::default());
+        vad.push(&signals::talk(1000, 8000.0));
+        vad.skip(Duration::from_millis(400));
+        assert!(vad.speaking());
+        vad.skip(Duration::from_millis(250));
+        assert!(!vad.speaking());
+    }
 }

@@ -62,7 +62,7 @@ impl Running {
     async fn dig(&self, arguments: &[&str]) -> String {
         let mut dig = Command::new("dig");
         dig.arg("@127.0.0.1").arg("-p").arg(self.addr.port().to_string()).args(arguments);
-        let run = move || dig.output().expect("`dig` is needed: run `./dev tools`, or install bind9-dnsutils");
+        let run = move || dig.output().expect("`dig` is needed: run `./dev test`, or install bind9-dnsutils");
         let output = tokio::task::spawn_blocking(run).await.unwrap();
         String::from_utf8(output.stdout).unwrap()
     }

@@ -91,8 +91,8 @@ impl Source {
         let mut source = Self::default();
         if let Some(path) = file {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Read { file: name.clone(), source })?;
+            let text =
+                std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: name.clone(), source })?;
             source.file(&name, &text)?;
         }
         // In order of name: which of two overlapping variables wins must not depend on the environment's order.
@@ -209,9 +209,9 @@ impl Source {
         let mut at = None;
         let mut table = Some(&self.table);
         for part in key.split('.') {
-            let (name, index) = part.split_once('[').map_or((part, None), |(name, rest)| {
-                (name, rest.trim_end_matches(']').parse::<usize>().ok())
-            });
+            let (name, index) = part
+                .split_once('[')
+                .map_or((part, None), |(name, rest)| (name, rest.trim_end_matches(']').parse::<usize>().ok()));
             at = table?.get(name);
             if let Some(index) = index {
                 at = at.and_then(Value::as_array).and_then(|array| array.get(index));

@@ -16,7 +16,6 @@ pub mod identity;
 pub mod membership;
 pub mod node;
 pub mod placement;
-pub mod placement;
 pub mod seeds;
 pub mod stream;
 pub mod telemetry;

@@ -7,35 +7,39 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 mod dial;
+mod error;
 mod gossip;
 mod inbound;
 mod join;
+mod peer;
 mod pool;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use quinn::{Connection, VarInt};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::{
+    error::{ConnectError, OpenError, RequestError, StartError},
+    peer::{Inbound, Peer, Reply},
+};
 use self::{gossip::Input, pool::Pool};
 pub use crate::membership::Member;
 use crate::{
     clock::Micros,
     identity::{Identity, NodeId, certs::Credentials},
     membership, seeds,
-    stream::{MessageReceiver, MessageSender, StreamError},
-    transport::{BindError, HandshakeError, Transport},
+    transport::{HandshakeError, Transport},
     wire::{
-        self,
         report::Report,
         request::{Request, Response},
     },
@@ -75,134 +79,6 @@ pub struct Settings {
     pub swim: membership::Settings,
     /// The software version, for operators.
     pub software: String,
-}
-
-/// A connection to another node.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// Who it is, as its certificate says.
-    pub identity: Identity,
-    /// The connection.
-    pub connection: Connection,
-}
-
-/// What a peer has begun.
-#[derive(Debug)]
-pub enum Inbound {
-    /// A control stream.
-    Control {
-        /// Whose.
-        peer: Peer,
-        /// To it.
-        send: MessageSender,
-        /// From it.
-        recv: MessageReceiver,
-    },
-    /// A talk spurt; the type byte has been read.
-    Spurt {
-        /// Whose.
-        peer: Peer,
-        /// Its bytes.
-        recv: quinn::RecvStream,
-    },
-    /// A question.
-    Request {
-        /// Whose.
-        peer: Peer,
-        /// What it asks.
-        request: Request,
-        /// Where the answer goes.
-        reply: Reply,
-    },
-}
-
-/// Where the answer to a [`Request`] goes. Dropped unused, the asker learns that there is none.
-#[derive(Debug)]
-pub struct Reply {
-    send: MessageSender,
-    /// Held until answered: bounds what one peer may ask at a time.
-    _permit: OwnedSemaphorePermit,
-}
-
-/// Why a node cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The socket.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// Others would be told an address that leads nowhere.
-    #[error("advertised address {0} is unspecified: say at which address other nodes reach this one")]
-    Advertise(SocketAddr),
-    /// The resolver for seeds.
-    #[error(transparent)]
-    Seeds(#[from] seeds::ResolverError),
-}
-
-/// Why a node cannot be reached.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Neither connected nor a live member.
-    #[error("{0} is no live member of the mesh")]
-    Unknown(NodeId),
-    /// It took longer than [`CONNECT_DEADLINE`].
-    #[error("not connected in {CONNECT_DEADLINE:?}")]
-    Deadline,
-    /// The handshake failed or was refused.
-    #[error(transparent)]
-    Handshake(#[from] HandshakeError),
-    /// Somebody else lives at that address.
-    #[error("expected {expected} at {addr}, found {found}")]
-    WrongNode {
-        /// Who was dialled.
-        expected: NodeId,
-        /// Who answered.
-        found: NodeId,
-        /// Where.
-        addr: SocketAddr,
-    },
-    /// The address is this node's own.
-    #[error("{0} is this node itself")]
-    Myself(SocketAddr),
-    /// There are too many connections already.
-    #[error("too many connections with {0}")]
-    TooMany(NodeId),
-    /// This node is shutting down.
-    #[error("this node is shutting down")]
-    Shutdown,
-}
-
-/// Why a stream cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The peer did not grant a stream within [`STREAM_DEADLINE`].
-    #[error("no stream granted in {STREAM_DEADLINE:?}")]
-    Deadline,
-    /// The connection is gone.
-    #[error("connection lost: {0}")]
-    Connection(#[from] quinn::ConnectionError),
-    /// The stream broke at once.
-    #[error(transparent)]
-    Stream(#[from] quinn::WriteError),
-}
-
-/// Why a request was not answered.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// The node was not reached.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The stream could not be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The stream broke, or the answer was malformed.
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    /// The peer ended the stream without an answer.
-    #[error("the peer gave no answer")]
-    NoAnswer,
-    /// It took longer than [`REQUEST_DEADLINE`].
-    #[error("no answer in {REQUEST_DEADLINE:?}")]
-    Deadline,
 }
 
 /// What the node's tasks share.
@@ -337,7 +213,7 @@ impl Node {
                 let _ = left_end.await;
             }
             let connections: Vec<Connection> = shared.pool.all().into_iter().map(|peer| peer.connection).collect();
-            Transport::flush(&connections, std::time::Instant::now() + SHUTDOWN_DEADLINE / 4).await;
+            Transport::flush(&connections, Instant::now() + SHUTDOWN_DEADLINE / 4).await;
         };
         if timeout(SHUTDOWN_DEADLINE, goodbye).await.is_err() {
             tracing::warn!(node = %shared.me.node, "left without saying goodbye: the others will find out");
@@ -351,56 +227,6 @@ impl Node {
 impl Shared {
     fn report(&self) -> MutexGuard<'_, Report> {
         lock(&self.report)
-    }
-}
-
-impl Peer {
-    /// Opens a control stream: from here on typed messages both ways.
-    ///
-    /// # Errors
-    /// The connection is gone, or grants no stream.
-    pub async fn open_control(&self) -> Result<(MessageSender, MessageReceiver), OpenError> {
-        self.open_bi(wire::STREAM_CONTROL).await
-    }
-
-    /// Opens a talk spurt's stream, empty: [`wire::spurt::SpurtHeader::encode`] writes the type byte.
-    ///
-    /// # Errors
-    /// The connection is gone, or grants no stream.
-    pub async fn open_spurt(&self) -> Result<quinn::SendStream, OpenError> {
-        Ok(timeout(STREAM_DEADLINE, self.connection.open_uni()).await.map_err(|_| OpenError::Deadline)??)
-    }
-
-    /// Asks this peer and waits for its answer, [`REQUEST_DEADLINE`] at most.
-    ///
-    /// # Errors
-    /// The connection is gone, or there was no answer.
-    pub async fn request(&self, request: &Request) -> Result<Response, RequestError> {
-        let exchange = async {
-            let (mut send, mut recv) = self.open_bi(wire::STREAM_REQUEST).await?;
-            send.send(request).await?;
-            send.finish()?;
-            recv.recv().await?.ok_or(RequestError::NoAnswer)
-        };
-        timeout(REQUEST_DEADLINE, exchange).await.map_err(|_| RequestError::Deadline)?
-    }
-
-    async fn open_bi(&self, kind: u8) -> Result<(MessageSender, MessageReceiver), OpenError> {
-        let (mut send, recv) =
-            timeout(STREAM_DEADLINE, self.connection.open_bi()).await.map_err(|_| OpenError::Deadline)??;
-        send.write_all(&[kind]).await?;
-        Ok((MessageSender::new(send), MessageReceiver::new(recv)))
-    }
-}
-
-impl Reply {
-    /// Sends the answer.
-    ///
-    /// # Errors
-    /// The asker is gone.
-    pub async fn send(mut self, response: Response) -> Result<(), StreamError> {
-        self.send.send(&response).await?;
-        self.send.finish()
     }
 }
 
@@ -422,6 +248,15 @@ fn first_report(me: &Identity, software: String) -> Report {
 fn note_expiry(credentials: &Credentials) {
     let at = Micros::from_system(credentials.expires()).0 / 1_000_000;
     metrics::gauge!("nearfield_mesh_certificate_expires_timestamp_seconds").set(at as f64);
+}
+
+/// Counts a handshake that came to nothing, and a refusal apart from a mere silence.
+fn handshake_failed(side: &'static str, error: &HandshakeError) {
+    let reason = error.reason();
+    metrics::counter!("nearfield_mesh_handshakes_failed_total", "side" => side, "reason" => reason).increment(1);
+    if error.is_refusal() {
+        refused(reason);
+    }
 }
 
 fn refused(reason: &'static str) {

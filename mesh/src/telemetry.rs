@@ -1,6 +1,6 @@
 //! Logs and metrics, set up once at a program's start.
 
-use std::time::Duration;
+use std::{io::IsTerminal, time::Duration};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, filter::ParseError, util::TryInitError};
@@ -13,8 +13,7 @@ const NOISY: &str = "webrtc=error,rtc=error,hickory_proto=warn,hickory_resolver=
 
 /// Upper bounds, in seconds, of the buckets of every histogram named `..._seconds`: from a frame's
 /// processing to the longest wait for words.
-const SECONDS: [f64; 14] =
-    [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const SECONDS: [f64; 14] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// How often recorded values are folded into their histograms; without it they pile up until a scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -69,7 +68,10 @@ pub fn init(log: &LogSection) -> Result<Metrics, TelemetryError> {
 fn init_log(log: &LogSection) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt;
 
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.filter)?).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(&log.filter)?)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Human => builder.finish().try_init()?,
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 pub mod congestion;
+mod settings;
 
 use std::{
     io,
@@ -12,10 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig};
 use tokio::{sync::Semaphore, time::timeout};
 
-use self::congestion::FlooredCubic;
+use self::settings::{DATAGRAM_BUFFER, transport_config};
 use crate::identity::{
     Identity,
     certs::{BadCertificate, Credentials},
@@ -89,6 +90,11 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// Whether somebody was there and one side would not have the other.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.reason(), "certificate" | "trust_domain" | "identity")
+    }
+
     /// The `reason` label under which this is counted.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -135,8 +141,7 @@ impl Transport {
 
         let socket = std::net::UdpSocket::bind(listen).map_err(fail)?;
         let runtime = quinn::default_runtime().ok_or_else(|| fail(io::Error::other("no tokio runtime")))?;
-        let mut endpoint =
-            Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime).map_err(fail)?;
+        let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime).map_err(fail)?;
         endpoint.set_default_client_config(client);
         Ok(Self { endpoint, credentials, handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)) })
     }
@@ -223,136 +228,5 @@ impl Transport {
     }
 }
 
-/// Datagrams wait here for the congestion window; the oldest make room.
-const DATAGRAM_BUFFER: usize = 64 * 1024;
-
-/// Every setting that differs from quinn's default, which is tuned for web traffic.
-fn transport_config() -> TransportConfig {
-    let mut config = TransportConfig::default();
-    // A silent peer is lost after 10 s. SWIM judges sooner (about 5 s) and asks others; this is the
-    // backstop, long enough for the stalls of a wide-area route change.
-    config.max_idle_timeout(Some(VarInt::from_u32(10_000).into()));
-    // Four may be lost in a row before the above strikes; also holds NAT bindings open.
-    config.keep_alive_interval(Some(Duration::from_millis(2_500)));
-    // Between regions. The default of 333 ms makes the first retransmission wait a second.
-    config.initial_rtt(Duration::from_millis(100));
-    // SWIM only: 50 packets. The default of 1 MiB would hold minutes of stale gossip on a bad link.
-    config.datagram_send_buffer_size(DATAGRAM_BUFFER);
-    // What arrives while one task reads, with room for a burst from a node catching up.
-    config.datagram_receive_buffer_size(Some(256 * 1024));
-    // One uni stream per talk spurt: thousands of speakers at a time between one edge and one core.
-    config.max_concurrent_uni_streams(VarInt::from_u32(4096));
-    // Control and requests, most of them short.
-    config.max_concurrent_bidi_streams(VarInt::from_u32(256));
-    // A replayed spurt may be minutes of Opus: 256 KiB is over a minute at 32 kb/s and 10 Mbit/s at 200 ms.
-    config.stream_receive_window(VarInt::from_u32(256 * 1024));
-    // What one peer can make us hold unread in all.
-    config.receive_window(VarInt::from_u32(8 * 1024 * 1024));
-    config.send_window(8 * 1024 * 1024);
-    config.congestion_controller_factory(Arc::new(FlooredCubic { floor: 64 * 1024 }));
-    config
-}
-
-/// A client that our own checks would not let start.
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub(crate) fn outsider(ca: &str, cert: &str, key: &str) -> Endpoint {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(
-            vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()],
-            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-        )
-        .unwrap();
-    tls.alpn_protocols = vec![crate::wire::ALPN.to_vec()];
-    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
-    endpoint
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-    use crate::identity::certs::Authority;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn transport(authority: &Authority, domain: &str, node: &str) -> Transport {
-        let uri = format!("spiffe://{domain}/region/eu-central/role/edge/node/{node}");
-        let (cert, key) = authority.issue(&Identity::from_spiffe(&uri, domain).unwrap(), HOUR).unwrap();
-        let credentials = Credentials::from_pem(authority.ca_pem(), &cert, &key, domain).unwrap();
-        Transport::bind("127.0.0.1:0".parse().unwrap(), credentials).unwrap()
-    }
-
-    /// What the inbound side of `server` makes of its next peer.
-    fn next_peer(server: &Transport) -> tokio::sync::oneshot::Receiver<Result<Identity, HandshakeError>> {
-        let (send, receive) = tokio::sync::oneshot::channel();
-        let send = Arc::new(std::sync::Mutex::new(Some(send)));
-        let server = server.clone();
-        tokio::spawn(async move {
-            server
-                .accept(move |_, outcome| {
-                    if let Some(send) = send.lock().unwrap().take() {
-                        let _ = send.send(outcome.map(|(identity, connection)| {
-                            // Held open for the test's life.
-                            tokio::spawn(async move { connection.closed().await });
-                            identity
-                        }));
-                    }
-                })
-                .await;
-        });
-        receive
-    }
-
-    #[tokio::test]
-    async fn both_ends_learn_the_other_s_name() {
-        let authority = Authority::create("a.test", HOUR).unwrap();
-        let (one, two) = (transport(&authority, "a.test", "one"), transport(&authority, "a.test", "two"));
-        let inbound = next_peer(&two);
-        let (there, _connection) = one.dial(two.local_addr().unwrap()).await.unwrap();
-        assert_eq!(there.node.as_str(), "two");
-        assert_eq!(inbound.await.unwrap().unwrap().node.as_str(), "one");
-    }
-
-    #[tokio::test]
-    async fn a_peer_of_another_authority_is_refused_on_both_sides() {
-        let ours = transport(&Authority::create("a.test", HOUR).unwrap(), "a.test", "one");
-        let theirs = transport(&Authority::create("a.test", HOUR).unwrap(), "a.test", "two");
-        let inbound = next_peer(&theirs);
-        let error = ours.dial(theirs.local_addr().unwrap()).await.expect_err("refused");
-        assert_eq!(error.reason(), "certificate", "{error}");
-        assert_eq!(inbound.await.unwrap().expect_err("refused").reason(), "certificate");
-    }
-
-    #[tokio::test]
-    async fn a_peer_of_another_trust_domain_under_the_same_authority_is_closed_with_its_code() {
-        let authority = Authority::create("a.test", HOUR).unwrap();
-        let server = transport(&authority, "a.test", "one");
-        // The DNS name is the mesh's, so TLS accepts it; the URI is somebody else's.
-        let uri = "spiffe://b.test/region/eu-central/role/edge/node/two";
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(vec!["mesh.a.test".into()]).unwrap();
-        params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().unwrap()));
-        let ca_key = rcgen::KeyPair::from_pem(&authority.key_pem()).unwrap();
-        let issuer = rcgen::Issuer::from_ca_cert_pem(authority.ca_pem(), ca_key).unwrap();
-        let cert = params.signed_by(&key, &issuer).unwrap().pem();
-        let error = Credentials::from_pem(authority.ca_pem(), &cert, &key.serialize_pem(), "a.test").expect_err("own");
-        assert!(error.to_string().contains("b.test"), "{error}");
-
-        let outsider = outsider(authority.ca_pem(), &cert, &key.serialize_pem());
-        let inbound = next_peer(&server);
-        let connection = outsider.connect(server.local_addr().unwrap(), "mesh.a.test").unwrap().await.unwrap();
-        assert_eq!(inbound.await.unwrap().expect_err("refused").reason(), "trust_domain");
-        let ConnectionError::ApplicationClosed(closed) = connection.closed().await else { panic!("not closed by peer") };
-        assert_eq!(closed.error_code, close::IDENTITY);
-    }
-}
+pub(crate) mod tests;

@@ -1,5 +1,8 @@
 //! The `geo-dns` program as an operator runs it: the first node of a mesh, found by the next through its own DNS.
 
+#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "waits for a real process")]
+
 use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
     process::{Child, Command, Stdio},

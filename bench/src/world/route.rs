@@ -136,6 +136,12 @@ impl From<&RegionId> for Place {
     }
 }
 
+impl From<RegionId> for Place {
+    fn from(site: RegionId) -> Self {
+        Self::Site(site)
+    }
+}
+
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

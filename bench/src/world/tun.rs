@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     libc::{self, c_char, c_int, c_short, ifreq, sockaddr_in},
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
@@ -77,8 +78,11 @@ fn configure(control: &OwnedFd, ip: Ipv4Addr) -> io::Result<()> {
     // The queue's length shares its place in the union with the interface metric.
     request.ifr_ifru.ifru_metric = QUEUE;
     // SAFETY: as above.
-    unsafe { set_queue(fd, &request) }?;
-    Ok(())
+    match unsafe { set_queue(fd, &request) } {
+        // Only the machine's own root may: in a user namespace the kernel's 500 have to do.
+        Ok(_) | Err(Errno::EPERM) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn up(control: &OwnedFd, name: &str) -> io::Result<()> {

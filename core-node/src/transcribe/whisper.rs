@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use whisper_rs::{
 };
 
 use super::{Clip, SAMPLE_RATE, Text, TranscribeError, Transcriber, Word, align::align, loops::without_loop};
+use crate::lock;
 
 /// The longest clip: Whisper's window.
 pub const MAX_CLIP: Duration = Duration::from_secs(30);
@@ -125,13 +126,13 @@ impl Shared {
             return Err(TranscribeError::Clip("longer than 30 s, Whisper's window".into()));
         }
         let params = self.params(self.language(clip)?)?;
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = lock(&self.idle).pop();
         let mut state = match idle {
             Some(state) => state,
             None => self.context.create_state().map_err(failed)?,
         };
         let text = self.decode(&mut state, params, clip);
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(state);
+        lock(&self.idle).push(state);
         text
     }
 
@@ -145,7 +146,7 @@ impl Shared {
     }
 
     fn params(&self, language: &'static str) -> Result<FullParams<'static, 'static>, TranscribeError> {
-        let mut cache = self.params.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = lock(&self.params);
         Ok(cache.entry(language).or_insert_with(|| params(language, self.threads)).clone())
     }
 
@@ -241,7 +242,7 @@ impl Draft {
     /// cost a fifth more tokens: so words are laid over the voiced part of the clip.
     fn into_text(self, samples: &[f32], language: Option<String>) -> Text {
         let confidence = self.confidence();
-        let text: String = self.words.iter().flat_map(|w| String::from_utf8_lossy(&w.bytes).into_owned()).collect();
+        let bytes: Vec<u8> = self.words.iter().flat_map(|word| &word.bytes).copied().collect();
         let words: Vec<(String, f32)> = self
             .words
             .iter()
@@ -254,7 +255,7 @@ impl Draft {
             .zip(times)
             .map(|((text, confidence), (start_ms, end_ms))| Word { text, start_ms, end_ms, confidence })
             .collect();
-        Text { text: text.trim().to_owned(), language, confidence, words }
+        Text { text: String::from_utf8_lossy(&bytes).trim().to_owned(), language, confidence, words }
     }
 }
 
@@ -271,7 +272,7 @@ pub(super) fn known_language(name: &str) -> Option<&'static str> {
     whisper_rs::get_lang_str(id)
 }
 
-fn params(language: &str, threads: u16) -> FullParams<'static, 'static> {
+fn params(language: &'static str, threads: u16) -> FullParams<'static, 'static> {
     let mut params = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
     params.set_language(Some(language));
     params.set_n_threads(i32::from(threads));

@@ -108,7 +108,8 @@ pub fn node_settings(
 ) -> Result<node::Settings, ConfigError> {
     let advertise = mesh.advertise.unwrap_or(mesh.listen);
     if advertise.ip().is_unspecified() {
-        let reason = "set it to the address at which other nodes reach this one; an unspecified address is for listening only";
+        let reason =
+            "set it to the address at which other nodes reach this one; an unspecified address is for listening only";
         return Err(source.refuse("mesh.advertise", reason));
     }
     let paths = CertPaths { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() };
@@ -135,7 +136,8 @@ fn seed_settings(source: &Source, mesh: &MeshSection) -> Result<seeds::Settings,
 
 /// Configuration and certificate must name the same node: else one of the two is on the wrong machine.
 fn agree(source: &Source, role: Role, node: &NodeSection, certified: &Identity) -> Result<(), ConfigError> {
-    let says = |what: &str, found: &dyn std::fmt::Display| format!("the certificate in tls.cert names {what} `{found}`");
+    let says =
+        |what: &str, found: &dyn std::fmt::Display| format!("the certificate in tls.cert names {what} `{found}`");
     if node.id != certified.node {
         return Err(source.refuse("node.id", says("node", &certified.node)));
     }

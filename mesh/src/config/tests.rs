@@ -149,7 +149,10 @@ fn the_certificate_must_name_the_configured_node() {
     let text = settings_of(uri("eu-central", "edge", "edge-2")).expect_err("refused");
     assert_eq!(text, "edge.toml: node.id = \"edge-1\": the certificate in tls.cert names node `edge-2`");
     let text = settings_of(uri("us-east", "edge", "edge-1")).expect_err("refused");
-    assert!(text.contains("node.region = \"eu-central\": the certificate in tls.cert names region `us-east`"), "{text}");
+    assert!(
+        text.contains("node.region = \"eu-central\": the certificate in tls.cert names region `us-east`"),
+        "{text}"
+    );
     let text = settings_of(uri("eu-central", "core", "edge-1")).expect_err("refused");
     assert!(text.contains("names role `core`, this program is `edge`"), "{text}");
 }
@@ -162,5 +165,8 @@ fn addresses_that_lead_nowhere_are_refused() {
     let text = settings(uri, &[r#"mesh.seeds=["a:1", "b"]"#]).expect_err("refused").to_string();
     assert_eq!(text, "--set: mesh.seeds[1] = \"b\": must be host:port, such as core-1.example.net:7400");
     let text = settings(uri, &["tls.key=/nonexistent/key.pem"]).expect_err("refused").to_string();
-    assert!(text.starts_with("--set: tls.key = \"/nonexistent/key.pem\": /nonexistent/key.pem: cannot be read"), "{text}");
+    assert!(
+        text.starts_with("--set: tls.key = \"/nonexistent/key.pem\": /nonexistent/key.pem: cannot be read"),
+        "{text}"
+    );
 }

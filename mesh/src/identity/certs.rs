@@ -7,9 +7,10 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 mod authority;
+mod error;
 
 use std::{
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -27,8 +28,11 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-pub use self::authority::{Authority, AuthorityError};
-use super::{BadIdentity, Identity};
+pub use self::{
+    authority::{Authority, AuthorityError},
+    error::{BadCertificate, CertError},
+};
+use super::Identity;
 use crate::wire;
 
 /// The three PEM files a node needs.
@@ -50,100 +54,6 @@ pub struct Credentials {
     expires: SystemTime,
     client: Arc<QuicClientConfig>,
     server: Arc<QuicServerConfig>,
-}
-
-/// Why certificate files cannot be used. Each names the file.
-#[derive(Debug, thiserror::Error)]
-pub enum CertError {
-    /// The file is not there, or not readable.
-    #[error("{path}: cannot be read: {source}")]
-    Read {
-        /// Which file.
-        path: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The file holds something else.
-    #[error("{path}: no PEM certificate in it")]
-    NoCertificate {
-        /// Which file.
-        path: String,
-    },
-    /// The file holds no key.
-    #[error("{path}: no private key in it (PEM: PKCS#8, SEC1 or PKCS#1)")]
-    NoKey {
-        /// Which file.
-        path: String,
-    },
-    /// The first certificate in the file does not name a node.
-    #[error("{path}: {source}")]
-    Unsuitable {
-        /// Which file.
-        path: String,
-        /// What is wrong with it.
-        source: BadCertificate,
-    },
-    /// Its time is over.
-    #[error("{path}: expired on {at}")]
-    Expired {
-        /// Which file.
-        path: String,
-        /// When.
-        at: String,
-    },
-    /// Its time has not come; or the clock of this machine is wrong.
-    #[error("{path}: not valid before {at}")]
-    NotYetValid {
-        /// Which file.
-        path: String,
-        /// When.
-        at: String,
-    },
-    /// The two belong to different certificates.
-    #[error("{key}: not the key of the certificate in {cert}")]
-    KeyMismatch {
-        /// The key's file.
-        key: String,
-        /// The certificate's file.
-        cert: String,
-    },
-    /// The authority did not sign the certificate, or it lacks the name that peers dial.
-    #[error("{cert}: not accepted under the authorities in {ca} for the name {name}: {reason}")]
-    Untrusted {
-        /// The certificate's file.
-        cert: String,
-        /// The authorities' file.
-        ca: String,
-        /// The DNS name that peers will ask for.
-        name: String,
-        /// What verification says.
-        reason: rustls::Error,
-    },
-    /// The trust domain cannot be part of a DNS name.
-    #[error("trust domain `{0}` is not a DNS name")]
-    TrustDomain(String),
-    /// The TLS library refuses the material for another reason.
-    #[error("{path}: {reason}")]
-    Tls {
-        /// The file it is about.
-        path: String,
-        /// What it says.
-        reason: String,
-    },
-}
-
-/// Why a certificate does not name a node of this mesh.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadCertificate {
-    /// Not X.509, or a part of it is malformed.
-    #[error("malformed certificate: {0}")]
-    Malformed(String),
-    /// No URI subject alternative name, or more than the one that SPIFFE allows.
-    #[error("{0} URI subject alternative names, expected one: spiffe://<trust domain>/region/<region>/role/<role>/node/<id>")]
-    Uris(usize),
-    /// The URI does not name a node of this mesh.
-    #[error(transparent)]
-    Identity(#[from] BadIdentity),
 }
 
 impl Credentials {
@@ -174,8 +84,7 @@ impl Credentials {
 
         let chain = certificates(&cert, pem[1])?;
         let (identity, expires) = check_leaf(&cert, &chain[0], trust_domain, now)?;
-        let key_der =
-            PrivateKeyDer::from_pem_slice(pem[2]).map_err(|_| CertError::NoKey { path: key.clone() })?;
+        let key_der = PrivateKeyDer::from_pem_slice(pem[2]).map_err(|_| CertError::NoKey { path: key.clone() })?;
         check_key(&chain, &key_der, &provider).map_err(|e| match e {
             rustls::Error::InconsistentKeys(_) => CertError::KeyMismatch { key: key.clone(), cert: cert.clone() },
             other => CertError::Tls { path: key.clone(), reason: other.to_string() },
@@ -187,8 +96,12 @@ impl Credentials {
         }
         let roots = Arc::new(roots);
         let name = format!("mesh.{trust_domain}");
-        check_trust(&chain, &roots, &name, &provider, now)?
-            .map_err(|reason| CertError::Untrusted { cert: cert.clone(), ca: ca.clone(), name, reason })?;
+        check_trust(&chain, &roots, &name, &provider, now)?.map_err(|reason| CertError::Untrusted {
+            cert: cert.clone(),
+            ca: ca.clone(),
+            name,
+            reason: Box::new(reason),
+        })?;
 
         let tls = |e: Box<dyn std::error::Error>| CertError::Tls { path: cert.clone(), reason: e.to_string() };
         Ok(Self {
@@ -264,8 +177,7 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, BadCert
 }
 
 fn identity_of(certificate: &X509Certificate<'_>, trust_domain: &str) -> Result<Identity, BadCertificate> {
-    let names =
-        certificate.subject_alternative_name().map_err(|e| BadCertificate::Malformed(e.to_string()))?;
+    let names = certificate.subject_alternative_name().map_err(|e| BadCertificate::Malformed(e.to_string()))?;
     let names = names.map_or(&[][..], |extension| &extension.value.general_names);
     let uris: Vec<&str> =
         names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None }).collect();

@@ -44,7 +44,7 @@ pub struct Settings {
     /// How often three of the nodes held down are announced to (5 s; foca's own value is 65 to 125 s).
     /// It bounds how long a partition outlasts its cause, and costs a dial each while nodes are dead.
     pub rejoin_period: Duration,
-    /// How often those that came or went within the last 15 s are named to two random members (2 s).
+    /// How often those that came or went within the last 15 s are named to two random members (1 s).
     /// SWIM passes news on a fixed number of times and may miss a node; this finds it.
     pub repair_period: Duration,
     /// How long a node that is down is remembered, and announced to (1 h).
@@ -72,7 +72,7 @@ impl Default for Settings {
             join_period: Duration::from_secs(1),
             seed_period: Duration::from_secs(30),
             rejoin_period: Duration::from_secs(5),
-            repair_period: Duration::from_secs(2),
+            repair_period: Duration::from_secs(1),
             forget_after: Duration::from_secs(3600),
             report_period: Duration::from_secs(10),
             report_gap: Duration::from_secs(1),
@@ -122,11 +122,11 @@ impl Settings {
     }
 }
 
-/// How often a piece of news is passed on by each node that hears it: `6 * log10(nodes + 1)`.
+/// How often a piece of news is passed on by each node that hears it: `7 * log10(nodes + 1)`.
 ///
 /// memberlist takes 4 as the factor. With 6, one piece in some hundreds misses one of 30 nodes rather
 /// than one in ten, for half as much traffic again.
 fn transmissions(nodes: usize) -> NonZeroU8 {
-    let wanted = 6.0 * ((nodes + 1) as f64).log10();
+    let wanted = 7.0 * ((nodes + 1) as f64).log10();
     NonZeroU8::new(wanted.clamp(4.0, 20.0) as u8).expect("clamped to 4 and above")
 }

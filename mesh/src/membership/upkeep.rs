@@ -173,7 +173,7 @@ impl Membership {
     /// A suspicion is not passed on here: it has a timer where it was raised.
     fn tell_of_changes(&mut self, now: Instant) {
         let recent = self.history.values().filter(|(_, since)| *since + REPAIR_FOR > now).map(|(member, _)| member);
-        let news: Vec<_> = recent.filter(|member| member.state() != State::Suspect).cloned().collect();
+        let news: Vec<_> = recent.filter(|member| member.state() == State::Alive).cloned().collect();
         if news.is_empty() {
             return;
         }

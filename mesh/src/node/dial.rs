@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::timeout;
 
-use super::{CONNECT_DEADLINE, ConnectError, Peer, Shared, close, inbound, lock, refused};
+use super::{CONNECT_DEADLINE, ConnectError, Peer, Shared, close, handshake_failed, inbound, lock, refused};
 use crate::{identity::NodeId, transport::close as code};
 
 /// Addresses known to lead back here: a handful, or something is wrong with the seeds.
@@ -39,7 +39,7 @@ async fn dial(shared: &Arc<Shared>, addr: SocketAddr, expected: Option<&NodeId>)
         return Err(ConnectError::Shutdown);
     }
     metrics::counter!("nearfield_mesh_dials_total").increment(1);
-    let (identity, connection) = shared.transport.dial(addr).await.inspect_err(|e| refused(e.reason()))?;
+    let (identity, connection) = shared.transport.dial(addr).await.inspect_err(|e| handshake_failed("dialler", e))?;
     if identity.node == shared.me.node {
         close(&connection, code::SELF, "this is me");
         note_own(shared, addr);

@@ -70,8 +70,7 @@ pub(super) async fn run(
     let now = Instant::now();
     // Rises with every start, so that what others remember of an earlier run of this node loses.
     let incarnation = Micros::from_system(SystemTime::now()).as_millis();
-    let membership =
-        Membership::new(shared.me.clone(), shared.advertise, incarnation, settings, rand::random());
+    let membership = Membership::new(shared.me.clone(), shared.advertise, incarnation, settings, rand::random());
     let mut gossip = Gossip {
         shared: shared.clone(),
         membership,
@@ -210,7 +209,10 @@ impl Gossip {
                 waiting.into_iter().for_each(|datagram| send_to(&peer, datagram));
             }
             Err(error) => {
-                debug!(%addr, %error, "not reached");
+                match &error {
+                    ConnectError::Handshake(e) if e.is_refusal() => info!(%addr, %error, "not reached"),
+                    _ => debug!(%addr, %error, "not reached"),
+                }
                 if let Some(outbox) = self.outboxes.get_mut(&addr) {
                     outbox.fail(now);
                 }

@@ -9,7 +9,9 @@ use tokio::{
 };
 use tracing::{Instrument, debug, debug_span, info, trace};
 
-use super::{ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, refused};
+use super::{
+    ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, handshake_failed, refused,
+};
 use crate::{
     identity::Identity,
     stream::{MessageReceiver, MessageSender},
@@ -43,8 +45,9 @@ fn welcome(shared: &Arc<Shared>, identity: Identity, connection: Connection) {
 }
 
 fn turn_away(from: std::net::SocketAddr, error: &HandshakeError) {
-    refused(error.reason());
-    info!(%from, %error, "peer refused");
+    handshake_failed("dialled", error);
+    // At DEBUG: anyone who can reach the port can cause it.
+    debug!(%from, %error, "peer turned away");
 }
 
 /// Pools a connection, whoever dialled it, and serves it in a task of its own.

@@ -55,7 +55,7 @@ impl Pool {
     pub(super) fn at(&self, addr: SocketAddr) -> Option<Peer> {
         let peers = lock(&self.peers);
         let mut all = peers.values().flat_map(|of_node| of_node.iter().rev());
-        all.find(|peer| peer.connection.remote_address() == addr && is_open(peer)).cloned()
+        all.find(|peer| same(peer.connection.remote_address(), addr) && is_open(peer)).cloned()
     }
 
     pub(super) fn all(&self) -> Vec<Peer> {
@@ -71,6 +71,11 @@ impl Pool {
 
 fn is_open(peer: &Peer) -> bool {
     peer.connection.close_reason().is_none()
+}
+
+/// A socket that listens on IPv6 sees IPv4 peers as mapped addresses.
+fn same(a: SocketAddr, b: SocketAddr) -> bool {
+    (a.ip().to_canonical(), a.port()) == (b.ip().to_canonical(), b.port())
 }
 
 fn nearest(measured: impl Iterator<Item = (RegionId, Duration)>) -> Vec<(RegionId, u32)> {

@@ -1,15 +1,16 @@
 #![allow(clippy::unwrap_used)]
 
-use std::time::Instant;
-
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::sleep;
 
 use super::*;
 use crate::{
     identity::certs::Authority,
-    transport::{close as code, outsider},
-    wire::control::{ToCore, ToEdge},
+    transport::{close as code, tests::outsider},
+    wire::{
+        self,
+        control::{ToCore, ToEdge},
+    },
 };
 
 const DOMAIN: &str = "a.test";
@@ -28,24 +29,31 @@ fn authority() -> Authority {
     Authority::create(DOMAIN, HOUR).unwrap()
 }
 
-async fn start(authority: &Authority, node: &str, seeds: &[SocketAddr]) -> (Node, mpsc::Receiver<Inbound>) {
+fn settings(authority: &Authority, node: &str, seeds: &[SocketAddr]) -> Settings {
     let (cert, key) = authority.issue(&name(node), HOUR).unwrap();
-    let settings = Settings {
+    Settings {
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: "127.0.0.1:0".parse().unwrap(),
         credentials: Credentials::from_pem(authority.ca_pem(), &cert, &key, DOMAIN).unwrap(),
         seeds: seeds::Settings { addresses: seeds.iter().map(ToString::to_string).collect(), ..Default::default() },
         swim: membership::Settings::default(),
         software: "test".into(),
-    };
-    Node::start(settings).await.unwrap()
+    }
+}
+
+async fn start(authority: &Authority, node: &str, seeds: &[SocketAddr]) -> (Node, mpsc::Receiver<Inbound>) {
+    Node::start(settings(authority, node, seeds)).await.unwrap()
 }
 
 /// Waits until `node` sees exactly `names`, sorted.
 async fn sees(node: &Node, names: &[&str]) {
     let mut members = node.members();
-    let reached = members.wait_for(|members| members.iter().map(|m| m.identity.node.as_str()).eq(names.iter().copied()));
-    timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{} never saw {names:?}", node.identity().node)).unwrap();
+    let reached =
+        members.wait_for(|members| members.iter().map(|m| m.identity.node.as_str()).eq(names.iter().copied()));
+    timeout(PATIENCE, reached)
+        .await
+        .unwrap_or_else(|_| panic!("{} never saw {names:?}", node.identity().node))
+        .unwrap();
 }
 
 /// Counters of everything on this test's thread. Keep the guard.
@@ -163,14 +171,11 @@ async fn a_seed_that_is_the_node_itself_is_recognised_and_closed_quietly() {
     let authority = authority();
     let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     // Listens on all addresses, advertises another of this machine's: the seed is not the advertised address.
-    let (cert, key) = authority.issue(&name("a"), HOUR).unwrap();
+    let seed = SocketAddr::from(([127, 0, 0, 1], port));
     let settings = Settings {
-        listen: SocketAddr::new("0.0.0.0".parse().unwrap(), port),
-        advertise: SocketAddr::new("127.0.0.2".parse().unwrap(), port),
-        credentials: Credentials::from_pem(authority.ca_pem(), &cert, &key, DOMAIN).unwrap(),
-        seeds: seeds::Settings { addresses: vec![format!("127.0.0.1:{port}")], ..Default::default() },
-        swim: membership::Settings::default(),
-        software: "test".into(),
+        listen: SocketAddr::from(([0, 0, 0, 0], port)),
+        advertise: SocketAddr::from(([127, 0, 0, 2], port)),
+        ..settings(&authority, "a", &[seed])
     };
     let (a, _a_in) = Node::start(settings).await.unwrap();
     let start = Instant::now();
@@ -302,15 +307,25 @@ async fn many_who_want_the_same_peer_dial_it_once() {
 
 #[tokio::test]
 async fn an_unspecified_address_is_not_advertised() {
-    let authority = authority();
-    let (cert, key) = authority.issue(&name("a"), HOUR).unwrap();
-    let settings = Settings {
-        listen: "0.0.0.0:0".parse().unwrap(),
-        advertise: "0.0.0.0:0".parse().unwrap(),
-        credentials: Credentials::from_pem(authority.ca_pem(), &cert, &key, DOMAIN).unwrap(),
-        seeds: seeds::Settings::default(),
-        swim: membership::Settings::default(),
-        software: "test".into(),
-    };
+    let everywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    let settings = Settings { listen: everywhere, advertise: everywhere, ..settings(&authority(), "a", &[]) };
     assert!(matches!(Node::start(settings).await, Err(StartError::Advertise(_))));
+}
+
+#[tokio::test]
+async fn gossip_in_another_node_s_name_is_refused_and_counted() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let (cert, key) = authority.issue(&name("liar"), HOUR).unwrap();
+    let endpoint = outsider(authority.ca_pem(), &cert, &key);
+    let connection = endpoint.connect(a.address(), "mesh.a.test").unwrap().await.unwrap();
+
+    let victim = "127.0.0.1:1".parse().unwrap();
+    let mut forged = membership::Membership::new(name("victim"), victim, 1, membership::Settings::default(), 1);
+    forged.announce(a.address(), Instant::now());
+    let packet = forged.poll_transmit().unwrap().packet;
+    connection.send_datagram([&[wire::DATAGRAM_SWIM], &packet[..]].concat().into()).unwrap();
+    counted(&counters, "nearfield_mesh_gossip_refused_total", 1).await;
+    assert!(a.members().borrow().is_empty());
 }

@@ -12,11 +12,7 @@ use tokio::sync::watch;
 
 /// The directory as it is now: the members and this node itself, so that even the first to join finds somebody.
 pub(crate) fn of(node: &Node) -> Directory {
-    let own = Member {
-        identity: node.identity().clone(),
-        addr: node.address(),
-        report: Some(Arc::new(node.report())),
-    };
+    let own = Member { identity: node.identity().clone(), addr: node.address(), report: Some(Arc::new(node.report())) };
     let members = node.members().borrow().clone();
     Directory { nodes: members.iter().chain([&own]).map(live).collect() }
 }

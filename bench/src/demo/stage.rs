@@ -1,0 +1,101 @@
+//! Where the demo plays: the world with its distances, the relay beside one region, the user in another.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use geo::{RegionId, latency::LatencyModel, map::RegionMap};
+use serde::de::DeserializeOwned;
+use tokio::process::Child;
+
+use crate::{
+    bed::Running,
+    client::Client,
+    relay,
+    world::{Host, Place, World, path::Quality},
+};
+
+/// Round trip from the relay to the nearest edge of its region, and the step to each edge after it.
+const RELAY_RTT: (Duration, Duration) = (Duration::from_micros(1500), Duration::from_millis(4));
+/// Jitter between regions: small and steady, as on the backbones the matrix was measured on.
+const JITTER: Duration = Duration::from_micros(500);
+/// Deadline for the relay to encode its voices and answer.
+const RELAY_UP: Duration = Duration::from_secs(30);
+
+/// A stand-in relay at work in a world.
+#[derive(Debug)]
+pub struct RelayProcess {
+    /// Its host.
+    pub host: Host,
+    /// Its HTTP address.
+    pub address: SocketAddr,
+    _child: Child,
+}
+
+/// Lays the published round trips between `regions`.
+///
+/// # Errors
+/// Two of the regions have no known distance.
+pub fn lay_distances(world: &World, regions: &[RegionId]) -> Result<()> {
+    let model = LatencyModel::new(RegionMap::built_in());
+    for (n, a) in regions.iter().enumerate() {
+        for b in &regions[n + 1..] {
+            let latency = model.estimate(a, b).with_context(|| format!("no distance between {a} and {b}"))?;
+            let quality = Quality { jitter: JITTER, ..Quality::round_trip(latency.rtt) };
+            world.set_paths(a.clone(), b.clone(), quality);
+        }
+    }
+    Ok(())
+}
+
+/// Opens a relay in `region`, a little nearer to each edge of that region than to the next; the
+/// name of the nearest.
+///
+/// # Errors
+/// It cannot be started, or does not answer within 30 s.
+pub async fn open_relay(world: &World, region: &RegionId, plan: &relay::Plan, edges: &[&Running], dir: &Path) -> Result<(RelayProcess, String)> {
+    let host = world.host("relay", region, Ipv4Addr::new(10, 77, 2, 1))?;
+    let near: Vec<&&Running> = edges.iter().filter(|edge| edge.identity.region == *region).collect();
+    for (rank, edge) in near.iter().enumerate() {
+        let rtt = RELAY_RTT.0 + RELAY_RTT.1 * rank as u32;
+        world.set_paths(Place::host("relay"), Place::host(edge.identity.node.as_str()), Quality::round_trip(rtt));
+    }
+    let nearest = near.first().context("no edge in the relay's region")?.identity.node.to_string();
+    let plan_file = dir.join("relay.json");
+    let address = SocketAddr::new(host.ip(), plan.listen.port());
+    let plan = relay::Plan { listen: address, ..plan.clone() };
+    std::fs::write(&plan_file, serde_json::to_vec_pretty(&plan)?)?;
+    let mut command = tokio::process::Command::from(host.command(std::env::current_exe()?));
+    command.args(["relay", "--plan"]).arg(&plan_file).kill_on_drop(true);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    command.stderr(std::fs::File::create(dir.join("relay.log"))?);
+    let relay = RelayProcess { host, address, _child: command.spawn()? };
+    relay.wait(dir).await?;
+    Ok((relay, nearest))
+}
+
+impl RelayProcess {
+    /// `GET path` from the relay, asked on its own host so that nobody else's line is used.
+    ///
+    /// # Errors
+    /// It does not answer, or something else than expected.
+    pub async fn ask<T: DeserializeOwned>(&self, path: &'static str) -> Result<T> {
+        let address = self.address;
+        let answer = self.host.run(move || async move { Client::new(address)?.get(path).await }).await??;
+        Ok(serde_json::from_value(answer)?)
+    }
+
+    async fn wait(&self, dir: &Path) -> Result<()> {
+        let begun = std::time::Instant::now();
+        while self.ask::<relay::State>("/state").await.is_err() {
+            if begun.elapsed() > RELAY_UP {
+                bail!("the relay did not answer within {RELAY_UP:?}; see {}", dir.join("relay.log").display());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+}

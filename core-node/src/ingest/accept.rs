@@ -1,0 +1,454 @@
+//! Reads what edges send: one task for each control stream, one for each talk spurt.
+//!
+//! A spurt travels on a stream of its own and may overtake the row that names its meeting or speaker;
+//! it waits for that, [`ROW_WAIT`] at most. It has one append in flight: while the disk works, QUIC's
+//! flow control holds the edge back, and the next append carries what came in between.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use mesh::{
+    codec::DecodeError,
+    identity::{Identity, Role},
+    node::{Inbound, Peer},
+    stream::{MessageReceiver, MessageSender, StreamError},
+    wire::{
+        MeetingId,
+        control::{RefusedReason, ToCore, ToEdge},
+        request::Response,
+        spurt::{Item, Part, SpurtDecoder, SpurtHeader},
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::{mpsc, watch},
+    time::{sleep_until, timeout},
+};
+use tracing::Instrument;
+
+use super::{
+    Opened,
+    link::{Acks, Aliases, BadControl, Caps, ToLink},
+    log::LogClosed,
+};
+use crate::{
+    key::SpurtKey,
+    lock,
+    meetings::{
+        Meetings,
+        meeting::{IntakeError, Meeting, Notice, wall},
+    },
+};
+
+/// How long a spurt waits for its connection's control stream and for the rows that its header names.
+pub const ROW_WAIT: Duration = Duration::from_secs(2);
+/// How long a spurt may send nothing: longer than any pause within one.
+const READ_WAIT: Duration = Duration::from_secs(60);
+/// Messages to one edge that wait for its control stream; when full, who sends them waits.
+const LINK_QUEUE: usize = 1024;
+/// Bytes taken off a spurt stream at a time: below what one chunk of the log may hold.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Takes what edges open.
+pub struct Acceptor {
+    meetings: Arc<Meetings>,
+    software: String,
+    caps: Caps,
+    links: Mutex<BTreeMap<usize, Arc<Link>>>,
+    /// Counts changes of `links`.
+    changed: watch::Sender<u64>,
+}
+
+/// One edge's connection.
+pub struct Link {
+    edge: Identity,
+    aliases: Mutex<Aliases>,
+    /// Counts changes of `aliases`.
+    changed: watch::Sender<u64>,
+    out: mpsc::Sender<ToLink>,
+}
+
+/// Why a spurt stream was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SpurtError {
+    /// It broke.
+    #[error("stream: {0}")]
+    Read(#[from] std::io::Error),
+    /// It is no spurt.
+    #[error("malformed: {0}")]
+    Decode(#[from] DecodeError),
+    /// It ended before its trailer.
+    #[error("ended before its trailer")]
+    Truncated,
+    /// It sent nothing for too long.
+    #[error("silent for {READ_WAIT:?}")]
+    Silent,
+    /// Nothing on the control stream says what its header means.
+    #[error("its meeting or participant was not named within {ROW_WAIT:?}")]
+    Unknown,
+    /// Not taken.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+}
+
+/// Why a control stream ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// It broke, or carried no message.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A message that makes no sense here.
+    #[error(transparent)]
+    Bad(#[from] BadControl),
+    /// The store takes no more writes.
+    #[error(transparent)]
+    Log(#[from] LogClosed),
+}
+
+/// The sending half of a control stream.
+#[async_trait]
+pub trait ControlSink: Send {
+    /// Sends one message; false when there is nobody to send to any more.
+    async fn send(&mut self, message: &ToEdge) -> bool;
+}
+
+#[async_trait]
+impl ControlSink for MessageSender {
+    async fn send(&mut self, message: &ToEdge) -> bool {
+        MessageSender::send(self, message).await.is_ok()
+    }
+}
+
+impl Acceptor {
+    /// Takes what is for `meetings`.
+    pub fn new(meetings: Arc<Meetings>, software: &str, caps: Caps) -> Arc<Self> {
+        Arc::new(Self {
+            meetings,
+            software: software.into(),
+            caps,
+            links: Mutex::default(),
+            changed: watch::channel(0).0,
+        })
+    }
+
+    /// Serves until `inbound` ends.
+    pub async fn run(self: Arc<Self>, mut inbound: mpsc::Receiver<Inbound>) {
+        while let Some(inbound) = inbound.recv().await {
+            match inbound {
+                Inbound::Control { peer, send, recv } => {
+                    if is_edge(&peer.identity, "control") {
+                        tokio::spawn(self.clone().serve_control(peer, send, recv));
+                    }
+                }
+                Inbound::Spurt { peer, recv } => {
+                    if is_edge(&peer.identity, "spurt") {
+                        tokio::spawn(self.clone().serve_spurt(peer, recv));
+                    }
+                }
+                Inbound::Request { reply, .. } => {
+                    tokio::spawn(async move {
+                        let reason = "a core serves no meeting's media".into();
+                        // The asker may have gone.
+                        let _ = reply.send(Response::Refused { reason }).await;
+                    });
+                }
+            }
+        }
+    }
+
+    /// Tells every edge that this core is going away.
+    pub async fn drain(&self) {
+        let links: Vec<Arc<Link>> = lock(&self.links).values().cloned().collect();
+        for link in links {
+            link.tell(ToEdge::Drain).await;
+        }
+    }
+
+    async fn serve_control(self: Arc<Self>, peer: Peer, send: MessageSender, mut recv: MessageReceiver) {
+        let id = peer.connection.stable_id();
+        let edge = peer.identity.node.clone();
+        let (link, writer) = self.link(peer.identity, send);
+        let writer = tokio::spawn(writer);
+        lock(&self.links).insert(id, link.clone());
+        self.changed.send_modify(|n| *n += 1);
+        let ended = self.read_control(&link, &mut recv).await;
+        if let Err(error) = ended {
+            metrics::counter!("nearfield_core_control_errors_total").increment(1);
+            tracing::debug!(%edge, %error, "control stream ended");
+        }
+        let mut links = lock(&self.links);
+        if links.get(&id).is_some_and(|current| Arc::ptr_eq(current, &link)) {
+            links.remove(&id);
+        }
+        writer.abort();
+    }
+
+    async fn read_control(&self, link: &Arc<Link>, recv: &mut MessageReceiver) -> Result<(), ControlError> {
+        match recv.recv::<ToCore>().await? {
+            Some(hello @ ToCore::Hello { .. }) => self.handle(link, hello).await?,
+            Some(_) => return Err(BadControl::NoHello.into()),
+            None => return Ok(()),
+        }
+        while let Some(message) = recv.recv::<ToCore>().await? {
+            match self.handle(link, message).await {
+                Err(ControlError::Bad(error)) => {
+                    // One meeting's bad row must not end the others on this connection.
+                    metrics::counter!("nearfield_core_control_bad_messages_total").increment(1);
+                    tracing::debug!(edge = %link.edge.node, %error, "control message ignored");
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A link for an edge, and the task that writes to it.
+    pub fn link<S: ControlSink>(&self, edge: Identity, sink: S) -> (Arc<Link>, impl Future<Output = ()> + use<S>) {
+        let (out, queue) = mpsc::channel(LINK_QUEUE);
+        let aliases = Mutex::new(Aliases::new(self.caps));
+        let link = Arc::new(Link { edge, aliases, changed: watch::channel(0).0, out });
+        (link.clone(), write(link, queue, sink))
+    }
+
+    /// Takes one message of an edge.
+    ///
+    /// # Errors
+    /// It makes no sense here, or the store has failed.
+    pub async fn handle(&self, link: &Arc<Link>, message: ToCore) -> Result<(), ControlError> {
+        match message {
+            ToCore::Hello { software } => {
+                tracing::debug!(edge = %link.edge.node, software, "edge connected");
+                link.tell(ToEdge::Hello { software: self.software.clone() }).await;
+                if self.meetings.draining() {
+                    link.tell(ToEdge::Drain).await;
+                }
+            }
+            ToCore::Open { alias, meeting, epoch, .. } => {
+                match self.meetings.open(&link.edge, meeting, epoch) {
+                    Ok(live) if link.change(|a| a.open(alias, meeting, epoch)).is_ok() => {
+                        live.attach(link.out.clone());
+                        live.notify(Notice::Opened(epoch)).await;
+                    }
+                    Ok(_) => link.tell(ToEdge::Refused { alias, reason: RefusedReason::Full }).await,
+                    Err(reason) => {
+                        metrics::counter!("nearfield_core_opens_refused_total").increment(1);
+                        tracing::info!(%meeting, edge = %link.edge.node, ?reason, "meeting refused");
+                        link.tell(ToEdge::Refused { alias, reason }).await;
+                    }
+                }
+            }
+            ToCore::Participant { alias, participant, id, name } => {
+                let (meeting, id) = link.change(|a| a.participant(alias, participant, &id, name.as_deref()))?;
+                if let Some(meeting) = self.meetings.live(meeting) {
+                    meeting.handle_participant(&id, name).await?;
+                }
+            }
+            ToCore::Left { alias, participant } => {
+                let speaker = lock(&link.aliases).speaker(alias, participant);
+                if let (Some(meeting), Some(speaker)) = (self.meeting(link, alias)?, speaker) {
+                    meeting.0.handle_left(&speaker).await?;
+                }
+            }
+            ToCore::State { alias, state, detail } => {
+                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                    meeting.notify(Notice::State(epoch, state, detail)).await;
+                }
+            }
+            ToCore::Stats { alias, totals } => {
+                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                    meeting.handle_totals(epoch, totals);
+                }
+            }
+            ToCore::Close { alias, reason } => {
+                // The alias stays: spurts and acknowledgements may still be on their way.
+                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                    meeting.notify(Notice::Closed(epoch, reason)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The live meeting behind an alias, with the epoch it was opened under.
+    fn meeting(
+        &self,
+        link: &Link,
+        alias: mesh::wire::MeetingAlias,
+    ) -> Result<Option<(Arc<Meeting>, mesh::wire::Epoch)>, BadControl> {
+        let (meeting, epoch) = lock(&link.aliases).meeting(alias)?;
+        Ok(self.meetings.live(meeting).map(|live| (live, epoch)))
+    }
+
+    async fn serve_spurt(self: Arc<Self>, peer: Peer, recv: quinn::RecvStream) {
+        metrics::gauge!("nearfield_core_spurt_streams").increment(1.0);
+        let link = self.link_of(peer.connection.stable_id()).await;
+        let read = match link {
+            Some(link) => self.read_spurt(&link, recv).await,
+            None => Err(SpurtError::Unknown),
+        };
+        if let Err(error) = read {
+            metrics::counter!("nearfield_core_spurt_errors_total").increment(1);
+            tracing::debug!(edge = %peer.identity.node, %error, "spurt stream ended");
+        }
+        metrics::gauge!("nearfield_core_spurt_streams").decrement(1.0);
+    }
+
+    async fn link_of(&self, connection: usize) -> Option<Arc<Link>> {
+        let mut changed = self.changed.subscribe();
+        let find = || lock(&self.links).get(&connection).cloned();
+        let found = timeout(ROW_WAIT, async {
+            while find().is_none() {
+                changed.changed().await.ok()?;
+            }
+            find()
+        });
+        found.await.ok().flatten()
+    }
+
+    /// Reads one spurt to its end.
+    ///
+    /// # Errors
+    /// It was not read to its end; what was acknowledged is kept.
+    pub async fn read_spurt<R: AsyncRead + Unpin>(&self, link: &Link, recv: R) -> Result<(), SpurtError> {
+        let mut reader = SpurtReader::new(recv);
+        let header = reader.header().await?;
+        let (meeting, key) = link.resolve(&header).await.ok_or(SpurtError::Unknown)?;
+        let meeting = self.meetings.live(meeting).ok_or(SpurtError::Unknown)?;
+        let span = tracing::debug_span!(
+            "spurt", meeting = %meeting.id, epoch = key.epoch.0, spurt = key.spurt.0, trace = %header.trace,
+        );
+        take_spurt(&meeting, &key, &header, reader).instrument(span).await
+    }
+}
+
+async fn take_spurt<R: AsyncRead + Unpin>(
+    meeting: &Meeting,
+    key: &SpurtKey,
+    header: &SpurtHeader,
+    mut reader: SpurtReader<R>,
+) -> Result<(), SpurtError> {
+    if meeting.handle_header(key, header.captured, header.trace, header.offset).await? == Opened::Done {
+        return Ok(());
+    }
+    let mut offset = header.offset;
+    while let Some(items) = reader.items().await? {
+        let numbered = items.iter().filter(|i| !matches!(i, Item::End(_))).count() as u32;
+        meeting.handle_items(key, offset, items, wall()).await?;
+        offset += numbered;
+    }
+    Ok(())
+}
+
+impl Link {
+    async fn tell(&self, message: ToEdge) {
+        // An error means that the link has gone.
+        let _ = self.out.send(ToLink::Message(message)).await;
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Aliases) -> T) -> T {
+        let result = change(&mut lock(&self.aliases));
+        self.changed.send_modify(|n| *n += 1);
+        result
+    }
+
+    async fn resolve(&self, header: &SpurtHeader) -> Option<(MeetingId, SpurtKey)> {
+        let mut changed = self.changed.subscribe();
+        let find = || lock(&self.aliases).resolve(header);
+        let found = timeout(ROW_WAIT, async {
+            while find().is_none() {
+                changed.changed().await.ok()?;
+            }
+            find()
+        });
+        found.await.ok().flatten()
+    }
+}
+
+/// Writes to one edge, acknowledgements together, until nobody sends any more or the edge is gone.
+async fn write(link: Arc<Link>, mut queue: mpsc::Receiver<ToLink>, mut sink: impl ControlSink) {
+    let mut acks = Acks::default();
+    loop {
+        let timeout = acks.poll_timeout();
+        let messages = tokio::select! {
+            next = queue.recv() => match next {
+                Some(what) => acks.handle(what, &lock(&link.aliases), Instant::now()),
+                None => return,
+            },
+            () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
+                acks.handle_timeout(Instant::now())
+            }
+        };
+        for message in &messages {
+            if !sink.send(message).await {
+                return;
+            }
+        }
+    }
+}
+
+/// A spurt stream, part by part.
+struct SpurtReader<R> {
+    recv: R,
+    decoder: SpurtDecoder,
+    buffer: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> SpurtReader<R> {
+    fn new(recv: R) -> Self {
+        Self { recv, decoder: SpurtDecoder::default(), buffer: vec![0; READ_BYTES] }
+    }
+
+    async fn header(&mut self) -> Result<SpurtHeader, SpurtError> {
+        loop {
+            if let Some(Part::Header(header)) = self.decoder.poll()? {
+                return Ok(header);
+            }
+            self.read().await?;
+        }
+    }
+
+    /// All items that are here, at least one; `None` after the trailer.
+    async fn items(&mut self) -> Result<Option<Vec<Item>>, SpurtError> {
+        if self.decoder.ended() {
+            return Ok(None);
+        }
+        let mut items = vec![];
+        loop {
+            while let Some(Part::Item(item)) = self.decoder.poll()? {
+                items.push(item);
+                if self.decoder.ended() {
+                    return Ok(Some(items));
+                }
+            }
+            if !items.is_empty() {
+                return Ok(Some(items));
+            }
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), SpurtError> {
+        match timeout(READ_WAIT, self.recv.read(&mut self.buffer)).await {
+            Ok(Ok(0)) => Err(SpurtError::Truncated),
+            Ok(Ok(count)) => {
+                self.decoder.feed(&self.buffer[..count]);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(SpurtError::Silent),
+        }
+    }
+}
+
+fn is_edge(identity: &Identity, what: &'static str) -> bool {
+    if identity.role == Role::Edge {
+        return true;
+    }
+    metrics::counter!("nearfield_core_wrong_role_streams_total", "stream" => what).increment(1);
+    tracing::warn!(node = %identity.node, role = %identity.role, what, "refused: not an edge");
+    false
+}

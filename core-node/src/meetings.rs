@@ -1,0 +1,444 @@
+//! The meetings this core serves.
+
+pub mod lifecycle;
+pub mod meeting;
+pub mod place;
+pub mod residency;
+mod supervise;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use mesh::{
+    identity::Identity,
+    trace::TraceContext,
+    wire::{Epoch, MeetingId, control::RefusedReason},
+};
+use tokio::{sync::mpsc, time::timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use self::{
+    lifecycle::Lifecycle,
+    meeting::{Meeting, Notice, Parts, wall},
+    place::{Placer, Wanted, policy},
+    residency::{UnknownPlace, allowed, core_within},
+};
+use crate::{
+    ingest::{
+        Counts, Ingest, Limits,
+        log::{Log, LogClosed},
+    },
+    lock,
+    publish::Publisher,
+    record::{MeetingRecord, Participant, Spec, Status},
+    scribe,
+    store::{Op, Store, StoreError},
+    transcribe::pool::Pool,
+    transcript::Transcript,
+};
+
+/// What was heard and waits for the scribe; when full, spurt streams wait.
+const HEARD_QUEUE: usize = 1024;
+/// What edges and the API say and waits for the supervisor; when full, they wait.
+const NOTICE_QUEUE: usize = 64;
+/// Idempotency keys remembered, the newest; an older one makes a new meeting.
+const MAX_KEYS: usize = 10_000;
+
+/// Bounds and ways of working.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Meetings at a time.
+    pub meetings: usize,
+    /// What one meeting may hold.
+    pub intake: Limits,
+    /// No new meeting when the store's file is longer than this, in bytes.
+    pub max_store_bytes: u64,
+    /// How often partials are made, for meetings that want them; `None` for never.
+    pub interim: Option<Duration>,
+    /// Spoken language where a meeting does not say; `None` to detect it.
+    pub language: Option<String>,
+    /// Finals of one meeting under way at a time.
+    pub parallel: usize,
+}
+
+/// Why a meeting was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The policy names a place that is not.
+    #[error(transparent)]
+    Place(#[from] UnknownPlace),
+    /// This core may not serve it; that one may.
+    #[error("this core is outside the allowed residency")]
+    Elsewhere {
+        /// Where the other core's API is.
+        api: String,
+    },
+    /// No live core may serve it.
+    #[error("no live core is within the allowed residency")]
+    Residency,
+    /// A live meeting has the same deduplication key.
+    #[error("meeting {0} is live with this deduplication key")]
+    Duplicate(MeetingId),
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// As many meetings as it can hold.
+    #[error("{0} meetings are live, which is all this core takes")]
+    Full(usize),
+    /// The store has reached its limit.
+    #[error("the store has reached its limit")]
+    StoreFull,
+    /// The node is stopping.
+    #[error("this core is draining")]
+    Draining,
+    /// The store failed.
+    #[error(transparent)]
+    Log(#[from] LogClosed),
+}
+
+/// A meeting that was asked for.
+pub struct Created {
+    /// How it stands.
+    pub record: MeetingRecord,
+    /// Whether it was there before: the same idempotency key with the same request.
+    pub existing: bool,
+}
+
+/// All meetings.
+pub struct Meetings {
+    settings: Settings,
+    store: Arc<Store>,
+    log: Log,
+    pool: Pool,
+    placer: Arc<Placer>,
+    live: Mutex<BTreeMap<MeetingId, Arc<Meeting>>>,
+    keys: Mutex<BTreeMap<String, (MeetingId, String)>>,
+    draining: AtomicBool,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Meetings {
+    /// The meetings in `store`, those under way taken up again. Call within a tokio runtime.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub fn resume(
+        settings: Settings,
+        store: Arc<Store>,
+        log: Log,
+        pool: Pool,
+        placer: Placer,
+    ) -> Result<Arc<Self>, StoreError> {
+        let this = Arc::new(Self {
+            settings,
+            store,
+            log,
+            pool,
+            placer: Arc::new(placer),
+            live: Mutex::default(),
+            keys: Mutex::default(),
+            draining: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        for record in this.store.meetings()? {
+            this.remember_key(&record);
+            if !record.status.ended() {
+                this.take_up(record)?;
+            }
+        }
+        Ok(this)
+    }
+
+    /// Makes a meeting, or finds the one that the same request made before.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub async fn create(
+        self: &Arc<Self>,
+        spec: Spec,
+        trace: TraceContext,
+        idempotency: Option<(String, String)>,
+    ) -> Result<Created, CreateError> {
+        if let Some(record) = self.made_before(&idempotency)? {
+            return Ok(Created { record, existing: true });
+        }
+        self.check(&spec)?;
+        let record = new_record(spec, trace, idempotency);
+        let (meeting, start) = self.assemble(record.clone(), vec![], Ingest::new(self.settings.intake), vec![], 1);
+        self.insert(&meeting, &record)?;
+        if let Err(error) = self.log.write(Op::Meeting(Box::new(record.clone()))).await {
+            lock(&self.live).remove(&record.id);
+            return Err(error.into());
+        }
+        self.remember_key(&record);
+        metrics::counter!("nearfield_core_meetings_created_total").increment(1);
+        self.launch(meeting, Lifecycle::new(), start);
+        Ok(Created { record, existing: false })
+    }
+
+    /// A live meeting.
+    pub fn live(&self, id: MeetingId) -> Option<Arc<Meeting>> {
+        lock(&self.live).get(&id).cloned()
+    }
+
+    /// How many are live.
+    pub fn live_count(&self) -> usize {
+        lock(&self.live).len()
+    }
+
+    /// How a meeting stands, live or ended.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub fn record(&self, id: MeetingId) -> Result<Option<MeetingRecord>, StoreError> {
+        match self.live(id) {
+            Some(meeting) => Ok(Some(meeting.record())),
+            None => self.store.meeting(id),
+        }
+    }
+
+    /// How all meetings stand, the newest first.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub fn records(&self) -> Result<Vec<MeetingRecord>, StoreError> {
+        let stored = self.store.meetings()?.into_iter();
+        let mut all: Vec<MeetingRecord> = stored.map(|r| self.live(r.id).map_or(r, |m| m.record())).collect();
+        all.sort_by_key(|r| std::cmp::Reverse((r.created_at, r.id)));
+        Ok(all)
+    }
+
+    /// Who is known in a meeting.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub fn participants(&self, id: MeetingId) -> Result<Vec<Participant>, StoreError> {
+        self.live(id).map_or_else(|| self.store.participants(id), |meeting| Ok(meeting.participants()))
+    }
+
+    /// The disk, for reading.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The other nodes and what is known of distances.
+    pub fn placer(&self) -> &Placer {
+        &self.placer
+    }
+
+    /// Ends a live meeting: the edge leaves, the words still on their way come out.
+    pub async fn stop(&self, id: MeetingId) {
+        if let Some(meeting) = self.live(id) {
+            meeting.notify(Notice::Stop).await;
+        }
+    }
+
+    /// An edge says that it owns a meeting.
+    ///
+    /// # Errors
+    /// It does not, or the meeting is over.
+    pub fn open(&self, edge: &Identity, id: MeetingId, epoch: Epoch) -> Result<Arc<Meeting>, RefusedReason> {
+        let Some(meeting) = self.live(id) else {
+            return Err(match self.store.meeting(id) {
+                Ok(Some(_)) => RefusedReason::Ended,
+                Ok(None) => RefusedReason::UnknownMeeting,
+                Err(_) => RefusedReason::Full,
+            });
+        };
+        let record = meeting.record();
+        let owns = record.owner().is_some_and(|owner| owner.edge == edge.node && owner.region == edge.region);
+        match epoch.cmp(&record.epoch) {
+            std::cmp::Ordering::Less => Err(RefusedReason::StaleEpoch),
+            std::cmp::Ordering::Equal if owns => Ok(meeting),
+            _ => Err(RefusedReason::NotAllowed),
+        }
+    }
+
+    /// Takes no new meetings from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether new meetings are refused.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Spurts whose words are not out, over all meetings.
+    pub fn undone(&self) -> usize {
+        lock(&self.live).values().map(|m| m.backlog().0).sum()
+    }
+
+    /// Waits until all words are out, `deadline` at most, and ends every task. Live meetings stay live in
+    /// the store: a restart takes them up again.
+    pub async fn finish(&self, deadline: Instant) {
+        while self.undone() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        let ended = timeout_at((deadline + Duration::from_secs(1)).into(), self.tasks.wait()).await;
+        if ended.is_err() {
+            tracing::warn!(undone = self.undone(), "words were still being made; a restart goes on with them");
+        }
+    }
+
+    fn check(&self, spec: &Spec) -> Result<(), CreateError> {
+        if self.draining() {
+            return Err(CreateError::Draining);
+        }
+        let map = self.placer.model.map();
+        let here = self.placer.mesh.identity().region.clone();
+        if let Some(regions) = allowed(map, &spec.residency)?
+            && !regions.contains(&here)
+        {
+            let members = self.placer.mesh.members().borrow().clone();
+            let api = core_within(&members, &regions, &here, &self.placer.model).ok_or(CreateError::Residency)?;
+            return Err(CreateError::Elsewhere { api: api.to_owned() });
+        }
+        if self.store.size() > self.settings.max_store_bytes {
+            return Err(CreateError::StoreFull);
+        }
+        Ok(())
+    }
+
+    fn made_before(&self, idempotency: &Option<(String, String)>) -> Result<Option<MeetingRecord>, CreateError> {
+        let Some((key, digest)) = idempotency else { return Ok(None) };
+        let Some((id, before)) = lock(&self.keys).get(key).cloned() else { return Ok(None) };
+        if before != *digest {
+            return Err(CreateError::KeyReused);
+        }
+        self.record(id).map_err(|_| CreateError::Log(LogClosed))
+    }
+
+    /// Takes the meeting's place among the live ones, if there is one.
+    fn insert(&self, meeting: &Arc<Meeting>, record: &MeetingRecord) -> Result<(), CreateError> {
+        let mut live = lock(&self.live);
+        if let Some(key) = &record.spec.deduplication_key {
+            let same = live.values().find(|m| m.record().spec.deduplication_key.as_ref() == Some(key));
+            if let Some(same) = same {
+                return Err(CreateError::Duplicate(same.id));
+            }
+        }
+        if live.len() >= self.settings.meetings {
+            return Err(CreateError::Full(live.len()));
+        }
+        live.insert(record.id, meeting.clone());
+        metrics::gauge!("nearfield_core_meetings_live_meetings").set(live.len() as f64);
+        Ok(())
+    }
+
+    fn take_up(self: &Arc<Self>, record: MeetingRecord) -> Result<(), StoreError> {
+        let mut ingest = Ingest::new(self.settings.intake);
+        for spurt in self.store.spurts(record.id)? {
+            ingest.restore(spurt);
+        }
+        let undone = ingest.undone();
+        let participants = self.store.participants(record.id)?;
+        let finals = self.store.segments(record.id, 0)?.into_iter().map(|s| s.id).collect();
+        let next_seq = self.store.sequence(record.id)?;
+        let lifecycle = Lifecycle::resumed(record.status, record.epoch, undone, Instant::now());
+        tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
+        let (meeting, start) = self.assemble(record, participants, ingest, finals, next_seq);
+        lock(&self.live).insert(meeting.id, meeting.clone());
+        self.launch(meeting, lifecycle, start);
+        Ok(())
+    }
+
+    fn assemble(
+        &self,
+        record: MeetingRecord,
+        participants: Vec<Participant>,
+        ingest: Ingest,
+        finals: Vec<uuid::Uuid>,
+        next_seq: u64,
+    ) -> (Arc<Meeting>, Ends) {
+        let (heard, heard_end) = mpsc::channel(HEARD_QUEUE);
+        let (notices, notices_end) = mpsc::channel(NOTICE_QUEUE);
+        let transcript = Transcript::new(record.id, record.origin, next_seq, finals);
+        let publisher = Publisher::new(record.id, transcript, self.log.clone());
+        let (store, log) = (self.store.clone(), self.log.clone());
+        let meeting = Meeting::new(Parts { record, participants, ingest, publisher, store, log, heard, notices });
+        (Arc::new(meeting), Ends { heard: heard_end, notices: notices_end })
+    }
+
+    /// Starts the meeting's two tasks.
+    fn launch(self: &Arc<Self>, meeting: Arc<Meeting>, lifecycle: Lifecycle, ends: Ends) {
+        let record = meeting.record();
+        let span = tracing::info_span!("meeting", id = %meeting.id, trace = %record.trace);
+        let stop = self.stop.child_token();
+        let settings = scribe::Settings {
+            parallel: self.settings.parallel,
+            interim: self.settings.interim.filter(|_| record.spec.interim),
+            language: record.spec.language.clone().or_else(|| self.settings.language.clone()),
+        };
+        let scribe = scribe::run(meeting.clone(), self.pool.clone(), settings, ends.heard, stop.clone());
+        self.tasks.spawn(scribe.instrument(span.clone()));
+        let this = self.clone();
+        let wanted = self.wanted(&record.spec);
+        let supervise = async move {
+            meeting.drain(None).await;
+            let supervisor = supervise::Supervisor::new(meeting.clone(), lifecycle, this.placer.clone(), wanted);
+            supervisor.run(ends.notices, stop.clone()).await;
+            if meeting.record().status.ended() {
+                stop.cancel();
+                let mut live = lock(&this.live);
+                live.remove(&meeting.id);
+                metrics::gauge!("nearfield_core_meetings_live_meetings").set(live.len() as f64);
+            }
+        };
+        self.tasks.spawn(supervise.instrument(span));
+    }
+
+    fn wanted(&self, spec: &Spec) -> Wanted {
+        // A place that this node's map has lost since allows nothing, rather than everything.
+        let residency = allowed(self.placer.model.map(), &spec.residency).unwrap_or_else(|_| Some(Default::default()));
+        Wanted { source: spec.source.clone(), policy: policy(residency, &spec.prefer, spec.max_rtt_ms) }
+    }
+
+    fn remember_key(&self, record: &MeetingRecord) {
+        let Some((key, digest)) = &record.idempotency else { return };
+        let mut keys = lock(&self.keys);
+        keys.insert(key.clone(), (record.id, digest.clone()));
+        if keys.len() > MAX_KEYS {
+            // Ids of version 7 rise with time.
+            let oldest = keys.iter().min_by_key(|(_, (id, _))| *id).map(|(key, _)| key.clone());
+            oldest.and_then(|key| keys.remove(&key));
+        }
+    }
+}
+
+/// The receiving ends of a meeting's queues.
+struct Ends {
+    heard: mpsc::Receiver<crate::utterance::Heard>,
+    notices: mpsc::Receiver<Notice>,
+}
+
+fn new_record(spec: Spec, trace: TraceContext, idempotency: Option<(String, String)>) -> MeetingRecord {
+    MeetingRecord {
+        id: MeetingId::now_v7(),
+        created_at: wall(),
+        ended_at: None,
+        status: Status::Placing,
+        sub_code: None,
+        detail: None,
+        spec,
+        idempotency,
+        trace: trace.to_string(),
+        epoch: Epoch(0),
+        owners: BTreeMap::new(),
+        origin: None,
+        last_seq: 0,
+        totals: BTreeMap::new(),
+        counts: Counts::default(),
+    }
+}

@@ -1,0 +1,170 @@
+//! The one task that moves a meeting on: it turns what happens into [`Lifecycle`]'s inputs and does what
+//! that says.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
+
+use mesh::{
+    node::Member,
+    wire::{Epoch, request::Request},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep_until,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    lifecycle::{Action, Lifecycle, Unplaced},
+    meeting::{Meeting, Notice, wall},
+    place::{Placer, Wanted},
+};
+use crate::{
+    ingest::{link::ToLink, log::LogClosed},
+    record::Status,
+};
+
+type Placing = Pin<Box<dyn Future<Output = Result<Epoch, (Epoch, Unplaced)>> + Send>>;
+
+pub(super) struct Supervisor {
+    meeting: Arc<Meeting>,
+    lifecycle: Lifecycle,
+    placer: Arc<Placer>,
+    wanted: Wanted,
+    placing: Option<Placing>,
+    members: watch::Receiver<Arc<Vec<Member>>>,
+    /// The owner has been seen alive since it became the owner.
+    owner_seen: bool,
+    told: Option<Status>,
+}
+
+impl Supervisor {
+    pub(super) fn new(meeting: Arc<Meeting>, lifecycle: Lifecycle, placer: Arc<Placer>, wanted: Wanted) -> Self {
+        let members = placer.mesh.members();
+        Self { meeting, lifecycle, placer, wanted, placing: None, members, owner_seen: false, told: None }
+    }
+
+    /// Runs until the meeting has ended, `stop` fires or the store fails.
+    pub(super) async fn run(mut self, mut notices: mpsc::Receiver<Notice>, stop: CancellationToken) {
+        loop {
+            let (undone, open) = self.meeting.backlog();
+            self.lifecycle.handle_backlog(undone, open, Instant::now());
+            if self.act().await.is_err() || self.lifecycle.status().ended() {
+                return;
+            }
+            let timeout = self.lifecycle.poll_timeout();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(notice) = notices.recv() => self.handle_notice(notice),
+                () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
+                    self.lifecycle.handle_timeout(Instant::now());
+                }
+                Ok(()) = self.members.changed() => self.handle_members(),
+                () = self.meeting.progressed() => {}
+                placed = placed(&mut self.placing) => self.handle_placed(placed).await,
+            }
+        }
+    }
+
+    fn handle_notice(&mut self, notice: Notice) {
+        let now = Instant::now();
+        match notice {
+            Notice::Opened(epoch) => self.lifecycle.handle_opened(epoch),
+            Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail),
+            Notice::Closed(epoch, reason) => self.lifecycle.handle_closed(epoch, reason, now),
+            Notice::Stop => self.lifecycle.handle_stop(now),
+        }
+    }
+
+    fn handle_members(&mut self) {
+        let Some(owner) = self.meeting.owner(self.lifecycle.epoch()) else { return };
+        let alive = self.members.borrow_and_update().iter().any(|m| m.identity.node == owner.edge);
+        if alive {
+            self.owner_seen = true;
+        } else if std::mem::take(&mut self.owner_seen) {
+            tracing::warn!(edge = %owner.edge, "the edge is down");
+            self.lifecycle.handle_edge_down(Instant::now());
+        }
+    }
+
+    async fn handle_placed(&mut self, placed: Result<Epoch, (Epoch, Unplaced)>) {
+        self.placing = None;
+        let now = Instant::now();
+        match placed {
+            Ok(epoch) => {
+                self.lifecycle.handle_assigned(epoch, now);
+                self.meeting.seal_below(epoch).await;
+                self.owner_seen = false;
+                self.handle_members();
+            }
+            Err((epoch, why)) => {
+                tracing::warn!(code = why.code, detail = why.detail, "not placed");
+                self.lifecycle.handle_unplaced(epoch, why, now);
+            }
+        }
+    }
+
+    /// Does what the lifecycle asks, and tells the world where the meeting stands.
+    async fn act(&mut self) -> Result<(), LogClosed> {
+        while let Some(action) = self.lifecycle.poll_action() {
+            match action {
+                Action::Place => {
+                    let (placer, meeting, wanted) = (self.placer.clone(), self.meeting.clone(), self.wanted.clone());
+                    // The record may know of a later try than the lifecycle.
+                    let after = self.lifecycle.epoch().max(meeting.record().epoch);
+                    self.placing = Some(Box::pin(async move { placer.place(&meeting, wanted, after).await }));
+                }
+                Action::Leave => self.leave().await,
+                Action::Seal => self.meeting.seal_below(Epoch(self.lifecycle.epoch().0 + 1)).await,
+            }
+        }
+        let (undone, open) = self.meeting.backlog();
+        self.lifecycle.handle_backlog(undone, open, Instant::now());
+        self.tell().await
+    }
+
+    /// Tells the edge twice: in order with its speech, and, should that link be down, by request.
+    async fn leave(&self) {
+        let meeting = self.meeting.id;
+        self.meeting.tell_edge(ToLink::Leave { meeting }).await;
+        let Some(owner) = self.meeting.owner(self.lifecycle.epoch()) else { return };
+        let mesh = self.placer.mesh.clone();
+        tokio::spawn(async move {
+            if let Err(error) = mesh.request(&owner.edge, &Request::Release { meeting }).await {
+                tracing::debug!(edge = %owner.edge, error, "release not answered");
+            }
+        });
+    }
+
+    async fn tell(&mut self) -> Result<(), LogClosed> {
+        let status = self.lifecycle.status();
+        if self.told == Some(status) {
+            return Ok(());
+        }
+        let failure = self.lifecycle.failure().filter(|_| status == Status::Failed).cloned();
+        let (sub_code, detail) = failure.map_or((None, None), |(code, detail)| (Some(code), detail));
+        let code = sub_code.clone();
+        self.meeting
+            .update(|record| {
+                record.status = status;
+                record.sub_code = code;
+                record.detail = detail;
+                record.ended_at = status.ended().then(wall);
+            })
+            .await?;
+        tracing::info!(status = status.as_str(), sub_code, "meeting status");
+        let seq = self.meeting.publisher.status(status, sub_code).await?;
+        if status.ended() {
+            self.meeting.update(|record| record.last_seq = seq).await?;
+        }
+        self.told = Some(status);
+        Ok(())
+    }
+}
+
+/// The placement under way; never, when there is none.
+async fn placed(placing: &mut Option<Placing>) -> Result<Epoch, (Epoch, Unplaced)> {
+    match placing {
+        Some(placing) => placing.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,162 @@
+//! Is a packet worth decoding? Most packets of a quiet participant are not.
+//!
+//! The cheap signs: DTX; the audio level and its voice bit in the RTP header (RFC 6464); the encoder's own voice flag
+//! at the front of SILK and hybrid packets (RFC 6716 section 4.2.3); the packet's size. The gate is tuned on missing
+//! nothing: it says [`Verdict::Quiet`] only when two signs agree and nothing has spoken against it for a while, and
+//! never for a packet loud enough to be speech. What is left in doubt is for the VAD to judge.
+
+use std::time::Duration;
+
+use crate::{media::AudioLevel, toc::OpusPacket};
+
+/// Where quiet ends.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A packet without the encoder's voice flag is quiet at this level in -dBov or below (a larger number). Speech
+    /// at a normal level is around 26, twenty decibels less around 46; 127 would never let a level decide.
+    pub quiet_dbov: u8,
+    /// The same where the coder has no voice flag (CELT): the level and the sender's voice bit decide.
+    pub silent_dbov: u8,
+    /// Where the sender gives no level: bytes per 20 ms up to which a packet without the voice flag is quiet. A
+    /// variable-rate encoder spends less than this on room noise; at a constant rate all packets are larger.
+    pub small: usize,
+    /// How long a doubt lasts: everything is decoded for as long after it.
+    pub hold: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { quiet_dbov: 55, silent_dbov: 70, small: 24, hold: Duration::from_millis(300) }
+    }
+}
+
+/// What the gate thinks of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// No speech in it.
+    Quiet,
+    /// Decode it and ask the VAD.
+    Doubtful,
+}
+
+/// The gate of one participant.
+#[derive(Debug)]
+pub struct Gate {
+    settings: Settings,
+    held: Duration,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, held: Duration::ZERO }
+    }
+
+    /// Judges the next packet in order. `speaking` keeps the gate open: a spurt is heard to its end.
+    pub fn judge(&mut self, packet: &[u8], level: Option<AudioLevel>, speaking: bool) -> Verdict {
+        let parsed = OpusPacket::parse(packet);
+        let duration = parsed.as_ref().map_or(Duration::ZERO, OpusPacket::duration);
+        let quiet = parsed.is_none_or(|p| self.quiet(&p, packet.len(), level));
+        if !quiet {
+            self.held = self.settings.hold;
+            return Verdict::Doubtful;
+        }
+        let open = speaking || !self.held.is_zero();
+        self.held = self.held.saturating_sub(duration);
+        if open { Verdict::Doubtful } else { Verdict::Quiet }
+    }
+
+    fn quiet(&self, packet: &OpusPacket<'_>, bytes: usize, level: Option<AudioLevel>) -> bool {
+        if packet.is_dtx() {
+            return true;
+        }
+        match (packet.voice(), level) {
+            (Some(true), _) | (_, Some(AudioLevel { voice: true, .. })) => false,
+            (Some(false), Some(level)) => level.dbov >= self.settings.quiet_dbov,
+            (None, Some(level)) => level.dbov >= self.settings.silent_dbov,
+            (Some(false), None) => bytes as u128 * 20 <= self.settings.small as u128 * packet.duration().as_millis(),
+            (None, None) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use opus::{Application, Bitrate, Channels, Encoder};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::signals;
+
+    fn encode(pcm: &[i16], bitrate: i32, channels: Channels, ms: usize) -> Vec<Vec<u8>> {
+        let mut encoder = Encoder::new(16_000, channels, Application::Voip).unwrap();
+        encoder.set_bitrate(Bitrate::Bits(bitrate)).unwrap();
+        let pcm: Vec<i16> = pcm.iter().flat_map(|s| vec![*s; channels as usize]).collect();
+        pcm.chunks_exact(16 * ms * channels as usize).map(|c| encoder.encode_vec(c, 1275).unwrap()).collect()
+    }
+
+    fn share_of_voice(packets: &[Vec<u8>]) -> f64 {
+        let voiced = packets.iter().filter(|p| OpusPacket::parse(p).unwrap().voice() == Some(true)).count();
+        voiced as f64 / packets.len() as f64
+    }
+
+    fn level(dbov: u8) -> Option<AudioLevel> {
+        Some(AudioLevel { dbov, voice: false })
+    }
+
+    #[test]
+    fn the_encoders_flag_is_read_as_the_encoder_meant_it() {
+        for (channels, bitrate) in [(Channels::Mono, 24_000), (Channels::Mono, 12_000), (Channels::Stereo, 32_000)] {
+            for ms in [10, 20, 40, 60] {
+                let voice = share_of_voice(&encode(&signals::talk(3000, 8000.0), bitrate, channels, ms));
+                let silence = share_of_voice(&encode(&signals::silence(3000), bitrate, channels, ms)[1..]);
+                assert!(voice > 0.8, "{voice} of speech at {bitrate} in {ms} ms {channels:?}");
+                assert!(silence < 0.05, "{silence} of silence at {bitrate} in {ms} ms {channels:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn silence_closes_the_gate_and_speech_opens_it_at_once() {
+        let mut gate = Gate::new(Settings::default());
+        for packet in encode(&signals::silence(500), 24_000, Channels::Mono, 20).split_off(5) {
+            assert_eq!(gate.judge(&packet, level(127), false), Verdict::Quiet);
+        }
+        let packets = encode(&signals::talk(500, 8000.0), 24_000, Channels::Mono, 20);
+        let first = packets.iter().position(|p| gate.judge(p, None, false) == Verdict::Doubtful);
+        assert!(first.unwrap() < 4, "{first:?}");
+    }
+
+    #[test]
+    fn what_is_loud_enough_to_be_speech_is_never_quiet() {
+        let unvoiced = [1 << 3, 0, 0, 0];
+        assert_eq!(Gate::new(Settings::default()).judge(&unvoiced, level(40), false), Verdict::Doubtful);
+        assert_eq!(Gate::new(Settings::default()).judge(&unvoiced, level(80), false), Verdict::Quiet);
+        let celt = [31 << 3, 0, 0, 0];
+        assert_eq!(Gate::new(Settings::default()).judge(&celt, level(60), false), Verdict::Doubtful);
+        assert_eq!(Gate::new(Settings::default()).judge(&celt, None, false), Verdict::Doubtful);
+    }
+
+    #[test]
+    fn a_doubt_lasts_and_a_spurt_keeps_the_gate_open() {
+        let mut gate = Gate::new(Settings::default());
+        let (voiced, unvoiced) = ([1 << 3, 0x80, 0], [1 << 3, 0, 0]);
+        gate.judge(&voiced, level(60), false);
+        for _ in 0..15 {
+            assert_eq!(gate.judge(&unvoiced, level(80), false), Verdict::Doubtful);
+        }
+        assert_eq!(gate.judge(&unvoiced, level(80), false), Verdict::Quiet);
+        assert_eq!(gate.judge(&unvoiced, level(80), true), Verdict::Doubtful);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_judged(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..20), dbov in 0u8..128, voice: bool, known: bool) {
+            let mut gate = Gate::new(Settings::default());
+            for packet in packets {
+                gate.judge(&packet, known.then_some(AudioLevel { dbov, voice }), false);
+            }
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! One meeting's speech that is not *done* yet, and what of it the present core has still to be sent.
+//!
+//! Two acknowledgements move it on. What a core holds *durable* need not be sent to that core again, but a dead core's
+//! disk must not be the only copy, so it stays here, and another core gets the whole of it. What is *done* (its words
+//! are published and stored) is forgotten. Replay is idempotent: (participant, spurt, offset) is the key.
+//!
+//! The ring is bounded; when it is full the oldest speech that is not done goes first, the spurt being spoken last.
+//!
+//! Calling contract: hand in outputs and acknowledgements at any time; between [`Uplink::handle_connected`] and
+//! [`Uplink::handle_disconnected`] call [`Uplink::poll_transmit`] until it has no more, and write what it yields in
+//! that order: one stream for each [`Transmit::Open`], finished after its [`Transmit::End`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mesh::{
+    clock::Micros,
+    identity::NodeId,
+    wire::{
+        ParticipantAlias, SpurtNo,
+        spurt::{Item, SpurtEnd},
+    },
+};
+
+use crate::spurt::Output;
+
+/// What an item is counted as beyond its bytes, and a spurt beyond its items: the memory they take here.
+const OVERHEAD: usize = 64;
+
+/// What bounds the ring.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Memory for one meeting's speech. 32 MiB hold about an hour of one speaker at 32 kb/s.
+    pub max_bytes: usize,
+    /// Speech older than this is given up. Longer than the longest outage that words are wanted after.
+    pub max_age: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { max_bytes: 32 * 1024 * 1024, max_age: Duration::from_secs(3600) }
+    }
+}
+
+/// A spurt of this meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpurtKey {
+    /// Whose.
+    pub participant: ParticipantAlias,
+    /// Which.
+    pub spurt: SpurtNo,
+}
+
+/// One step of writing spurt streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transmit {
+    /// Open a stream for this spurt.
+    Open {
+        /// The spurt.
+        key: SpurtKey,
+        /// The number of the first item that follows.
+        offset: u32,
+        /// Capture time of item 0.
+        captured: Micros,
+    },
+    /// The next item on its stream.
+    Item {
+        /// The spurt.
+        key: SpurtKey,
+        /// A gap or a frame.
+        item: Item,
+    },
+    /// Write the trailer and finish its stream.
+    End {
+        /// The spurt.
+        key: SpurtKey,
+        /// The trailer; fewer items than were spoken if the rest had to be given up.
+        end: SpurtEnd,
+    },
+}
+
+/// The ring of one meeting.
+#[derive(Debug)]
+pub struct Uplink {
+    settings: Settings,
+    spurts: BTreeMap<SpurtKey, Spurt>,
+    /// The spurts in the order in which they began.
+    order: BTreeMap<u64, SpurtKey>,
+    /// Those of them with something to transmit now; empty while there is no connection.
+    ready: BTreeSet<u64>,
+    /// Trailers of spurts that are gone while their streams were open.
+    closing: VecDeque<(SpurtKey, SpurtEnd)>,
+    core: Option<NodeId>,
+    bytes: usize,
+    began: u64,
+    overflowed: u64,
+}
+
+#[derive(Debug)]
+struct Spurt {
+    order: u64,
+    since: Instant,
+    captured: Micros,
+    items: Vec<Item>,
+    end: Option<SpurtEnd>,
+    bytes: usize,
+    /// What this core holds of it.
+    durable: Option<(NodeId, u32)>,
+    /// Where its stream on this connection stands.
+    stream: Stream,
+    /// When its last item was handed to a stream.
+    sent_at: Micros,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    /// To be opened, if there is a connection, from the durable mark.
+    None,
+    /// Open; so many items of the spurt are written or were durable before.
+    At(u32),
+    /// Finished.
+    Ended,
+}
+
+impl Uplink {
+    /// An empty ring, not connected.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            spurts: BTreeMap::new(),
+            order: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            closing: VecDeque::new(),
+            core: None,
+            bytes: 0,
+            began: 0,
+            overflowed: 0,
+        }
+    }
+
+    /// Takes what a participant's pipeline yields, in its order.
+    pub fn handle_output(&mut self, participant: ParticipantAlias, output: Output, now: Instant) {
+        match output {
+            Output::Start { spurt, captured } => self.start(SpurtKey { participant, spurt }, captured, now),
+            Output::Item { spurt, item, .. } => self.append(SpurtKey { participant, spurt }, item),
+            Output::End { spurt, end } => {
+                let key = SpurtKey { participant, spurt };
+                if let Some(spurt) = self.spurts.get_mut(&key) {
+                    spurt.end = Some(end);
+                    self.refresh(key);
+                }
+            }
+        }
+        self.expire(now);
+    }
+
+    /// There is a connection to `core`: everything not done is to be sent, except what this very core has on disk.
+    pub fn handle_connected(&mut self, core: &NodeId, _now: Instant) {
+        self.closing.clear();
+        self.core = Some(core.clone());
+        for spurt in self.spurts.values_mut() {
+            spurt.stream = Stream::None;
+            spurt.durable.take_if(|(node, _)| node != core);
+        }
+        self.ready = self.order.keys().copied().collect();
+    }
+
+    /// The connection is gone, and all its streams with it.
+    pub fn handle_disconnected(&mut self, _now: Instant) {
+        self.core = None;
+        self.closing.clear();
+        self.ready.clear();
+    }
+
+    /// The core has items before `upto` on its disk.
+    pub fn handle_durable(&mut self, participant: ParticipantAlias, spurt: SpurtNo, upto: u32) {
+        if let Some(core) = &self.core
+            && let Some(spurt) = self.spurts.get_mut(&SpurtKey { participant, spurt })
+        {
+            let before = spurt.durable.as_ref().map_or(0, |(_, upto)| *upto);
+            spurt.durable = Some((core.clone(), upto.min(spurt.items.len() as u32).max(before)));
+        }
+    }
+
+    /// The words of this spurt are out. Ignored while it is still being spoken: more of it is to come.
+    pub fn handle_done(&mut self, participant: ParticipantAlias, spurt: SpurtNo) {
+        let key = SpurtKey { participant, spurt };
+        if self.spurts.get(&key).is_some_and(|s| s.end.is_some()) {
+            self.remove(key);
+        }
+    }
+
+    /// The next thing to write, `wall` being now: newest speech first, and each spurt in its order. `None` while there
+    /// is no connection.
+    pub fn poll_transmit(&mut self, wall: Micros) -> Option<Transmit> {
+        if let Some((key, end)) = self.closing.pop_front() {
+            return Some(Transmit::End { key, end });
+        }
+        let key = *self.order.get(self.ready.last()?)?;
+        let transmit = self.spurts.get_mut(&key)?.transmit(key, wall);
+        self.refresh(key);
+        transmit
+    }
+
+    /// Whether everything handed in is done (or given up).
+    pub fn is_empty(&self) -> bool {
+        self.spurts.is_empty()
+    }
+
+    /// Memory taken, by its own count; never above [`Settings::max_bytes`].
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Packets given up because the ring was full or they were too old.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+
+    fn start(&mut self, key: SpurtKey, captured: Micros, now: Instant) {
+        self.make_room(OVERHEAD, key);
+        if self.bytes + OVERHEAD > self.settings.max_bytes {
+            return;
+        }
+        self.bytes += OVERHEAD;
+        let order = self.began;
+        self.began += 1;
+        self.order.insert(order, key);
+        let spurt = Spurt {
+            order,
+            since: now,
+            captured,
+            items: vec![],
+            end: None,
+            bytes: OVERHEAD,
+            durable: None,
+            stream: Stream::None,
+            sent_at: Micros::default(),
+        };
+        self.spurts.insert(key, spurt);
+        self.refresh(key);
+    }
+
+    fn append(&mut self, key: SpurtKey, item: Item) {
+        // A slice of a larger read buffer would keep all of that buffer.
+        let item = if let Item::Frame(packet) = item { Item::Frame(Bytes::copy_from_slice(&packet)) } else { item };
+        let cost = cost(&item);
+        self.make_room(cost, key);
+        let Some(spurt) = self.spurts.get_mut(&key).filter(|s| s.end.is_none()) else {
+            self.overflowed += packets(&item);
+            return;
+        };
+        spurt.items.push(item);
+        spurt.bytes += cost;
+        self.bytes += cost;
+        self.refresh(key);
+    }
+
+    /// Gives up the oldest speech, `wanted_by` itself last, until `cost` fits.
+    fn make_room(&mut self, cost: usize, wanted_by: SpurtKey) {
+        while self.bytes + cost > self.settings.max_bytes {
+            let spoken = |key: &&SpurtKey| self.spurts.get(key).is_some_and(|s| s.end.is_none());
+            let oldest = self.order.values().find(|key| !spoken(key));
+            let oldest = oldest.or_else(|| self.order.values().find(|key| **key != wanted_by));
+            let Some(&key) = oldest.or_else(|| self.order.values().next()) else { return };
+            self.give_up(key);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((_, &key)) = self.order.first_key_value()
+            && self.spurts.get(&key).is_some_and(|s| now.saturating_duration_since(s.since) > self.settings.max_age)
+        {
+            self.give_up(key);
+        }
+    }
+
+    fn give_up(&mut self, key: SpurtKey) {
+        if let Some(spurt) = self.remove(key) {
+            self.overflowed += spurt.items.iter().map(packets).sum::<u64>();
+        }
+    }
+
+    /// Forgets a spurt; a stream that is open for it gets its trailer.
+    fn remove(&mut self, key: SpurtKey) -> Option<Spurt> {
+        let spurt = self.spurts.remove(&key)?;
+        self.order.remove(&spurt.order);
+        self.ready.remove(&spurt.order);
+        self.bytes -= spurt.bytes;
+        if let (Some(_), Stream::At(items)) = (&self.core, spurt.stream) {
+            let mut end = spurt.end.unwrap_or(SpurtEnd { items, continues: false, stages: Default::default() });
+            end.items = items;
+            end.stages.sent = spurt.sent_at;
+            self.closing.push_back((key, end));
+        }
+        Some(spurt)
+    }
+
+    fn refresh(&mut self, key: SpurtKey) {
+        let Some(spurt) = self.spurts.get(&key) else { return };
+        if self.core.is_some() && spurt.has_more() {
+            self.ready.insert(spurt.order);
+        } else {
+            self.ready.remove(&spurt.order);
+        }
+    }
+}
+
+impl Spurt {
+    fn has_more(&self) -> bool {
+        match self.stream {
+            Stream::None => true,
+            Stream::At(items) => (items as usize) < self.items.len() || self.end.is_some(),
+            Stream::Ended => false,
+        }
+    }
+
+    fn transmit(&mut self, key: SpurtKey, wall: Micros) -> Option<Transmit> {
+        match self.stream {
+            Stream::None => {
+                let offset = self.durable.as_ref().map_or(0, |(_, upto)| *upto);
+                self.stream = Stream::At(offset);
+                Some(Transmit::Open { key, offset, captured: self.captured })
+            }
+            Stream::At(next) => match self.items.get(next as usize) {
+                Some(item) => {
+                    self.stream = Stream::At(next + 1);
+                    self.sent_at = wall;
+                    Some(Transmit::Item { key, item: item.clone() })
+                }
+                None => {
+                    let mut end = self.end?;
+                    self.stream = Stream::Ended;
+                    end.stages.sent = self.sent_at;
+                    Some(Transmit::End { key, end })
+                }
+            },
+            Stream::Ended => None,
+        }
+    }
+}
+
+fn cost(item: &Item) -> usize {
+    OVERHEAD + if let Item::Frame(packet) = item { packet.len() } else { 0 }
+}
+
+fn packets(item: &Item) -> u64 {
+    u64::from(matches!(item, Item::Frame(_)))
+}
+
+#[cfg(test)]
+mod tests;

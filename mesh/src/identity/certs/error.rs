@@ -1,0 +1,101 @@
+//! What can be wrong with certificates.
+
+use std::io;
+
+use crate::identity::BadIdentity;
+
+/// Why certificate files cannot be used. Each names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum CertError {
+    /// The file is not there, or not readable.
+    #[error("{path}: cannot be read: {source}")]
+    Read {
+        /// Which file.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error("{path}: no PEM certificate in it")]
+    NoCertificate {
+        /// Which file.
+        path: String,
+    },
+    /// The file holds no key.
+    #[error("{path}: no private key in it (PEM: PKCS#8, SEC1 or PKCS#1)")]
+    NoKey {
+        /// Which file.
+        path: String,
+    },
+    /// The first certificate in the file does not name a node.
+    #[error("{path}: {source}")]
+    Unsuitable {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        source: BadCertificate,
+    },
+    /// Its time is over.
+    #[error("{path}: expired on {at}")]
+    Expired {
+        /// Which file.
+        path: String,
+        /// When.
+        at: String,
+    },
+    /// Its time has not come; or the clock of this machine is wrong.
+    #[error("{path}: not valid before {at}")]
+    NotYetValid {
+        /// Which file.
+        path: String,
+        /// When.
+        at: String,
+    },
+    /// The two belong to different certificates.
+    #[error("{key}: not the key of the certificate in {cert}")]
+    KeyMismatch {
+        /// The key's file.
+        key: String,
+        /// The certificate's file.
+        cert: String,
+    },
+    /// The authority did not sign the certificate, or it lacks the name that peers dial.
+    #[error("{cert}: not accepted under the authorities in {ca} for the name {name}: {reason}")]
+    Untrusted {
+        /// The certificate's file.
+        cert: String,
+        /// The authorities' file.
+        ca: String,
+        /// The DNS name that peers will ask for.
+        name: String,
+        /// What verification says.
+        reason: Box<rustls::Error>,
+    },
+    /// The trust domain cannot be part of a DNS name.
+    #[error("trust domain `{0}` is not a DNS name")]
+    TrustDomain(String),
+    /// The TLS library refuses the material for another reason.
+    #[error("{path}: {reason}")]
+    Tls {
+        /// The file it is about.
+        path: String,
+        /// What it says.
+        reason: String,
+    },
+}
+
+/// Why a certificate does not name a node of this mesh.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadCertificate {
+    /// Not X.509, or a part of it is malformed.
+    #[error("malformed certificate: {0}")]
+    Malformed(String),
+    /// No URI subject alternative name, or more than the one that SPIFFE allows.
+    #[error(
+        "{0} URI subject alternative names, expected one: spiffe://<trust domain>/region/<region>/role/<role>/node/<id>"
+    )]
+    Uris(usize),
+    /// The URI does not name a node of this mesh.
+    #[error(transparent)]
+    Identity(#[from] BadIdentity),
+}
