@@ -102,6 +102,11 @@ impl Bed {
         self.nodes.iter().find(wanted).expect("the plan has such a node")
     }
 
+    /// The folder of its configuration, certificates, stores and logs.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.plan.dir
+    }
+
     /// The node called `id`.
     pub fn named(&self, id: &NodeId) -> Option<&Running> {
         self.nodes.iter().find(|node| &node.identity.node == id)

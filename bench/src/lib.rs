@@ -2,3 +2,11 @@
 
 pub mod relay;
 pub mod world;
+pub mod bed;
+pub mod certs;
+pub mod client;
+pub mod demo;
+pub mod latency;
+pub mod oracle;
+pub mod report;
+pub mod speech;

@@ -148,13 +148,7 @@ impl Script {
     ///
     /// # Panics
     /// No participants, no prompts, or an empty range in `manner`.
-    pub fn generate(
-        seed: u64,
-        participants: usize,
-        duration: Duration,
-        prompts: &[Prompt],
-        manner: &Manner,
-    ) -> Self {
+    pub fn generate(seed: u64, participants: usize, duration: Duration, prompts: &[Prompt], manner: &Manner) -> Self {
         assert!(participants > 0 && !prompts.is_empty(), "a meeting needs people and something to say");
         let mut rng = StdRng::seed_from_u64(seed);
         let mut deck: Vec<&Prompt> = vec![];

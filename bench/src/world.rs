@@ -33,17 +33,17 @@ use nix::{
     unistd::Pid,
 };
 
-use self::{
-    emulator::{Command, Emulator},
-    host::{MARK, Namespace},
-    path::Quality,
-    route::{Location, Routes},
-};
 pub use self::{
     emulator::Strays,
     enter::{NotAllowed, respawn_unless_root},
     host::Host,
     route::{PathReport, Place},
+};
+use self::{
+    emulator::{Command, Emulator},
+    host::{MARK, Namespace},
+    path::Quality,
+    route::{Location, Routes},
 };
 
 /// One-way delay between hosts with no path of their own: two machines of one region.

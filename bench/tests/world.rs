@@ -30,8 +30,8 @@ struct Pair {
 }
 
 fn pair(quality: Quality) -> Pair {
-    respawn_unless_root().unwrap();
-    let world = World::enter(SEED).unwrap();
+    respawn_unless_root().unwrap_or_else(|error| panic!("{error}"));
+    let world = World::enter(SEED).unwrap_or_else(|error| panic!("{error}"));
     let (eu, jp): (RegionId, RegionId) = ("eu-central".parse().unwrap(), "ap-northeast".parse().unwrap());
     world.set_paths(&eu, &jp, quality);
     let near = world.host("near", &eu, Ipv4Addr::new(10, 77, 0, 1)).unwrap();
@@ -96,7 +96,8 @@ async fn a_round_trip_takes_what_the_paths_say() {
     assert_eq!(trips.len(), 200, "{:?}", world.report());
     let mut late = Histogram::<u64>::new(3).unwrap();
     for trip in trips {
-        late.record(trip.checked_sub(Duration::from_millis(50)).expect("faster than the path").as_micros() as u64).unwrap();
+        late.record(trip.checked_sub(Duration::from_millis(50)).expect("faster than the path").as_micros() as u64)
+            .unwrap();
     }
     let (p50, p99) = (late.value_at_quantile(0.5), late.value_at_quantile(0.99));
     eprintln!("later than 50 ms: p50 {p50} us, p99 {p99} us");

@@ -14,6 +14,8 @@
 //!
 //! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it.
 
+pub mod api;
+pub mod config;
 pub mod ingest;
 pub mod key;
 pub mod meetings;
@@ -32,3 +34,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod fakes;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,141 @@
-fn main() {}
+//! `core-node --config core.toml`: load, build, run, drain.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use core_node::{
+    api::{self, App},
+    config::{Config, ENV_PREFIX},
+    ingest::{accept::Acceptor, log::Log},
+    meetings::{Meetings, place::Placer},
+    store::Store,
+    transcribe::{Transcriber, openai::OpenAi, pool::Pool, whisper::Whisper},
+};
+use geo::{latency::LatencyModel, map::RegionMap};
+use mesh::{
+    config::{ConfigError, Source, sections::node_settings},
+    health,
+    identity::Role,
+    node::Node,
+    telemetry,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+/// Makes words of the speech that edges send, and serves the API.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// The configuration file; see core.example.toml.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Overrides one setting: KEY=VALUE, such as limits.meetings=50. May be given many times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Only checks the configuration and the certificate.
+    #[arg(long)]
+    check: bool,
+}
+
+const SOFTWARE: &str = concat!("core-node/", env!("CARGO_PKG_VERSION"));
+
+/// How often the node says how busy it is, if that has changed.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Spurts waiting for one worker that count as full stress: about half a minute of work.
+const FULL_BACKLOG: usize = 16;
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
+    let config: Config = source.parse()?;
+    config.check(&source)?;
+    let map = regions(&config, &source)?;
+    let Config { node, mesh, tls, .. } = &config;
+    let settings = node_settings(&source, Role::Core, node, mesh, tls, SOFTWARE)?;
+    if cli.check {
+        return Ok(());
+    }
+    // The process default, for HTTPS to a remote engine; the mesh names its provider itself.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(config, settings, map))
+}
+
+async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap) -> Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let metrics = telemetry::init(&config.log)?;
+    let pool = Pool::new(engine(&config)?, config.transcribe.workers, config.transcribe.queue);
+    let store = Arc::new(Store::open(&config.store_file())?);
+    let log = Log::start(store.clone())?;
+    let (node, inbound) = Node::start(settings).await?;
+    let mesh = Arc::new(node.clone());
+    let placer = Placer { mesh: mesh.clone(), model: LatencyModel::new(map) };
+    let meetings = Meetings::resume(config.meetings(), store, log.clone(), pool, placer)?;
+    let acceptor = Acceptor::new(meetings.clone(), SOFTWARE, config.link_caps());
+    tokio::spawn(acceptor.clone().run(inbound));
+    let reporting = node.clone();
+    let app = App {
+        meetings: meetings.clone(),
+        mesh,
+        report: Arc::new(move || reporting.report()),
+        metrics: Arc::new(move || metrics.render()),
+        token: config.api.token.clone(),
+    };
+    let api = health::serve(config.http.listen, api::router(app)).await.context("http.listen")?;
+    tokio::spawn(report(node.clone(), meetings.clone(), config.clone(), config.api_address(api)));
+    info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, %api, "core up");
+
+    let failed = tokio::select! {
+        _ = term.recv() => None,
+        _ = int.recv() => None,
+        reason = log.failed() => Some(reason),
+    };
+    meetings.drain();
+    node.publish(|report| report.draining = true);
+    acceptor.drain().await;
+    let patience = if failed.is_some() { 0 } else { config.limits.drain_seconds };
+    meetings.finish(Instant::now() + Duration::from_secs(patience)).await;
+    node.shutdown().await;
+    info!("core down");
+    failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!("the store failed: {reason}")))
+}
+
+fn regions(config: &Config, source: &Source) -> Result<RegionMap, ConfigError> {
+    let Some(path) = &config.geo.regions_file else { return Ok(RegionMap::built_in()) };
+    let refuse = |e: &dyn std::fmt::Display| source.refuse("geo.regions_file", e);
+    let text = std::fs::read_to_string(path).map_err(|e| refuse(&e))?;
+    RegionMap::built_in().overlaid(&text).map_err(|e| refuse(&e))
+}
+
+fn engine(config: &Config) -> Result<Arc<dyn Transcriber>> {
+    Ok(match config.whisper() {
+        Some(settings) => Arc::new(Whisper::load(&settings).context("transcribe.model")?),
+        None => Arc::new(OpenAi::new(config.openai()).context("transcribe.openai")?),
+    })
+}
+
+/// Tells the mesh how busy this core is.
+async fn report(node: Node, meetings: Arc<Meetings>, config: Config, api: String) {
+    let capacity = config.limits.meetings;
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    loop {
+        ticks.tick().await;
+        let live = meetings.live_count();
+        let behind = meetings.undone() * 1000 / (FULL_BACKLOG * config.transcribe.workers);
+        let stress = (live * 1000 / capacity).max(behind).min(1000);
+        metrics::gauge!("nearfield_core_stress_ratio").set(stress as f64 / 1e3);
+        node.publish(|report| {
+            report.stress_permille = stress as u16;
+            report.meetings = live as u32;
+            report.capacity = capacity as u32;
+            report.draining = meetings.draining();
+            report.api = Some(api.clone());
+        });
+    }
+}

@@ -13,7 +13,7 @@ use mesh::{clock::Micros, wire::spurt::EdgeStages};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;

@@ -29,7 +29,7 @@ use mesh::{
         spurt::{EdgeStages, Item, SpurtEnd},
     },
 };
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction, backends::FileBackend};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -189,7 +189,8 @@ impl Store {
             fs::create_dir_all(dir).map_err(|e| wrap(e.into()))?;
         }
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let db = Database::builder().create_file(file.map_err(|e| wrap(e.into()))?).map_err(|e| wrap(e.into()))?;
+        let backend = FileBackend::new(file.map_err(|e| wrap(e.into()))?).map_err(|e| wrap(e.into()))?;
+        let db = Database::builder().create_with_backend(backend).map_err(|e| wrap(e.into()))?;
         let store = Self { db, path: path.into() };
         store.write(&[])?;
         Ok(store)
@@ -302,6 +303,20 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn spurts(&self, meeting: MeetingId) -> Result<Vec<Restored>, StoreError> {
+        let rows = self.spurt_records(meeting)?;
+        rows.into_iter().map(|(key, record)| self.restored(meeting, key, record.done)).collect()
+    }
+
+    /// Every spurt of a meeting: when it was captured, and what the disk holds or held of it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn held(&self, meeting: MeetingId) -> Result<Vec<(Micros, Restored)>, StoreError> {
+        let rows = self.spurt_records(meeting)?.into_iter();
+        rows.map(|(key, record)| Ok((record.captured, self.restored(meeting, key, record.done)?))).collect()
+    }
+
+    fn spurt_records(&self, meeting: MeetingId) -> Result<Vec<(SpurtKey, SpurtRecord)>, StoreError> {
         let table = self.db.begin_read()?.open_table(SPURTS)?;
         let (from, to) = ((meeting.as_u128(), 0, "", 0), (after(meeting), 0, "", 0));
         let rows = table.range(from..to)?.map(|row| {
@@ -310,8 +325,7 @@ impl Store {
             let key = SpurtKey { epoch: Epoch(epoch), participant: participant.into(), spurt: SpurtNo(spurt) };
             Ok((key, coded("spurts", record.value())?))
         });
-        let rows: Vec<(SpurtKey, SpurtRecord)> = rows.collect::<Result<_, StoreError>>()?;
-        rows.into_iter().map(|(key, record)| self.restored(meeting, key, record.done)).collect()
+        rows.collect()
     }
 
     fn restored(&self, meeting: MeetingId, key: SpurtKey, done: Option<DoneMark>) -> Result<Restored, StoreError> {

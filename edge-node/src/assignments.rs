@@ -17,7 +17,7 @@ use mesh::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span};
+use tracing::{Instrument, debug, error, info, info_span};
 
 use crate::{connect, driver, link::Links, meeting, probe};
 
@@ -100,31 +100,38 @@ impl Assignments {
     }
 
     async fn answer(self, role: Role, request: Request, reply: Reply) {
-        if role != Role::Core {
-            reply.send(refused("only a core may ask this")).await;
-            return;
-        }
-        match request {
-            Request::Probe { relay, stun } => {
-                let response = match self.probes.try_acquire() {
-                    Ok(_slot) => probe::probe(&relay, stun).await,
-                    Err(_) => refused("too many probes at once"),
-                };
-                reply.send(response).await;
-            }
+        let mut admitted = None;
+        let response = match request {
+            _ if role != Role::Core => refused("only a core may ask this"),
+            Request::Probe { relay, stun } => self.probe(&relay, stun).await,
             Request::Release { meeting } => {
                 if let Some(live) = self.lock().get(&meeting) {
                     live.stop.cancel();
                 }
-                reply.send(Response::Released).await;
+                Response::Released
             }
             Request::Assign(assignment) => match self.admit(&assignment) {
                 Ok((connector, stop)) => {
-                    reply.send(Response::Accepted).await;
-                    self.run(assignment, connector, stop).await;
+                    admitted = Some((assignment, connector, stop));
+                    Response::Accepted
                 }
-                Err(why) => reply.send(refused(why)).await,
+                Err(why) => refused(why),
             },
+        };
+        if let Err(error) = reply.send(response).await {
+            // The asker will see a deadline; what it asked for is done all the same.
+            debug!(%error, "an answer did not get through");
+        }
+        if let Some((assignment, connector, stop)) = admitted {
+            self.run(assignment, connector, stop).await;
+        }
+    }
+
+    async fn probe(&self, relay: &str, stun: bool) -> Response {
+        let Ok(_slot) = self.probes.try_acquire() else { return refused("too many probes at once") };
+        match probe::probe(relay, stun).await {
+            Ok(measured) => Response::Probed { rtt_us: measured.rtt.as_micros() as u64, answered: measured.answered },
+            Err(error) => refused(error.to_string()),
         }
     }
 

@@ -3,7 +3,8 @@
 //! The cheap signs: DTX; the audio level and its voice bit in the RTP header (RFC 6464); the encoder's own voice flag
 //! at the front of SILK and hybrid packets (RFC 6716 section 4.2.3); the packet's size. The gate is tuned on missing
 //! nothing: it says [`Verdict::Quiet`] only when two signs agree and nothing has spoken against it for a while, and
-//! never for a packet loud enough to be speech. What is left in doubt is for the VAD to judge.
+//! never by itself for a packet loud enough to be speech. What is left in doubt is for the VAD to judge; once that has
+//! listened to a steady noise for some seconds and heard no voice, the same noise needs no further decoding.
 
 use std::time::Duration;
 
@@ -20,13 +21,27 @@ pub struct Settings {
     /// Where the sender gives no level: bytes per 20 ms up to which a packet without the voice flag is quiet. A
     /// variable-rate encoder spends less than this on room noise; at a constant rate all packets are larger.
     pub small: usize,
+    /// How long the VAD must have heard no voice in a noise before its level counts as the room's.
+    pub learn: Duration,
+    /// By how many decibels a packet may exceed the room's level and still be the room.
+    pub margin_db: f32,
+    /// No room is as loud as this, in -dBov: louder packets are always doubtful.
+    pub loudest_room_dbov: u8,
     /// How long a doubt lasts: everything is decoded for as long after it.
     pub hold: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { quiet_dbov: 55, silent_dbov: 70, small: 24, hold: Duration::from_millis(300) }
+        Self {
+            quiet_dbov: 55,
+            silent_dbov: 70,
+            small: 24,
+            learn: Duration::from_secs(2),
+            margin_db: 3.0,
+            loudest_room_dbov: 40,
+            hold: Duration::from_millis(300),
+        }
     }
 }
 
@@ -44,12 +59,20 @@ pub enum Verdict {
 pub struct Gate {
     settings: Settings,
     held: Duration,
+    room: Room,
+}
+
+/// The noise around the participant: its level as an average in -dBov, and how long the VAD has heard only it.
+#[derive(Debug, Default)]
+struct Room {
+    dbov: f32,
+    heard: Duration,
 }
 
 impl Gate {
     /// A closed gate.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, held: Duration::ZERO }
+        Self { settings, held: Duration::ZERO, room: Room::default() }
     }
 
     /// Judges the next packet in order. `speaking` keeps the gate open: a spurt is heard to its end.
@@ -66,13 +89,30 @@ impl Gate {
         if open { Verdict::Doubtful } else { Verdict::Quiet }
     }
 
+    /// What the VAD made of a packet that had to be decoded: whether it was `voiced`.
+    pub fn learn(&mut self, duration: Duration, level: Option<AudioLevel>, voiced: bool) {
+        let Some(level) = level.filter(|_| !voiced) else {
+            self.room = Room::default();
+            return;
+        };
+        let weight = if self.room.heard.is_zero() { 1.0 } else { 0.05 };
+        self.room.dbov += (f32::from(level.dbov) - self.room.dbov) * weight;
+        self.room.heard += duration;
+    }
+
+    fn is_room(&self, dbov: u8) -> bool {
+        self.room.heard >= self.settings.learn
+            && dbov >= self.settings.loudest_room_dbov
+            && f32::from(dbov) >= self.room.dbov - self.settings.margin_db
+    }
+
     fn quiet(&self, packet: &OpusPacket<'_>, bytes: usize, level: Option<AudioLevel>) -> bool {
         if packet.is_dtx() {
             return true;
         }
         match (packet.voice(), level) {
             (Some(true), _) | (_, Some(AudioLevel { voice: true, .. })) => false,
-            (Some(false), Some(level)) => level.dbov >= self.settings.quiet_dbov,
+            (Some(false), Some(level)) => level.dbov >= self.settings.quiet_dbov || self.is_room(level.dbov),
             (None, Some(level)) => level.dbov >= self.settings.silent_dbov,
             (Some(false), None) => bytes as u128 * 20 <= self.settings.small as u128 * packet.duration().as_millis(),
             (None, None) => false,
@@ -136,6 +176,22 @@ mod tests {
         let celt = [31 << 3, 0, 0, 0];
         assert_eq!(Gate::new(Settings::default()).judge(&celt, level(60), false), Verdict::Doubtful);
         assert_eq!(Gate::new(Settings::default()).judge(&celt, None, false), Verdict::Doubtful);
+    }
+
+    #[test]
+    fn a_steady_noise_that_the_vad_knows_is_quiet_until_something_rises_above_it() {
+        let mut gate = Gate::new(Settings::default());
+        let unvoiced = [1 << 3, 0, 0, 0];
+        for _ in 0..100 {
+            assert_eq!(gate.judge(&unvoiced, level(48), false), Verdict::Doubtful);
+            gate.learn(Duration::from_millis(20), level(48), false);
+        }
+        let quiet = |gate: &mut Gate, dbov| (0..16).map(|_| gate.judge(&unvoiced, level(dbov), false)).last().unwrap();
+        assert_eq!(quiet(&mut gate, 46), Verdict::Quiet);
+        assert_eq!(quiet(&mut gate, 43), Verdict::Doubtful);
+        assert_eq!(quiet(&mut gate, 48), Verdict::Quiet);
+        gate.learn(Duration::from_millis(20), level(48), true);
+        assert_eq!(quiet(&mut gate, 48), Verdict::Doubtful, "somebody spoke: listen again");
     }
 
     #[test]

@@ -27,7 +27,13 @@ pub mod vad;
 
 #[cfg(test)]
 #[path = "../tests/signals/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the integration tests")]
 mod signals;
 
 pub mod connect;
 pub mod probe;
+pub mod assignments;
+pub mod config;
+pub mod driver;
+pub mod link;
+pub mod meeting;

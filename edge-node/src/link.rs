@@ -58,8 +58,8 @@ pub(crate) struct LinkHandle {
     events: mpsc::Receiver<LinkEvent>,
 }
 
-/// The links of this node, by core.
-#[derive(Debug, Clone)]
+/// The links of this node, by core. Cheap to clone.
+#[derive(Clone)]
 pub struct Links {
     node: Node,
     software: String,

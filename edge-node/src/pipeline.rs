@@ -194,7 +194,9 @@ impl Pipeline {
         let activity = match verdict {
             Verdict::Doubtful => {
                 self.warm_up();
-                self.listen(&packet.payload)
+                let activity = self.listen(&packet.payload);
+                self.gate.learn(packet.duration, packet.level, activity != Activity::Silence);
+                activity
             }
             Verdict::Quiet => {
                 self.ear = None;

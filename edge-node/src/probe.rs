@@ -90,7 +90,8 @@ fn median(mut rtts: Vec<Duration>) -> Option<Measured> {
 
 /// One STUN Binding transaction.
 async fn binding(server: SocketAddr) -> std::io::Result<()> {
-    let any: SocketAddr = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let any: SocketAddr =
+        if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     let mut request = Message::new();

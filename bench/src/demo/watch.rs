@@ -31,6 +31,10 @@ pub struct Segment {
     pub start_ms: u64,
     /// As above.
     pub end_ms: u64,
+    /// Capture time of its first frame, RFC 3339.
+    pub start_at: String,
+    /// Capture time of the end of its last frame, RFC 3339.
+    pub end_at: String,
     /// Its words.
     #[serde(default)]
     pub words: Vec<Word>,
@@ -58,16 +62,19 @@ pub struct Word {
     pub end_ms: u64,
 }
 
-/// When a segment's last frame passed each stage.
+/// When a segment's last frame passed each stage; zero where the core does not know yet.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 pub struct Timing {
     /// Came off the edge's socket.
     pub captured: Micros,
     /// Decoded, or found not to need it.
+    #[serde(deserialize_with = "or_zero")]
     pub decoded: Micros,
     /// The VAD had decided.
+    #[serde(deserialize_with = "or_zero")]
     pub vad: Micros,
     /// Handed to QUIC.
+    #[serde(deserialize_with = "or_zero")]
     pub sent: Micros,
     /// Reached the core.
     pub received: Micros,
@@ -75,6 +82,10 @@ pub struct Timing {
     pub durable: Micros,
     /// The words were there.
     pub words: Micros,
+}
+
+fn or_zero<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Micros, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 /// A segment and when it reached the reader.

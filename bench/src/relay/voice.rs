@@ -188,7 +188,10 @@ mod tests {
         assert_eq!(level(&tone(3200, 3276.8)), 23, "a sine 20 dB below full scale");
         let voice = encode(tone(3200, 8000.0), 20, PLAIN);
         let levels: Vec<u8> = voice.packets.iter().flatten().map(|packet| packet.level).collect();
-        assert!(levels[..10].iter().all(|level| *level < 20) && levels[10..].iter().all(|level| *level > 75), "{levels:?}");
+        assert!(
+            levels[..10].iter().all(|level| *level < 20) && levels[10..].iter().all(|level| *level > 75),
+            "{levels:?}"
+        );
     }
 
     #[test]

@@ -133,8 +133,7 @@ impl App {
     }
 
     async fn send_answer(&self, voice: &Arc<Voice>, offer: String) -> Result<Response, Problem> {
-        let (mut subscriber, feed) =
-            Subscriber::new(self.media, std::slice::from_ref(voice)).await.map_err(broken)?;
+        let (mut subscriber, feed) = Subscriber::new(self.media, std::slice::from_ref(voice)).await.map_err(broken)?;
         match subscriber.answer(offer).await {
             Ok(answer) => Ok(description(StatusCode::CREATED, self.keep(subscriber, feed), answer)),
             Err(error) => {

@@ -286,7 +286,8 @@ mod tests {
     #[test]
     fn parcels_leave_in_order_of_time_then_of_sending() {
         let now = Instant::now();
-        let parcel = |ms, number| Reverse(Parcel { due: now + Duration::from_millis(ms), number, to: 0, bytes: vec![] });
+        let parcel =
+            |ms, number| Reverse(Parcel { due: now + Duration::from_millis(ms), number, to: 0, bytes: vec![] });
         let mut heap: BinaryHeap<_> = [parcel(5, 1), parcel(3, 3), parcel(3, 2)].into();
         let order: Vec<u64> = std::iter::from_fn(|| heap.pop()).map(|parcel| parcel.0.number).collect();
         assert_eq!(order, [2, 3, 1]);

@@ -2,14 +2,7 @@
 //! user namespace.
 #![allow(unsafe_code)]
 
-use std::{
-    env, fs, io,
-    net::Ipv4Addr,
-    os::unix::process::CommandExt,
-    process::Command,
-    sync::Mutex,
-    thread,
-};
+use std::{env, fs, io, net::Ipv4Addr, os::unix::process::CommandExt, process::Command, sync::Mutex, thread};
 
 use nix::{
     errno::Errno,
@@ -94,7 +87,8 @@ impl Maps {
         unshare(CloneFlags::CLONE_NEWUSER)?;
         // user_namespaces(7): groups can be mapped only after setgroups is given up.
         for (file, text) in [("setgroups", "deny"), ("uid_map", &self.uid), ("gid_map", &self.gid)] {
-            fs::write(format!("/proc/self/{file}"), text).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
+            fs::write(format!("/proc/self/{file}"), text)
+                .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
         }
         debug_assert_eq!(geteuid(), Uid::from_raw(0));
         Ok(())

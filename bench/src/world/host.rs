@@ -112,7 +112,8 @@ impl Host {
         let (mut done, output) = oneshot::channel();
         let host = self.clone();
         let body = move || {
-            let entered = host.enter().and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
+            let entered =
+                host.enter().and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
             let runtime = match entered {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(done.send(Err(WorldError::Host { name: host.name, error }))),

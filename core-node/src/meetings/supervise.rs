@@ -123,7 +123,7 @@ impl Supervisor {
     }
 
     /// Tells the edge twice: in order with its speech, and, should that link be down, by request.
-    async fn leave(&self) {
+    async fn leave(&mut self) {
         let meeting = self.meeting.id;
         self.meeting.tell_edge(ToLink::Leave { meeting }).await;
         let Some(owner) = self.meeting.owner(self.lifecycle.epoch()) else { return };

@@ -257,7 +257,12 @@ fn wav(samples: &[f32]) -> Vec<u8> {
 
 /// Only the kind of fault and its place: serde's own message may quote a word that was said.
 fn malformed(error: &serde_json::Error) -> String {
-    format!("answer is no verbose_json: {:?} error at line {} column {}", error.classify(), error.line(), error.column())
+    format!(
+        "answer is no verbose_json: {:?} error at line {} column {}",
+        error.classify(),
+        error.line(),
+        error.column()
+    )
 }
 
 fn without_url(error: reqwest::Error) -> String {

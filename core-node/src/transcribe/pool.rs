@@ -1,11 +1,12 @@
 //! The bounded pool before an engine: finals wait their turn, partials take what is idle.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{future::Future, sync::Arc};
 
 use metrics::{counter, gauge, histogram};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
+    time::Instant,
 };
 use tracing::Instrument;
 
@@ -203,7 +204,7 @@ mod tests {
         let (pool, _) = pool(2, 8);
         let first = pool.try_partial(clip(100)).unwrap();
         assert!(pool.try_partial(clip(100)).is_none());
-        let since = tokio::time::Instant::now();
+        let since = Instant::now();
         pool.transcribe_final(clip(10)).await.unwrap();
         assert!(since.elapsed() < Duration::from_millis(20));
         assert_eq!(first.await.unwrap().text, "100");
@@ -233,7 +234,7 @@ mod tests {
         let mut waiting = pool.transcribe_final(clip(100)).boxed();
         assert!((&mut waiting).now_or_never().is_none());
         drop(waiting);
-        let since = tokio::time::Instant::now();
+        let since = Instant::now();
         pool.transcribe_final(clip(10)).await.unwrap();
         let waited = since.elapsed().as_millis();
         assert!((105..130).contains(&waited), "{waited} ms");

@@ -17,9 +17,7 @@ use rtc::{
     interceptor::{NackGeneratorBuilder, ReceiverReportBuilder, Slot},
     rtp_transceiver::{
         RTCRtpTransceiverDirection, RTCRtpTransceiverInit,
-        rtp_sender::{
-            RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpHeaderExtensionCapability, RtpCodecKind,
-        },
+        rtp_sender::{RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpHeaderExtensionCapability, RtpCodecKind},
     },
 };
 use tokio::{
@@ -86,7 +84,23 @@ pub(super) struct Peer {
     state: watch::Receiver<RTCPeerConnectionState>,
     gathered: watch::Receiver<bool>,
     connect_by: Option<tokio::time::Instant>,
+    closed: bool,
     _tracks: DropGuard,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // The stack's own drop leaves its driver, and with it the socket, running for ever.
+        if let (false, Ok(runtime)) = (self.closed, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(close(Arc::clone(&self.pc)));
+        }
+    }
+}
+
+async fn close(pc: Arc<dyn PeerConnection>) {
+    if let Err(error) = pc.close().await {
+        tracing::debug!(%error, "closing a media connection");
+    }
 }
 
 impl Peer {
@@ -113,6 +127,7 @@ impl Peer {
             state: state_seen,
             gathered: gathered_seen,
             connect_by: None,
+            closed: false,
             _tracks: tracks.drop_guard(),
         })
     }
@@ -184,10 +199,9 @@ impl Peer {
     }
 
     /// Closes the connection.
-    pub(super) async fn close(self) {
-        if let Err(error) = self.pc.close().await {
-            tracing::debug!(%error, "closing a media connection");
-        }
+    pub(super) async fn close(mut self) {
+        self.closed = true;
+        close(Arc::clone(&self.pc)).await;
     }
 
     /// Makes `local` ours and returns it with our candidates.

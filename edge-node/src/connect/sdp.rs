@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, io::Cursor};
 
-use rtc::sdp::{
-    MediaDescription, SessionDescription,
-    description::common::Attribute,
-};
+use rtc::sdp::{MediaDescription, SessionDescription, description::common::Attribute};
 
 /// The longest description taken from a relay, in bytes.
 pub(super) const MAX_SDP: usize = 256 * 1024;
@@ -69,6 +66,9 @@ pub(super) enum SdpError {
     /// Packets of several sections could not be told apart.
     #[error("audio section {0:?} is one of several and names no ssrc")]
     NoSsrc(String),
+    /// The stack receives everything on one transport (RFC 8843) and would refuse the section in silence.
+    #[error("audio section {0:?} is not in its BUNDLE group")]
+    NotBundled(String),
     /// The key exchange is another than DTLS-SRTP (RFC 5763), or incomplete.
     #[error("it has no {0}")]
     Missing(&'static str),
@@ -87,6 +87,9 @@ pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
     let mut session = SessionDescription::unmarshal(&mut Cursor::new(normalised(text)))
         .map_err(|e| SdpError::Malformed(super::cut(&e.to_string(), 200)))?;
     check(&session)?;
+    if side == Side::Offer {
+        check_bundle(&session)?;
+    }
     let mut audio = vec![];
     for media in &mut session.media_descriptions {
         if side == Side::Answer {
@@ -144,6 +147,19 @@ fn check(session: &SessionDescription) -> Result<(), SdpError> {
     }
 }
 
+fn check_bundle(session: &SessionDescription) -> Result<(), SdpError> {
+    let groups = session.attributes.iter().filter(|a| a.key == "group").filter_map(|a| a.value.as_deref());
+    let bundled: BTreeSet<_> =
+        groups.filter_map(|group| group.strip_prefix("BUNDLE ")).flat_map(|g| g.split(' ')).collect();
+    for media in session.media_descriptions.iter().filter(|m| is_audio(m) && is_sending(m)) {
+        let mid = value(media, "mid").unwrap_or_default();
+        if !bundled.contains(mid) {
+            return Err(SdpError::NotBundled(mid.to_owned()));
+        }
+    }
+    Ok(())
+}
+
 fn is_audio(media: &MediaDescription) -> bool {
     media.media_name.media == "audio"
 }
@@ -187,13 +203,16 @@ fn settle_setup(media: &mut MediaDescription) {
 
 /// Gives the section's one track its mid for a name.
 fn rename_tracks(media: &mut MediaDescription, mid: &str) {
-    let is_msid = |a: &Attribute| {
-        a.key == "ssrc" && a.value.as_deref().is_some_and(|v| v.contains(" msid:") || v.contains(" mslabel:") || v.contains(" label:"))
-    };
-    media.attributes.retain(|a| !matches!(a.key.as_str(), "msid" | "rid" | "simulcast") && !is_msid(a));
+    let name = format!("{mid} {mid}");
+    media.attributes.retain(|a| !matches!(a.key.as_str(), "msid" | "rid" | "simulcast"));
+    for value in media.attributes.iter_mut().filter(|a| a.key == "ssrc").filter_map(|a| a.value.as_mut()) {
+        if let Some((ssrc, _)) = value.split_once(" msid:") {
+            *value = format!("{ssrc} msid:{name}");
+        }
+    }
     // Before the ssrc lines: the stack gives an ssrc the msid it has read by then.
     let at = media.attributes.iter().position(|a| a.key == "ssrc").unwrap_or(media.attributes.len());
-    media.attributes.insert(at, Attribute::new("msid".into(), Some(format!("{mid} {mid}"))));
+    media.attributes.insert(at, Attribute::new("msid".into(), Some(name)));
 }
 
 #[cfg(test)]
@@ -203,7 +222,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=ice-ufrag:abcd\r\n\
+    const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 a b v\r\na=ice-ufrag:abcd\r\n\
         a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 AA:BB\r\n";
 
     fn section(kind: &str, mid: &str, rest: &str) -> String {
@@ -223,11 +242,8 @@ pub(super) mod tests {
     #[test]
     fn voices_are_told_apart_whatever_the_relay_called_their_tracks() {
         let read = read(&offer(), Side::Offer).unwrap();
-        let audio = |mid: &str, stream: Option<&str>| Audio {
-            mid: mid.into(),
-            stream: stream.map(Into::into),
-            level: Some(3),
-        };
+        let audio =
+            |mid: &str, stream: Option<&str>| Audio { mid: mid.into(), stream: stream.map(Into::into), level: Some(3) };
         assert_eq!(read.audio, [audio("a", Some("alice")), audio("b", None)]);
         assert!(read.clean.contains("a=msid:a a\r\n") && read.clean.contains("a=msid:b b\r\n"), "{}", read.clean);
         assert!(!read.clean.contains("alice"), "{}", read.clean);
@@ -247,8 +263,14 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_section_whose_only_ssrc_line_names_its_stream_keeps_its_ssrc() {
+        let text = format!("{HEAD}{}", section("audio", "0", "a=ssrc:1 msid:bob t\r\n"));
+        assert!(read(&text, Side::Offer).unwrap().clean.contains("a=ssrc:1 msid:0 0\r\n"));
+    }
+
+    #[test]
     fn sections_that_send_nothing_are_no_voices() {
-        let text = offer().replacen("a=sendonly", "a=inactive", 1).replacen("m=audio 9", "m=audio 9", 1);
+        let text = offer().replacen("a=sendonly", "a=inactive", 1);
         assert_eq!(read(&text, Side::Offer).unwrap().audio.len(), 1);
     }
 
@@ -263,6 +285,7 @@ pub(super) mod tests {
         assert_eq!(error(HEAD), SdpError::NoAudio);
         assert_eq!(error(&offer().replace("a=mid:b", "a=mid:a")), SdpError::Mid(1));
         assert_eq!(error(&offer().replace("a=ice-pwd", "a=other")), SdpError::Missing("ice-pwd"));
+        assert_eq!(error(&offer().replace(" a b v", " b v")), SdpError::NotBundled("a".into()));
         assert_eq!(error(&offer().replace("a=ssrc:2", "a=other")), SdpError::NoSsrc("b".into()));
         assert_eq!(error(&"v=0\r\n".repeat(MAX_SDP)), SdpError::TooLong(5 * MAX_SDP));
         assert!(matches!(error("<html>502 Bad Gateway</html>"), SdpError::Malformed(_)));
@@ -281,7 +304,8 @@ pub(super) mod tests {
             let end = (at + len).min(text.len());
             text.replace_range(at..end, &with);
             if let Ok(description) = read(&text, Side::Answer) {
-                prop_assert!(read(&description.clean, Side::Answer).is_ok(), "what we write, we read");
+                let again = read(&description.clean, Side::Answer);
+                prop_assert!(again.is_ok(), "what we write, we read: {again:?}");
             }
         }
     }

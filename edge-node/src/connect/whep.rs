@@ -225,13 +225,7 @@ impl Whep {
         }
     }
 
-    async fn send(
-        &self,
-        what: &'static str,
-        method: Method,
-        to: Url,
-        sdp: String,
-    ) -> Result<Response, ConnectError> {
+    async fn send(&self, what: &'static str, method: Method, to: Url, sdp: String) -> Result<Response, ConnectError> {
         let mut request = self.client.request(method, to).header(CONTENT_TYPE, "application/sdp").body(sdp);
         if let Some(token) = &self.token {
             request = request.bearer_auth(&token.0);
@@ -316,8 +310,7 @@ async fn body(mut response: Response) -> Result<String, ConnectError> {
             return Err(ConnectError::BadMessage { what: "HTTP body", why: format!("over {MAX_BODY} bytes") });
         }
     }
-    String::from_utf8(bytes)
-        .map_err(|_| ConnectError::BadMessage { what: "HTTP body", why: "not UTF-8".into() })
+    String::from_utf8(bytes).map_err(|_| ConnectError::BadMessage { what: "HTTP body", why: "not UTF-8".into() })
 }
 
 fn unreachable(what: &'static str, error: reqwest::Error) -> ConnectError {

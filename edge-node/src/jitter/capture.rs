@@ -36,9 +36,10 @@ fn duration_to_samples(duration: Duration) -> u64 {
 
 /// How long each of the two windows is in which the least delay is looked for.
 const WINDOW_US: i64 = 10_000_000;
-/// The estimate is followed by at most 5 ms per second: far more than any two clocks drift apart (100 ppm is
-/// 0.1 ms per second), far too little for captured time to run backwards.
+/// The estimate is followed at 5 ms per second, far more than any two clocks drift apart (100 ppm is 0.1 ms per
+/// second), or by a fifth of the error per second, whichever is more: never so fast that captured time runs back.
 const SLEW_PER_MILLE: i64 = 5;
+const SLEW_US: i64 = 5_000_000;
 /// An estimate further off than this is followed at once: the anchor was wrong, not the clock.
 const STEP_US: i64 = 500_000;
 
@@ -74,7 +75,8 @@ impl CaptureClock {
         }
         self.least[0] = self.least[0].min(delay);
         let error = self.least[0].min(self.least[1]) - self.offset;
-        let most = (at - self.slewed_to).max(0) * SLEW_PER_MILLE / 1000;
+        let time = (at - self.slewed_to).clamp(0, SLEW_US);
+        let most = (time * SLEW_PER_MILLE / 1000).max(error.abs().min(STEP_US) * time / SLEW_US);
         self.offset += if error.abs() > STEP_US { error } else { error.clamp(-most, most) };
         self.slewed_to = self.slewed_to.max(at);
     }

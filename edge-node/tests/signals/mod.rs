@@ -20,7 +20,7 @@ pub fn talk(ms: usize, peak: f64) -> Vec<i16> {
         phase += (120.0 + 15.0 * (TAU * 0.7 * t).sin() + 6.0 * (TAU * 5.0 * t).sin()) / 16_000.0;
         let pulse = if phase >= 1.0 { 1.0 } else { 0.0 };
         phase %= 1.0;
-        let syllable = 0.15 + 0.85 * (TAU * 2.0 * t).sin().abs();
+        let syllable = 0.01 + 0.99 * (TAU * 2.0 * t).sin().abs().powi(2);
         let vowel = VOWELS[(t * 4.0) as usize % VOWELS.len()];
         let sound: f64 = resonators.iter_mut().zip(vowel).zip([1.0, 0.6, 0.3]).map(|((r, f), gain)| gain * r.step(pulse, f)).sum();
         voice.push(sound * syllable);

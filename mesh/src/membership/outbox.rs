@@ -20,7 +20,10 @@ pub(super) struct Outbox {
 pub(super) enum Note {
     Up(Peer),
     Down(Peer),
-    Renamed { before: Peer, after: Peer },
+    Renamed {
+        before: Peer,
+        after: Peer,
+    },
     /// Whether anyone accepts us.
     Joined(bool),
 }

@@ -102,8 +102,7 @@ mod tests {
     use super::*;
 
     fn peer(life: u64) -> Peer {
-        let identity =
-            Identity { node: "a".parse().unwrap(), role: Role::Edge, region: "eu-central".parse().unwrap() };
+        let identity = Identity { node: "a".parse().unwrap(), role: Role::Edge, region: "eu-central".parse().unwrap() };
         Peer::new(identity, "192.0.2.1:4433".parse().unwrap(), life)
     }
 

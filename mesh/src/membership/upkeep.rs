@@ -19,8 +19,8 @@ const MAX_SEEDS: usize = 64;
 const REJOIN_FANOUT: usize = 3;
 /// How many members a repair goes to at a time.
 const REPAIR_FANOUT: usize = 2;
-/// How long a change is repeated: at two members each two seconds from everyone who knows, about
-/// fifteen receipts are to be expected. Longer would carry the downs of a partition into its healing.
+/// How long a change is repeated: at two members each second from everyone who knows, about thirty
+/// receipts are to be expected. Longer would carry the downs of a partition into its healing.
 const REPAIR_FOR: Duration = Duration::from_secs(15);
 /// Probe number of our own probes: their answers are seen by us, not by foca's probe in progress.
 const HINT_PROBE: foca::ProbeNumber = 0;
@@ -165,15 +165,21 @@ impl Membership {
             }
         }
         self.tell_of_changes(now);
+        self.ask_around(now);
         let (me, history) = (&self.foca.identity().node, &self.history);
         self.reports.retain(|node| node == me || history.contains_key(node));
         self.deadlines.repair = Some(now + self.settings.repair_period);
     }
 
-    /// A suspicion is not passed on here: it has a timer where it was raised.
+    /// A suspicion is not passed on here: it has a timer where it was raised. Nor are downs from before
+    /// this node lost its own place: then it was the one cut off, and the others may be well.
     fn tell_of_changes(&mut self, now: Instant) {
-        let recent = self.history.values().filter(|(_, since)| *since + REPAIR_FOR > now).map(|(member, _)| member);
-        let news: Vec<_> = recent.filter(|member| member.state() == State::Alive).cloned().collect();
+        let told = |(member, since): &&(Member<Peer>, Instant)| match member.state() {
+            State::Alive => *since + REPAIR_FOR > now,
+            State::Suspect => false,
+            State::Down => *since + REPAIR_FOR > now && self.doubtful_until.is_none_or(|until| *since > until),
+        };
+        let news: Vec<Member<Peer>> = self.history.values().filter(told).map(|(member, _)| member.clone()).collect();
         if news.is_empty() {
             return;
         }
@@ -184,7 +190,16 @@ impl Membership {
         }
     }
 
-    /// Probes `node` directly and through others, at once.
+    /// Fills the table after joining: an announcement is answered with whom the other knows.
+    fn ask_around(&mut self, now: Instant) {
+        if self.to_ask > 0 {
+            self.to_ask -= 1;
+            let members = self.foca.iter_members().map(|m| m.id().clone()).collect();
+            some_of(members, 1, &mut self.rng).into_iter().for_each(|peer| self.announce_to(peer, now));
+        }
+    }
+
+    /// Probes `peer` directly and through others, at once.
     pub(super) fn probe(&mut self, peer: &Peer) {
         self.send(peer.clone(), Message::Ping(HINT_PROBE), &[]);
         let others = self.foca.iter_members().map(|m| m.id().clone()).filter(|id| id != peer).collect();
@@ -227,7 +242,10 @@ impl Membership {
         own.sent = Some(now);
         self.deadlines.report = Some(now + self.settings.report_period);
         let Some(bytes) = reports::encode(&report) else {
-            tracing::warn!(limit = reports::MAX_REPORT, "own report is too long to be sent; shorten `api` or `software`");
+            tracing::warn!(
+                limit = reports::MAX_REPORT,
+                "own report is too long to be sent; shorten `api` or `software`"
+            );
             return;
         };
         if let Err(error) = self.foca.add_broadcast(&bytes) {

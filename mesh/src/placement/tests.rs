@@ -127,7 +127,9 @@ fn near_equals_share_the_load() {
     for _ in 0..4000 {
         // The constants of Knuth's MMIX generator.
         chance = chance.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        *count.entry(rank(&all, &Policy::default(), chance.rotate_left(32)).chosen.unwrap().to_string()).or_default() += 1;
+        *count
+            .entry(rank(&all, &Policy::default(), chance.rotate_left(32)).chosen.unwrap().to_string())
+            .or_default() += 1;
     }
     assert!((0..4).all(|i| count[&format!("e{i}")] > 300), "{count:?}");
     assert!(!count.contains_key("busy") && !count.contains_key("further"), "{count:?}");
@@ -135,7 +137,11 @@ fn near_equals_share_the_load() {
 
 #[test]
 fn a_decision_reads_well_as_json() {
-    let decision = rank(&[edge("a", "eu", 5), edge("b", "eu", 25), edge("c", "us", 5)], &Policy { residency: Some(regions(&["eu"])), ..Policy::default() }, 0);
+    let decision = rank(
+        &[edge("a", "eu", 5), edge("b", "eu", 25), edge("c", "us", 5)],
+        &Policy { residency: Some(regions(&["eu"])), ..Policy::default() },
+        0,
+    );
     let words: Vec<&str> = decision.rows.iter().map(|row| row.why.as_str()).collect();
     assert_eq!(
         words,
@@ -152,7 +158,10 @@ fn source() -> impl Strategy<Value = RttSource> {
 }
 
 fn rtt() -> impl Strategy<Value = Option<Measured>> {
-    prop::option::weighted(0.9, (0u64..200_000, source()).prop_map(|(us, source)| Measured { rtt: Duration::from_micros(us), source }))
+    prop::option::weighted(
+        0.9,
+        (0u64..200_000, source()).prop_map(|(us, source)| Measured { rtt: Duration::from_micros(us), source }),
+    )
 }
 
 prop_compose! {

@@ -10,7 +10,7 @@ use std::{any::Any, sync::Arc, time::Instant};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
-/// Makes a [`Floored`] cubic for each connection.
+/// Makes a cubic with a floored window for each connection.
 #[derive(Debug, Clone)]
 pub struct FlooredCubic {
     /// The least window, in bytes: about twice the offered rate times the round trip.

@@ -12,15 +12,18 @@ use super::*;
 
 const KEY: &str = "sk-not-to-be-seen";
 
+/// Status, headers and body.
+type Reply = (u16, Vec<(&'static str, &'static str)>, String);
+
 /// Answers requests with what it was given, in turn, the last for ever; keeps what it was sent.
 #[derive(Clone, Default)]
 struct Server {
-    answers: Arc<Vec<(u16, Vec<(&'static str, &'static str)>, String)>>,
+    answers: Arc<Vec<Reply>>,
     seen: Arc<Mutex<Vec<(http::HeaderMap, Bytes)>>>,
 }
 
 impl Server {
-    async fn start(answers: Vec<(u16, Vec<(&'static str, &'static str)>, String)>) -> (Self, SocketAddr) {
+    async fn start(answers: Vec<Reply>) -> (Self, SocketAddr) {
         let server = Self { answers: Arc::new(answers), seen: Arc::default() };
         let routes =
             Router::new().route("/base/v1/audio/transcriptions", post(Self::handle)).with_state(server.clone());

@@ -73,8 +73,14 @@ async fn clips_shorter_than_a_second_are_heard() {
 }
 
 #[tokio::test]
+async fn what_is_made_up_in_silence_is_heard_when_it_is_said() {
+    assert_eq!(plain(&hear(prompt("auth-thankyou")).await.text), "thank you");
+    assert_eq!(plain(&hear(prompt("vm-goodbye")).await.text), "goodbye");
+}
+
+#[tokio::test]
 async fn silence_and_noise_say_nothing() {
-    for samples in [silence(100), silence(3000), noise(3000, -65), noise(5000, -45), noise(2000, -30)] {
+    for samples in [silence(100), silence(3000), noise(3000, -65), noise(5000, -45), noise(2000, -20)] {
         let text = hear(samples).await;
         assert_eq!((text.text.as_str(), text.words.len()), ("", 0));
     }
@@ -109,9 +115,13 @@ async fn states_are_reused_and_as_many_as_workers() {
 #[test]
 fn what_is_no_model_is_refused_with_its_path_and_cause() {
     let text = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(text.path(), "no model at all").unwrap();
+    std::fs::write(text.path(), "no model at all, but a text that is longer than any header").unwrap();
     let cut = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(cut.path(), b"lmgg\0\0").unwrap();
+    let whole = std::fs::read(cache("models/ggml-tiny.en-q8_0.bin", "./dev model")).unwrap();
+    for length in [6, 48, 200_000, 30_000_000] {
+        std::fs::write(cut.path(), &whole[..length]).unwrap();
+        assert!(Whisper::load(&Settings { model: cut.path().into(), threads: 1 }).is_err(), "cut to {length} bytes");
+    }
     for (path, cause) in [(Path::new("/nowhere.bin"), "No such file"), (text.path(), "ggml"), (cut.path(), "")] {
         let error = Whisper::load(&Settings { model: path.into(), threads: 1 }).err().unwrap().to_string();
         assert!(error.contains(&path.display().to_string()) && error.contains(cause), "{error}");
@@ -123,7 +133,7 @@ fn what_is_no_model_is_refused_with_its_path_and_cause() {
 #[test]
 fn words_begin_at_spaces_or_at_characters() {
     let words = |tokens: &[&[u8]], spaced| {
-        let mut draft = Draft { words: vec![], no_speech: 0.0 };
+        let mut draft = Draft { words: vec![] };
         tokens.iter().for_each(|token| draft.push(token, 0.5, spaced));
         draft.words.iter().map(Piece::text).collect::<Vec<_>>()
     };

@@ -31,7 +31,7 @@ locals {
       dns_server   = var.dns_server
       certs_dir    = abspath(var.certs_dir)
       trust_domain = var.trust_domain
-      data_dir     = "${abspath(var.run_dir)}/${name}"
+      store        = "${abspath(var.run_dir)}/${name}.redb"
       model        = abspath(var.model)
     })
   }

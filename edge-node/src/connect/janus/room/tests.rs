@@ -229,9 +229,8 @@ fn message() -> impl Strategy<Value = Value> {
         feed.clone().prop_map(|id| plugin(ROSTER, json!({ "leaving": id }))),
         (kind.clone(), proptest::collection::vec(feed, 0..4)).prop_map(|(kind, feeds)| offer(kind, &feeds)),
         (kind, 1u64..4).prop_map(|(kind, sender)| plugin(sender, json!({ "videoroom": kind, "started": "ok" }))),
-        (0u64..12, 1u64..9).prop_map(|(t, id)| {
-            json!({ "janus": "success", "transaction": t.to_string(), "data": { "id": id } })
-        }),
+        (0u64..12, 1u64..9)
+            .prop_map(|(t, id)| { json!({ "janus": "success", "transaction": t.to_string(), "data": { "id": id } }) }),
         (0u64..12).prop_map(|t| json!({ "janus": "ack", "transaction": t.to_string() })),
     ]
 }

@@ -1,0 +1,68 @@
+//! `--keep`: the mesh stays up, and its APIs are reachable from outside of the emulated world.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::stage::RelayProcess;
+use crate::{bed::Bed, world::Host};
+
+/// Connections that wait to be taken into a host.
+const BACKLOG: usize = 32;
+
+/// Prints where everything can be reached and waits for Ctrl-C.
+///
+/// # Errors
+/// No local port can be had.
+pub(super) async fn until_interrupted(bed: &Bed, relay: &RelayProcess, meeting: &str) -> Result<()> {
+    println!("\nThe mesh stays up until Ctrl-C. From this machine:");
+    for node in &bed.nodes {
+        let at = forward(node.host.clone(), node.api).await?;
+        println!("  {:<22} http://{at}{}", node.identity.node.as_str(), paths(node.identity.role.as_str(), meeting));
+    }
+    let at = forward(relay.host.clone(), relay.address).await?;
+    println!("  {:<22} http://{at}/state", "relay");
+    println!("  logs: {}", bed.dir().display());
+    signal(SignalKind::interrupt())?.recv().await;
+    Ok(())
+}
+
+fn paths(role: &str, meeting: &str) -> String {
+    match role {
+        "core" => format!("/v1/meetings/{meeting}/transcript?format=txt"),
+        _ => "/metrics".into(),
+    }
+}
+
+/// A port of this machine whose connections end up at `to`, as seen from `host`.
+async fn forward(host: Host, to: SocketAddr) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let at = listener.local_addr()?;
+    let (tx, mut rx) = mpsc::channel::<std::net::TcpStream>(BACKLOG);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if let Ok(stream) = stream.into_std()
+                && tx.send(stream).await.is_err()
+            {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let inside = host.run(move || async move {
+            while let Some(stream) = rx.recv().await {
+                tokio::spawn(async move {
+                    let (mut outer, mut inner) = (TcpStream::from_std(stream)?, TcpStream::connect(to).await?);
+                    tokio::io::copy_bidirectional(&mut outer, &mut inner).await
+                });
+            }
+        });
+        let _ = inside.await;
+    });
+    Ok(at)
+}

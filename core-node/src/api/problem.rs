@@ -1,0 +1,125 @@
+//! Errors as RFC 9457 problem details, with a stable `code`.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{ingest::log::LogClosed, meetings::CreateError, publish::TooManyListeners, store::StoreError};
+
+/// How long a client should wait when it is told to.
+const RETRY_AFTER_SECONDS: u32 = 5;
+
+/// A problem (RFC 9457 section 3).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// `urn:nearfield:problem:` and the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong with this request; never a secret.
+    detail: String,
+    /// Stable, for programs.
+    code: &'static str,
+    /// The field that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// The meeting that is in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meeting_id: Option<Uuid>,
+    #[serde(skip)]
+    location: Option<String>,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:nearfield:problem:{code}"),
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code,
+            field: None,
+            meeting_id: None,
+            location: None,
+        }
+    }
+
+    /// A field with a value that is not allowed.
+    pub fn field(code: &'static str, field: &str, detail: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail) }
+    }
+
+    /// No meeting has this id.
+    pub fn no_meeting() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "meeting_not_found", "No meeting has this id here.")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        metrics::counter!("nearfield_core_api_problems_total", "code" => self.code).increment(1);
+        let location = self.location.as_deref().and_then(|l| HeaderValue::from_str(l).ok());
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        if let Some(location) = location {
+            headers.insert(header::LOCATION, location);
+        }
+        response
+    }
+}
+
+impl From<CreateError> for Problem {
+    fn from(error: CreateError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CreateError::Place(_) => Self::field("unknown_place", "placement.residency", detail),
+            CreateError::Elsewhere { api } => {
+                let location = if api.contains("://") { api } else { format!("http://{api}") };
+                let location = Some(format!("{}/v1/meetings", location.trim_end_matches('/')));
+                Self { location, ..Self::new(StatusCode::TEMPORARY_REDIRECT, "other_core", detail) }
+            }
+            CreateError::Residency => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "residency_unsatisfiable", detail),
+            CreateError::Duplicate(id) => {
+                Self { meeting_id: Some(id), ..Self::new(StatusCode::CONFLICT, "meeting_active", detail) }
+            }
+            CreateError::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail),
+            CreateError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "core_full", detail),
+            CreateError::StoreFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", detail),
+            CreateError::Draining => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail),
+            CreateError::Log(error) => error.into(),
+        }
+    }
+}
+
+impl From<LogClosed> for Problem {
+    fn from(error: LogClosed) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", error.to_string())
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "store failed under a request");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", "The store could not be read.")
+    }
+}
+
+impl From<TooManyListeners> for Problem {
+    fn from(error: TooManyListeners) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_listeners", error.to_string())
+    }
+}

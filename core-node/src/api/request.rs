@@ -1,0 +1,198 @@
+//! What may be asked of a new meeting.
+
+use std::collections::BTreeMap;
+
+use geo::RegionId;
+use mesh::wire::request::{Secret, Source, VadSettings};
+use reqwest::Url;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use crate::record::Spec;
+
+const MAX_METADATA: usize = 16 * 1024;
+const MAX_TEXT: usize = 2048;
+const MAX_KEY: usize = 256;
+const MAX_PLACES: usize = 32;
+const MAX_NAMES: usize = 500;
+
+/// A meeting to be captured.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateMeeting {
+    /// The meeting's own address, for people; it is kept, not used.
+    meeting_url: Option<String>,
+    source: SourceBody,
+    #[serde(default)]
+    placement: PlacementBody,
+    #[serde(default)]
+    transcription: TranscriptionBody,
+    #[serde(default)]
+    vad: VadBody,
+    /// Your own data, at most 16 KiB.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    metadata: serde_json::Map<String, serde_json::Value>,
+    /// At most one live meeting has it: another is refused with 409.
+    deduplication_key: Option<String>,
+}
+
+/// The way into the meeting.
+#[derive(Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum SourceBody {
+    /// A WHEP endpoint (draft-ietf-wish-whep).
+    Whep {
+        /// `http://` or `https://`.
+        url: String,
+        /// Bearer token.
+        token: Option<String>,
+        /// Display names by the stream id in `a=msid`.
+        #[serde(default)]
+        participants: BTreeMap<String, String>,
+    },
+    /// A Janus VideoRoom.
+    Janus {
+        /// `ws://` or `wss://`.
+        url: String,
+        /// Room number.
+        room: u64,
+        /// The room's PIN.
+        pin: Option<String>,
+        /// A signed token of Janus's own.
+        token: Option<String>,
+        /// Janus's API secret.
+        api_secret: Option<String>,
+        /// The name to join under.
+        #[serde(default = "display")]
+        display: String,
+    },
+}
+
+fn display() -> String {
+    "Nearfield".into()
+}
+
+/// Where the edge may be.
+#[derive(Deserialize, ToSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PlacementBody {
+    /// Residency groups (`eu`) or regions (`eu-central`) that may touch the meeting; empty for all.
+    residency: Vec<String>,
+    /// Regions to prefer, the dearest first.
+    #[schema(value_type = Vec<String>)]
+    prefer: Vec<RegionId>,
+    /// No edge farther from the relay than this.
+    #[schema(minimum = 1, maximum = 1000)]
+    max_rtt_ms: Option<u32>,
+}
+
+/// How words are made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct TranscriptionBody {
+    /// Spoken language, ISO 639; absent: detected.
+    language: Option<String>,
+    /// Whether partial results are wanted.
+    interim: bool,
+}
+
+impl Default for TranscriptionBody {
+    fn default() -> Self {
+        Self { language: None, interim: true }
+    }
+}
+
+/// How speech is told from silence.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct VadBody {
+    /// Audio kept from before the onset.
+    #[schema(minimum = 0, maximum = 2000)]
+    preroll_ms: u16,
+    /// Quiet that ends a talk spurt.
+    #[schema(minimum = 100, maximum = 3000)]
+    hangover_ms: u16,
+}
+
+impl Default for VadBody {
+    fn default() -> Self {
+        let VadSettings { preroll_ms, hangover_ms } = VadSettings::default();
+        Self { preroll_ms, hangover_ms }
+    }
+}
+
+impl CreateMeeting {
+    /// The checked request.
+    pub(super) fn into_spec(self) -> Result<Spec, Problem> {
+        check_lengths(&self)?;
+        let language = self.transcription.language;
+        let code = |l: &String| (2..=3).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_lowercase());
+        ensure(language.as_ref().is_none_or(code), "transcription.language", "an ISO 639 code such as `en`")?;
+        ensure(self.vad.preroll_ms <= 2000, "vad.preroll_ms", "0 to 2000")?;
+        ensure((100..=3000).contains(&self.vad.hangover_ms), "vad.hangover_ms", "100 to 3000")?;
+        let max_rtt_ms = self.placement.max_rtt_ms;
+        ensure(max_rtt_ms.is_none_or(|ms| (1..=1000).contains(&ms)), "placement.max_rtt_ms", "1 to 1000")?;
+        Ok(Spec {
+            source: self.source.checked()?,
+            meeting_url: self.meeting_url,
+            residency: self.placement.residency,
+            prefer: self.placement.prefer,
+            max_rtt_ms,
+            language,
+            interim: self.transcription.interim,
+            vad: VadSettings { preroll_ms: self.vad.preroll_ms, hangover_ms: self.vad.hangover_ms },
+            metadata: self.metadata,
+            deduplication_key: self.deduplication_key,
+        })
+    }
+}
+
+fn check_lengths(body: &CreateMeeting) -> Result<(), Problem> {
+    let metadata = serde_json::to_vec(&body.metadata).map_or(usize::MAX, |m| m.len());
+    ensure(metadata <= MAX_METADATA, "metadata", "an object of at most 16384 bytes")?;
+    let url = body.meeting_url.as_ref();
+    ensure(url.is_none_or(|u| u.len() <= MAX_TEXT), "meeting_url", "at most 2048 bytes long")?;
+    let key = body.deduplication_key.as_ref();
+    ensure(key.is_none_or(|k| (1..=MAX_KEY).contains(&k.len())), "deduplication_key", "1 to 256 bytes long")?;
+    ensure(body.placement.residency.len() <= MAX_PLACES, "placement.residency", "at most 32 names")?;
+    ensure(body.placement.prefer.len() <= MAX_PLACES, "placement.prefer", "at most 32 regions")
+}
+
+impl SourceBody {
+    fn checked(self) -> Result<Source, Problem> {
+        match self {
+            Self::Whep { url, token, participants } => {
+                check_url(&url, &["http", "https"])?;
+                ensure(participants.len() <= MAX_NAMES, "source.participants", "at most 500 names")?;
+                let short = participants.iter().all(|(id, name)| id.len() <= MAX_KEY && name.len() <= MAX_KEY);
+                ensure(short, "source.participants", "ids and names of at most 256 bytes")?;
+                let participants = participants.into_iter().collect();
+                Ok(Source::Whep { url, token: secret(token, "source.token")?, participants })
+            }
+            Self::Janus { url, room, pin, token, api_secret, display } => {
+                check_url(&url, &["ws", "wss"])?;
+                ensure((1..=MAX_KEY).contains(&display.len()), "source.display", "1 to 256 bytes long")?;
+                let (pin, token) = (secret(pin, "source.pin")?, secret(token, "source.token")?);
+                let api_secret = secret(api_secret, "source.api_secret")?;
+                Ok(Source::Janus { url, room, pin, token, api_secret, display })
+            }
+        }
+    }
+}
+
+fn secret(text: Option<String>, field: &str) -> Result<Option<Secret>, Problem> {
+    ensure(text.as_ref().is_none_or(|t| t.len() <= MAX_TEXT), field, "at most 2048 bytes long")?;
+    Ok(text.map(Secret))
+}
+
+fn check_url(url: &str, schemes: &[&str]) -> Result<(), Problem> {
+    let parsed = Url::parse(url).ok().filter(|_| url.len() <= MAX_TEXT);
+    let fits = parsed.is_some_and(|u| schemes.contains(&u.scheme()) && u.has_host());
+    ensure(fits, "source.url", &format!("a {} URL with a host, at most 2048 bytes long", schemes.join(" or ")))
+}
+
+fn ensure(holds: bool, field: &str, allowed: &str) -> Result<(), Problem> {
+    if holds { Ok(()) } else { Err(Problem::field("invalid_field", field, format!("`{field}` must be {allowed}."))) }
+}

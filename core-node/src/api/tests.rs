@@ -1,0 +1,262 @@
+#![allow(clippy::unwrap_used)]
+
+use axum::{
+    body::{Body, to_bytes},
+    http::{Request, Response},
+};
+use mesh::{identity::Role, wire::Epoch};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::*;
+use crate::fakes::{Core, identity, member};
+
+struct Bench {
+    core: Core,
+    _dir: tempfile::TempDir,
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    Bench { core: Core::start(&dir.path().join("core.redb"), false), _dir: dir }
+}
+
+async fn call(core: &Core, request: Request<Body>) -> (StatusCode, Response<()>, String) {
+    let (parts, body) = core.router().oneshot(request).await.unwrap().into_parts();
+    let body = String::from_utf8(to_bytes(body, 1 << 20).await.unwrap().to_vec()).unwrap();
+    (parts.status, Response::from_parts(parts, ()), body)
+}
+
+fn get_request(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::empty()).unwrap()
+}
+
+fn post(body: impl Into<Body>) -> Request<Body> {
+    Request::post("/v1/meetings").header("content-type", "application/json").body(body.into()).unwrap()
+}
+
+fn whep() -> Value {
+    json!({"source": {"kind": "whep", "url": "http://relay.example/whep", "token": "t0p-secret"}})
+}
+
+/// A problem's status and code; the answer must be one.
+async fn problem(core: &Core, request: Request<Body>) -> (u16, String, Value) {
+    let (status, response, body) = call(core, request).await;
+    assert_eq!(response.headers()["content-type"], "application/problem+json", "{body}");
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["status"], status.as_u16());
+    assert_eq!(body["type"], format!("urn:nearfield:problem:{}", body["code"].as_str().unwrap()));
+    (status.as_u16(), body["code"].as_str().unwrap().to_owned(), body)
+}
+
+#[tokio::test]
+async fn a_meeting_is_made_shown_and_ended_without_telling_its_secrets() {
+    let Bench { mut core, _dir } = bench();
+    let traced = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut request = post(whep().to_string());
+    request.headers_mut().insert("traceparent", traced.parse().unwrap());
+    let (status, response, body) = call(&core, request).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    let made: Value = serde_json::from_str(&body).unwrap();
+    let path = format!("/v1/meetings/{}", made["id"].as_str().unwrap());
+    assert_eq!(response.headers()["location"], path);
+    assert_eq!(made["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert!(!body.contains("t0p-secret"));
+    let (_, assignment) = core.assigned().await;
+    assert_eq!(assignment.trace.to_string(), traced);
+
+    let edge = core.connect("edge-a").await;
+    core.open(&edge, assignment.meeting, Epoch(1)).await;
+    core.until("active", |c| c.meetings.record(assignment.meeting).unwrap().unwrap().status.as_str() == "active").await;
+    let (_, _, shown) = call(&core, get_request(&path)).await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["owner"], json!({"edge": "edge-a", "region": "eu-central", "epoch": 1}));
+    assert_eq!((&shown["core"], &shown["participants"]), (&json!("core-1"), &json!(1)));
+    let (_, _, who) = call(&core, get_request(&format!("{path}/participants"))).await;
+    assert_eq!(serde_json::from_str::<Value>(&who).unwrap()["participants"][0]["name"], "Alice");
+    let (_, _, why) = call(&core, get_request(&format!("{path}/placement"))).await;
+    let why: Value = serde_json::from_str(&why).unwrap();
+    assert_eq!(why["placements"][0]["rows"].as_array().unwrap().len(), 3);
+    assert_eq!(why["placements"][0]["asked"], "edge-a");
+
+    let end = Request::delete(&path).body(Body::empty()).unwrap();
+    assert_eq!(call(&core, end).await.0, StatusCode::ACCEPTED);
+    core.until("finishing", |c| c.meetings.record(assignment.meeting).unwrap().unwrap().status.as_str() == "finishing")
+        .await;
+    let (_, _, list) = call(&core, get_request("/v1/meetings?status=finishing")).await;
+    assert_eq!(serde_json::from_str::<Value>(&list).unwrap()["meetings"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn bad_requests_are_told_what_is_wrong_and_where() {
+    let Bench { core, _dir } = bench();
+    let with = |change: fn(&mut Value)| {
+        let mut body = whep();
+        change(&mut body);
+        post(body.to_string())
+    };
+    for (request, status, code, field) in [
+        (post("{"), 400, "bad_json", None),
+        (post("{} {}"), 422, "missing_field", Some("source")),
+        (with(|b| b["colour"] = json!(1)), 422, "unknown_field", Some("colour")),
+        (with(|b| b["vad"] = json!({"pre_roll": 1})), 422, "unknown_field", Some("vad.pre_roll")),
+        (with(|b| b["vad"] = json!({"preroll_ms": 2001})), 422, "invalid_field", Some("vad.preroll_ms")),
+        (with(|b| b["vad"] = json!({"hangover_ms": "x"})), 422, "invalid_field", Some("vad.hangover_ms")),
+        (with(|b| b["source"]["url"] = json!("ftp://x/")), 422, "invalid_field", Some("source.url")),
+        (with(|b| b["source"]["kind"] = json!("zoom")), 422, "invalid_field", Some("source")),
+        (with(|b| b["source"]["extra"] = json!(1)), 422, "unknown_field", Some("source.extra")),
+        (with(|b| b["placement"] = json!({"residency": ["atlantis"]})), 422, "unknown_place", Some("placement.residency")),
+        (with(|b| b["metadata"] = json!({"x": "y".repeat(17_000)})), 422, "invalid_field", Some("metadata")),
+        (post("x".repeat(70_000)), 413, "body_too_large", None),
+        (Request::post("/v1/meetings").body(Body::from("{}")).unwrap(), 415, "unsupported_media_type", None),
+        (Request::put("/v1/meetings").body(Body::empty()).unwrap(), 405, "method_not_allowed", None),
+        (get_request("/v2/meetings"), 404, "not_found", None),
+        (get_request("/v1/meetings/nonsense"), 404, "meeting_not_found", None),
+        (get_request("/v1/meetings?limit=0"), 422, "invalid_field", Some("limit")),
+        (get_request("/v1/meetings?color=1"), 422, "invalid_query", Some("query")),
+    ] {
+        let (got, got_code, body) = problem(&core, request).await;
+        assert_eq!((got, got_code.as_str()), (status, code), "{body}");
+        assert_eq!(body["field"].as_str(), field, "{body}");
+    }
+    let token = with(|b| b["source"]["token"] = json!(["hunter2"]));
+    let (_, _, body) = problem(&core, token).await;
+    assert!(!body.to_string().contains("hunter2"), "{body}");
+    assert_eq!(core.meetings.live_count(), 0);
+}
+
+#[tokio::test]
+async fn the_same_request_is_one_meeting_and_a_taken_key_is_a_conflict() {
+    let Bench { core, _dir } = bench();
+    let keyed = |key: &str, body: &Value| {
+        let mut request = post(body.to_string());
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        request
+    };
+    let mut body = whep();
+    body["deduplication_key"] = json!("standup");
+    let (status, _, first) = call(&core, keyed("k1", &body)).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (status, _, second) = call(&core, keyed("k1", &body)).await;
+    assert_eq!(status, StatusCode::OK);
+    let id = |text: &str| serde_json::from_str::<Value>(text).unwrap()["id"].clone();
+    assert_eq!(id(&first), id(&second));
+    let (status, code, _) = problem(&core, keyed("k1", &whep())).await;
+    assert_eq!((status, code.as_str()), (422, "idempotency_key_reused"));
+    let (status, code, conflict) = problem(&core, post(body.to_string())).await;
+    assert_eq!((status, code.as_str()), (409, "meeting_active"));
+    assert_eq!(conflict["meeting_id"], id(&first));
+}
+
+#[tokio::test]
+async fn residency_sends_a_request_to_a_core_that_may_serve_it_or_says_that_none_may() {
+    let Bench { core, _dir } = bench();
+    let japan = || post(json!({"source": whep()["source"], "placement": {"residency": ["jp"]}}).to_string());
+    let (status, code, _) = problem(&core, japan()).await;
+    assert_eq!((status, code.as_str()), (422, "residency_unsatisfiable"));
+    let tokyo = member(identity("core-jp", Role::Core, "ap-northeast"), Some("10.0.0.9:8080"));
+    core.mesh.members.send_modify(|m| *m = Arc::new(vec![tokyo]));
+    let (status, response, _) = call(&core, japan()).await;
+    assert_eq!(status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(response.headers()["location"], "http://10.0.0.9:8080/v1/meetings");
+}
+
+#[tokio::test]
+async fn a_transcript_can_be_had_whole_and_a_stream_of_it_resumed() {
+    let Bench { mut core, _dir } = bench();
+    let id = core.create().await;
+    core.assigned().await;
+    let mut edge = core.connect("edge-a").await;
+    core.open(&edge, id, Epoch(1)).await;
+    for n in 0..3 {
+        core.spurt(&edge, n, 50 + n * 50, 0, false).await;
+        edge.next_but_durable().await;
+    }
+    let path = format!("/v1/meetings/{id}/transcript");
+    let (_, _, whole) = call(&core, get_request(&path)).await;
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    let texts: Vec<&str> = whole["segments"].as_array().unwrap().iter().map(|s| s["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["1000ms", "2000ms", "3000ms"]);
+    let second = &whole["segments"][1];
+    assert_eq!((&second["final"], &second["participant"]["name"]), (&json!(true), &json!("Alice")));
+    let seq = second["seq"].as_u64().unwrap();
+    let (_, _, rest) = call(&core, get_request(&format!("{path}?since={seq}"))).await;
+    assert_eq!(serde_json::from_str::<Value>(&rest).unwrap()["segments"].as_array().unwrap().len(), 1);
+    for (format, kind, part) in [
+        ("vtt", "text/vtt; charset=utf-8", "<v Alice>2000ms"),
+        ("srt", "application/x-subrip; charset=utf-8", "Alice: 2000ms"),
+        ("txt", "text/plain; charset=utf-8", "[00:00:10] Alice: 2000ms"),
+    ] {
+        let (_, response, body) = call(&core, get_request(&format!("{path}?format={format}"))).await;
+        assert_eq!(response.headers()["content-type"], kind);
+        assert!(body.contains(part), "{body}");
+    }
+
+    let resume = |last: u64| {
+        let request = Request::get(format!("{path}/stream")).header("last-event-id", last.to_string());
+        request.body(Body::empty()).unwrap()
+    };
+    let router = core.router();
+    let live = tokio::spawn(router.oneshot(resume(seq)));
+    let live = live.await.unwrap().unwrap();
+    core.meetings.stop(id).await;
+    edge.next_but_durable().await;
+    let reason = mesh::wire::control::CloseReason::Asked;
+    core.say(&edge, mesh::wire::control::ToCore::Close { alias: crate::fakes::ALIAS, reason }).await;
+    core.until("done", |c| c.meetings.live(id).is_none()).await;
+    let streamed = String::from_utf8(to_bytes(live.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap();
+    assert!(streamed.contains("event: transcript.final") && streamed.contains("3000ms"), "{streamed}");
+    assert!(!streamed.contains("\"2000ms\"") && streamed.contains("event: done"), "{streamed}");
+
+    let (_, _, after) = call(&core, resume(seq)).await;
+    assert!(after.contains("3000ms") && after.contains("event: done") && !after.contains("\"2000ms\""), "{after}");
+    let last = after.lines().filter_map(|l| l.strip_prefix("id: ")).next_back().unwrap().parse().unwrap();
+    assert_eq!(call(&core, resume(last)).await.0, StatusCode::NO_CONTENT);
+    let bad = Request::get(format!("{path}/stream")).header("last-event-id", "x").body(Body::empty()).unwrap();
+    assert_eq!(problem(&core, bad).await.0, 422);
+}
+
+#[tokio::test]
+async fn v1_needs_the_token_where_there_is_one_and_health_does_not() {
+    let Bench { mut core, _dir } = bench();
+    core.app.token = Some(Secret("correct horse battery".into()));
+    assert_eq!(problem(&core, get_request("/v1/nodes")).await.1, "unauthorized");
+    let with = |token: &str| {
+        Request::get("/v1/nodes").header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap()
+    };
+    assert_eq!(problem(&core, with("wrong")).await.0, 401);
+    let (status, _, body) = call(&core, with("correct horse battery")).await;
+    assert_eq!(status, StatusCode::OK);
+    let nodes: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((nodes["nodes"].as_array().unwrap().len(), &nodes["nodes"][0]["this"]), (4, &json!(true)));
+    assert_eq!(call(&core, get_request("/healthz")).await.0, StatusCode::OK);
+    assert_eq!(call(&core, get_request("/readyz")).await.0, StatusCode::OK);
+    core.meetings.drain();
+    assert_eq!(problem(&core, get_request("/readyz")).await.0, 503);
+    core.app.token = None;
+    assert_eq!(problem(&core, post(whep().to_string())).await.1, "draining");
+}
+
+#[tokio::test]
+async fn the_openapi_document_names_every_route() {
+    let Bench { core, _dir } = bench();
+    let (_, _, body) = call(&core, get_request("/openapi.json")).await;
+    let document: Value = serde_json::from_str(&body).unwrap();
+    let paths: Vec<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    let want = [
+        "/healthz",
+        "/metrics",
+        "/readyz",
+        "/v1/meetings",
+        "/v1/meetings/{id}",
+        "/v1/meetings/{id}/participants",
+        "/v1/meetings/{id}/placement",
+        "/v1/meetings/{id}/transcript",
+        "/v1/meetings/{id}/transcript/stream",
+        "/v1/nodes",
+    ];
+    let mut paths = paths;
+    paths.sort_unstable();
+    assert_eq!(paths, want);
+    assert!(document["components"]["schemas"]["Segment"]["properties"]["final"].is_object(), "{document}");
+}

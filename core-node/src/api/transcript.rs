@@ -1,0 +1,167 @@
+//! `/v1/meetings/{id}/transcript`: what was said, whole or as it is said.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event as SseEvent, KeepAlive},
+    },
+};
+use futures_util::{Stream, stream};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    App,
+    meetings::{parsed, record},
+    problem::Problem,
+};
+use crate::{
+    publish::{Event, Listener, StatusChange, What},
+    record::MeetingRecord,
+    transcript::{
+        Segment,
+        format::{srt, txt, vtt},
+        in_spoken_order,
+    },
+};
+
+/// How often a silent stream says that it is alive: below what proxies wait.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A transcript, in the order in which it was spoken.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TranscriptView {
+    segments: Vec<Segment>,
+}
+
+/// How a transcript is wanted.
+#[derive(Deserialize, Default, Clone, Copy, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    /// Everything.
+    #[default]
+    Json,
+    /// WebVTT.
+    Vtt,
+    /// SubRip.
+    Srt,
+    /// Plain text.
+    Txt,
+}
+
+/// Which part of a transcript, and how.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WholeQuery {
+    /// `json` (the default), `vtt`, `srt` or `txt`.
+    #[serde(default)]
+    #[param(inline)]
+    format: Format,
+    /// Only segments with a greater `seq`.
+    #[serde(default)]
+    since: u64,
+}
+
+/// What is final so far.
+#[utoipa::path(get, path = "/v1/meetings/{id}/transcript", tag = "transcript",
+    params(("id" = Uuid, Path), WholeQuery),
+    responses((status = 200, content((TranscriptView = "application/json"), (String = "text/vtt"),
+                                     (String = "application/x-subrip"), (String = "text/plain"))),
+              (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn whole(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Result<Query<WholeQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let query = parsed(query)?;
+    let id = record(&app, &id)?.id;
+    let store = app.meetings.store().clone();
+    let read = tokio::task::spawn_blocking(move || store.segments(id, query.since)).await;
+    let broken = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", "The store could not be read.");
+    let segments = in_spoken_order(read.map_err(broken)??);
+    let text = |kind: &'static str, body: String| ([(header::CONTENT_TYPE, kind)], body).into_response();
+    Ok(match query.format {
+        Format::Json => Json(TranscriptView { segments }).into_response(),
+        Format::Vtt => text("text/vtt; charset=utf-8", vtt(&segments)),
+        Format::Srt => text("application/x-subrip; charset=utf-8", srt(&segments)),
+        Format::Txt => text("text/plain; charset=utf-8", txt(&segments)),
+    })
+}
+
+/// The transcript as it is made, as server-sent events.
+///
+/// `transcript.partial` and `transcript.final` carry a segment, `meeting.status_changed` and the closing
+/// `done` where the meeting stands. `Last-Event-ID` resumes: no final is missed.
+#[utoipa::path(get, path = "/v1/meetings/{id}/transcript/stream", tag = "transcript",
+    params(("id" = Uuid, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last `seq` seen")),
+    responses((status = 200, content_type = "text/event-stream", body = String),
+              (status = 204, description = "Nothing will follow that number"),
+              (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn stream(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let since = last_event_id(&headers)?;
+    let record = record(&app, &id)?;
+    if let Some(live) = app.meetings.live(record.id) {
+        let listener = live.publisher.listen(app.meetings.store().clone(), since)?;
+        return Ok(sse(events(listener)));
+    }
+    if since >= record.last_seq {
+        // A 204 ends an EventSource's reconnections (HTML, section 9.2).
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let finals = app.meetings.store().segments(record.id, since)?.into_iter();
+    let finals = finals.map(|s| Event { seq: s.seq, what: What::Final(s.into()) });
+    let all = finals.chain([end_of(&record)]).map(|e| Ok(event(&e)));
+    Ok(sse(stream::iter(all.collect::<Vec<_>>())))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<u64, Problem> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(0) };
+    let detail = "`Last-Event-ID` must be the id of an event of this stream.";
+    let number = id.to_str().ok().and_then(|id| id.trim().parse().ok());
+    number.ok_or_else(|| Problem::field("invalid_field", "Last-Event-ID", detail))
+}
+
+fn sse<S>(events: S) -> Response
+where
+    S: Stream<Item = Result<SseEvent, Infallible>> + Send + 'static,
+{
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+fn events(listener: Listener) -> impl Stream<Item = Result<SseEvent, Infallible>> {
+    stream::unfold(listener, |mut listener| async move {
+        match listener.next().await {
+            Ok(next) => next.map(|e| (Ok(event(&e)), listener)),
+            Err(error) => {
+                // The client comes back with the last id it saw.
+                tracing::error!(%error, "a transcript stream ended early");
+                None
+            }
+        }
+    })
+}
+
+fn event(event: &Event) -> SseEvent {
+    let (name, data) = match &event.what {
+        What::Partial(segment) => ("transcript.partial", serde_json::to_string(&**segment)),
+        What::Final(segment) => ("transcript.final", serde_json::to_string(&**segment)),
+        What::Status(change) => ("meeting.status_changed", serde_json::to_string(change)),
+        What::Done(change) => ("done", serde_json::to_string(change)),
+    };
+    let data = data.expect("texts, numbers and lists of them always become JSON");
+    SseEvent::default().event(name).id(event.seq.to_string()).data(data)
+}
+
+fn end_of(record: &MeetingRecord) -> Event {
+    let change = StatusChange { meeting_id: record.id, status: record.status, sub_code: record.sub_code.clone() };
+    Event { seq: record.last_seq, what: What::Done(change) }
+}

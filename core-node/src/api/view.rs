@@ -1,0 +1,140 @@
+//! A meeting as the API shows it: no secret of its source among it.
+
+use mesh::{identity::Identity, trace::TraceContext, wire::{control::EdgeTotals, request::Source}};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    record::{MeetingRecord, Status},
+    transcript::timestamp,
+};
+
+/// A meeting.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MeetingView {
+    id: Uuid,
+    status: Status,
+    /// Why it failed, as a stable word.
+    sub_code: Option<String>,
+    /// Why it failed, in words.
+    detail: Option<String>,
+    owner: Option<OwnerView>,
+    /// The core that makes its words.
+    core: String,
+    /// That core's region.
+    region: String,
+    /// `whep` or `janus`.
+    source_kind: &'static str,
+    meeting_url: Option<String>,
+    participants: usize,
+    /// What the edges have done, over all epochs.
+    totals: TotalsView,
+    /// Frames taken in, each once.
+    frames_received: u64,
+    /// Of those, on this core's disk.
+    frames_durable: u64,
+    /// Slots for which the edge had no packet.
+    gaps: u64,
+    /// Items that came again after a replay, and were dropped.
+    duplicates: u64,
+    /// Talk spurts begun.
+    spurts: u64,
+    /// Talk spurts whose words are out.
+    spurts_done: u64,
+    #[schema(value_type = Object)]
+    metadata: serde_json::Map<String, serde_json::Value>,
+    deduplication_key: Option<String>,
+    /// W3C trace id of the request.
+    trace_id: Option<String>,
+    created_at: String,
+    ended_at: Option<String>,
+    /// Capture time of the first frame: 0 ms of the transcript.
+    first_frame_at: Option<String>,
+}
+
+/// Who captures a meeting.
+#[derive(Serialize, ToSchema)]
+struct OwnerView {
+    edge: String,
+    region: String,
+    /// Rises with each new owner.
+    epoch: u64,
+}
+
+/// What the edges have done for a meeting.
+#[derive(Serialize, ToSchema)]
+struct TotalsView {
+    /// RTP packets received.
+    packets_in: u64,
+    /// Opus payload bytes received.
+    opus_bytes_in: u64,
+    /// Media time received, summed over participants.
+    media_ms_in: u64,
+    /// Packets run through the decoder.
+    packets_decoded: u64,
+    /// Packets sent to the core.
+    packets_forwarded: u64,
+    /// Packets that never arrived at the edge.
+    packets_lost: u64,
+    /// Bytes written to spurt streams.
+    uplink_bytes: u64,
+    /// CPU time of the media path.
+    media_cpu_us: u64,
+    /// Packets dropped because the edge's ring was full.
+    packets_overflowed: u64,
+}
+
+impl MeetingView {
+    pub(super) fn new(record: MeetingRecord, participants: usize, core: &Identity) -> Self {
+        let owner = record.owner().map(|owner| OwnerView {
+            edge: owner.edge.to_string(),
+            region: owner.region.to_string(),
+            epoch: record.epoch.0,
+        });
+        Self {
+            id: record.id,
+            status: record.status,
+            owner,
+            core: core.node.to_string(),
+            region: core.region.to_string(),
+            source_kind: match record.spec.source {
+                Source::Whep { .. } => "whep",
+                Source::Janus { .. } => "janus",
+            },
+            participants,
+            totals: record.edge_totals().into(),
+            frames_received: record.counts.frames_received,
+            frames_durable: record.counts.frames_durable,
+            gaps: record.counts.gaps_durable,
+            duplicates: record.counts.duplicates,
+            spurts: record.counts.spurts,
+            spurts_done: record.counts.spurts_done,
+            trace_id: record.trace.parse::<TraceContext>().ok().map(|t| format!("{:032x}", t.trace_id)),
+            created_at: timestamp(record.created_at).to_string(),
+            ended_at: record.ended_at.map(|at| timestamp(at).to_string()),
+            first_frame_at: record.origin.map(|at| timestamp(at).to_string()),
+            sub_code: record.sub_code,
+            detail: record.detail,
+            meeting_url: record.spec.meeting_url,
+            metadata: record.spec.metadata,
+            deduplication_key: record.spec.deduplication_key,
+        }
+    }
+}
+
+impl From<EdgeTotals> for TotalsView {
+    fn from(t: EdgeTotals) -> Self {
+        Self {
+            packets_in: t.packets_in,
+            opus_bytes_in: t.opus_bytes_in,
+            media_ms_in: t.media_ms_in,
+            packets_decoded: t.packets_decoded,
+            packets_forwarded: t.packets_forwarded,
+            packets_lost: t.packets_lost,
+            uplink_bytes: t.uplink_bytes,
+            media_cpu_us: t.media_cpu_us,
+            packets_overflowed: t.packets_overflowed,
+        }
+    }
+}

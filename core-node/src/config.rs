@@ -1,0 +1,306 @@
+//! The core's settings, as `core.example.toml` documents them.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use mesh::{
+    config::{
+        ConfigError, Source,
+        sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
+    },
+    wire::request::Secret,
+};
+use serde::Deserialize;
+
+use crate::{
+    ingest::{Limits, link::Caps},
+    meetings,
+    transcribe::{openai, whisper},
+};
+
+/// Prefix of environment variables that override the file.
+pub const ENV_PREFIX: &str = "NEARFIELD_CORE";
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who this node is.
+    pub node: NodeSection,
+    /// Its mesh endpoint.
+    pub mesh: MeshSection,
+    /// Its certificate.
+    pub tls: TlsSection,
+    /// What it logs.
+    #[serde(default)]
+    pub log: LogSection,
+    /// The API, health and metrics.
+    pub http: HttpSection,
+    /// Who may use the API.
+    #[serde(default)]
+    pub api: ApiSection,
+    /// What it keeps on disk.
+    pub store: StoreSection,
+    /// How words are made.
+    #[serde(default)]
+    pub transcribe: TranscribeSection,
+    /// How much it takes on.
+    #[serde(default)]
+    pub limits: LimitsSection,
+    /// Where regions are.
+    #[serde(default)]
+    pub geo: GeoSection,
+}
+
+/// `[api]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiSection {
+    /// Where clients and other cores reach it; if absent, `http.listen`.
+    pub advertise: Option<String>,
+    /// Bearer token of `/v1`; if absent, `/v1` is open.
+    pub token: Option<Secret>,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreSection {
+    /// The file; in a directory, `core.redb` there.
+    pub path: PathBuf,
+    /// No new meeting while the file is longer, in bytes.
+    #[serde(default = "max_bytes")]
+    pub max_bytes: u64,
+}
+
+fn max_bytes() -> u64 {
+    20 << 30
+}
+
+/// Which engine makes words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Whisper in this process.
+    #[default]
+    Local,
+    /// An OpenAI-compatible server.
+    Openai,
+}
+
+/// `[transcribe]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TranscribeSection {
+    /// Which engine.
+    pub engine: Engine,
+    /// The local engine's ggml file.
+    pub model: Option<PathBuf>,
+    /// Utterances transcribed at a time.
+    pub workers: usize,
+    /// Threads for each with the local engine.
+    pub threads: u16,
+    /// Finals that wait for a worker before their meetings wait.
+    pub queue: usize,
+    /// Language where a meeting does not say, ISO 639-1; absent: detected.
+    pub language: Option<String>,
+    /// Whether partials are made for meetings that want them.
+    pub interim: bool,
+    /// How often.
+    pub interim_every_ms: u64,
+    /// The remote engine.
+    pub openai: OpenAiSection,
+}
+
+/// `[transcribe.openai]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OpenAiSection {
+    /// Where the server is; `/v1/audio/transcriptions` is added.
+    pub url: String,
+    /// The model's name there.
+    pub model: String,
+    /// Bearer token.
+    pub api_key: Option<Secret>,
+    /// How long one clip may take, retries included.
+    pub timeout_ms: u64,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsSection {
+    /// Meetings at a time.
+    pub meetings: usize,
+    /// Participants in one meeting.
+    pub participants_per_meeting: usize,
+    /// Talk spurts of one meeting that wait for their words before its edge is held back.
+    pub undone_spurts_per_meeting: usize,
+    /// Seconds to make the last words after SIGTERM.
+    pub drain_seconds: u64,
+}
+
+/// `[geo]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GeoSection {
+    /// Your own regions, laid over the built-in table.
+    pub regions_file: Option<PathBuf>,
+}
+
+impl Default for TranscribeSection {
+    fn default() -> Self {
+        Self {
+            engine: Engine::Local,
+            model: None,
+            workers: 1,
+            threads: 1,
+            queue: 64,
+            language: None,
+            interim: true,
+            interim_every_ms: 1000,
+            openai: OpenAiSection::default(),
+        }
+    }
+}
+
+impl Default for OpenAiSection {
+    fn default() -> Self {
+        Self { url: "http://127.0.0.1:8000".into(), model: "whisper-1".into(), api_key: None, timeout_ms: 30_000 }
+    }
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self { meetings: 200, participants_per_meeting: 500, undone_spurts_per_meeting: 4096, drain_seconds: 20 }
+    }
+}
+
+impl Config {
+    /// Checks what the types do not say.
+    ///
+    /// # Errors
+    /// The first value that is not allowed, with its file, key and what is allowed.
+    pub fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        let (transcribe, limits) = (&self.transcribe, &self.limits);
+        source.range("store.max_bytes", self.store.max_bytes, 1 << 20..=1 << 50)?;
+        source.range("transcribe.workers", transcribe.workers, 1..=256)?;
+        source.range("transcribe.threads", transcribe.threads, 1..=64)?;
+        source.range("transcribe.queue", transcribe.queue, 1..=10_000)?;
+        source.range("transcribe.interim_every_ms", transcribe.interim_every_ms, 200..=60_000)?;
+        source.range("transcribe.openai.timeout_ms", transcribe.openai.timeout_ms, 100..=600_000)?;
+        source.range("limits.meetings", limits.meetings, 1..=100_000)?;
+        source.range("limits.participants_per_meeting", limits.participants_per_meeting, 1..=10_000)?;
+        source.range("limits.undone_spurts_per_meeting", limits.undone_spurts_per_meeting, 16..=100_000)?;
+        source.range("limits.drain_seconds", limits.drain_seconds, 1..=600)?;
+        let code = |l: &String| l.len() == 2 && l.bytes().all(|b| b.is_ascii_lowercase());
+        let language = transcribe.language.as_ref().is_none_or(code);
+        source.ensure("transcribe.language", language, "an ISO 639-1 code such as `en`, or absent")?;
+        let named = transcribe.engine != Engine::Local || transcribe.model.is_some();
+        source.ensure("transcribe.model", named, "the path of a ggml file when transcribe.engine is `local`")?;
+        let token = self.api.token.as_ref().is_none_or(|t| t.0.len() >= 16);
+        source.ensure("api.token", token, "at least 16 characters long, or absent")?;
+        let reachable = self.api.advertise.is_some() || !self.http.listen.ip().is_unspecified();
+        source.ensure("api.advertise", reachable, "set when http.listen is a wildcard")
+    }
+
+    /// Where the store's file is.
+    pub fn store_file(&self) -> PathBuf {
+        let path = &self.store.path;
+        if path.is_dir() { path.join("core.redb") } else { path.clone() }
+    }
+
+    /// Where this core's API is for others.
+    pub fn api_address(&self, bound: SocketAddr) -> String {
+        self.api.advertise.clone().unwrap_or_else(|| bound.to_string())
+    }
+
+    /// How meetings are served.
+    pub fn meetings(&self) -> meetings::Settings {
+        let intake = Limits {
+            participants: self.limits.participants_per_meeting,
+            undone_spurts: self.limits.undone_spurts_per_meeting,
+            ..Limits::default()
+        };
+        meetings::Settings {
+            meetings: self.limits.meetings,
+            intake,
+            max_store_bytes: self.store.max_bytes,
+            interim: self.transcribe.interim.then(|| Duration::from_millis(self.transcribe.interim_every_ms)),
+            language: self.transcribe.language.clone(),
+            parallel: self.transcribe.workers,
+        }
+    }
+
+    /// How many rows one edge may fill.
+    pub fn link_caps(&self) -> Caps {
+        Caps { meetings: self.limits.meetings, participants: self.limits.participants_per_meeting }
+    }
+
+    /// The local engine's settings, if that is the engine.
+    pub fn whisper(&self) -> Option<whisper::Settings> {
+        let model = self.transcribe.model.clone().filter(|_| self.transcribe.engine == Engine::Local)?;
+        Some(whisper::Settings { model, threads: self.transcribe.threads })
+    }
+
+    /// The remote engine's settings.
+    pub fn openai(&self) -> openai::Settings {
+        let OpenAiSection { url, model, api_key, timeout_ms } = self.transcribe.openai.clone();
+        openai::Settings { url, model, key: api_key, deadline: Duration::from_millis(timeout_ms) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use super::*;
+
+    fn example() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("core.example.toml")
+    }
+
+    fn load(sets: &[&str]) -> Result<Config, ConfigError> {
+        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+        let source = Source::read(Some(&example()), "NEARFIELD_CORE_TEST_UNSET", &sets)?;
+        let config: Config = source.parse()?;
+        config.check(&source)?;
+        Ok(config)
+    }
+
+    #[test]
+    fn the_example_is_valid_and_names_every_key() {
+        load(&[]).unwrap();
+        let text = std::fs::read_to_string(example()).unwrap();
+        for section in ["node", "mesh", "tls", "log", "http", "api", "store", "transcribe", "transcribe.openai", "limits", "geo"]
+        {
+            let body = text.split(&format!("\n[{section}]\n")).nth(1).unwrap_or_else(|| panic!("[{section}]"));
+            let body = body.split("\n[").next().unwrap();
+            // The parser itself lists the keys that it knows.
+            let error = load(&[&format!("{section}.zzz=1")]).unwrap_err().to_string();
+            let expected = error.split("expected").nth(1).unwrap_or_else(|| panic!("{error}"));
+            let keys: Vec<&str> = expected.split('`').skip(1).step_by(2).filter(|k| *k != "openai").collect();
+            assert!(!keys.is_empty(), "{error}");
+            for key in keys {
+                let named = body.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} =")));
+                assert!(named, "[{section}] {key} is not in core.example.toml");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key_and_what_is_allowed() {
+        let refused = |set: &str, parts: &[&str]| {
+            let error = load(&[set]).unwrap_err().to_string();
+            assert!(parts.iter().all(|p| error.contains(p)), "{error}");
+        };
+        refused("transcribe.workers=0", &["--set", "transcribe.workers", "0", "1 to 256"]);
+        refused("transcribe.engine=magic", &["transcribe.engine", "magic", "local"]);
+        refused("transcribe.language=english", &["transcribe.language", "english", "ISO 639-1"]);
+        refused("http.listen=0.0.0.0:80", &["api.advertise"]);
+        refused("limits.meeting=3", &["limits", "meeting", "participants_per_meeting"]);
+        let error = load(&["api.token=short"]).unwrap_err().to_string();
+        assert!(error.contains("api.token") && !error.contains("short"), "{error}");
+    }
+}

@@ -1,0 +1,305 @@
+//! A core with a pretended mesh and engine, for tests.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use geo::{latency::LatencyModel, map::RegionMap};
+use mesh::{
+    clock::Micros,
+    identity::{Identity, Role},
+    node::Member,
+    trace::TraceContext,
+    wire::{
+        Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo,
+        control::{EdgeState, ToCore, ToEdge},
+        report::Report,
+        request::{Assignment, Request, Response, Source, VadSettings},
+        spurt::{EdgeStages, Item, SpurtEnd, SpurtHeader},
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use crate::{
+    api::{App, router},
+    ingest::{
+        Limits,
+        accept::{Acceptor, ControlSink, Link},
+        link::Caps,
+        log::Log,
+    },
+    meetings::{Meetings, Settings, place::Placer},
+    peers::Mesh,
+    record::Spec,
+    store::Store,
+    transcribe::{Clip, Text, TranscribeError, Transcriber, Word, pool::Pool},
+};
+
+/// Long enough for anything here; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) const ALIAS: MeetingAlias = MeetingAlias(1);
+pub(crate) const ALICE: ParticipantAlias = ParticipantAlias(1);
+
+pub(crate) fn identity(node: &str, role: Role, region: &str) -> Identity {
+    Identity { node: node.parse().unwrap(), role, region: region.parse().unwrap() }
+}
+
+pub(crate) fn member(identity: Identity, api: Option<&str>) -> Member {
+    let report = Report {
+        node: identity.node.clone(),
+        at: Micros::from_system(SystemTime::now()),
+        stress_permille: 100,
+        meetings: 0,
+        capacity: 10,
+        draining: false,
+        api: api.map(Into::into),
+        software: "test".into(),
+        rtts: vec![],
+    };
+    Member { identity, addr: "127.0.0.1:1".parse().unwrap(), report: Some(report.into()) }
+}
+
+/// A mesh whose edges answer every probe and take every meeting, unless they are told not to.
+pub(crate) struct FakeMesh {
+    me: Identity,
+    pub(crate) members: watch::Sender<Arc<Vec<Member>>>,
+    pub(crate) refuse: Mutex<Vec<String>>,
+    assigned: mpsc::UnboundedSender<(String, Assignment)>,
+}
+
+#[async_trait]
+impl Mesh for FakeMesh {
+    fn identity(&self) -> &Identity {
+        &self.me
+    }
+
+    fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+        self.members.subscribe()
+    }
+
+    fn rtt(&self, _: &mesh::identity::NodeId) -> Option<Duration> {
+        None
+    }
+
+    async fn request(&self, node: &mesh::identity::NodeId, request: &Request) -> Result<Response, String> {
+        match request {
+            // The farther down the alphabet, the farther away.
+            Request::Probe { .. } => {
+                let far = node.as_str().bytes().last().unwrap_or(0);
+                Ok(Response::Probed { rtt_us: u64::from(far) * 10_000, answered: 3 })
+            }
+            Request::Assign(_) if self.refuse.lock().unwrap().contains(&node.to_string()) => {
+                Ok(Response::Refused { reason: "full".into() })
+            }
+            Request::Assign(assignment) => {
+                self.assigned.send((node.to_string(), assignment.clone())).map_err(|e| e.to_string())?;
+                Ok(Response::Accepted)
+            }
+            Request::Release { .. } => Ok(Response::Released),
+        }
+    }
+}
+
+/// Says how long the clip was, in one word; or nothing at all, ever.
+pub(crate) struct FakeEngine {
+    pub(crate) stuck: bool,
+}
+
+#[async_trait]
+impl Transcriber for FakeEngine {
+    fn name(&self) -> &str {
+        "fake"
+    }
+
+    async fn transcribe(&self, clip: Clip) -> Result<Text, TranscribeError> {
+        if self.stuck {
+            std::future::pending::<()>().await;
+        }
+        let ms = clip.duration().as_millis() as u32;
+        let word = Word { text: format!("{ms}ms"), start_ms: 0, end_ms: ms, confidence: 0.9 };
+        Ok(Text { text: word.text.clone(), language: Some("en".into()), confidence: Some(0.9), words: vec![word] })
+    }
+}
+
+pub(crate) struct Core {
+    pub(crate) meetings: Arc<Meetings>,
+    pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) mesh: Arc<FakeMesh>,
+    pub(crate) app: App,
+    assigned: mpsc::UnboundedReceiver<(String, Assignment)>,
+}
+
+/// An edge's end of a link.
+pub(crate) struct Edge {
+    pub(crate) link: Arc<Link>,
+    from_core: mpsc::UnboundedReceiver<ToEdge>,
+}
+
+struct Sink(mpsc::UnboundedSender<ToEdge>);
+
+#[async_trait]
+impl ControlSink for Sink {
+    async fn send(&mut self, message: &ToEdge) -> bool {
+        self.0.send(message.clone()).is_ok()
+    }
+}
+
+impl Core {
+    /// A core in `eu-central` over the store in `file`, with edges a to c near it.
+    pub(crate) fn start(file: &Path, stuck: bool) -> Self {
+        Self::with(file, stuck, |_| {})
+    }
+
+    pub(crate) fn with(file: &Path, stuck: bool, change: impl FnOnce(&mut Settings)) -> Self {
+        let (assigned_in, assigned) = mpsc::unbounded_channel();
+        let edges = ["edge-a", "edge-b", "edge-c"].map(|e| member(identity(e, Role::Edge, "eu-central"), None));
+        let mesh = Arc::new(FakeMesh {
+            me: identity("core-1", Role::Core, "eu-central"),
+            members: watch::channel(Arc::new(edges.to_vec())).0,
+            refuse: Mutex::default(),
+            assigned: assigned_in,
+        });
+        let mut settings = Settings {
+            meetings: 4,
+            intake: Limits::default(),
+            max_store_bytes: u64::MAX,
+            interim: Some(Duration::from_millis(20)),
+            language: None,
+            parallel: 2,
+        };
+        change(&mut settings);
+        let store = Arc::new(Store::open(file).unwrap());
+        let log = Log::start(store.clone()).unwrap();
+        let pool = Pool::new(Arc::new(FakeEngine { stuck }), 2, 4);
+        let placer = Placer { mesh: mesh.clone(), model: LatencyModel::new(RegionMap::built_in()) };
+        let meetings = Meetings::resume(settings, store, log, pool, placer).unwrap();
+        let acceptor = Acceptor::new(meetings.clone(), "test", Caps { meetings: 10, participants: 10 });
+        let report = member(mesh.me.clone(), Some("127.0.0.1:80")).report.unwrap();
+        let app = App {
+            meetings: meetings.clone(),
+            mesh: mesh.clone(),
+            report: Arc::new(move || (*report).clone()),
+            metrics: Arc::new(String::new),
+            token: None,
+        };
+        Self { meetings, acceptor, mesh, app, assigned }
+    }
+
+    pub(crate) fn router(&self) -> axum::Router {
+        router(self.app.clone())
+    }
+
+    pub(crate) async fn create(&self) -> MeetingId {
+        self.meetings.create(spec(), TraceContext::new(7), None).await.map_err(|e| e.to_string()).unwrap().record.id
+    }
+
+    /// The next assignment an edge took.
+    pub(crate) async fn assigned(&mut self) -> (String, Assignment) {
+        timeout(PATIENCE, self.assigned.recv()).await.expect("an assignment").unwrap()
+    }
+
+    /// An edge that has connected and said hello.
+    pub(crate) async fn connect(&self, edge: &str) -> Edge {
+        let (sink, from_core) = mpsc::unbounded_channel();
+        let (link, writer) = self.acceptor.link(identity(edge, Role::Edge, "eu-central"), Sink(sink));
+        tokio::spawn(writer);
+        let mut edge = Edge { link, from_core };
+        self.say(&edge, ToCore::Hello { software: "test".into() }).await;
+        assert_eq!(edge.next().await, ToEdge::Hello { software: "test".into() });
+        edge
+    }
+
+    /// The edge opens the meeting, is live in it, and knows Alice.
+    pub(crate) async fn open(&self, edge: &Edge, meeting: MeetingId, epoch: Epoch) {
+        self.say(edge, ToCore::Open { alias: ALIAS, meeting, epoch, trace: TraceContext::new(7) }).await;
+        self.say(edge, ToCore::State { alias: ALIAS, state: EdgeState::Live, detail: None }).await;
+        let (id, name) = ("p-alice".into(), Some("Alice".into()));
+        self.say(edge, ToCore::Participant { alias: ALIAS, participant: ALICE, id, name }).await;
+    }
+
+    pub(crate) async fn say(&self, edge: &Edge, message: ToCore) {
+        self.acceptor.handle(&edge.link, message).await.unwrap();
+    }
+
+    /// A spurt of Alice's from `offset` on, whole.
+    pub(crate) async fn spurt(&self, edge: &Edge, spurt: u32, frames: u32, offset: u32, continues: bool) {
+        let bytes = spurt_bytes(spurt, frames, offset, continues);
+        self.acceptor.read_spurt(&edge.link, &bytes[..]).await.unwrap();
+    }
+
+    /// Returns when `holds` does.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let wait = async {
+            while !holds(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+    }
+}
+
+impl Edge {
+    pub(crate) async fn next(&mut self) -> ToEdge {
+        timeout(PATIENCE, self.from_core.recv()).await.expect("a message from the core").unwrap()
+    }
+
+    /// The next message that is no *durable*.
+    pub(crate) async fn next_but_durable(&mut self) -> ToEdge {
+        loop {
+            let message = self.next().await;
+            if !matches!(message, ToEdge::Durable { .. }) {
+                return message;
+            }
+        }
+    }
+}
+
+pub(crate) fn spec() -> Spec {
+    Spec {
+        source: Source::Whep { url: "http://relay.example:8889/room/whep".into(), token: None, participants: vec![] },
+        meeting_url: None,
+        residency: vec![],
+        prefer: vec![],
+        max_rtt_ms: None,
+        language: None,
+        interim: true,
+        vad: VadSettings::default(),
+        metadata: serde_json::Map::new(),
+        deduplication_key: None,
+    }
+}
+
+/// The stream of one spurt of 20 ms frames, type byte left out.
+pub(crate) fn spurt_bytes(spurt: u32, frames: u32, offset: u32, continues: bool) -> bytes::BytesMut {
+    let mut encoder = opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
+    let header = SpurtHeader {
+        meeting: ALIAS,
+        participant: ALICE,
+        spurt: SpurtNo(spurt),
+        offset,
+        captured: Micros(1_700_000_000_000_000 + u64::from(spurt) * 10_000_000),
+        trace: TraceContext::new(7),
+    };
+    let mut bytes = bytes::BytesMut::new();
+    header.encode(&mut bytes);
+    for n in 0..frames {
+        let wave: Vec<f32> = (0..960).map(|i| ((n * 960 + i) as f32 * 0.03).sin() * 0.3).collect();
+        let frame = Item::Frame(encoder.encode_vec_float(&wave, 1500).unwrap().into());
+        if n >= offset {
+            frame.encode(&mut bytes);
+        }
+    }
+    let at = |us: u64| Micros(1_700_000_001_000_000 + us);
+    let stages = EdgeStages { captured: at(0), decoded: at(1), vad: at(2), sent: at(3) };
+    Item::End(SpurtEnd { items: frames, continues, stages }).encode(&mut bytes);
+    bytes.split_off(1)
+}
