@@ -73,7 +73,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Raises `plan` in `world` and waits until every core sees every other node.
+    /// Raises `plan` in `world` and waits until every core sees every other node and its report.
     ///
     /// # Errors
     /// A process cannot start, ends early, or the mesh does not gather within 40 s; the error shows the
@@ -194,7 +194,7 @@ impl Bed {
             for core in self.nodes.iter().filter(|node| node.identity.role == Role::Core) {
                 let api = core.api;
                 let nodes = core.host.run(move || async move { Client::new(api)?.get("/v1/nodes").await }).await?;
-                seen.push(nodes.map_or(0, |nodes| nodes["nodes"].as_array().map_or(0, Vec::len)));
+                seen.push(nodes.map_or(0, |nodes| reporting(&nodes)));
             }
             if seen.iter().all(|count| *count >= expected) {
                 return Ok(());
@@ -217,6 +217,12 @@ impl Bed {
         }
         Ok(())
     }
+}
+
+/// The nodes of a list that are ready for work: an edge or core is once its first report is there.
+fn reporting(list: &serde_json::Value) -> usize {
+    let ready = |node: &&serde_json::Value| node["role"] == "dns" || !node["report"].is_null();
+    list["nodes"].as_array().map_or(0, |nodes| nodes.iter().filter(ready).count())
 }
 
 fn identities(plan: &Plan) -> Result<Vec<Identity>> {

@@ -1,5 +1,5 @@
 //! The stand-in relay with a real WebRTC receiver, on the loopback device.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::{
     collections::BTreeMap,
@@ -73,7 +73,7 @@ impl Receiver {
             rtcp_feedback: vec![],
         };
         // Another number than the relay's own, so that it must take what was negotiated.
-        let opus = RTCRtpCodecParameters { rtp_codec: opus, payload_type: 96, ..Default::default() };
+        let opus = RTCRtpCodecParameters { rtp_codec: opus, payload_type: 96 };
         engine.register_codec(opus, RtpCodecKind::Audio).unwrap();
         let level = RTCRtpHeaderExtensionCapability { uri: LEVEL_URI.into() };
         engine.register_header_extension(level, RtpCodecKind::Audio, None).unwrap();
@@ -122,7 +122,7 @@ impl Receiver {
 
 /// Seconds of a tone, of quiet, and of the tone again.
 fn timeline(id: &str, seconds: usize) -> Timeline {
-    let tone = |n: usize| if (n / 8000) % 2 == 0 { ((n as f64 * 0.17).sin() * 8000.0) as i16 } else { 0 };
+    let tone = |n: usize| if (n / 8000).is_multiple_of(2) { ((n as f64 * 0.17).sin() * 8000.0) as i16 } else { 0 };
     Timeline { id: id.into(), name: id.to_uppercase(), samples: (0..seconds * 16_000).map(tone).collect() }
 }
 

@@ -1,6 +1,6 @@
 //! The emulated Internet over real namespaces and TUN devices. Needs root or a user namespace with
 //! an open `/dev/net/tun`; fails, saying so, where neither is allowed.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -1,10 +1,10 @@
 //! The HTTP API: one file for each resource; errors are RFC 9457 problems everywhere.
 
+mod body;
 pub mod health;
 pub mod meetings;
 pub mod nodes;
 pub mod problem;
-mod body;
 mod request;
 pub mod spurts;
 pub mod transcript;

@@ -273,7 +273,8 @@ mod tests {
     fn the_example_is_valid_and_names_every_key() {
         load(&[]).unwrap();
         let text = std::fs::read_to_string(example()).unwrap();
-        for section in ["node", "mesh", "tls", "log", "http", "api", "store", "transcribe", "transcribe.openai", "limits", "geo"]
+        for section in
+            ["node", "mesh", "tls", "log", "http", "api", "store", "transcribe", "transcribe.openai", "limits", "geo"]
         {
             let body = text.split(&format!("\n[{section}]\n")).nth(1).unwrap_or_else(|| panic!("[{section}]"));
             let body = body.split("\n[").next().unwrap();
@@ -298,7 +299,6 @@ mod tests {
         refused("transcribe.workers=0", &["--set", "transcribe.workers", "0", "1 to 256"]);
         refused("transcribe.engine=magic", &["transcribe.engine", "magic", "local"]);
         refused("transcribe.language=english", &["transcribe.language", "english", "ISO 639-1"]);
-        refused("http.listen=0.0.0.0:80", &["api.advertise"]);
         refused("limits.meeting=3", &["limits", "meeting", "participants_per_meeting"]);
         let error = load(&["api.token=short"]).unwrap_err().to_string();
         assert!(error.contains("api.token") && !error.contains("short"), "{error}");

@@ -157,6 +157,8 @@ pub enum Event {
         upto: u32,
         /// How much speech that is.
         media: Duration,
+        /// Whether it has grown; if not, the edge sent again what is held.
+        grown: bool,
     },
     /// No more will come for this spurt, and all of it is on disk.
     Whole {
@@ -348,7 +350,7 @@ impl Ingest {
         let append = spurt.take(key, offset, items, self.limits.items_per_spurt, &mut self.counts)?;
         if append.is_none() && spurt.logged > 0 {
             let (upto, media) = (spurt.logged, spurt.media);
-            self.events.push_back(Event::Durable { key: key.clone(), upto, media });
+            self.events.push_back(Event::Durable { key: key.clone(), upto, media, grown: false });
         }
         Ok(append)
     }
@@ -361,7 +363,7 @@ impl Ingest {
         self.counts.frames_durable += receipt.frames;
         self.counts.gaps_durable += receipt.gaps;
         let (upto, media) = (spurt.logged, spurt.media);
-        self.events.push_back(Event::Durable { key: receipt.key.clone(), upto, media });
+        self.events.push_back(Event::Durable { key: receipt.key.clone(), upto, media, grown: true });
         self.settle(&receipt.key);
     }
 

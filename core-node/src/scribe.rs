@@ -112,13 +112,15 @@ impl Scribe {
     fn hear(&mut self, heard: Heard) {
         let now = Instant::now();
         match heard {
-            Heard::Progress { key, media } => {
+            Heard::Progress { key, media, durable } => {
                 self.joiner.handle_progress(&key, media, now);
-                self.media.insert(key, media);
+                // A trailer alone adds nothing: the stamp stays that of the last frame.
+                if self.media.insert(key.clone(), media) != Some(media) {
+                    self.durable.extend(durable.map(|at| (key, at)));
+                }
             }
-            Heard::Whole { key, continues, media, durable } => {
+            Heard::Whole { key, continues, media } => {
                 self.joiner.handle_whole(&key, continues, media, now);
-                self.durable.extend(durable.map(|at| (key.clone(), at)));
                 self.media.insert(key, media);
             }
         }

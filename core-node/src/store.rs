@@ -29,7 +29,9 @@ use mesh::{
         spurt::{EdgeStages, Item, SpurtEnd},
     },
 };
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction, backends::FileBackend};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction, backends::FileBackend,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -281,13 +283,8 @@ impl Store {
         let spurts = read.open_table(SPURTS)?;
         let Some(row) = spurts.get(spurt_key(meeting, key))? else { return Ok(None) };
         let record: SpurtRecord = coded("spurts", row.value())?;
-        let mut speech = Speech {
-            captured: record.captured,
-            trace: record.trace,
-            items: vec![],
-            received: Micros(0),
-            stages: None,
-        };
+        let mut speech =
+            Speech { captured: record.captured, trace: record.trace, items: vec![], received: Micros(0), stages: None };
         for row in read.open_table(LOG)?.range(log_keys(meeting, key))? {
             let (at, chunk) = row?;
             if at.value().4 as usize != speech.items.len() {
@@ -357,7 +354,9 @@ impl Store {
 
 impl Speech {
     fn extend(&mut self, chunk: Chunk) {
-        self.received = chunk.received;
+        if !chunk.items.is_empty() {
+            self.received = chunk.received;
+        }
         self.stages = chunk.end.map(|end| end.stages);
         self.items.extend(chunk.items.into_iter().map(|i| i.map_or(Item::Gap, |p| Item::Frame(p.into()))));
     }
@@ -535,10 +534,10 @@ mod tests {
         assert_eq!(speech.items, [frame(1), Item::Gap, frame(2)]);
         assert_eq!((speech.captured, speech.received), (Micros(5), Micros(7)));
         let spurts = store.spurts(meeting).unwrap();
-        assert_eq!(spurts.iter().map(|s| (s.items, s.frames, s.done)).collect::<Vec<_>>(), [
-            (3, 2, false),
-            (1, 1, false)
-        ]);
+        assert_eq!(
+            spurts.iter().map(|s| (s.items, s.frames, s.done)).collect::<Vec<_>>(),
+            [(3, 2, false), (1, 1, false)]
+        );
         assert!(spurts[0].end.is_some());
         assert_eq!(store.spurts(MeetingId::from_u128(8)).unwrap(), []);
     }

@@ -326,7 +326,9 @@ mod tests {
         assert_eq!(transcript.handle_partial(draft(0, " ")), None);
         assert_eq!(transcript.handle_final(draft(0, "")), Finality::Silence);
         assert!(transcript.handle_partial(draft(1, "mm")).is_some());
-        let Finality::Segment(segment) = transcript.handle_final(draft(1, "")) else { panic!("takes the partial back") };
+        let Finality::Segment(segment) = transcript.handle_final(draft(1, "")) else {
+            panic!("takes the partial back")
+        };
         assert_eq!((segment.text.as_str(), segment.is_final, segment.revision), ("", true, 2));
     }
 

@@ -48,6 +48,8 @@ pub enum Heard {
         key: SpurtKey,
         /// How much of it is on disk.
         media: Duration,
+        /// Since when.
+        durable: Option<Micros>,
     },
     /// It is whole and on disk.
     Whole {
@@ -57,8 +59,6 @@ pub enum Heard {
         continues: bool,
         /// Its length.
         media: Duration,
-        /// When the disk had all of it; `None` if that was before a restart.
-        durable: Option<Micros>,
     },
 }
 
@@ -215,10 +215,11 @@ impl Speaker {
     /// The newest run with a piece still open, or the newest open spurt.
     fn growing(&self) -> Vec<SpurtNo> {
         let Some((&last, _)) = self.open.last_key_value() else { return vec![] };
-        let leads_here =
-            self.starts().into_iter().map(|s| self.run(s)).find(|(run, state)| {
-                matches!(state, Run::Growing) && run.last().is_some_and(|l| l.0 + 1 == last.0)
-            });
+        let leads_here = self
+            .starts()
+            .into_iter()
+            .map(|s| self.run(s))
+            .find(|(run, state)| matches!(state, Run::Growing) && run.last().is_some_and(|l| l.0 + 1 == last.0));
         let mut spurts = leads_here.map(|(run, _)| run).unwrap_or_default();
         spurts.push(last);
         spurts

@@ -27,7 +27,6 @@ pub mod vad;
 
 #[cfg(test)]
 #[path = "../tests/signals/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with the integration tests")]
 mod signals;
 
 pub mod connect;

@@ -330,6 +330,7 @@ impl Membership {
                     tracing::debug!(node = %peer.node, addr = %peer.addr, "up");
                     moved.remove(&peer.node);
                     self.events.push_back(Event::Up(self.view(&peer)));
+                    self.repeat_report(now);
                 }
                 Note::Down(peer) => {
                     tracing::debug!(node = %peer.node, "down");

@@ -1,4 +1,5 @@
 //! The meeting: its voices, who listens, and the one clock by which all of it is sent.
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
     collections::BTreeMap,

@@ -255,7 +255,7 @@ fn opus_codec() -> RTCRtpCodec {
 
 fn media_engine() -> Result<MediaEngine, Error> {
     let mut engine = MediaEngine::default();
-    let opus = RTCRtpCodecParameters { rtp_codec: opus_codec(), payload_type: OPUS, ..Default::default() };
+    let opus = RTCRtpCodecParameters { rtp_codec: opus_codec(), payload_type: OPUS };
     engine.register_codec(opus, RtpCodecKind::Audio)?;
     for uri in [AUDIO_LEVEL_URI, MID_URI] {
         let extension = RTCRtpHeaderExtensionCapability { uri: uri.into() };

@@ -1,5 +1,6 @@
 //! The Internet between the hosts: one thread that reads what each host sends, asks the path for its
 //! fate, and hands it to its destination when it is due.
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
     cmp::Reverse,

@@ -249,6 +249,8 @@ impl Counters {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "virtual time begins at some instant")]
+
     use proptest::prelude::*;
 
     use super::*;

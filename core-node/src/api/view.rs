@@ -1,6 +1,10 @@
 //! A meeting as the API shows it: no secret of its source among it.
 
-use mesh::{identity::Identity, trace::TraceContext, wire::{control::EdgeTotals, request::Source}};
+use mesh::{
+    identity::Identity,
+    trace::TraceContext,
+    wire::{control::EdgeTotals, request::Source},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;

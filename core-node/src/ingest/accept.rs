@@ -227,20 +227,18 @@ impl Acceptor {
                     link.tell(ToEdge::Drain).await;
                 }
             }
-            ToCore::Open { alias, meeting, epoch, .. } => {
-                match self.meetings.open(&link.edge, meeting, epoch) {
-                    Ok(live) if link.change(|a| a.open(alias, meeting, epoch)).is_ok() => {
-                        live.attach(link.out.clone());
-                        live.notify(Notice::Opened(epoch)).await;
-                    }
-                    Ok(_) => link.tell(ToEdge::Refused { alias, reason: RefusedReason::Full }).await,
-                    Err(reason) => {
-                        metrics::counter!("nearfield_core_opens_refused_total").increment(1);
-                        tracing::info!(%meeting, edge = %link.edge.node, ?reason, "meeting refused");
-                        link.tell(ToEdge::Refused { alias, reason }).await;
-                    }
+            ToCore::Open { alias, meeting, epoch, .. } => match self.meetings.open(&link.edge, meeting, epoch) {
+                Ok(live) if link.change(|a| a.open(alias, meeting, epoch)).is_ok() => {
+                    live.attach(link.out.clone());
+                    live.notify(Notice::Opened(epoch)).await;
                 }
-            }
+                Ok(_) => link.tell(ToEdge::Refused { alias, reason: RefusedReason::Full }).await,
+                Err(reason) => {
+                    metrics::counter!("nearfield_core_opens_refused_total").increment(1);
+                    tracing::info!(%meeting, edge = %link.edge.node, ?reason, "meeting refused");
+                    link.tell(ToEdge::Refused { alias, reason }).await;
+                }
+            },
             ToCore::Participant { alias, participant, id, name } => {
                 let (meeting, id) = link.change(|a| a.participant(alias, participant, &id, name.as_deref()))?;
                 if let Some(meeting) = self.meetings.live(meeting) {

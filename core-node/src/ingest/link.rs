@@ -286,8 +286,7 @@ mod tests {
         let (aliases, now, mut acks) = (aliases(), Instant::now(), Acks::default());
         acks.handle(durable(4), &aliases, now);
         let done = acks.handle(ToLink::Done { meeting: MEETING, key: key(2, 0) }, &aliases, now);
-        let want =
-            ToEdge::Done { alias: MeetingAlias(7), participant: ParticipantAlias(3), spurt: SpurtNo(0) };
+        let want = ToEdge::Done { alias: MeetingAlias(7), participant: ParticipantAlias(3), spurt: SpurtNo(0) };
         assert_eq!(done, [want]);
         assert_eq!(acks.handle_timeout(now + ACK_DELAY), []);
         assert_eq!(acks.handle(ToLink::Done { meeting: MEETING, key: key(1, 0) }, &aliases, now), [], "old epoch");

@@ -103,16 +103,7 @@ impl Lifecycle {
     }
 
     fn at(status: Status, epoch: Epoch) -> Self {
-        Self {
-            status,
-            epoch,
-            wait: None,
-            placements: 0,
-            edge_gone: false,
-            undone: 0,
-            failure: None,
-            actions: vec![],
-        }
+        Self { status, epoch, wait: None, placements: 0, edge_gone: false, undone: 0, failure: None, actions: vec![] }
     }
 
     /// Where it stands.

@@ -341,12 +341,14 @@ impl Meeting {
             let event = lock(&self.ingest).poll_event();
             let Some(event) = event else { break };
             match event {
-                Event::Durable { key, upto, media } => {
-                    self.hear(Heard::Progress { key: key.clone(), media }).await;
+                Event::Durable { key, upto, media, grown } => {
+                    if grown {
+                        self.hear(Heard::Progress { key: key.clone(), media, durable }).await;
+                    }
                     self.tell_edge(ToLink::Durable { meeting: self.id, key, upto }).await;
                 }
                 Event::Whole { key, continues, media } => {
-                    self.hear(Heard::Whole { key, continues, media, durable }).await;
+                    self.hear(Heard::Whole { key, continues, media }).await;
                     self.progress.notify_one();
                 }
                 Event::Done { key } => self.tell_edge(ToLink::Done { meeting: self.id, key }).await,

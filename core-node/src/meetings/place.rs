@@ -61,9 +61,8 @@ impl Placer {
     pub async fn place(&self, meeting: &Meeting, wanted: Wanted, after: Epoch) -> Result<Epoch, (Epoch, Unplaced)> {
         let begun = Instant::now();
         let failed = |code, detail: String, retry| Unplaced { code, detail, retry };
-        let relay = relay_address(&wanted.source).ok_or_else(|| {
-            (after, failed("bad_source", "the source's address names no host".into(), false))
-        })?;
+        let relay = relay_address(&wanted.source)
+            .ok_or_else(|| (after, failed("bad_source", "the source's address names no host".into(), false)))?;
         let candidates = self.candidates(&wanted.policy, &relay).await;
         let policy = Policy { fresh_since: Some(fresh_since()), ..wanted.policy.clone() };
         let decision = rank(&candidates, &policy, uuid::Uuid::new_v4().as_u128() as u64);

@@ -6,7 +6,10 @@
 mod message;
 mod room;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::{SinkExt, StreamExt};
@@ -209,12 +212,7 @@ impl Session<'_> {
         Ok(false)
     }
 
-    async fn answer(
-        &mut self,
-        offer: &str,
-        feeds: &std::collections::BTreeMap<String, u64>,
-        stay: &Stay,
-    ) -> Result<(), ConnectError> {
+    async fn answer(&mut self, offer: &str, feeds: &BTreeMap<String, u64>, stay: &Stay) -> Result<(), ConnectError> {
         let offer = sdp::read(offer, Side::Offer)
             .map_err(|e| ConnectError::BadMessage { what: "SDP offer", why: e.to_string() })?;
         let voice = |audio: &sdp::Audio| {

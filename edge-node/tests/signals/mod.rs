@@ -1,4 +1,5 @@
 //! Sounds at 16 kHz made from nothing: what a voice detector must hear as a voice, and what it must not.
+#![allow(dead_code, unreachable_pub, reason = "shared by unit and integration tests")]
 
 use std::f64::consts::TAU;
 

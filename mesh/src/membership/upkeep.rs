@@ -231,6 +231,13 @@ impl Membership {
         }
     }
 
+    /// A newcomer has heard nobody's report yet and would wait for the next period's.
+    pub(super) fn repeat_report(&mut self, now: Instant) {
+        if let Some(own) = &self.own {
+            sooner(&mut self.deadlines.report, own.sent.map_or(now, |at| now.max(at + self.settings.report_gap)));
+        }
+    }
+
     /// A repeated report is as much later as it is repeated later, or nobody would pass it on.
     fn send_report(&mut self, now: Instant) {
         let Some(own) = &mut self.own else { return };

@@ -73,8 +73,6 @@ pub(super) struct Room {
     pub(super) videoroom: Option<String>,
     pub(super) error_code: Option<i64>,
     pub(super) error: Option<String>,
-    /// Our own id, in `joined`.
-    pub(super) id: Option<u64>,
     /// Who publishes: all of them in `joined`, the new and changed ones in `event`.
     pub(super) publishers: Option<Vec<Publisher>>,
     /// What we receive, by mid, in `attached` and `updated`.
@@ -146,7 +144,6 @@ mod tests {
             "codec":"opus","fec":true},{"type":"video","mindex":1,"mid":"1","codec":"vp8"}]}]}}}"#;
         let message: Incoming = serde_json::from_str(text).unwrap();
         let room = message.plugindata.unwrap().data;
-        assert_eq!(room.id, Some(77));
         let publishers = room.publishers.unwrap();
         assert_eq!((publishers[0].id, publishers[0].streams.len()), (9, 2));
     }

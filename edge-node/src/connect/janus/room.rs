@@ -133,7 +133,6 @@ pub(super) struct Room {
     access: Access,
     session: Option<u64>,
     roster: Option<u64>,
-    own: Option<u64>,
     media: Media,
     present: BTreeSet<u64>,
     wanted: BTreeSet<Feed>,
@@ -157,7 +156,6 @@ impl Room {
             access,
             session: None,
             roster: None,
-            own: None,
             media: Media::None,
             present: BTreeSet::new(),
             wanted: BTreeSet::new(),
@@ -240,7 +238,7 @@ impl Room {
         }
         match message.janus.as_str() {
             "success" => self.handle_success(purpose, message.data.map(|data| data.id), now),
-            "event" => self.handle_event(message, now),
+            "event" => self.handle_event(message),
             "trickle" => self.actions.extend(message.candidate.map(Action::Candidate)),
             "timeout" => return Err(ConnectError::Unreachable("Janus has dropped the session".into())),
             "hangup" | "detached" => return self.handle_hangup(message),
@@ -300,12 +298,12 @@ impl Room {
         }
     }
 
-    fn handle_event(&mut self, message: Incoming, now: Instant) {
+    fn handle_event(&mut self, message: Incoming) {
         let Some(plugin) = message.plugindata else { return };
         let on_media = matches!(self.media, Media::Fresh(h) | Media::Subscribed(h) if message.sender == Some(h));
         if on_media {
             let offer = message.jsep.filter(|jsep| jsep.kind == "offer").map(|jsep| jsep.sdp);
-            self.handle_media(plugin.data, offer, now);
+            self.handle_media(plugin.data, offer);
         } else {
             self.handle_roster(plugin.data);
         }
@@ -313,21 +311,20 @@ impl Room {
 
     fn handle_roster(&mut self, event: RoomEvent) {
         if event.videoroom.as_deref() == Some("joined") {
-            self.own = event.id;
             self.actions.push_back(Action::Entered);
         }
         for publisher in event.publishers.into_iter().flatten() {
             self.publishes(publisher);
         }
-        for who in [event.unpublished, event.leaving, event.kicked].into_iter().flatten() {
-            match who {
-                Who::Feed(feed) if Some(feed) == self.own => self.actions.push_back(Action::Ended),
-                Who::Feed(feed) => self.is_gone(feed),
-                Who::Us(_) => {}
-            }
-        }
-        if event.videoroom.as_deref() == Some("destroyed") {
+        // We leave by ending the session: if it is us who are `leaving`, we were kicked.
+        let kicked = matches!(event.leaving, Some(Who::Us(_)));
+        if kicked || event.videoroom.as_deref() == Some("destroyed") {
             self.actions.push_back(Action::Ended);
+        }
+        for who in [event.unpublished, event.leaving, event.kicked].into_iter().flatten() {
+            if let Who::Feed(feed) = who {
+                self.is_gone(feed);
+            }
         }
     }
 
@@ -357,7 +354,7 @@ impl Room {
         }
     }
 
-    fn handle_media(&mut self, event: RoomEvent, offer: Option<String>, now: Instant) {
+    fn handle_media(&mut self, event: RoomEvent, offer: Option<String>) {
         if let (Some("attached"), Media::Fresh(handle)) = (event.videoroom.as_deref(), self.media) {
             self.media = Media::Subscribed(handle);
         }
@@ -380,7 +377,6 @@ impl Room {
             _ if event.started.is_some() => self.settled(),
             _ => {}
         }
-        tracing::trace!(?now, held = self.held.len(), "subscription");
     }
 
     fn settled(&mut self) {

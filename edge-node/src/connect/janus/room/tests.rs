@@ -211,6 +211,13 @@ fn a_destroyed_room_has_ended_and_a_hangup_is_a_loss() {
 }
 
 #[test]
+fn being_kicked_ends_the_stay() {
+    let mut bench = subscribed(&[7]);
+    bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "leaving": "ok", "reason": "kicked" }))).unwrap();
+    assert_eq!(bench.actions(), [Action::Ended]);
+}
+
+#[test]
 fn leaving_waits_for_the_word_of_janus_only_if_it_knows_us() {
     let mut stranger = Bench::new();
     assert!(!stranger.room.leave(stranger.now));
