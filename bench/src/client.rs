@@ -32,6 +32,8 @@ impl Client {
     /// # Errors
     /// The HTTP client cannot be built.
     pub fn new(api: SocketAddr) -> Result<Self> {
+        // The process default, which the HTTP client asks for even where it only speaks plain HTTP.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build()?;
         Ok(Self { http, base: format!("http://{api}") })
     }

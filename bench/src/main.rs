@@ -26,8 +26,6 @@ enum Command {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    // The process default, for the HTTP client; the mesh names its provider itself.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Certs(args) => certs::run(&args),
         // A world is entered before there is a second thread.

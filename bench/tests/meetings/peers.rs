@@ -25,7 +25,7 @@ const UP: Duration = Duration::from_secs(30);
 /// Silence around the sentences, so that nothing is said before everybody is there.
 const QUIET: usize = 3 * 16_000;
 
-pub fn host(world: &World, name: &str, number: u8) -> Host {
+pub(crate) fn host(world: &World, name: &str, number: u8) -> Host {
     world.host(name, &"eu-central".parse().unwrap(), Ipv4Addr::new(10, 77, 4, number)).unwrap()
 }
 
@@ -50,13 +50,13 @@ async fn wait_for(host: &Host, address: SocketAddr, log: &Path) {
 }
 
 /// Debian's Janus on a host of its own.
-pub struct Janus {
+pub(crate) struct Janus {
     host: Host,
     _process: Child,
 }
 
 impl Janus {
-    pub async fn start(world: &World, dir: &Path) -> Self {
+    pub(crate) async fn start(world: &World, dir: &Path) -> Self {
         let host = host(world, "janus", 1);
         let config = dir.join("janus");
         fs::create_dir_all(&config).unwrap();
@@ -77,23 +77,23 @@ impl Janus {
         Self { host, _process: process }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("ws://{}:8188", self.host.ip())
     }
 
-    pub fn rtp(&self) -> SocketAddr {
+    pub(crate) fn rtp(&self) -> SocketAddr {
         SocketAddr::new(self.host.ip(), 5004)
     }
 }
 
 /// npm's janus-whep-server beside Janus.
-pub struct WhepServer {
+pub(crate) struct WhepServer {
     at: SocketAddr,
     _process: Child,
 }
 
 impl WhepServer {
-    pub async fn start(janus: &Janus, dir: &Path, feed: Option<&str>) -> Self {
+    pub(crate) async fn start(janus: &Janus, dir: &Path, feed: Option<&str>) -> Self {
         assert!(peers().join("node_modules").is_dir(), "bench/tests/peers/node_modules is not there: ./dev test fetches it");
         let mut command = janus.host.command("node");
         command.arg("whep-server.mjs").current_dir(peers()).env("IP", janus.host.ip().to_string());
@@ -107,19 +107,19 @@ impl WhepServer {
         Self { at, _process: process }
     }
 
-    pub fn endpoint(&self, id: &str) -> String {
+    pub(crate) fn endpoint(&self, id: &str) -> String {
         format!("http://{}/whep/endpoint/{id}", self.at)
     }
 }
 
 /// A headless Chromium that speaks `said` over and over into its microphone and a Janus room.
-pub struct Browser {
+pub(crate) struct Browser {
     page: JoinHandle<()>,
     _process: Child,
 }
 
 impl Browser {
-    pub fn publish(world: &World, dir: &Path, janus: &Janus, name: &str, said: &[Prompt]) -> Self {
+    pub(crate) fn publish(world: &World, dir: &Path, janus: &Janus, name: &str, said: &[Prompt]) -> Self {
         let host = host(world, "browser", 2);
         let wav = dir.join("microphone.wav");
         write_wav(&wav, &monologue(said));
@@ -190,7 +190,7 @@ fn write_wav(path: &Path, samples: &[i16]) {
 }
 
 /// Speaks `said` over and over as plain RTP (RFC 3550, RFC 7587) from `host` to `to`.
-pub async fn speak_rtp(host: Host, to: SocketAddr, said: Arc<Vec<Prompt>>) {
+pub(crate) async fn speak_rtp(host: Host, to: SocketAddr, said: Arc<Vec<Prompt>>) {
     let speak = move || async move {
         let mut encoder = opus::Encoder::new(16_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
         let packets: Vec<Vec<u8>> =

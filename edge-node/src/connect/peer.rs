@@ -2,6 +2,7 @@
 //!
 //! Everything is negotiated non-trickling: our candidates are all in our description, for the relay is
 //! a server with an address of its own.
+#![allow(clippy::disallowed_methods, reason = "I/O shell: stamps packets as they arrive")]
 
 use std::{
     collections::BTreeMap,
@@ -252,7 +253,7 @@ fn media_engine() -> Result<MediaEngine, webrtc::error::Error> {
         sdp_fmtp_line: "minptime=10;useinbandfec=1".into(),
         rtcp_feedback: vec![],
     };
-    let opus = RTCRtpCodecParameters { rtp_codec: opus, payload_type: 111, ..Default::default() };
+    let opus = RTCRtpCodecParameters { rtp_codec: opus, payload_type: 111 };
     engine.register_codec(opus, RtpCodecKind::Audio)?;
     for uri in [sdp::AUDIO_LEVEL_URI, sdp::MID_URI] {
         let extension = RTCRtpHeaderExtensionCapability { uri: uri.into() };

@@ -10,23 +10,27 @@ const RATE: usize = 16;
 const VOWELS: [[f64; 3]; 5] =
     [[730., 1090., 2440.], [270., 2290., 3010.], [530., 1840., 2480.], [570., 840., 2410.], [300., 870., 2240.]];
 
-/// A voice: glottal pulses around 120 Hz through the resonances of changing vowels, loud and soft about four times a
+/// A voice: glottal pulses around 200 Hz through resonances that glide from vowel to vowel, loud and soft five times a
 /// second as syllables are. `peak` is the largest sample.
 pub fn talk(ms: usize, peak: f64) -> Vec<i16> {
     let mut resonators = [Resonator::default(); 3];
-    let mut phase = 0.0;
+    let (mut phase, mut glottis) = (0.0, 0.0);
     let mut voice: Vec<f64> = vec![];
     for n in 0..ms * RATE {
         let t = n as f64 / 16_000.0;
-        phase += (120.0 + 15.0 * (TAU * 0.7 * t).sin() + 6.0 * (TAU * 5.0 * t).sin()) / 16_000.0;
-        let pulse = if phase >= 1.0 { 1.0 } else { 0.0 };
+        phase += 200.0 * (1.0 + 0.12 * (TAU * 0.7 * t).sin() + 0.04 * (TAU * 5.0 * t).sin()) / 16_000.0;
+        glottis = 0.95 * glottis + if phase >= 1.0 { 0.05 } else { 0.0 };
         phase %= 1.0;
-        let syllable = 0.01 + 0.99 * (TAU * 2.0 * t).sin().abs().powi(2);
-        let vowel = VOWELS[(t * 4.0) as usize % VOWELS.len()];
-        let sound: f64 = resonators.iter_mut().zip(vowel).zip([1.0, 0.6, 0.3]).map(|((r, f), gain)| gain * r.step(pulse, f)).sum();
-        voice.push(sound * syllable);
+        let sound: f64 = (0..3).map(|i| [1.0, 0.6, 0.3][i] * resonators[i].step(glottis, formant(t * 6.0, i))).sum();
+        voice.push(sound * (0.01 + 0.99 * (TAU * 2.5 * t).sin().powi(2)));
     }
     scale(&voice, peak)
+}
+
+/// The `i`th formant at a point on the way through the vowels.
+fn formant(way: f64, i: usize) -> f64 {
+    let (from, to) = (VOWELS[way as usize % VOWELS.len()], VOWELS[(way as usize + 1) % VOWELS.len()]);
+    from[i] + (to[i] - from[i]) * way.fract()
 }
 
 /// Nothing at all.
