@@ -1,4 +1,5 @@
 //! A mesh of real processes in a [`World`]: the bed that the demo and the end-to-end tests lie on.
+#![allow(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::{
     fmt::Write as _,
@@ -127,7 +128,8 @@ impl Bed {
     pub async fn stop(&mut self) -> Vec<String> {
         let mut unclean = vec![];
         for role in [Role::Edge, Role::Core, Role::Dns] {
-            let mut nodes: Vec<&mut Running> = self.nodes.iter_mut().filter(|node| node.identity.role == role).collect();
+            let mut nodes: Vec<&mut Running> =
+                self.nodes.iter_mut().filter(|node| node.identity.role == role).collect();
             for node in &nodes {
                 if let Some(pid) = node.child.id() {
                     let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
@@ -152,8 +154,8 @@ impl Bed {
         let name = identity.node.as_str().to_owned();
         let host = world.host(&name, &identity.region, Ipv4Addr::new(10, 77, 1, number as u8 + 1))?;
         let ports = if world.has_distances() { 0 } else { number * 10 };
-        let mesh = SocketAddr::new(host.ip().into(), 4433 + ports);
-        let api = SocketAddr::new(host.ip().into(), 8080 + ports);
+        let mesh = SocketAddr::new(host.ip(), 4433 + ports);
+        let api = SocketAddr::new(host.ip(), 8080 + ports);
         let config = self.plan.dir.join(format!("{name}.toml"));
         fs::write(&config, self.config(&identity, mesh, api, dns, dns_port(world)))?;
         let log = self.plan.dir.join(format!("{name}.log"));
@@ -166,7 +168,14 @@ impl Bed {
         Ok(Running { identity, host, api, mesh, log, child })
     }
 
-    fn config(&self, identity: &Identity, mesh: SocketAddr, api: SocketAddr, dns: Option<SocketAddr>, dns_port: u16) -> String {
+    fn config(
+        &self,
+        identity: &Identity,
+        mesh: SocketAddr,
+        api: SocketAddr,
+        dns: Option<SocketAddr>,
+        dns_port: u16,
+    ) -> String {
         let (dir, name) = (self.plan.dir.display(), &identity.node);
         let mut text = format!(
             "[node]\nid = \"{name}\"\nregion = \"{}\"\n\n[mesh]\nlisten = \"{mesh}\"\n{}\n\
@@ -179,8 +188,16 @@ impl Bed {
         // Writing to a String cannot fail.
         let _ = match identity.role {
             Role::Edge => Ok(()),
-            Role::Core => write!(text, "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\n", self.plan.model.display()),
-            Role::Dns => write!(text, "\n[dns]\nlisten = \"{0}:{dns_port}\"\ndomain = \"{DNS_DOMAIN}\"\nname_servers = [\"ns1={0}\"]\n", mesh.ip()),
+            Role::Core => write!(
+                text,
+                "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\n",
+                self.plan.model.display()
+            ),
+            Role::Dns => write!(
+                text,
+                "\n[dns]\nlisten = \"{0}:{dns_port}\"\ndomain = \"{DNS_DOMAIN}\"\nname_servers = [\"ns1={0}\"]\n",
+                mesh.ip()
+            ),
         };
         text
     }
@@ -200,7 +217,10 @@ impl Bed {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("the mesh did not gather within {GATHER:?}: cores see {seen:?} of {expected} nodes; logs are in {}", self.plan.dir.display());
+                bail!(
+                    "the mesh did not gather within {GATHER:?}: cores see {seen:?} of {expected} nodes; logs are in {}",
+                    self.plan.dir.display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -212,7 +232,12 @@ impl Bed {
                 let log = fs::read_to_string(&node.log).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(12).collect();
                 let tail: Vec<&str> = tail.into_iter().rev().collect();
-                bail!("{} ended at once ({status}); the end of {}:\n{}", node.identity.node, node.log.display(), tail.join("\n"));
+                bail!(
+                    "{} ended at once ({status}); the end of {}:\n{}",
+                    node.identity.node,
+                    node.log.display(),
+                    tail.join("\n")
+                );
             }
         }
         Ok(())

@@ -68,7 +68,9 @@ fn authority(dir: &Path, trust_domain: &str) -> Result<Authority> {
 
 fn parse(text: &str) -> Result<Identity> {
     let parts: Vec<&str> = text.split(':').collect();
-    let [node, role, region] = parts[..] else { bail!("`{text}` is not NODE:ROLE:REGION, such as edge-1:edge:eu-central") };
+    let [node, role, region] = parts[..] else {
+        bail!("`{text}` is not NODE:ROLE:REGION, such as edge-1:edge:eu-central")
+    };
     Ok(Identity { node: node.parse()?, role: role.parse()?, region: region.parse()? })
 }
 
@@ -91,7 +93,8 @@ mod tests {
     fn a_second_run_reuses_the_authority() {
         let dir = tempfile::tempdir().unwrap();
         let run_for = |node: &str| {
-            let args = Args { dir: dir.path().into(), trust_domain: "a.example".into(), days: 1, nodes: vec![node.into()] };
+            let args =
+                Args { dir: dir.path().into(), trust_domain: "a.example".into(), days: 1, nodes: vec![node.into()] };
             run(&args).unwrap();
             read(&dir.path().join("ca.pem")).unwrap()
         };

@@ -88,7 +88,9 @@ pub fn enter(args: &Args) -> Result<World> {
     match World::enter(args.seed) {
         Ok(world) => Ok(world),
         Err(why) => {
-            println!("Distances: none, since the emulated Internet is not allowed here: {why}\n           Going on with --loopback.");
+            println!(
+                "Distances: none, since the emulated Internet is not allowed here: {why}\n           Going on with --loopback."
+            );
             Ok(World::loopback())
         }
     }
@@ -124,7 +126,10 @@ async fn play(world: &World, args: &Args) -> Result<()> {
     let plan = Plan {
         regions: regions.iter().map(|region| (region.clone(), 2, 1)).collect(),
         binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
-        model: args.model.canonicalize().with_context(|| format!("{}: no such model; ./dev model fetches it", args.model.display()))?,
+        model: args
+            .model
+            .canonicalize()
+            .with_context(|| format!("{}: no such model; ./dev model fetches it", args.model.display()))?,
         dir: dir.clone(),
         log: args.log.clone(),
     };
@@ -182,8 +187,20 @@ async fn play(world: &World, args: &Args) -> Result<()> {
 
 fn write_script(args: &Args) -> Result<Script> {
     let prompts = speech::load(&args.speech)?;
-    let script = Script::generate(args.seed, args.participants as usize, Duration::from_secs(args.seconds), &prompts, &Manner::default());
-    println!("Speech:    {} sentences of {} participants in {} s (seed {}); Debian's asterisk-core-sounds-en, CC BY-SA 3.0", script.lines.len(), script.participants, args.seconds, args.seed);
+    let script = Script::generate(
+        args.seed,
+        args.participants as usize,
+        Duration::from_secs(args.seconds),
+        &prompts,
+        &Manner::default(),
+    );
+    println!(
+        "Speech:    {} sentences of {} participants in {} s (seed {}); Debian's asterisk-core-sounds-en, CC BY-SA 3.0",
+        script.lines.len(),
+        script.participants,
+        args.seconds,
+        args.seed
+    );
     Ok(script)
 }
 
@@ -216,7 +233,8 @@ pub(crate) fn participant_id(n: usize) -> String {
 }
 
 fn request(relay: &RelayProcess, script: &Script) -> Value {
-    let names: serde_json::Map<String, Value> = (0..script.participants).map(|n| (participant_id(n), NAMES[n].into())).collect();
+    let names: serde_json::Map<String, Value> =
+        (0..script.participants).map(|n| (participant_id(n), NAMES[n].into())).collect();
     json!({
         "source": {"kind": "whep", "url": format!("http://{}/whep/demo", relay.address), "participants": names},
         "transcription": {"language": "en", "interim": true},
@@ -267,7 +285,13 @@ async fn attend(user: &Host, api: SocketAddr, id: &str, relay: &RelayProcess) ->
 
 fn show_mesh(bed: &Bed) {
     for node in &bed.nodes {
-        println!("           {:<22} {:<5} {:<13} {}", node.identity.node.as_str(), node.identity.role.as_str(), node.identity.region.as_str(), node.mesh);
+        println!(
+            "           {:<22} {:<5} {:<13} {}",
+            node.identity.node.as_str(),
+            node.identity.role.as_str(),
+            node.identity.region.as_str(),
+            node.mesh
+        );
     }
 }
 

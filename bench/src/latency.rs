@@ -85,7 +85,8 @@ pub async fn run(args: Args) -> Result<()> {
     }
     println!("{}", table(&found));
     if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&found)?).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, serde_json::to_vec_pretty(&found)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
@@ -112,11 +113,13 @@ async fn questions(server: SocketAddr, domain: &str, samples: u32) -> Result<Opt
     let mut options = ResolverOpts::default();
     options.cache_size = 0;
     let config = ResolverConfig::from_parts(None, vec![], vec![name_server]);
-    let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build()?;
+    let resolver =
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build()?;
     let mut times = Durations::default();
     for _ in 0..samples {
         let begun = Instant::now();
-        if let Ok(Ok(_)) = tokio::time::timeout(PROBE, resolver.lookup(format!("edge.{domain}."), RecordType::A)).await {
+        if let Ok(Ok(_)) = tokio::time::timeout(PROBE, resolver.lookup(format!("edge.{domain}."), RecordType::A)).await
+        {
             times.record(begun.elapsed());
         }
     }
@@ -131,7 +134,7 @@ fn nodes(list: &Value) -> Vec<(String, String, Option<f64>)> {
 
 fn between(from: &Value, to: &Value) -> Option<f64> {
     let stamp = |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok();
-    Some((stamp(to)? - stamp(from)?).total(jiff::Unit::Millisecond).ok()?)
+    (stamp(to)? - stamp(from)?).total(jiff::Unit::Millisecond).ok()
 }
 
 fn stages(segments: &[Segment]) -> Vec<Stage> {

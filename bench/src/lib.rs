@@ -1,12 +1,13 @@
 //! The bench: a world on one machine, a meeting in it, and the judgement of what came out.
+#![allow(clippy::print_stdout, reason = "what it finds is for whoever started it")]
 
-pub mod relay;
-pub mod world;
 pub mod bed;
 pub mod certs;
 pub mod client;
 pub mod demo;
 pub mod latency;
 pub mod oracle;
+pub mod relay;
 pub mod report;
 pub mod speech;
+pub mod world;

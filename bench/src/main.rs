@@ -1,5 +1,4 @@
 //! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
-#![allow(clippy::print_stdout)]
 
 use anyhow::Result;
 use bench::{certs, demo, latency, relay};

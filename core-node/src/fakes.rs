@@ -1,6 +1,6 @@
 //! A core with a pretended mesh and engine, for tests.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::{
     path::Path,

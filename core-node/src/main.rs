@@ -1,5 +1,7 @@
 //! `core-node --config core.toml`: load, build, run, drain.
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
 use std::{
     path::PathBuf,
     sync::Arc,

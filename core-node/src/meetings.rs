@@ -1,5 +1,7 @@
 //! The meetings this core serves.
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
 pub mod lifecycle;
 pub mod meeting;
 pub mod place;

@@ -138,7 +138,7 @@ impl Publisher {
             Finality::Silence | Finality::Repeated => None,
         };
         self.log.write(Op::Finish { meeting: self.meeting, spurts, segment: segment.clone(), at }).await?;
-        let segment: Option<Arc<Segment>> = segment.map(|s| Arc::from(s));
+        let segment: Option<Arc<Segment>> = segment.map(Arc::from);
         if let Some(segment) = &segment {
             self.feed.send(Event { seq: segment.seq, what: What::Final(segment.clone()) });
         }

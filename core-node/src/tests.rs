@@ -1,6 +1,6 @@
 //! One core from the edge's streams to the words, with a pretended mesh and engine.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use mesh::wire::{
     Epoch, SpurtNo,

@@ -278,7 +278,7 @@ pub fn timestamp(at: Micros) -> Timestamp {
 /// In the order they were spoken, by the capture clock; those without words left out.
 pub fn in_spoken_order(mut segments: Vec<Segment>) -> Vec<Segment> {
     segments.retain(|s| !s.text.is_empty());
-    segments.sort_by(|a, b| (a.start_at, a.end_at, a.id).cmp(&(b.start_at, b.end_at, b.id)));
+    segments.sort_by_key(|s| (s.start_at, s.end_at, s.id));
     segments
 }
 

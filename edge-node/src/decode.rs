@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use opus::Channels;
 
-pub use crate::toc::packet_duration;
 use crate::toc::OpusPacket;
+pub use crate::toc::packet_duration;
 
 /// Samples per second of what is decoded.
 pub const SAMPLE_RATE: u32 = 16_000;

@@ -70,9 +70,12 @@ struct Relay {
 /// One batch is written at a time; media goes on being taken in meanwhile.
 enum Writing {
     Idle(Writer),
-    Busy(Pin<Box<dyn Future<Output = (Writer, u64, Result<(), WriteFailed>)> + Send>>),
+    Busy(Pin<Box<dyn Future<Output = Written> + Send>>),
     Moving,
 }
+
+/// The writer again, the bytes it wrote, and how that ended.
+type Written = (Writer, u64, Result<(), WriteFailed>);
 
 struct WriteFailed(String);
 
@@ -179,7 +182,7 @@ impl Driver {
 
 impl Writing {
     /// Resolves when a write under way is done; never when there is none.
-    async fn done(&mut self) -> (Writer, u64, Result<(), WriteFailed>) {
+    async fn done(&mut self) -> Written {
         match self {
             Self::Busy(write) => write.await,
             Self::Idle(_) | Self::Moving => std::future::pending().await,
@@ -202,7 +205,7 @@ impl Writer {
         self.peer = peer;
     }
 
-    async fn write(mut self, batch: Vec<Transmit>) -> (Self, u64, Result<(), WriteFailed>) {
+    async fn write(mut self, batch: Vec<Transmit>) -> Written {
         let mut bytes = 0;
         for transmit in batch {
             match self.write_one(transmit).await {

@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use mesh::clock::Micros;
 
-pub use self::capture::MediaTime;
 use self::capture::CaptureClock;
+pub use self::capture::MediaTime;
 use crate::{
     media::{AudioLevel, RtpPacket},
     toc::{packet_duration, samples_to_duration},
@@ -318,7 +318,9 @@ impl Timeline {
         };
         let sequence = newest.sequence.checked_add_signed(i64::from(steps));
         match sequence {
-            Some(sequence) if fits => Place::At(sequence, MediaTime(newest.media.0.saturating_add_signed(samples.into()))),
+            Some(sequence) if fits => {
+                Place::At(sequence, MediaTime(newest.media.0.saturating_add_signed(samples.into())))
+            }
             _ => Place::Elsewhere,
         }
     }

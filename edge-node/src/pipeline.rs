@@ -13,7 +13,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mesh::{
     clock::Micros,
-    wire::{control::EdgeTotals, request::VadSettings, spurt::{EdgeStages, Item}},
+    wire::{
+        control::EdgeTotals,
+        request::VadSettings,
+        spurt::{EdgeStages, Item},
+    },
 };
 
 pub use crate::spurt::Output;

@@ -250,7 +250,7 @@ mod tests {
 
     const MS20: Duration = Duration::from_millis(20);
 
-    /// Runs slots of 20 ms through and says what came out: `[`n captured ms`]`, items by number, `|`, `|>`.
+    /// Runs slots of 20 ms through; the spurts that came out, as [`collect`] has them.
     fn run(activities: impl IntoIterator<Item = Activity>) -> (Vec<(u32, u64, u32, bool)>, Assembler) {
         let mut assembler = Assembler::new(Settings::default());
         let mut spurts = vec![];
@@ -309,19 +309,22 @@ mod tests {
 
     #[test]
     fn a_pause_within_the_hangover_leaves_no_hole() {
-        let (spurts, _) = run(many(Activity::Speech, 50).chain(quiet(28)).chain(many(Activity::Speech, 10)).chain(quiet(40)));
+        let (spurts, _) =
+            run(many(Activity::Speech, 50).chain(quiet(28)).chain(many(Activity::Speech, 10)).chain(quiet(40)));
         assert_eq!(spurts, [(0, 0, 50 + 28 + 10 + 15, false)]);
     }
 
     #[test]
     fn what_was_held_back_is_the_next_ones_preroll() {
-        let (spurts, _) = run(many(Activity::Speech, 50).chain(quiet(32)).chain(many(Activity::Speech, 10)).chain(quiet(40)));
+        let (spurts, _) =
+            run(many(Activity::Speech, 50).chain(quiet(32)).chain(many(Activity::Speech, 10)).chain(quiet(40)));
         assert_eq!(spurts, [(0, 0, 65, false), (1, 1300, 17 + 10 + 15, false)]);
     }
 
     #[test]
     fn long_speech_is_cut_at_a_short_pause() {
-        let (spurts, _) = run(many(Activity::Speech, 800).chain(quiet(12)).chain(many(Activity::Speech, 100)).chain(quiet(40)));
+        let (spurts, _) =
+            run(many(Activity::Speech, 800).chain(quiet(12)).chain(many(Activity::Speech, 100)).chain(quiet(40)));
         assert_eq!(spurts, [(0, 0, 808, true), (1, 16_160, 4 + 100 + 15, false)]);
     }
 

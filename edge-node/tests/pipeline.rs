@@ -128,7 +128,8 @@ impl Run {
 
     /// Lets time pass up to `ms`, as a driver would.
     fn advance(&mut self, ms: u64) {
-        while let Some(due) = self.pipeline.poll_timeout().map(|t| t.duration_since(self.start).as_micros().div_ceil(1000) as u64)
+        while let Some(due) =
+            self.pipeline.poll_timeout().map(|t| t.duration_since(self.start).as_micros().div_ceil(1000) as u64)
             && due <= ms
         {
             let (now, wall) = self.at(due);
@@ -196,7 +197,9 @@ impl Run {
                     assert!(stages.captured <= stages.decoded && stages.decoded <= stages.vad, "{stages:?}");
                     *items += 1;
                     match item {
-                        Item::Frame(bytes) => frames.push((*captured / 1000 + u64::from(*offset) * frame_ms, bytes.clone())),
+                        Item::Frame(bytes) => {
+                            frames.push((*captured / 1000 + u64::from(*offset) * frame_ms, bytes.clone()))
+                        }
                         Item::Gap => assert!(*offset > 0, "a spurt begins with a frame"),
                         Item::End(_) => panic!("the trailer is an output of its own"),
                     }
@@ -209,7 +212,8 @@ impl Run {
     }
 
     fn ends(&self) -> Vec<(u64, SpurtEnd)> {
-        let end = |(ms, output): &(u64, Output)| if let Output::End { end, .. } = output { Some((*ms, *end)) } else { None };
+        let end =
+            |(ms, output): &(u64, Output)| if let Output::End { end, .. } = output { Some((*ms, *end)) } else { None };
         self.outputs.iter().filter_map(end).collect()
     }
 }
@@ -264,7 +268,9 @@ fn silence_is_neither_decoded_nor_forwarded() {
     let room = signals::noise(60_000, 8.0, 3);
     let nothing = signals::silence(60_000);
     // Without a level nothing tells room noise from a voice too soft for the encoder's flag: it is decoded.
-    for (sender, pcm) in [(PLAIN, &room), (Sender { dtx: true, ..PLAIN }, &room), (Sender { level: false, ..PLAIN }, &nothing)] {
+    for (sender, pcm) in
+        [(PLAIN, &room), (Sender { dtx: true, ..PLAIN }, &room), (Sender { level: false, ..PLAIN }, &nothing)]
+    {
         let scene = Scene { packets: encode(pcm, sender, 5), speech: vec![], ms: 60_000 };
         let mut run = Run::new(VadSettings::default());
         run.play(&scene, GOOD, &mut Dice(1));

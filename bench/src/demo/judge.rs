@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// The stages that a segment's stamps name, in their order.
-pub(crate) const STAGES: [&str; 8] = ["captured", "decoded", "vad", "sent", "received", "durable", "words", "delivered"];
+pub(crate) const STAGES: [&str; 8] =
+    ["captured", "decoded", "vad", "sent", "received", "durable", "words", "delivered"];
 /// Length of every Opus packet of the relay.
 const PACKET: Duration = Duration::from_millis(20);
 /// Clocks of relay and edge are one, but a packet may wait in a queue.
@@ -133,7 +134,10 @@ fn unsent(evidence: &Evidence) -> Result<u64> {
                 spurt.captured <= at.plus(TOLERANCE) && at <= end
             })
         };
-        missing += packets.iter().filter(|packet| packet.voice && in_a_line(evidence, id, packet.index) && !held(packet.at)).count();
+        missing += packets
+            .iter()
+            .filter(|packet| packet.voice && in_a_line(evidence, id, packet.index) && !held(packet.at))
+            .count();
     }
     Ok(missing as u64)
 }
@@ -141,7 +145,11 @@ fn unsent(evidence: &Evidence) -> Result<u64> {
 /// Whether packet `index` of participant `id` is part of a line, and not a word that the VAD heard in noise.
 fn in_a_line(evidence: &Evidence, id: &str, index: u32) -> bool {
     let at = PACKET * index;
-    evidence.script.lines.iter().any(|line| participant_id(line.participant) == id && line.start <= at && at < line.end())
+    evidence
+        .script
+        .lines
+        .iter()
+        .any(|line| participant_id(line.participant) == id && line.start <= at && at < line.end())
 }
 
 fn budget(deliveries: &[Delivery]) -> Budget {

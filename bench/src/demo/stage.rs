@@ -56,7 +56,13 @@ pub(super) fn lay_distances(world: &World, regions: &[RegionId]) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be started, or does not answer within 30 s.
-pub(super) async fn open_relay(world: &World, region: &RegionId, plan: &relay::Plan, edges: &[&Running], dir: &Path) -> Result<(RelayProcess, String)> {
+pub(super) async fn open_relay(
+    world: &World,
+    region: &RegionId,
+    plan: &relay::Plan,
+    edges: &[&Running],
+    dir: &Path,
+) -> Result<(RelayProcess, String)> {
     let host = world.host("relay", region, Ipv4Addr::new(10, 77, 2, 1))?;
     let near: Vec<&&Running> = edges.iter().filter(|edge| edge.identity.region == *region).collect();
     for (rank, edge) in near.iter().enumerate() {

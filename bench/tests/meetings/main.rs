@@ -97,7 +97,11 @@ impl User {
             }
             if begun.elapsed() > WORDS {
                 let texts: Vec<&Value> = segments.iter().map(|segment| &segment["text"]).collect();
-                panic!("not heard within {WORDS:?}: {:?}; heard {texts:?}; {}", texts_of(said), self.get(format!("/v1/meetings/{id}")).await);
+                panic!(
+                    "not heard within {WORDS:?}: {:?}; heard {texts:?}; {}",
+                    texts_of(said),
+                    self.get(format!("/v1/meetings/{id}")).await
+                );
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -148,7 +152,8 @@ async fn a_browser_in_a_janus_room_is_heard_by_name_directly_and_through_whep() 
     let janus = peers::Janus::start(&world, dir.path()).await;
     let said = sentences();
 
-    let room = json!({"source": {"kind": "janus", "url": janus.url(), "room": 1234}, "transcription": {"language": "en"}});
+    let room =
+        json!({"source": {"kind": "janus", "url": janus.url(), "room": 1234}, "transcription": {"language": "en"}});
     let direct = user.post(room).await;
     let _browser = peers::Browser::publish(&world, dir.path(), &janus, "Ada", &said);
     let segments = user.hears(&direct, &said).await;
@@ -185,7 +190,8 @@ async fn a_single_stream_is_heard_through_a_whep_server_that_answers_201() {
 
     let source = json!({"kind": "whep", "url": whep.endpoint("mp")});
     let id = user.post(json!({"source": source, "transcription": {"language": "en"}})).await;
-    let speaker = tokio::spawn(peers::speak_rtp(peers::host(&world, "speaker", 8), janus.rtp(), Arc::new(said.clone())));
+    let speaker =
+        tokio::spawn(peers::speak_rtp(peers::host(&world, "speaker", 8), janus.rtp(), Arc::new(said.clone())));
     user.hears(&id, &said).await;
     speaker.abort();
 

@@ -94,7 +94,10 @@ pub(crate) struct WhepServer {
 
 impl WhepServer {
     pub(crate) async fn start(janus: &Janus, dir: &Path, feed: Option<&str>) -> Self {
-        assert!(peers().join("node_modules").is_dir(), "bench/tests/peers/node_modules is not there: ./dev test fetches it");
+        assert!(
+            peers().join("node_modules").is_dir(),
+            "bench/tests/peers/node_modules is not there: ./dev test fetches it"
+        );
         let mut command = janus.host.command("node");
         command.arg("whep-server.mjs").current_dir(peers()).env("IP", janus.host.ip().to_string());
         if let Some(feed) = feed {

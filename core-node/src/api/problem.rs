@@ -14,9 +14,13 @@ use crate::{ingest::log::LogClosed, meetings::CreateError, publish::TooManyListe
 /// How long a client should wait when it is told to.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
-/// A problem (RFC 9457 section 3).
+/// A problem (RFC 9457 section 3). Boxed: it is the rare way out of every handler.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Problem {
+pub struct Problem(Box<Details>);
+
+/// The members of a problem.
+#[derive(Debug, Serialize, ToSchema)]
+struct Details {
     /// `urn:nearfield:problem:` and the code.
     #[serde(rename = "type")]
     kind: String,
@@ -41,7 +45,7 @@ pub struct Problem {
 impl Problem {
     /// A problem.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             kind: format!("urn:nearfield:problem:{code}"),
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
@@ -50,12 +54,14 @@ impl Problem {
             field: None,
             meeting_id: None,
             location: None,
-        }
+        }))
     }
 
     /// A field with a value that is not allowed.
     pub fn field(code: &'static str, field: &str, detail: impl Into<String>) -> Self {
-        Self { field: Some(field.into()), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail) }
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail);
+        problem.0.field = Some(field.into());
+        problem
     }
 
     /// No meeting has this id.
@@ -66,9 +72,9 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        metrics::counter!("nearfield_core_api_problems_total", "code" => self.code).increment(1);
-        let location = self.location.as_deref().and_then(|l| HeaderValue::from_str(l).ok());
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        metrics::counter!("nearfield_core_api_problems_total", "code" => self.0.code).increment(1);
+        let location = self.0.location.as_deref().and_then(|l| HeaderValue::from_str(l).ok());
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -89,12 +95,15 @@ impl From<CreateError> for Problem {
             CreateError::Place(_) => Self::field("unknown_place", "placement.residency", detail),
             CreateError::Elsewhere { api } => {
                 let location = if api.contains("://") { api } else { format!("http://{api}") };
-                let location = Some(format!("{}/v1/meetings", location.trim_end_matches('/')));
-                Self { location, ..Self::new(StatusCode::TEMPORARY_REDIRECT, "other_core", detail) }
+                let mut problem = Self::new(StatusCode::TEMPORARY_REDIRECT, "other_core", detail);
+                problem.0.location = Some(format!("{}/v1/meetings", location.trim_end_matches('/')));
+                problem
             }
             CreateError::Residency => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "residency_unsatisfiable", detail),
             CreateError::Duplicate(id) => {
-                Self { meeting_id: Some(id), ..Self::new(StatusCode::CONFLICT, "meeting_active", detail) }
+                let mut problem = Self::new(StatusCode::CONFLICT, "meeting_active", detail);
+                problem.0.meeting_id = Some(id);
+                problem
             }
             CreateError::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail),
             CreateError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "core_full", detail),

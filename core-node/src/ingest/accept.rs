@@ -4,6 +4,8 @@
 //! it waits for that, [`ROW_WAIT`] at most. It has one append in flight: while the disk works, QUIC's
 //! flow control holds the edge back, and the next append carries what came in between.
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},

@@ -6,6 +6,8 @@
 //! is acknowledged any more, [`Log::failed`] tells the node to stop, and the edges replay to it
 //! after its restart.
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
 use std::{sync::Arc, thread, time::Instant};
 
 use mesh::clock::Micros;

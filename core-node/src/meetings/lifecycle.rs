@@ -307,6 +307,8 @@ impl Default for Lifecycle {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)]
+
     use super::*;
 
     fn actions(l: &mut Lifecycle) -> Vec<Action> {

@@ -1,5 +1,7 @@
 //! One live meeting: what its parts share.
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},

@@ -1,6 +1,8 @@
 //! Choosing the edge for a meeting: the nearest few measure their way to its relay, the best is asked
 //! to join, the next best if it will not.
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -1,6 +1,8 @@
 //! The one task that moves a meeting on: it turns what happens into [`Lifecycle`]'s inputs and does what
 //! that says.
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
 use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use mesh::{

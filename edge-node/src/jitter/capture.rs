@@ -111,7 +111,8 @@ mod tests {
     /// Packets every 20 ms of a clock that runs `ppm` fast, each delayed by what `jitter` says, in ms.
     fn run(seconds: u64, ppm: i64, jitter: impl Fn(u64) -> u64) -> (CaptureClock, i64) {
         let start = Instant::now();
-        let mut clock = CaptureClock::new(start + Duration::from_millis(jitter(0)), WALL.plus(Duration::from_millis(jitter(0))));
+        let mut clock =
+            CaptureClock::new(start + Duration::from_millis(jitter(0)), WALL.plus(Duration::from_millis(jitter(0))));
         let mut worst = 0;
         for n in 1..seconds * 50 {
             let media = MediaTime(n * 960);

@@ -188,7 +188,8 @@ impl World {
             uplink.handle_output(key.participant, Output::Start { spurt: key.spurt, captured: Micros(7) }, now);
             (0, false)
         });
-        let item = Output::Item { spurt: key.spurt, offset: *items, item: frame(*items), stages: EdgeStages::default() };
+        let item =
+            Output::Item { spurt: key.spurt, offset: *items, item: frame(*items), stages: EdgeStages::default() };
         uplink.handle_output(key.participant, item, now);
         *items += 1;
         if ends {
