@@ -6,6 +6,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -124,6 +125,25 @@ impl Bed {
         ticks().unwrap_or(0) as f64 / 100.0
     }
 
+    /// Kills the node called `id` with SIGKILL, as a crash would.
+    ///
+    /// # Errors
+    /// There is no such node, or it had ended before.
+    pub async fn kill(&mut self, id: &NodeId) -> Result<()> {
+        let node = self.nodes.iter_mut().find(|node| &node.identity.node == id).context("no such node")?;
+        Ok(node.child.kill().await?)
+    }
+
+    /// Starts the node called `id` again, with the store and certificate it had.
+    ///
+    /// # Errors
+    /// There is no such node, or it cannot be started.
+    pub fn restart(&mut self, id: &NodeId) -> Result<()> {
+        let at = self.nodes.iter().position(|node| &node.identity.node == id).context("no such node")?;
+        self.nodes[at].child = self.spawn(&self.nodes[at].host, &self.nodes[at].identity)?;
+        Ok(())
+    }
+
     /// Stops every node with SIGTERM, edges first, so that each drains; the exit codes that were not 0.
     pub async fn stop(&mut self) -> Vec<String> {
         let mut unclean = vec![];
@@ -159,13 +179,19 @@ impl Bed {
         let config = self.plan.dir.join(format!("{name}.toml"));
         fs::write(&config, self.config(&identity, mesh, api, dns, dns_port(world)))?;
         let log = self.plan.dir.join(format!("{name}.log"));
+        let child = self.spawn(&host, &identity)?;
+        Ok(Running { identity, host, api, mesh, log, child })
+    }
+
+    /// Starts a node's program with the configuration written before; its log goes on where it was.
+    fn spawn(&self, host: &Host, identity: &Identity) -> Result<Child> {
+        let file = |ending: &str| self.plan.dir.join(format!("{}.{ending}", identity.node));
+        let log = fs::OpenOptions::new().create(true).append(true).open(file("log"))?;
         let binary = self.plan.binaries.join(binary(identity.role));
         let mut command = tokio::process::Command::from(host.command(&binary));
-        command.kill_on_drop(true);
-        command.arg("--config").arg(&config);
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(fs::File::create(&log)?);
-        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
-        Ok(Running { identity, host, api, mesh, log, child })
+        command.arg("--config").arg(file("toml")).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.spawn().with_context(|| format!("cannot start {}", binary.display()))
     }
 
     fn config(

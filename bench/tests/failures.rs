@@ -1,0 +1,147 @@
+//! What dies in the middle of a sentence loses no word of it and says none twice.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use bench::{
+    bed::{Bed, Plan},
+    client::Client,
+    oracle::{self, Heard},
+    relay,
+    speech::{self, Manner, Script},
+    world::{Host, World, respawn_unless_root},
+};
+use mesh::{clock::Micros, identity::Role};
+use serde_json::{Value, json};
+
+/// Decides who says what when; printed with every failure.
+const SEED: u64 = 5;
+/// How long the meeting is.
+const MEETING: Duration = Duration::from_secs(24);
+/// When the core is killed: somebody is speaking.
+const KILLED: Duration = Duration::from_secs(8);
+/// How long it stays dead.
+const DEAD: Duration = Duration::from_secs(2);
+/// Deadline for everything that is waited for.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+fn cached(variable: &str, default: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let path = std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
+    assert!(path.exists(), "{} is not there: ./dev test fetches it", path.display());
+    path
+}
+
+async fn get(host: &Host, api: SocketAddr, path: String) -> Option<Value> {
+    host.run(move || async move { Client::new(api)?.get(&path).await }).await.unwrap().ok()
+}
+
+/// Asks again until `good`.
+async fn until(host: &Host, api: SocketAddr, path: &str, good: impl Fn(&Value) -> bool) -> Value {
+    let begun = Instant::now();
+    let mut last = None;
+    loop {
+        if let Some(answer) = get(host, api, path.to_owned()).await {
+            if good(&answer) {
+                return answer;
+            }
+            last = Some(answer);
+        }
+        assert!(begun.elapsed() < DEADLINE, "{path} did not come to be as wanted: {last:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn relay_plan(script: &Script, dir: &Path, at: SocketAddr) -> PathBuf {
+    let participants = (0..script.participants).map(|n| {
+        let pcm = dir.join(format!("voice-{n}.pcm"));
+        relay::write_pcm(&pcm, &script.track(n)).unwrap();
+        json!({"id": format!("p{n}"), "name": format!("Speaker {n}"), "pcm": pcm})
+    });
+    let plan = json!({"listen": at, "meeting": "m", "participants": participants.collect::<Vec<_>>()});
+    let file = dir.join("relay.json");
+    std::fs::write(&file, plan.to_string()).unwrap();
+    file
+}
+
+fn heard(segments: &[Value], started: u64) -> Vec<Heard> {
+    let time = |value: &Value| {
+        let stamp: jiff::Timestamp = value.as_str().unwrap().parse().unwrap();
+        Micros(stamp.as_microsecond() as u64).since(Micros(started))
+    };
+    let hear = |segment: &Value| Heard {
+        id: segment["id"].as_str().unwrap().to_owned(),
+        participant: segment["participant"]["id"].as_str().and_then(|id| id[1..].parse().ok()),
+        start: time(&segment["start_at"]),
+        end: time(&segment["end_at"]),
+        text: segment["text"].as_str().unwrap().to_owned(),
+        is_final: true,
+        delivered: time(&segment["end_at"]),
+    };
+    segments.iter().map(hear).collect()
+}
+
+/// `kill -9` of the core in the middle of a sentence; it comes back two seconds later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_killed_mid_sentence_comes_back_with_every_word_once() {
+    respawn_unless_root().unwrap();
+    println!("seed {SEED}");
+    let (world, dir) = (World::enter(SEED).unwrap(), tempfile::tempdir().unwrap());
+    let region: geo::RegionId = "eu-central".parse().unwrap();
+    let mut bed = Bed::raise(
+        &world,
+        Plan {
+            regions: vec![(region.clone(), 1, 1)],
+            binaries: Path::new(env!("CARGO_BIN_EXE_bench")).parent().unwrap().to_owned(),
+            model: cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin"),
+            dir: dir.path().to_owned(),
+            log: "info".into(),
+        },
+    )
+    .await
+    .unwrap();
+    let prompts = speech::load(&cached("NEARFIELD_SPEECH", ".cache/speech/en")).unwrap();
+    let script = Script::generate(SEED, 3, MEETING, &prompts, &Manner::default());
+    let host = world.host("relay", &region, Ipv4Addr::new(10, 77, 2, 1)).unwrap();
+    let at = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 2, 1)), 7000);
+    let mut command = tokio::process::Command::from(host.command(env!("CARGO_BIN_EXE_bench")));
+    let _relay =
+        command.args(["relay", "--plan"]).arg(relay_plan(&script, dir.path(), at)).kill_on_drop(true).spawn().unwrap();
+    until(&host, at, "/state", |_| true).await;
+
+    let core = bed.node(Role::Core, "eu-central");
+    let (api, id, core_host) = (core.api, core.identity.node.clone(), core.host.clone());
+    let body =
+        json!({"source": {"kind": "whep", "url": format!("http://{at}/whep/m")}, "transcription": {"language": "en"}});
+    let created = core_host
+        .run(move || async move { Client::new(api)?.post("/v1/meetings", &body).await })
+        .await
+        .unwrap()
+        .unwrap();
+    let path = format!("/v1/meetings/{}", created["id"].as_str().unwrap());
+    until(&host, at, "/state", |state| !state["started_at"].is_null()).await;
+
+    tokio::time::sleep(KILLED).await;
+    bed.kill(&id).await.unwrap();
+    tokio::time::sleep(DEAD).await;
+    bed.restart(&id).unwrap();
+
+    let state = until(&host, at, "/state", |state| state["finished"] == true).await;
+    let leave = path.clone();
+    core_host.run(move || async move { Client::new(api)?.delete(&leave).await }).await.unwrap().unwrap();
+    let meeting = until(&core_host, api, &path, |meeting| meeting["status"] == "done").await;
+    let transcript = until(&core_host, api, &format!("{path}/transcript?format=json"), |_| true).await;
+    println!("{meeting:#}\n{transcript:#}");
+
+    let started = state["started_at"].as_u64().unwrap();
+    let verdict = oracle::judge(&script, &heard(transcript["segments"].as_array().unwrap(), started));
+    assert_eq!(meeting["frames_durable"], meeting["totals"]["packets_forwarded"], "speech is missing");
+    assert_eq!(meeting["totals"]["packets_overflowed"], 0);
+    assert!(verdict.errors.rate() <= 0.05, "words lost or doubled: {verdict:?}");
+    assert_eq!(verdict.speaker_accuracy(), 1.0);
+    assert_eq!(bed.stop().await, Vec::<String>::new(), "every node drains and exits 0");
+}
