@@ -216,7 +216,7 @@ impl Bed {
             Role::Edge => Ok(()),
             Role::Core => write!(
                 text,
-                "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\n",
+                "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\nworkers = 2\n",
                 self.plan.model.display()
             ),
             Role::Dns => write!(

@@ -36,6 +36,8 @@ const RELAY_REGION: &str = "eu-central";
 const USER_REGION: &str = "ap-northeast";
 /// The participants' names, in order.
 const NAMES: [&str; 6] = ["Ada", "Boris", "Chiara", "Deniz", "Emeka", "Freya"];
+/// What Chromium gives a voice in Opus unless told otherwise, in bits per second.
+const BITRATE: u32 = 32_000;
 /// Deadline for the choice of an edge.
 const PLACED: Duration = Duration::from_secs(15);
 /// Deadline for the words after the relay's last packet.
@@ -221,7 +223,7 @@ fn relay_plan(script: &Script, dir: &Path) -> Result<relay::Plan> {
         reply: relay::Reply::Offer,
         start: relay::Start::FirstSubscriber,
         settle_ms: 1000,
-        bitrate: 24_000,
+        bitrate: BITRATE,
         dtx: false,
         participants: participants.collect::<Result<_>>()?,
     })

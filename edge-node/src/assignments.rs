@@ -159,7 +159,9 @@ impl Assignments {
         let (meeting, epoch) = (assignment.meeting, assignment.epoch);
         let _slot = Slot { of: self, meeting, epoch };
         let span = info_span!("meeting", %meeting, epoch = epoch.0, trace = %assignment.trace);
-        driver::run(assignment, connector, self.links.clone(), self.settings.meeting.clone(), stop).instrument(span).await;
+        driver::run(assignment, connector, self.links.clone(), self.settings.meeting.clone(), stop)
+            .instrument(span)
+            .await;
     }
 
     fn report(&self) {

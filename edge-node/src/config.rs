@@ -90,7 +90,8 @@ impl Config {
 
     /// What [`assignments::Assignments`] needs of it.
     pub fn serving(&self) -> assignments::Settings {
-        let ring = uplink::Settings { max_bytes: self.uplink.ring_megabytes * 1_000_000, ..uplink::Settings::default() };
+        let ring =
+            uplink::Settings { max_bytes: self.uplink.ring_megabytes * 1_000_000, ..uplink::Settings::default() };
         assignments::Settings {
             capacity: self.capacity.meetings,
             meeting: meeting::Settings { uplink: ring, ..meeting::Settings::default() },

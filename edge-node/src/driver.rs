@@ -41,7 +41,13 @@ const BATCH: usize = 64;
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// Runs a meeting until its last word is done or given up.
-pub async fn run(assignment: Assignment, connector: Box<dyn Connector>, links: Links, settings: Settings, stop: CancellationToken) {
+pub async fn run(
+    assignment: Assignment,
+    connector: Box<dyn Connector>,
+    links: Links,
+    settings: Settings,
+    stop: CancellationToken,
+) {
     let link = links.join(&assignment.core).await;
     let (events_tx, events) = mpsc::channel(RELAY_EVENTS);
     let leave = CancellationToken::new();
@@ -223,7 +229,14 @@ impl Writer {
                 let peer = self.peer.as_ref().ok_or_else(|| WriteFailed("no connection".into()))?;
                 let stream = peer.open_spurt().await.map_err(|e| WriteFailed(e.to_string()))?;
                 self.streams.insert(key, stream);
-                let header = SpurtHeader { meeting: self.alias, participant: key.participant, spurt: key.spurt, offset, captured, trace: self.trace };
+                let header = SpurtHeader {
+                    meeting: self.alias,
+                    participant: key.participant,
+                    spurt: key.spurt,
+                    offset,
+                    captured,
+                    trace: self.trace,
+                };
                 header.encode(&mut out);
                 key
             }

@@ -4,7 +4,10 @@
 //!
 //! In order of travel:
 //!
-//! - [`media`]: what a connector yields, one RTP packet of one participant
+//! - [`assignments`]: a core asks this edge to join a meeting, once [`probe`] has measured how near it is
+//! - [`connect`]: a way into the meeting; yields [`media`], one RTP packet of one participant
+//! - [`driver`]: the only loop that waits; it feeds
+//! - [`meeting`]: the participants, each with a pipeline, and what is on its way to the core
 //! - [`jitter`]: order, duplicates, loss; media time laid over the wall clock
 //! - [`gate`]: is it worth decoding? By what [`toc`] reads without a decoder
 //! - [`decode`]: Opus to 16 kHz, for the VAD's ears only
@@ -12,14 +15,22 @@
 //! - [`spurt`]: pre-roll, tail, items numbered and timed
 //! - [`pipeline`]: the five above as one machine
 //! - [`uplink`]: kept until its words are out, replayed to whichever core is next
+//! - [`link`]: the control stream to that core
 //!
-//! These are pure: time comes in as an argument, nothing waits.
+//! `media` and what lies between `meeting` and `uplink` is pure: time comes in as an argument, nothing waits.
 
+pub mod assignments;
+pub mod config;
+pub mod connect;
 pub mod decode;
+pub mod driver;
 pub mod gate;
 pub mod jitter;
+pub mod link;
 pub mod media;
+pub mod meeting;
 pub mod pipeline;
+pub mod probe;
 pub mod spurt;
 pub mod toc;
 pub mod uplink;
@@ -28,11 +39,3 @@ pub mod vad;
 #[cfg(test)]
 #[path = "../tests/signals/mod.rs"]
 mod signals;
-
-pub mod connect;
-pub mod probe;
-pub mod assignments;
-pub mod config;
-pub mod driver;
-pub mod link;
-pub mod meeting;

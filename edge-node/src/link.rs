@@ -99,7 +99,12 @@ impl Links {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = open.entry(core.clone()).or_insert_with(|| {
             let (commands, rx) = mpsc::channel(COMMANDS);
-            let link = Link { node: self.node.clone(), software: self.software.clone(), core: core.clone(), meetings: BTreeMap::new() };
+            let link = Link {
+                node: self.node.clone(),
+                software: self.software.clone(),
+                core: core.clone(),
+                meetings: BTreeMap::new(),
+            };
             tokio::spawn(link.run(rx));
             Shared { commands, next_alias: 0 }
         });
@@ -146,7 +151,14 @@ enum Lost {
 
 impl Link {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let backoff = || ExponentialBuilder::new().with_min_delay(BACKOFF.0).with_max_delay(BACKOFF.1).with_jitter().without_max_times().build();
+        let backoff = || {
+            ExponentialBuilder::new()
+                .with_min_delay(BACKOFF.0)
+                .with_max_delay(BACKOFF.1)
+                .with_jitter()
+                .without_max_times()
+                .build()
+        };
         let mut waits = backoff();
         loop {
             match self.dial().await {
@@ -188,7 +200,13 @@ impl Link {
         }
     }
 
-    async fn up(&mut self, commands: &mut mpsc::Receiver<Command>, peer: Peer, mut send: MessageSender, mut recv: MessageReceiver) -> Lost {
+    async fn up(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        peer: Peer,
+        mut send: MessageSender,
+        mut recv: MessageReceiver,
+    ) -> Lost {
         self.tell_all(|| LinkEvent::Connected(peer.clone()));
         // Reading a message is not cancel-safe, so a task of its own does it.
         let (tx, mut incoming) = mpsc::channel(EVENTS);
@@ -247,13 +265,17 @@ impl Link {
     }
 
     fn tell_all(&mut self, event: impl Fn() -> LinkEvent) {
-        self.meetings.retain(|_, events| !matches!(events.try_send(event()), Err(mpsc::error::TrySendError::Closed(_))));
+        self.meetings
+            .retain(|_, events| !matches!(events.try_send(event()), Err(mpsc::error::TrySendError::Closed(_))));
     }
 }
 
 fn alias_of(message: &ToEdge) -> Option<MeetingAlias> {
     match message {
-        ToEdge::Durable { alias, .. } | ToEdge::Done { alias, .. } | ToEdge::Refused { alias, .. } | ToEdge::Leave { alias } => Some(*alias),
+        ToEdge::Durable { alias, .. }
+        | ToEdge::Done { alias, .. }
+        | ToEdge::Refused { alias, .. }
+        | ToEdge::Leave { alias } => Some(*alias),
         ToEdge::Hello { .. } | ToEdge::Drain => None,
     }
 }

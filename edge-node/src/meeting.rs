@@ -97,7 +97,13 @@ impl Meeting {
             phase: Phase::Listening,
             connected: false,
             control: VecDeque::new(),
-            totals: Totals { media_cpu_us: 0, uplink_bytes: 0, refused: 0, reported: EdgeTotals::default(), next: now + STATS_EVERY },
+            totals: Totals {
+                media_cpu_us: 0,
+                uplink_bytes: 0,
+                refused: 0,
+                reported: EdgeTotals::default(),
+                next: now + STATS_EVERY,
+            },
         }
     }
 
@@ -359,5 +365,10 @@ fn drain(participant: &mut Participant, uplink: &mut Uplink, now: Instant) {
 }
 
 fn row(meeting: MeetingAlias, id: &ParticipantId, participant: &Participant) -> ToCore {
-    ToCore::Participant { alias: meeting, participant: participant.alias, id: id.as_str().to_owned(), name: participant.name.clone() }
+    ToCore::Participant {
+        alias: meeting,
+        participant: participant.alias,
+        id: id.as_str().to_owned(),
+        name: participant.name.clone(),
+    }
 }
