@@ -8,8 +8,10 @@ use std::{
 
 use serde_json::Value;
 
-/// The engine may mishear this much more at the end of the whole way than on the recordings themselves.
+/// The engine may mishear this much more at the end of the whole way than on the recordings themselves,
 const WER_LOST: f64 = 0.02;
+/// or these many words: a meeting of a minute has so few that two make more than that.
+const WORDS_LOST: f64 = 2.0;
 
 fn cached(variable: &str, default: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -46,7 +48,8 @@ fn number(summary: &Value, key: &str) -> f64 {
 /// What must be true with and without distances.
 fn check(summary: &Value) {
     assert!(number(summary, "words") >= 30.0, "{summary}");
-    assert!(number(summary, "wer") <= number(summary, "wer_reference") + WER_LOST, "{summary}");
+    let lost = number(summary, "wer") - number(summary, "wer_reference");
+    assert!(lost <= WER_LOST.max(WORDS_LOST / number(summary, "words")) + 1e-9, "{summary}");
     assert_eq!(number(summary, "speaker_accuracy"), 1.0, "{summary}");
     assert_eq!(number(summary, "frames_missing"), 0.0, "{summary}");
     assert_eq!(summary["frames_durable"], summary["frames_forwarded"], "{summary}");

@@ -135,13 +135,16 @@ async fn a_core_killed_mid_sentence_comes_back_with_every_word_once() {
     core_host.run(move || async move { Client::new(api)?.delete(&leave).await }).await.unwrap().unwrap();
     let meeting = until(&core_host, api, &path, |meeting| meeting["status"] == "done").await;
     let transcript = until(&core_host, api, &format!("{path}/transcript?format=json"), |_| true).await;
-    println!("{meeting:#}\n{transcript:#}");
+    println!("{meeting:#}");
 
     let started = state["started_at"].as_u64().unwrap();
     let verdict = oracle::judge(&script, &heard(transcript["segments"].as_array().unwrap(), started));
     assert_eq!(meeting["frames_durable"], meeting["totals"]["packets_forwarded"], "speech is missing");
     assert_eq!(meeting["totals"]["packets_overflowed"], 0);
-    assert!(verdict.errors.rate() <= 0.05, "words lost or doubled: {verdict:?}");
+    // The engine may mishear a word; a sentence lost or doubled is at least four.
+    assert!(verdict.errors.deletions < 3, "words are missing: {verdict:?}");
+    assert!(verdict.errors.insertions < 3, "words are doubled: {verdict:?}");
+    assert!(verdict.errors.rate() < 0.2, "that is not what was said: {verdict:?}");
     assert_eq!(verdict.speaker_accuracy(), 1.0);
     assert_eq!(bed.stop().await, Vec::<String>::new(), "every node drains and exits 0");
 }
