@@ -106,7 +106,8 @@ pub async fn run(world: World, args: Args) -> Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let result = tokio::select! {
         result = play(&world, &args) => result,
-        _ = int.recv() => Err(anyhow::anyhow!("interrupted")),
+        // With --keep that is how it is meant to end.
+        _ = int.recv() => if args.keep { Ok(()) } else { Err(anyhow::anyhow!("interrupted")) },
         _ = term.recv() => Err(anyhow::anyhow!("terminated")),
     };
     world.kill_processes();
@@ -115,33 +116,22 @@ pub async fn run(world: World, args: Args) -> Result<()> {
 
 async fn play(world: &World, args: &Args) -> Result<()> {
     let begun = Instant::now();
+    let step = |what: &str| println!("[{:5.1} s] {what}", begun.elapsed().as_secs_f64());
     let temporary = tempfile::tempdir()?;
     let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&dir)?;
     let dir = dir.canonicalize()?;
     let script = write_script(args)?;
-    let step = |what: &str| println!("[{:5.1} s] {what}", begun.elapsed().as_secs_f64());
+    let regions: [RegionId; 2] = [RELAY_REGION.parse()?, USER_REGION.parse()?];
 
     step("raising a mesh of two regions: geo-dns, two cores, four edges");
-    let regions: [RegionId; 2] = [RELAY_REGION.parse()?, USER_REGION.parse()?];
     stage::lay_distances(world, &regions)?;
-    let plan = Plan {
-        regions: regions.iter().map(|region| (region.clone(), 2, 1)).collect(),
-        binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
-        model: args
-            .model
-            .canonicalize()
-            .with_context(|| format!("{}: no such model; ./dev model fetches it", args.model.display()))?,
-        dir: dir.clone(),
-        log: args.log.clone(),
-    };
-    let mut bed = Bed::raise(world, plan).await?;
+    let mut bed = Bed::raise(world, plan(args, &regions, &dir)?).await?;
     show_mesh(&bed);
 
     step(&format!("a meeting relay opens beside {RELAY_REGION}"));
     let edges: Vec<&Running> = bed.nodes.iter().filter(|node| node.identity.role == Role::Edge).collect();
-    let plan = relay_plan(&script, &dir)?;
-    let (relay, nearest) = stage::open_relay(world, &regions[0], &plan, &edges, &dir).await?;
+    let (relay, nearest) = stage::open_relay(world, &regions[0], &relay_plan(&script, &dir)?, &edges, &dir).await?;
     let user = world.host("user", &regions[1], Ipv4Addr::new(10, 77, 3, 1))?;
     let api = bed.node(Role::Core, USER_REGION).api;
 
@@ -153,12 +143,12 @@ async fn play(world: &World, args: &Args) -> Result<()> {
     step("the meeting, as its words come:");
     let cpu_before: Vec<f64> = bed.nodes.iter().map(Bed::cpu_seconds).collect();
     let deliveries = attend(&user, api, &id, &relay).await?;
-
-    step("the same recordings, given to the same engine directly:");
     let spent = |(node, before): (&Running, f64)| (node.identity.node.to_string(), Bed::cpu_seconds(node) - before);
     let cpu = bed.nodes.iter().zip(cpu_before).map(spent).collect();
+
+    step("the same recordings, given to the same engine directly");
     let reference = judge::reference(&script, engine(&args.model)?).await?;
-    let evidence = Evidence {
+    let mut summary = judge::summary(&Evidence {
         script,
         reference,
         deliveries,
@@ -168,23 +158,42 @@ async fn play(world: &World, args: &Args) -> Result<()> {
         spurts: get(&user, api, format!("/v1/meetings/{id}/spurts")).await?,
         edge_nearest: nearest,
         cpu,
-    };
+    })?;
     if args.keep {
-        keep::until_interrupted(&bed, &relay, &id).await?;
+        tell(&summary, args)?;
+        return keep::for_ever(&bed, &relay, &id).await;
     }
-    drop(relay);
     step("SIGTERM to every node: they drain");
+    drop(relay);
     for unclean in bed.stop().await {
         println!("           {unclean}");
     }
     world.kill_processes();
-    let summary = Summary { leftover_processes: world.processes().len() as u64, ..judge::summary(&evidence)? };
-    println!("\n{summary}");
-    if let Some(path) = &args.json {
-        std::fs::write(path, summary.to_json()).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    summary.leftover_processes = world.processes().len() as u64;
+    tell(&summary, args)?;
     step("done");
     Ok(())
+}
+
+fn plan(args: &Args, regions: &[RegionId], dir: &Path) -> Result<Plan> {
+    let no_model = || format!("{}: no such model; ./dev model fetches it", args.model.display());
+    Ok(Plan {
+        regions: regions.iter().map(|region| (region.clone(), 2, 1)).collect(),
+        binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
+        model: args.model.canonicalize().with_context(no_model)?,
+        dir: dir.to_owned(),
+        log: args.log.clone(),
+    })
+}
+
+fn tell(summary: &Summary, args: &Args) -> Result<()> {
+    println!("\n{summary}");
+    match &args.json {
+        Some(path) => {
+            std::fs::write(path, summary.to_json()).with_context(|| format!("cannot write {}", path.display()))
+        }
+        None => Ok(()),
+    }
 }
 
 fn write_script(args: &Args) -> Result<Script> {

@@ -12,7 +12,8 @@ use mesh::{
 use serde::Deserialize;
 
 use crate::{
-    ingest::{Limits, link::Caps},
+    ingest::Limits,
+    link::Caps,
     meetings,
     transcribe::{openai, whisper},
 };

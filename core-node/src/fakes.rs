@@ -29,13 +29,11 @@ use tokio::{
 };
 
 use crate::{
+    accept::{Acceptor, ControlSink, Link},
     api::{App, router},
-    ingest::{
-        Limits,
-        accept::{Acceptor, ControlSink, Link},
-        link::Caps,
-        log::Log,
-    },
+    ingest::Limits,
+    link::Caps,
+    log::Log,
     meetings::{Meetings, Settings, place::Placer},
     peers::Mesh,
     record::Spec,

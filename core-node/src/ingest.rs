@@ -6,10 +6,6 @@
 //! the words are published and stored, call [`Ingest::handle_done`]. Drain [`Ingest::poll_event`]
 //! after each of these.
 
-pub mod accept;
-pub mod link;
-pub mod log;
-
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,

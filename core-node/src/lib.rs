@@ -2,10 +2,10 @@
 //!
 //! **Follow one frame**, in the order of its travel:
 //!
-//! 1. [`ingest::accept`] reads talk spurts off the edge's streams; [`ingest::link`] knows what the edge's
+//! 1. [`accept`] reads talk spurts off the edge's streams; [`link`] knows what the edge's
 //!    short names mean.
 //! 2. [`ingest`] takes each item once and in order, whatever is replayed.
-//! 3. [`ingest::log`] writes it to the [`store`], and only then is it acknowledged as *durable*.
+//! 3. [`log`] writes it to the [`store`], and only then is it acknowledged as *durable*.
 //! 4. [`utterance`] joins spurts that continue each other and decodes them.
 //! 5. [`scribe`] has each utterance transcribed by [`transcribe`], partials and finals.
 //! 6. [`transcript`] gives the words their id, revision, number and time.
@@ -14,10 +14,14 @@
 //!
 //! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it.
 
+pub mod accept;
 pub mod api;
 pub mod config;
 pub mod ingest;
 pub mod key;
+pub mod link;
+pub mod log;
+pub mod meeting;
 pub mod meetings;
 pub mod peers;
 pub mod publish;

@@ -11,9 +11,10 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use core_node::{
+    accept::Acceptor,
     api::{self, App},
     config::{Config, ENV_PREFIX},
-    ingest::{accept::Acceptor, log::Log},
+    log::Log,
     meetings::{Meetings, place::Placer},
     store::Store,
     transcribe::{Transcriber, openai::OpenAi, pool::Pool, whisper::Whisper},

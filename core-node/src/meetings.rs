@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 pub mod lifecycle;
-pub mod meeting;
 pub mod place;
 pub mod residency;
 mod supervise;
@@ -28,16 +27,14 @@ use tracing::Instrument;
 
 use self::{
     lifecycle::Lifecycle,
-    meeting::{Meeting, Notice, Parts, wall},
     place::{Placer, Wanted, policy},
     residency::{UnknownPlace, allowed, core_within},
 };
 use crate::{
-    ingest::{
-        Counts, Ingest, Limits,
-        log::{Log, LogClosed},
-    },
+    ingest::{Counts, Ingest, Limits},
     lock,
+    log::{Log, LogClosed},
+    meeting::{Meeting, Notice, Parts, wall},
     publish::Publisher,
     record::{MeetingRecord, Participant, Spec, Status},
     scribe,

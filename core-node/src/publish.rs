@@ -16,9 +16,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    ingest::log::{Log, LogClosed},
     key::SpurtKey,
     lock,
+    log::{Log, LogClosed},
     record::Status,
     store::{Op, Store, StoreError},
     transcript::{Draft, Finality, Segment, Transcript},

@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    ingest::log::LogClosed,
     key::SpurtKey,
-    meetings::meeting::{Meeting, wall},
+    log::LogClosed,
+    meeting::{Meeting, wall},
     store::{Store, StoreError},
     transcribe::{Clip, Text, TranscribeError, pool::Pool},
     transcript::Draft,

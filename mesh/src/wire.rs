@@ -1,4 +1,4 @@
-//! What crosses between nodes (ALPN `nearfield/1`).
+//! What crosses between nodes (ALPN [`crate::codec::ALPN`]).
 //!
 //! | carrier | first byte | then |
 //! |---|---|---|
@@ -22,8 +22,6 @@ pub const STREAM_CONTROL: u8 = 1;
 pub const STREAM_REQUEST: u8 = 2;
 /// First byte of a talk spurt's stream.
 pub const STREAM_SPURT: u8 = 3;
-/// The ALPN protocol id of this wire.
-pub const ALPN: &[u8] = b"nearfield/1";
 
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use tokio::{
     net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 
@@ -15,11 +14,11 @@ use crate::{bed::Bed, world::Host};
 /// Connections that wait to be taken into a host.
 const BACKLOG: usize = 32;
 
-/// Prints where everything can be reached and waits for Ctrl-C.
+/// Prints where everything can be reached, and stays; whoever hears Ctrl-C drops this.
 ///
 /// # Errors
 /// No local port can be had.
-pub(super) async fn until_interrupted(bed: &Bed, relay: &RelayProcess, meeting: &str) -> Result<()> {
+pub(super) async fn for_ever(bed: &Bed, relay: &RelayProcess, meeting: &str) -> Result<()> {
     println!("\nThe mesh stays up until Ctrl-C. From this machine:");
     for node in &bed.nodes {
         let at = forward(node.host.clone(), node.api).await?;
@@ -28,8 +27,7 @@ pub(super) async fn until_interrupted(bed: &Bed, relay: &RelayProcess, meeting: 
     let at = forward(relay.host.clone(), relay.address).await?;
     println!("  {:<22} http://{at}/state", "relay");
     println!("  logs: {}", bed.dir().display());
-    signal(SignalKind::interrupt())?.recv().await;
-    Ok(())
+    std::future::pending().await
 }
 
 fn paths(role: &str, meeting: &str) -> String {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{ingest::log::LogClosed, meetings::CreateError, publish::TooManyListeners, store::StoreError};
+use crate::{log::LogClosed, meetings::CreateError, publish::TooManyListeners, store::StoreError};
 
 /// How long a client should wait when it is told to.
 const RETRY_AFTER_SECONDS: u32 = 5;

@@ -23,8 +23,8 @@ use mesh::{
 use reqwest::Url;
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{lifecycle::Unplaced, meeting::Meeting};
-use crate::{ingest::log::LogClosed, peers::Mesh, record::Owner};
+use super::lifecycle::Unplaced;
+use crate::{log::LogClosed, meeting::Meeting, peers::Mesh, record::Owner};
 
 /// Edges asked to measure for one meeting.
 const MAX_PROBED: usize = 8;

@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     lifecycle::{Action, Lifecycle, Unplaced},
-    meeting::{Meeting, Notice, wall},
     place::{Placer, Wanted},
 };
 use crate::{
-    ingest::{link::ToLink, log::LogClosed},
+    link::ToLink,
+    log::LogClosed,
+    meeting::{Meeting, Notice, wall},
     record::Status,
 };
 

@@ -32,18 +32,14 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use super::{
-    Opened,
-    link::{Acks, Aliases, BadControl, Caps, ToLink},
-    log::LogClosed,
-};
 use crate::{
+    ingest::Opened,
     key::SpurtKey,
+    link::{Acks, Aliases, BadControl, Caps, ToLink},
     lock,
-    meetings::{
-        Meetings,
-        meeting::{IntakeError, Meeting, Notice, wall},
-    },
+    log::LogClosed,
+    meeting::{IntakeError, Meeting, Notice, wall},
+    meetings::Meetings,
 };
 
 /// How long a spurt waits for its connection's control stream and for the rows that its header names.

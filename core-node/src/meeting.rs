@@ -20,13 +20,11 @@ use mesh::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    ingest::{
-        Append, Counts, Event, Ingest, Opened, Receipt, Refusal,
-        link::ToLink,
-        log::{Log, LogClosed, Pending},
-    },
+    ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
     key::{ParticipantId, SpurtKey},
+    link::ToLink,
     lock,
+    log::{Log, LogClosed, Pending},
     publish::Publisher,
     record::{MeetingRecord, Owner, Participant},
     store::{Chunk, Op, SpurtRecord, Store},
