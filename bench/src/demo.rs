@@ -68,7 +68,7 @@ pub struct Args {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(3..=6))]
     pub participants: u64,
     /// Decides who says what when, and every chance of the emulated Internet.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 16)]
     pub seed: u64,
     /// Folder for configuration, certificates, stores and logs; a temporary one if absent.
     #[arg(long)]
@@ -161,7 +161,7 @@ async fn play(world: &World, args: &Args) -> Result<()> {
     })?;
     if args.keep {
         tell(&summary, args)?;
-        return keep::for_ever(&bed, &relay, &id).await;
+        return keep::for_ever(&bed, &relay, api, &id).await;
     }
     step("SIGTERM to every node: they drain");
     drop(relay);

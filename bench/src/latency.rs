@@ -166,7 +166,7 @@ fn table(found: &Latency) -> Table {
         table.add_row([format!("core to {id} ({region})"), rtt, String::new(), String::new()]);
     }
     if let Some(ms) = found.join_ms {
-        table.add_row(["join: request to first frame".into(), format!("{ms:.0}"), String::new(), String::new()]);
+        table.add_row(["request to first speech frame".into(), format!("{ms:.0}"), String::new(), String::new()]);
     }
     table
 }

@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use serde_json::Value;
@@ -20,7 +21,11 @@ fn cached(variable: &str, default: &str) -> PathBuf {
     path
 }
 
+/// Two meshes at once would be too much for two cores.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 fn demo(arguments: &[&str]) -> (String, Value) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("demo.json");
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))

@@ -3,13 +3,17 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use mesh::identity::Role;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
 
 use super::stage::RelayProcess;
-use crate::{bed::Bed, world::Host};
+use crate::{
+    bed::{Bed, Running},
+    world::Host,
+};
 
 /// Connections that wait to be taken into a host.
 const BACKLOG: usize = 32;
@@ -18,11 +22,11 @@ const BACKLOG: usize = 32;
 ///
 /// # Errors
 /// No local port can be had.
-pub(super) async fn for_ever(bed: &Bed, relay: &RelayProcess, meeting: &str) -> Result<()> {
+pub(super) async fn for_ever(bed: &Bed, relay: &RelayProcess, serving: SocketAddr, meeting: &str) -> Result<()> {
     println!("\nThe mesh stays up until Ctrl-C. From this machine:");
     for node in &bed.nodes {
         let at = forward(node.host.clone(), node.api).await?;
-        println!("  {:<22} http://{at}{}", node.identity.node.as_str(), paths(node.identity.role.as_str(), meeting));
+        println!("  {:<22} http://{at}{}", node.identity.node.as_str(), path(node, serving, meeting));
     }
     let at = forward(relay.host.clone(), relay.address).await?;
     println!("  {:<22} http://{at}/state", "relay");
@@ -30,10 +34,12 @@ pub(super) async fn for_ever(bed: &Bed, relay: &RelayProcess, meeting: &str) -> 
     std::future::pending().await
 }
 
-fn paths(role: &str, meeting: &str) -> String {
-    match role {
-        "core" => format!("/v1/meetings/{meeting}/transcript?format=txt"),
-        _ => "/metrics".into(),
+/// What is worth a look on a node.
+fn path(node: &Running, serving: SocketAddr, meeting: &str) -> String {
+    match node.identity.role {
+        Role::Core if node.api == serving => format!("/v1/meetings/{meeting}/transcript?format=txt"),
+        Role::Core => "/v1/nodes".into(),
+        Role::Edge | Role::Dns => "/metrics".into(),
     }
 }
 
