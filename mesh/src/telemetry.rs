@@ -9,7 +9,7 @@ use crate::config::sections::{LogFormat, LogSection};
 
 /// Libraries that report every lost packet or remote fault as their own error, some with the packet's
 /// bytes. A filter that names one of them overrides this.
-const NOISY: &str = "webrtc=error,webrtc::peer_connection::driver=off,rtc=error,hickory_proto=warn,hickory_resolver=warn,hickory_server=warn,hickory_net=warn,quinn=warn,quinn_proto=warn,foca=warn";
+const NOISY: &str = "webrtc=error,webrtc::peer_connection::driver=off,rtc=error,hickory_proto=warn,hickory_resolver=warn,hickory_server=warn,hickory_net=warn,quinn=warn,quinn_proto=warn,foca=warn,whisper_rs=warn";
 
 /// Upper bounds, in seconds, of the buckets of every histogram named `..._seconds`: from a frame's
 /// processing to the longest wait for words.
