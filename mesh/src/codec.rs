@@ -93,3 +93,45 @@ pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Deco
     }
     bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|e| DecodeError::Malformed(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::{
+        MeetingAlias,
+        control::{ToCore, ToEdge},
+        request::{Request, Response},
+    };
+
+    #[test]
+    fn another_version_and_left_over_bytes_are_refused() {
+        let mut bytes = encode(&ToEdge::Leave { alias: MeetingAlias(7) }).unwrap();
+        assert_eq!(decode::<ToEdge>(&bytes), Ok(ToEdge::Leave { alias: MeetingAlias(7) }));
+        bytes.push(0);
+        assert_eq!(decode::<ToEdge>(&bytes), Err(DecodeError::Trailing(1)));
+        bytes[0] = VERSION + 1;
+        assert_eq!(decode::<ToEdge>(&bytes), Err(DecodeError::Version(VERSION + 1)));
+        assert_eq!(decode::<ToEdge>(&[]), Err(DecodeError::Empty));
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_sent() {
+        let message = ToCore::Hello { software: "x".repeat(MAX_MESSAGE) };
+        assert!(encode(&message).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_a_message_or_an_error(mut bytes in proptest::collection::vec(any::<u8>(), 1..300)) {
+            bytes[0] = VERSION;
+            let _ = decode::<ToCore>(&bytes);
+            let _ = decode::<ToEdge>(&bytes);
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Response>(&bytes);
+        }
+    }
+}
