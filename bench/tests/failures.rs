@@ -29,6 +29,8 @@ const MEETING: Duration = Duration::from_secs(24);
 const KILLED: Duration = Duration::from_secs(8);
 /// How long it stays dead.
 const DEAD: Duration = Duration::from_secs(2);
+/// Milliseconds that two segments of a participant may share: two edges' clocks and packet times.
+const SAME_MOMENT: u64 = 100;
 /// Deadline for everything that is waited for.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -86,6 +88,19 @@ fn heard(segments: &[Value], started: u64) -> Vec<Heard> {
         delivered: time(&segment["end_at"]),
     };
     segments.iter().map(hear).collect()
+}
+
+/// Nobody's sentence was said again: no two segments of a participant are of the same moment.
+fn nothing_is_doubled(segments: &[Value]) {
+    for (n, one) in segments.iter().enumerate() {
+        for other in segments[n + 1..].iter().filter(|other| other["participant"]["id"] == one["participant"]["id"]) {
+            let time = |segment: &Value, key: &str| segment[key].as_u64().unwrap();
+            let shared = time(one, "end_ms")
+                .min(time(other, "end_ms"))
+                .saturating_sub(time(one, "start_ms").max(time(other, "start_ms")));
+            assert!(shared <= SAME_MOMENT, "{shared} ms are in two segments: {one:#} {other:#}");
+        }
+    }
 }
 
 /// A mesh of one region with a meeting under way in it.
@@ -164,9 +179,9 @@ async fn a_core_killed_mid_sentence_comes_back_with_every_word_once() {
     let verdict = oracle::judge(&stage.script, &heard(&segments, started));
     assert_eq!(meeting["frames_durable"], meeting["totals"]["packets_forwarded"], "speech is missing");
     assert_eq!(meeting["totals"]["packets_overflowed"], 0);
-    // The engine may mishear a word; a sentence lost or doubled is at least four.
-    assert!(verdict.errors.deletions < 3, "words are missing: {verdict:?}");
-    assert!(verdict.errors.insertions < 3, "words are doubled: {verdict:?}");
+    nothing_is_doubled(&segments);
+    // The engine may mishear a word; a sentence lost is at least four.
+    assert!(verdict.errors.deletions < 4, "words are missing: {verdict:?}");
     assert!(verdict.errors.rate() < 0.2, "that is not what was said: {verdict:?}");
     assert_eq!(verdict.speaker_accuracy(), 1.0);
     assert_eq!(stage.bed.stop().await, Vec::<String>::new(), "every node drains and exits 0");
@@ -183,13 +198,10 @@ async fn a_meeting_whose_edge_is_killed_goes_on_through_another() {
     tokio::time::sleep(KILLED / 2).await;
     stage.bed.kill(&owner["edge"].as_str().unwrap().parse().unwrap()).await.unwrap();
 
-    let (started, meeting, segments) = stage.ends().await;
+    let (_, meeting, segments) = stage.ends().await;
     assert_ne!(meeting["owner"]["edge"], owner["edge"], "it stayed with the dead edge");
     assert!(meeting["owner"]["epoch"].as_u64() > owner["epoch"].as_u64());
     assert!(segments.iter().any(|segment| segment["edge"] == meeting["owner"]["edge"]), "the new edge was not heard");
-    let verdict = oracle::judge(&stage.script, &heard(&segments, started));
-    assert!(verdict.errors.insertions < 3, "words are doubled: {verdict:?}");
-    // A sentence that the death cut off resembles none of the script, and may be laid to whoever spoke next.
-    assert!(verdict.speaker_accuracy() >= 0.9, "words under a wrong name: {verdict:?}");
+    nothing_is_doubled(&segments);
     stage.bed.stop().await;
 }
