@@ -259,6 +259,10 @@ impl Acceptor {
                     meeting.handle_totals(epoch, totals);
                 }
             }
+            ToCore::Serve { alias, .. } => {
+                link.tell(ToEdge::Refused { alias, reason: RefusedReason::NotAllowed }).await;
+            }
+            ToCore::Beat { .. } => {}
             ToCore::Close { alias, reason } => {
                 // The alias stays: spurts and acknowledgements may still be on their way.
                 if let Some((meeting, epoch)) = self.meeting(link, alias)? {

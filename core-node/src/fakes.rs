@@ -103,6 +103,7 @@ impl Mesh for FakeMesh {
                 Ok(Response::Accepted)
             }
             Request::Release { .. } => Ok(Response::Released),
+            _ => Err("not in this stand-in".into()),
         }
     }
 }

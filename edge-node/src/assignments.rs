@@ -110,6 +110,9 @@ impl Assignments {
                 }
                 Response::Released
             }
+            Request::Join(_) | Request::Renew { .. } | Request::Replicate(_) | Request::Serving { .. } => {
+                refused("this edge does not take that")
+            }
             Request::Assign(assignment) => match self.admit(&assignment) {
                 Ok((connector, stop)) => {
                     admitted = Some((assignment, connector, stop));

@@ -275,7 +275,9 @@ fn alias_of(message: &ToEdge) -> Option<MeetingAlias> {
         ToEdge::Durable { alias, .. }
         | ToEdge::Done { alias, .. }
         | ToEdge::Refused { alias, .. }
-        | ToEdge::Leave { alias } => Some(*alias),
-        ToEdge::Hello { .. } | ToEdge::Drain => None,
+        | ToEdge::Leave { alias }
+        | ToEdge::Standby { alias, .. }
+        | ToEdge::Moved { alias, .. } => Some(*alias),
+        ToEdge::Hello { .. } | ToEdge::Drain | ToEdge::Beat { .. } => None,
     }
 }

@@ -176,7 +176,12 @@ impl Meeting {
                 tracing::info!(?reason, "the core refuses this meeting");
                 self.phase = Phase::Over;
             }
-            ToEdge::Hello { .. } | ToEdge::Drain => {}
+            // Of the link, or of a version that this edge does not yet offer.
+            ToEdge::Hello { .. }
+            | ToEdge::Drain
+            | ToEdge::Beat { .. }
+            | ToEdge::Standby { .. }
+            | ToEdge::Moved { .. } => {}
         }
     }
 

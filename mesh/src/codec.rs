@@ -5,9 +5,6 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The ALPN protocol id of connections on which these messages travel.
-pub const ALPN: &[u8] = b"nearfield/1";
-
 /// The version byte this build writes.
 pub const VERSION: u8 = 1;
 

@@ -128,7 +128,7 @@ impl Placer {
                 Ok(())
             }
             Response::Refused { reason } => Err(reason),
-            Response::Probed { .. } | Response::Released => Err("answered another question".into()),
+            _ => Err("answered another question".into()),
         }
     }
 

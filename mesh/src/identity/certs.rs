@@ -33,7 +33,7 @@ pub use self::{
     error::{BadCertificate, CertError},
 };
 use super::Identity;
-use crate::codec;
+use crate::wire::Version;
 
 /// The three PEM files a node needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,7 +244,7 @@ fn client_tls(
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots.clone())
         .with_client_auth_cert(chain.to_vec(), key.clone_key())?;
-    config.alpn_protocols = vec![codec::ALPN.to_vec()];
+    config.alpn_protocols = Version::NEWEST.offer();
     // A resumed session would outlive the certificates it was made with: every connection proves itself afresh.
     config.resumption = Resumption::disabled();
     Ok(config.try_into()?)
@@ -261,7 +261,7 @@ fn server_tls(
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain.to_vec(), key.clone_key())?;
-    config.alpn_protocols = vec![codec::ALPN.to_vec()];
+    config.alpn_protocols = Version::NEWEST.offer();
     config.send_tls13_tickets = 0; // as above: no resumption
     Ok(config.try_into()?)
 }

@@ -1,6 +1,6 @@
 //! One other node: opening streams to it, and what it opens.
 
-use quinn::Connection;
+use quinn::{Connection, crypto::rustls::HandshakeData};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{OpenError, REQUEST_DEADLINE, RequestError, STREAM_DEADLINE};
@@ -61,6 +61,14 @@ pub struct Reply {
 }
 
 impl Peer {
+    /// What it and this node have agreed to speak.
+    pub fn wire(&self) -> wire::Version {
+        let handshake = self.connection.handshake_data().and_then(|d| d.downcast::<HandshakeData>().ok());
+        let protocol = handshake.and_then(|h| h.protocol);
+        // A handshake does not end without an ALPN id that both offered.
+        protocol.and_then(|id| wire::Version::from_alpn(&id)).unwrap_or(wire::Version::V1)
+    }
+
     /// Opens a control stream: from here on typed messages both ways.
     ///
     /// # Errors

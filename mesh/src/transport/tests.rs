@@ -90,7 +90,7 @@ pub(crate) fn outsider(ca: &str, cert: &str, key: &str) -> Endpoint {
             PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
         )
         .unwrap();
-    tls.alpn_protocols = vec![crate::codec::ALPN.to_vec()];
+    tls.alpn_protocols = crate::wire::Version::NEWEST.offer();
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));

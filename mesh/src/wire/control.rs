@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo};
-use crate::trace::TraceContext;
+use super::{Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term};
+use crate::{identity::NodeId, trace::TraceContext};
 
 /// What an edge tells a core.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +65,25 @@ pub enum ToCore {
         /// Why it left.
         reason: CloseReason,
     },
+    /// As `Open`, to a core that speaks version 2. A core that holds the meeting as standby takes it over
+    /// if `term` is newer than the one it knows.
+    Serve {
+        /// What the edge will call it.
+        alias: MeetingAlias,
+        /// The meeting.
+        meeting: MeetingId,
+        /// The epoch under which this edge owns it.
+        epoch: Epoch,
+        /// The turn in which this core serves it.
+        term: Term,
+        /// The request that created it.
+        trace: TraceContext,
+    },
+    /// The edge is alive: renews the leases of every meeting opened on this stream.
+    Beat {
+        /// Rises by one with each.
+        seq: u64,
+    },
 }
 
 /// What a core tells an edge.
@@ -109,6 +128,29 @@ pub enum ToEdge {
     },
     /// The core is going away: send what you have; new spurts should go elsewhere.
     Drain,
+    /// Answer to the edge's `Beat`: the leases run for `lease_ms` from when that beat was *sent*.
+    Beat {
+        /// Of the beat answered.
+        seq: u64,
+        /// How long the leases run.
+        lease_ms: u32,
+    },
+    /// Which core would serve the meeting next: it holds all of the meeting that is done.
+    Standby {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// The core; none for now if absent.
+        core: Option<NodeId>,
+    },
+    /// Another core serves the meeting by now: open it there, in that term.
+    Moved {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// Who serves it.
+        core: NodeId,
+        /// In which turn.
+        term: Term,
+    },
 }
 
 /// Where an edge stands with a meeting.
@@ -150,6 +192,8 @@ pub enum RefusedReason {
     NotAllowed,
     /// The core holds as many as it can.
     Full,
+    /// The core is in no region that the meeting allows.
+    Residency,
 }
 
 /// What an edge has done for one meeting.

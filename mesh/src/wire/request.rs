@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, MeetingId};
+use super::{Epoch, MeetingId, Term};
 use crate::{identity::NodeId, trace::TraceContext};
 
 /// What one node asks another.
@@ -24,7 +24,32 @@ pub enum Request {
         /// Which.
         meeting: MeetingId,
     },
+    /// To an edge that speaks version 2: as `Assign`, with what it needs to keep the meeting through a core's death.
+    Join(Join),
+    /// From an edge that cannot reach `core`, to any other node, which passes it on once, and to `core` itself:
+    /// the leases of these meetings are to be renewed.
+    Renew {
+        /// The core that serves them.
+        core: NodeId,
+        /// The edge that owns them; a node that passes this on vouches for it.
+        edge: NodeId,
+        /// The meetings, each with the epoch of its lease; at most [`MAX_RENEWED`].
+        meetings: Vec<(MeetingId, Epoch)>,
+    },
+    /// From the core that serves a meeting to its standby.
+    Replicate(Replica),
+    /// To a core: who serves this meeting, as far as you know?
+    Serving {
+        /// The meeting.
+        meeting: MeetingId,
+    },
 }
+
+/// The most meetings one [`Request::Renew`] names.
+pub const MAX_RENEWED: usize = 1024;
+
+/// The most bytes of entries one [`Replica`] carries.
+pub const MAX_REPLICA: usize = 48 * 1024;
 
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +70,53 @@ pub enum Response {
         /// In words, for the API's problem answer.
         reason: String,
     },
+    /// Answer to `Renew`.
+    Renewed {
+        /// The leases run for so long from when the request was *sent*.
+        lease_ms: u32,
+        /// Meetings that the edge no longer owns.
+        lost: Vec<MeetingId>,
+    },
+    /// Answer to `Replicate`: everything before entry `next` is stored.
+    Replicated {
+        /// The next entry wanted; smaller than what was sent if something is missing.
+        next: u64,
+    },
+    /// Answer to `Replicate` and `Serving`: `core` serves the meeting, in `term`.
+    Serving {
+        /// Who.
+        core: NodeId,
+        /// In which turn.
+        term: Term,
+    },
+    /// Answer to `Serving`: the meeting is not known here.
+    Unknown,
+}
+
+/// An assignment with what version 2 adds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Join {
+    /// What to join, and under which epoch.
+    pub assignment: Assignment,
+    /// The turn in which `assignment.core` serves it.
+    pub term: Term,
+    /// The core that would serve it next.
+    pub standby: Option<NodeId>,
+    /// The lease granted, counted from when the core sent this.
+    pub lease_ms: u32,
+}
+
+/// Part of what a standby must hold to take a meeting over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replica {
+    /// The meeting.
+    pub meeting: MeetingId,
+    /// The turn in which the sender serves it.
+    pub term: Term,
+    /// The number of the first entry, counted from 0 within this term.
+    pub first: u64,
+    /// Entries in the core's own stored form; together at most [`MAX_REPLICA`] bytes.
+    pub entries: Vec<Vec<u8>>,
 }
 
 /// Everything an edge needs to serve a meeting.
