@@ -262,7 +262,7 @@ impl Acceptor {
             ToCore::Serve { alias, .. } => {
                 link.tell(ToEdge::Refused { alias, reason: RefusedReason::NotAllowed }).await;
             }
-            ToCore::Beat { .. } => {}
+            ToCore::Beat { .. } | ToCore::Standby { .. } => {}
             ToCore::Close { alias, reason } => {
                 // The alias stays: spurts and acknowledgements may still be on their way.
                 if let Some((meeting, epoch)) = self.meeting(link, alias)? {

@@ -189,7 +189,8 @@ impl Run {
             match output {
                 Output::Start { spurt, captured } => {
                     assert!(open.is_none() && spurt.0 == next, "{spurt:?} after {next}");
-                    (open, next) = (Some((captured.0 - WALL, 0)), next + 1);
+                    // A sender's clock may place its speech before the first arrival.
+                    (open, next) = (Some((captured.0.saturating_sub(WALL), 0)), next + 1);
                 }
                 Output::Item { offset, item, stages, .. } => {
                     let (captured, items) = open.as_mut().unwrap();

@@ -84,6 +84,13 @@ pub enum ToCore {
         /// Rises by one with each.
         seq: u64,
     },
+    /// Answer to the core's `Standby`: from here on the edge would turn to that core, and to no other.
+    Standby {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// The core; none if absent.
+        core: Option<NodeId>,
+    },
 }
 
 /// What a core tells an edge.
