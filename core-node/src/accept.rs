@@ -259,10 +259,10 @@ impl Acceptor {
                     meeting.handle_totals(epoch, totals);
                 }
             }
-            ToCore::Serve { alias, .. } => {
+            ToCore::Serve { alias, .. } | ToCore::Late { alias, .. } => {
                 link.tell(ToEdge::Refused { alias, reason: RefusedReason::NotAllowed }).await;
             }
-            ToCore::Beat { .. } | ToCore::Standby { .. } => {}
+            ToCore::Beat { .. } | ToCore::Standby { .. } | ToCore::HandOver { .. } => {}
             ToCore::Close { alias, reason } => {
                 // The alias stays: spurts and acknowledgements may still be on their way.
                 if let Some((meeting, epoch)) = self.meeting(link, alias)? {

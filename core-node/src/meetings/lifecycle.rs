@@ -174,7 +174,7 @@ impl Lifecycle {
             return;
         }
         match (self.status, reason) {
-            (Status::Connecting | Status::Active, CloseReason::Drain) => self.place_again(now),
+            (Status::Connecting | Status::Active, CloseReason::Drain | CloseReason::LeaseOver) => self.place_again(now),
             (Status::Placing, _) => {}
             (_, reason) => {
                 if reason == CloseReason::Failed && self.failure.is_none() {

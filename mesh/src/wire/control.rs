@@ -91,6 +91,25 @@ pub enum ToCore {
         /// The core; none if absent.
         core: Option<NodeId>,
     },
+    /// As `Serve`, of an epoch that is over for this edge (its lease ran out, or the edge was restarted): the edge is
+    /// not in the meeting and has only speech that it captured while the epoch was its own. Renews no lease; if the epoch
+    /// is still the newest, the edge has released it. Spurts and, when all are sent, `Close` follow.
+    Late {
+        /// What the edge will call it.
+        alias: MeetingAlias,
+        /// The meeting.
+        meeting: MeetingId,
+        /// The epoch under which the speech was captured.
+        epoch: Epoch,
+        /// The request that created it.
+        trace: TraceContext,
+    },
+    /// The edge is going away: have another edge take this meeting. It captures until `Leave` comes, or a while at
+    /// most, and says `Close` with [`CloseReason::Drain`] then.
+    HandOver {
+        /// The meeting.
+        alias: MeetingAlias,
+    },
 }
 
 /// What a core tells an edge.
@@ -184,6 +203,8 @@ pub enum CloseReason {
     Drain,
     /// It could not go on; the last `State` says why.
     Failed,
+    /// Its lease ran out (version 2).
+    LeaseOver,
 }
 
 /// Why a core refuses a meeting.
