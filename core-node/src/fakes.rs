@@ -62,6 +62,7 @@ pub(crate) fn member(identity: Identity, api: Option<&str>) -> Member {
         api: api.map(Into::into),
         software: "test".into(),
         rtts: vec![],
+        extension: None,
     };
     Member { identity, addr: "127.0.0.1:1".parse().unwrap(), report: Some(report.into()) }
 }

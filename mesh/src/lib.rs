@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod coordinate;
 pub mod health;
 pub mod identity;
 pub mod membership;

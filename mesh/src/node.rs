@@ -241,6 +241,7 @@ fn first_report(me: &Identity, software: String) -> Report {
         api: None,
         software,
         rtts: vec![],
+        extension: None,
     }
 }
 

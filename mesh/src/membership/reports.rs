@@ -8,7 +8,7 @@ use std::{
 use super::peer::Peer;
 use crate::{
     clock::Micros,
-    codec::{self, DecodeError},
+    codec::DecodeError,
     identity::NodeId,
     wire::report::{MAX_RTTS, Report},
 };
@@ -72,6 +72,8 @@ impl Table {
     fn accept(&mut self, report: Report) -> Option<Key> {
         let key = Key { node: report.node.clone(), at: report.at };
         let newer = match self.newest.get(&key.node) {
+            // The same, but it did not come by a node that reads no extensions.
+            Some(known) if report.at == known.at => known.extension.is_none() && report.extension.is_some(),
             Some(known) => report.at > known.at,
             None => self.newest.len() < MAX_REPORTS,
         };
@@ -103,10 +105,7 @@ fn decode(data: &[u8]) -> Result<Report, BadReport> {
     if data.len() > MAX_REPORT {
         return Err(BadReport::TooLong(data.len()));
     }
-    let (report, used) = codec::decode_body::<Report>(data)?;
-    if used < data.len() {
-        return Err(DecodeError::Trailing(data.len() - used).into());
-    }
+    let report = Report::decode(data)?;
     if report.rtts.len() > MAX_RTTS {
         return Err(BadReport::TooManyRtts(report.rtts.len()));
     }
@@ -114,12 +113,12 @@ fn decode(data: &[u8]) -> Result<Report, BadReport> {
 }
 
 /// The bytes of `report`, with fewer round trips if it would not fit otherwise; the ones named first stay.
-pub(super) fn encode(report: &Report) -> Option<Vec<u8>> {
+/// With its extension only if all who may get to see it read that.
+pub(super) fn encode(report: &Report, extended: bool) -> Option<Vec<u8>> {
     let mut report = report.clone();
     report.rtts.truncate(MAX_RTTS);
     loop {
-        let mut bytes = Vec::new();
-        codec::encode_body(&report, &mut bytes).ok()?;
+        let bytes = report.encode(extended).ok()?;
         if bytes.len() <= MAX_REPORT {
             return Some(bytes);
         }
@@ -147,13 +146,12 @@ mod tests {
             api: None,
             software: software.into(),
             rtts: (0..rtts).map(|i| (region(i), 150_000)).collect(),
+            extension: None,
         }
     }
 
     fn bytes(report: &Report) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        codec::encode_body(report, &mut bytes).unwrap();
-        bytes
+        report.encode(true).unwrap()
     }
 
     #[test]
@@ -178,10 +176,10 @@ mod tests {
     #[test]
     fn a_report_that_would_not_fit_gives_up_its_last_round_trips() {
         let full = report(1, MAX_RTTS, &"v".repeat(300));
-        let sent = decode(&encode(&full).unwrap()).unwrap();
+        let sent = decode(&encode(&full, true).unwrap()).unwrap();
         assert!(!sent.rtts.is_empty() && sent.rtts.len() < full.rtts.len(), "{} round trips", sent.rtts.len());
         assert_eq!(sent.rtts[..], full.rtts[..sent.rtts.len()]);
-        assert_eq!(encode(&report(1, 0, &"v".repeat(MAX_REPORT))), None);
+        assert_eq!(encode(&report(1, 0, &"v".repeat(MAX_REPORT)), true), None);
     }
 
     proptest! {

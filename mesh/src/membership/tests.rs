@@ -80,6 +80,7 @@ fn reports_published_in_a_rush_go_out_as_one() {
             api: None,
             software: String::new(),
             rtts: vec![],
+            extension: None,
         };
         swim.publish(report, now);
     }

@@ -238,8 +238,15 @@ impl Membership {
         }
     }
 
+    /// What is broadcast reaches every live member, and may be passed on by any.
+    fn all_read_extensions(&self) -> bool {
+        let reads = |peer: &Peer| self.reports.get(&peer.node).is_some_and(|report| report.reads_extension());
+        self.foca.iter_members().all(|member| reads(member.id()))
+    }
+
     /// A repeated report is as much later as it is repeated later, or nobody would pass it on.
     fn send_report(&mut self, now: Instant) {
+        let extended = self.all_read_extensions();
         let Some(own) = &mut self.own else { return };
         let mut report = own.report.clone();
         report.at = report.at.plus(now.saturating_duration_since(own.published));
@@ -248,7 +255,7 @@ impl Membership {
         }
         own.sent = Some(now);
         self.deadlines.report = Some(now + self.settings.report_period);
-        let Some(bytes) = reports::encode(&report) else {
+        let Some(bytes) = reports::encode(&report, extended) else {
             tracing::warn!(
                 limit = reports::MAX_REPORT,
                 "own report is too long to be sent; shorten `api` or `software`"

@@ -16,11 +16,13 @@ use crate::{
     clock::Micros,
     identity::{Identity, NodeId},
     membership::{Event, Membership, Settings, Transmit},
-    wire,
+    wire::{self, report::Extension},
 };
 
 /// What is said of this node goes out again after this long even when nothing changed: round trips did.
 const REPORT_PERIOD: Duration = Duration::from_secs(10);
+/// The newest wire version this build speaks, as its ALPN id has it.
+const WIRE: u8 = 2;
 /// Packets that wait for a connection to one address; the oldest make room.
 const OUTBOX: usize = 16;
 /// Addresses for which packets wait or a dial failed lately; beyond it packets are dropped.
@@ -156,6 +158,9 @@ impl Gossip {
         // Strictly later than the last, though the clock be set back: the newer of two wins.
         report.at = Micros::from_system(SystemTime::now()).max(Micros(self.last_report.0 + 1));
         report.rtts = self.shared.pool.rtts();
+        // A node that behaves as an older release says no more than that did.
+        let extension = Extension { wire: WIRE, coordinate: report.coordinate() };
+        report.extension = report.reads_extension().then_some(extension);
         self.last_report = report.at;
         self.next_report = now + REPORT_PERIOD;
         self.membership.publish(report, now);

@@ -33,6 +33,7 @@ fn report(name: &str, stress_permille: u16) -> Report {
         api: None,
         software: "0.1.0".into(),
         rtts: vec![],
+        extension: None,
     }
 }
 

@@ -136,6 +136,7 @@ impl World {
             api: None,
             software: "nearfield 0.1.0".into(),
             rtts: (0..10).map(|r| (region(r), RTT_MS[index % 10][r] as u32 * 1000)).collect(),
+            extension: None,
         };
         self.with(index, |swim, now| swim.publish(report, now));
     }

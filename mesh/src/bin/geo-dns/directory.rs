@@ -67,6 +67,7 @@ mod tests {
             api: api.map(str::to_owned),
             software: String::new(),
             rtts: vec![],
+            extension: None,
         };
         Member { identity, addr: SocketAddr::from(([192, 0, 2, 1], 4433)), report: Some(Arc::new(report)) }
     }

@@ -1,0 +1,111 @@
+//! Where a node is in the space of round trips.
+
+use serde::{Deserialize, Serialize};
+
+/// A place in a three-dimensional Euclidean space of milliseconds, with a height above it for the access
+/// link (Dabek et al., *Vivaldi*, SIGCOMM 2004, section 5.4).
+///
+/// On the wire it is 5 to 13 bytes of fixed point, which no bytes can make infinite or not a number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Quantised", into = "Quantised")]
+pub struct Coordinate {
+    /// Milliseconds along each axis; on the wire -4096 to 4096 in eighths.
+    pub position: [f32; 3],
+    /// Milliseconds that every path to this node has in common; on the wire 0 to 8192 in eighths.
+    pub height: f32,
+    /// How far off predictions from it are, as a share of what they predict: 0 exact to 1 no idea.
+    pub error: f32,
+}
+
+/// Steps of a millisecond on the wire.
+const STEPS: f32 = 8.0;
+
+#[derive(Serialize, Deserialize)]
+struct Quantised {
+    position: [i16; 3],
+    height: u16,
+    error: u8,
+}
+
+impl Coordinate {
+    /// A coordinate of these parts.
+    ///
+    /// `None` if a part is not a number, infinite or out of its range.
+    pub fn new(position: [f32; 3], height: f32, error: f32) -> Option<Self> {
+        let limit = f32::from(i16::MAX) / STEPS;
+        let sound = position.iter().all(|part| (-limit..=limit).contains(part))
+            && (0.0..=f32::from(u16::MAX) / STEPS).contains(&height)
+            && (0.0..=1.0).contains(&error);
+        sound.then_some(Self { position, height, error })
+    }
+
+    /// The coordinate as others will read it.
+    pub fn rounded(self) -> Self {
+        Quantised::from(self).into()
+    }
+}
+
+// `as` from a float saturates, and makes 0 of what is not a number.
+impl From<Coordinate> for Quantised {
+    fn from(c: Coordinate) -> Self {
+        Self {
+            position: c.position.map(|part| (part * STEPS).round() as i16),
+            height: (c.height * STEPS).round() as u16,
+            error: (c.error * f32::from(u8::MAX)).round() as u8,
+        }
+    }
+}
+
+impl From<Quantised> for Coordinate {
+    fn from(q: Quantised) -> Self {
+        Self {
+            position: q.position.map(|part| f32::from(part) / STEPS),
+            height: f32::from(q.height) / STEPS,
+            error: f32::from(q.error) / f32::from(u8::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn what_is_no_place_is_refused_and_cannot_be_sent() {
+        for part in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 5000.0] {
+            assert_eq!(Coordinate::new([0.0, part, 0.0], 1.0, 0.5), None);
+            let sent = Coordinate { position: [part; 3], height: part, error: part }.rounded();
+            assert!(sent.position[0].abs() <= 4096.0 && sent.height >= 0.0 && sent.error <= 1.0, "{sent:?}");
+        }
+        assert_eq!(Coordinate::new([0.0; 3], -1.0, 0.5), None);
+        assert_eq!(Coordinate::new([0.0; 3], 1.0, 1.5), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_coordinate_is_read_as_it_was_written_to_an_eighth_of_a_millisecond(
+            position in prop::array::uniform3(-4000f32..4000.0), height in 0f32..8000.0, error in 0f32..1.0,
+        ) {
+            let sent = Coordinate::new(position, height, error).unwrap();
+            let mut bytes = vec![];
+            codec::encode_body(&sent, &mut bytes).unwrap();
+            prop_assert!(bytes.len() <= 13);
+            let (read, _) = codec::decode_body::<Coordinate>(&bytes).unwrap();
+            prop_assert_eq!(read, sent.rounded());
+            prop_assert!((read.height - height).abs() <= 0.0625 && (read.error - error).abs() <= 0.002);
+            prop_assert!(position.iter().zip(read.position).all(|(a, b)| (a - b).abs() <= 0.0625));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_a_place_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            if let Ok((c, _)) = codec::decode_body::<Coordinate>(&bytes) {
+                prop_assert!(c.position.iter().all(|part| part.abs() <= 4096.0));
+                prop_assert!((0.0..=8192.0).contains(&c.height) && (0.0..=1.0).contains(&c.error));
+            }
+        }
+    }
+}
