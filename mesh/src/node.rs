@@ -40,6 +40,7 @@ use crate::{
     membership, seeds,
     transport::{HandshakeError, Transport},
     wire::{
+        Version,
         report::Report,
         request::{Request, Response},
     },
@@ -146,6 +147,11 @@ impl Node {
     /// Who this node is.
     pub fn identity(&self) -> &Identity {
         &self.shared.me
+    }
+
+    /// The newest version it speaks; what it speaks with one peer is [`Peer::wire`].
+    pub fn wire(&self) -> Version {
+        self.shared.transport.wire()
     }
 
     /// The address other nodes reach it at.

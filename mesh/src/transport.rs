@@ -17,9 +17,12 @@ use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig};
 use tokio::{sync::Semaphore, time::timeout};
 
 use self::settings::{DATAGRAM_BUFFER, transport_config};
-use crate::identity::{
-    Identity,
-    certs::{BadCertificate, Credentials},
+use crate::{
+    identity::{
+        Identity,
+        certs::{BadCertificate, Credentials},
+    },
+    wire::Version,
 };
 
 /// A dial or an inbound handshake may take this long.
@@ -132,11 +135,13 @@ impl Transport {
     pub fn bind(listen: SocketAddr, credentials: Credentials) -> Result<Self, BindError> {
         let fail = |source| BindError { addr: listen, source };
         let config = Arc::new(transport_config());
-        let mut server = quinn::ServerConfig::with_crypto(credentials.server());
+        let no_suite = |e| fail(io::Error::other(e));
+        let tls = Arc::new(credentials.server().map_err(no_suite)?);
+        let mut server = quinn::ServerConfig::with_crypto(tls);
         server.transport_config(config.clone());
         // Waiting for our accept loop, which only ever dispatches: a few hundred is a flood already.
         server.max_incoming(256);
-        let mut client = quinn::ClientConfig::new(credentials.client());
+        let mut client = quinn::ClientConfig::new(Arc::new(credentials.client().map_err(no_suite)?));
         client.transport_config(config);
 
         let socket = std::net::UdpSocket::bind(listen).map_err(fail)?;
@@ -201,6 +206,11 @@ impl Transport {
                 Err(e.into())
             }
         }
+    }
+
+    /// The newest version this endpoint offers its peers.
+    pub fn wire(&self) -> Version {
+        self.credentials.wire()
     }
 
     /// The address the socket has got.

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
@@ -52,8 +52,9 @@ pub struct Credentials {
     identity: Identity,
     trust_domain: Arc<str>,
     expires: SystemTime,
-    client: Arc<QuicClientConfig>,
-    server: Arc<QuicServerConfig>,
+    wire: Version,
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
 }
 
 impl Credentials {
@@ -108,6 +109,7 @@ impl Credentials {
             identity,
             trust_domain: trust_domain.into(),
             expires,
+            wire: Version::NEWEST,
             client: Arc::new(client_tls(&roots, &chain, &key_der, &provider).map_err(tls)?),
             server: Arc::new(server_tls(&roots, &chain, &key_der, &provider).map_err(tls)?),
         })
@@ -133,14 +135,30 @@ impl Credentials {
         format!("mesh.{}", self.trust_domain)
     }
 
+    /// The same, offering peers nothing newer than `wire`.
+    #[must_use]
+    pub fn speaking(mut self, wire: Version) -> Self {
+        self.wire = wire;
+        self
+    }
+
+    /// The newest version it offers peers.
+    pub fn wire(&self) -> Version {
+        self.wire
+    }
+
     /// TLS for dialling.
-    pub(crate) fn client(&self) -> Arc<QuicClientConfig> {
-        self.client.clone()
+    pub(crate) fn client(&self) -> Result<QuicClientConfig, NoInitialCipherSuite> {
+        let mut config = ClientConfig::clone(&self.client);
+        config.alpn_protocols = self.wire.offer();
+        config.try_into()
     }
 
     /// TLS for being dialled.
-    pub(crate) fn server(&self) -> Arc<QuicServerConfig> {
-        self.server.clone()
+    pub(crate) fn server(&self) -> Result<QuicServerConfig, NoInitialCipherSuite> {
+        let mut config = ServerConfig::clone(&self.server);
+        config.alpn_protocols = self.wire.offer();
+        config.try_into()
     }
 
     /// Who stands at the other end of a connection whose handshake has verified its certificate.
@@ -239,15 +257,14 @@ fn client_tls(
     chain: &[CertificateDer<'static>],
     key: &PrivateKeyDer<'static>,
     provider: &Arc<CryptoProvider>,
-) -> TlsResult<QuicClientConfig> {
+) -> TlsResult<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots.clone())
         .with_client_auth_cert(chain.to_vec(), key.clone_key())?;
-    config.alpn_protocols = Version::NEWEST.offer();
     // A resumed session would outlive the certificates it was made with: every connection proves itself afresh.
     config.resumption = Resumption::disabled();
-    Ok(config.try_into()?)
+    Ok(config)
 }
 
 fn server_tls(
@@ -255,15 +272,14 @@ fn server_tls(
     chain: &[CertificateDer<'static>],
     key: &PrivateKeyDer<'static>,
     provider: &Arc<CryptoProvider>,
-) -> TlsResult<QuicServerConfig> {
+) -> TlsResult<ServerConfig> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain.to_vec(), key.clone_key())?;
-    config.alpn_protocols = Version::NEWEST.offer();
     config.send_tls13_tickets = 0; // as above: no resumption
-    Ok(config.try_into()?)
+    Ok(config)
 }
 
 #[cfg(test)]

@@ -108,6 +108,21 @@ async fn three_nodes_find_each_other_through_one_seed_and_hear_reports() {
 }
 
 #[tokio::test]
+async fn nodes_speak_the_newest_version_that_both_of_them_know() {
+    let authority = authority();
+    let older = settings(&authority, "a", &[]);
+    let (a, _a_in) =
+        Node::start(Settings { credentials: older.credentials.speaking(Version::V1), ..older }).await.unwrap();
+    let (b, _b_in) = start(&authority, "b", &[a.address()]).await;
+    let (c, _c_in) = start(&authority, "c", &[a.address()]).await;
+    tokio::join!(sees(&a, &["b", "c"]), sees(&b, &["a", "c"]), sees(&c, &["a", "b"]));
+    assert_eq!((a.wire(), b.wire()), (Version::V1, Version::V2));
+    assert_eq!(b.peer(&id("a")).await.unwrap().wire(), Version::V1);
+    assert_eq!(a.peer(&id("c")).await.unwrap().wire(), Version::V1);
+    assert_eq!(b.peer(&id("c")).await.unwrap().wire(), Version::V2);
+}
+
+#[tokio::test]
 async fn requests_are_answered_and_what_is_not_answered_says_so() {
     let authority = authority();
     let (a, a_in) = start(&authority, "a", &[]).await;
