@@ -13,6 +13,7 @@ pub mod config;
 pub mod coordinate;
 pub mod health;
 pub mod identity;
+pub mod lease;
 pub mod membership;
 pub mod node;
 pub mod placement;
