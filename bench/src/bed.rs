@@ -2,11 +2,12 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -48,6 +49,19 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Filter of the nodes' logs, as `tracing` reads it.
     pub log: String,
+    /// Utterances that a core transcribes at a time.
+    pub workers: usize,
+    /// What is otherwise for some nodes, by name.
+    pub manners: BTreeMap<String, Manner>,
+}
+
+/// How a node runs, where that is not as every node does.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// Settings that override its file: `KEY=VALUE`.
+    pub sets: Vec<String>,
+    /// Where its program is, if elsewhere.
+    pub binaries: Option<PathBuf>,
 }
 
 /// One node of the mesh.
@@ -144,6 +158,36 @@ impl Bed {
         Ok(())
     }
 
+    /// Sends a signal to the node called `id`.
+    ///
+    /// # Errors
+    /// There is no such node, or it does not run.
+    pub fn signal(&self, id: &NodeId, signal: Signal) -> Result<()> {
+        let pid = self.named(id).and_then(|node| node.child.id()).with_context(|| format!("{id} does not run"))?;
+        Ok(kill(Pid::from_raw(pid as i32), signal)?)
+    }
+
+    /// Stops the node called `id` with SIGTERM and waits until it has drained; how it ended.
+    ///
+    /// # Errors
+    /// There is no such node, it did not run, or it went on for longer than `patience`.
+    pub async fn terminate(&mut self, id: &NodeId, patience: Duration) -> Result<ExitStatus> {
+        self.signal(id, Signal::SIGTERM)?;
+        let node = self.nodes.iter_mut().find(|node| &node.identity.node == id).context("no such node")?;
+        let ended = tokio::time::timeout(patience, node.child.wait()).await;
+        Ok(ended.with_context(|| format!("{id} still runs {patience:?} after SIGTERM"))??)
+    }
+
+    /// From its next start on, the node called `id` runs so.
+    pub fn set_manner(&mut self, id: &NodeId, manner: Manner) {
+        self.plan.manners.insert(id.to_string(), manner);
+    }
+
+    /// The process of the node called `id`; none if it has ended.
+    pub fn process(&self, id: &NodeId) -> Option<u32> {
+        self.named(id)?.child.id()
+    }
+
     /// Stops every node with SIGTERM, edges first, so that each drains; the exit codes that were not 0.
     pub async fn stop(&mut self) -> Vec<String> {
         let mut unclean = vec![];
@@ -187,9 +231,11 @@ impl Bed {
     fn spawn(&self, host: &Host, identity: &Identity) -> Result<Child> {
         let file = |ending: &str| self.plan.dir.join(format!("{}.{ending}", identity.node));
         let log = fs::OpenOptions::new().create(true).append(true).open(file("log"))?;
-        let binary = self.plan.binaries.join(binary(identity.role));
+        let manner = self.plan.manners.get(identity.node.as_str()).cloned().unwrap_or_default();
+        let binary = manner.binaries.as_ref().unwrap_or(&self.plan.binaries).join(binary(identity.role));
         let mut command = tokio::process::Command::from(host.command(&binary));
         command.arg("--config").arg(file("toml")).kill_on_drop(true);
+        command.args(manner.sets.iter().flat_map(|set| ["--set", set]));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().with_context(|| format!("cannot start {}", binary.display()))
     }
@@ -216,8 +262,9 @@ impl Bed {
             Role::Edge => Ok(()),
             Role::Core => write!(
                 text,
-                "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\nworkers = 2\n",
-                self.plan.model.display()
+                "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\nworkers = {}\n",
+                self.plan.model.display(),
+                self.plan.workers
             ),
             Role::Dns => write!(
                 text,

@@ -20,6 +20,8 @@ pub struct Client {
 /// One server-sent event.
 #[derive(Debug, Clone)]
 pub struct Event {
+    /// Its id, for `Last-Event-ID`.
+    pub id: String,
     /// Its name, such as `transcript.final`.
     pub name: String,
     /// Its data.
@@ -76,12 +78,27 @@ impl Client {
     /// # Errors
     /// The stream is refused; later breaks end the stream.
     pub async fn events(&self, path: &str) -> Result<impl Stream<Item = Event> + use<>> {
-        let request = self.http.get(format!("{}{path}", self.base)).header("last-event-id", "0");
+        Ok(self.resume(path, "0").await?.1)
+    }
+
+    /// The server-sent events of `path` after the one with id `last`, redirects followed; and who sends
+    /// them, `host:port`.
+    ///
+    /// # Errors
+    /// The stream is refused; later breaks end the stream.
+    pub async fn resume(&self, path: &str, last: &str) -> Result<(String, impl Stream<Item = Event> + use<>)> {
+        let request = self.http.get(format!("{}{path}", self.base)).header("last-event-id", last);
         let response = request.send().await?.error_for_status()?;
-        Ok(response.bytes_stream().eventsource().filter_map(async |event| {
+        if response.status() == reqwest::StatusCode::NO_CONTENT {
+            bail!("nothing follows event {last}");
+        }
+        let from = response.url().authority().to_owned();
+        let events = response.bytes_stream().eventsource().filter_map(async |event| {
             let event = event.ok()?;
-            Some(Event { name: event.event, data: serde_json::from_str(&event.data).unwrap_or(Value::Null) })
-        }))
+            let data = serde_json::from_str(&event.data).unwrap_or(Value::Null);
+            Some(Event { id: event.id, name: event.event, data })
+        });
+        Ok((from, events))
     }
 
     async fn call(&self, request: reqwest::RequestBuilder) -> Result<Value> {

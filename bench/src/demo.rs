@@ -3,10 +3,11 @@
 
 pub(crate) mod judge;
 mod keep;
-mod stage;
+pub(crate) mod stage;
 pub mod watch;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -131,7 +132,8 @@ async fn play(world: &World, args: &Args) -> Result<()> {
 
     step(&format!("a meeting relay opens beside {RELAY_REGION}"));
     let edges: Vec<&Running> = bed.nodes.iter().filter(|node| node.identity.role == Role::Edge).collect();
-    let (relay, nearest) = stage::open_relay(world, &regions[0], &relay_plan(&script, &dir)?, &edges, &dir).await?;
+    let (relay, nearest) =
+        stage::open_relay(world, (&regions[0], 1), &relay_plan(&script, &dir)?, &edges, &dir).await?;
     let user = world.host("user", &regions[1], Ipv4Addr::new(10, 77, 3, 1))?;
     let api = bed.node(Role::Core, USER_REGION).api;
 
@@ -183,6 +185,8 @@ fn plan(args: &Args, regions: &[RegionId], dir: &Path) -> Result<Plan> {
         model: args.model.canonicalize().with_context(no_model)?,
         dir: dir.to_owned(),
         log: args.log.clone(),
+        workers: 2,
+        manners: BTreeMap::new(),
     })
 }
 

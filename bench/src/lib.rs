@@ -5,6 +5,7 @@ pub mod bed;
 pub mod certs;
 pub mod client;
 pub mod demo;
+pub mod failover;
 pub mod latency;
 pub mod oracle;
 pub mod relay;

@@ -1,7 +1,7 @@
 //! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
 
 use anyhow::Result;
-use bench::{certs, demo, latency, relay};
+use bench::{certs, demo, failover, latency, relay};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -15,6 +15,8 @@ struct Cli {
 enum Command {
     /// A mesh of two regions, a meeting with known speech, its transcript as it is made, and the figures.
     Demo(demo::Args),
+    /// Breaks a mesh at work in every way that is promised to be survived, and prints what was lost.
+    Failover(failover::Args),
     /// How far everything is from here: DNS, nodes, and the stages of a meeting's words.
     Latency(latency::Args),
     /// The stand-in meeting relay (WebRTC, WHEP) of a plan made by the demo.
@@ -31,6 +33,10 @@ fn main() -> Result<()> {
         Command::Demo(args) => {
             let world = demo::enter(&args)?;
             runtime()?.block_on(demo::run(world, args))
+        }
+        Command::Failover(args) => {
+            let world = failover::enter(&args)?;
+            runtime()?.block_on(failover::run(world, args))
         }
         Command::Latency(args) => runtime()?.block_on(latency::run(args)),
         Command::Relay(args) => runtime()?.block_on(relay::run(args)),

@@ -202,13 +202,18 @@ fn first_times(segment: &Heard, events: &[Heard]) -> Vec<Duration> {
     times
 }
 
-/// The words of a line, each with the time its last letter was said, by letters within the voiced part.
-fn said_in(number: usize, line: &Line) -> Vec<Said> {
+/// The words of a line, normalised, each with the times from which and until which it is said, from the
+/// script's start: by letters within the voiced part.
+pub fn word_times(line: &Line) -> Vec<(String, Duration, Duration)> {
     let samples: Vec<f32> = line.samples.iter().map(|s| f32::from(*s) / 32_768.0).collect();
     let words = normalise(&line.text);
     let times = align(&samples, &words.iter().map(String::as_str).collect::<Vec<_>>());
-    let ends = times.into_iter().map(|(_, end)| line.start + Duration::from_millis(u64::from(end)));
-    words.into_iter().zip(ends).map(|(word, at)| Said { line: number, word, at }).collect()
+    let at = |ms: u32| line.start + Duration::from_millis(u64::from(ms));
+    words.into_iter().zip(times).map(|(word, (from, to))| (word, at(from), at(to))).collect()
+}
+
+fn said_in(number: usize, line: &Line) -> Vec<Said> {
+    word_times(line).into_iter().map(|(word, _, at)| Said { line: number, word, at }).collect()
 }
 
 fn words_of(segment: &Heard) -> impl Iterator<Item = HeardWord<'_>> {

@@ -10,7 +10,8 @@
 //! | `POST /whep/{meeting}/{participant}` | 201 with an answer: that voice alone |
 //! | `PATCH`, `DELETE /session/{id}` | the answer to an offer; the end |
 //! | `POST /start` | the script begins |
-//! | `GET /state`, `GET /sent` | [`State`]; every packet sent, by participant: lists of [`Sent`] |
+//! | `GET /state` | [`State`] |
+//! | `GET /sent`, `GET /said` | every packet sent to somebody, or due at all, by participant: lists of [`Sent`] |
 
 mod meeting;
 mod subscriber;

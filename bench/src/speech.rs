@@ -185,6 +185,12 @@ impl Script {
         Self { participants, duration, lines, seed }
     }
 
+    /// A meeting of these lines, in order of their start.
+    pub fn of(lines: Vec<Line>, duration: Duration) -> Self {
+        let participants = lines.iter().map(|line| line.participant + 1).max().unwrap_or(0);
+        Self { participants, duration, lines, seed: 0 }
+    }
+
     /// All that `participant`'s microphone hears: their lines and a floor of noise, 16 kHz mono.
     pub fn track(&self, participant: usize) -> Vec<i16> {
         let mut rng = StdRng::seed_from_u64(self.seed ^ (participant as u64 + 1).rotate_left(32));

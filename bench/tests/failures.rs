@@ -129,6 +129,8 @@ impl Stage {
             model: cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin"),
             dir: dir.path().to_owned(),
             log: "info".into(),
+            workers: 2,
+            manners: std::collections::BTreeMap::new(),
         };
         let bed = Bed::raise(&world, plan).await.unwrap();
         let prompts = speech::load(&cached("NEARFIELD_SPEECH", ".cache/speech/en")).unwrap();

@@ -27,11 +27,11 @@ const RELAY_UP: Duration = Duration::from_secs(30);
 
 /// A stand-in relay at work in a world.
 #[derive(Debug)]
-pub(super) struct RelayProcess {
+pub(crate) struct RelayProcess {
     /// Its host.
-    pub(super) host: Host,
+    pub(crate) host: Host,
     /// Its HTTP address.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     _child: Child,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct RelayProcess {
 ///
 /// # Errors
 /// Two of the regions have no known distance.
-pub(super) fn lay_distances(world: &World, regions: &[RegionId]) -> Result<()> {
+pub(crate) fn lay_distances(world: &World, regions: &[RegionId]) -> Result<()> {
     let model = LatencyModel::new(RegionMap::built_in());
     for (n, a) in regions.iter().enumerate() {
         for b in &regions[n + 1..] {
@@ -51,35 +51,36 @@ pub(super) fn lay_distances(world: &World, regions: &[RegionId]) -> Result<()> {
     Ok(())
 }
 
-/// Opens a relay in `region`, a little nearer to each edge of that region than to the next; the
-/// name of the nearest.
+/// Opens relay `number` (from 1) in `region`, a little nearer to each edge of that region than to the
+/// next; the name of the nearest.
 ///
 /// # Errors
 /// It cannot be started, or does not answer within 30 s.
-pub(super) async fn open_relay(
+pub(crate) async fn open_relay(
     world: &World,
-    region: &RegionId,
+    (region, number): (&RegionId, u8),
     plan: &relay::Plan,
     edges: &[&Running],
     dir: &Path,
 ) -> Result<(RelayProcess, String)> {
-    let host = world.host("relay", region, Ipv4Addr::new(10, 77, 2, 1))?;
+    let name = format!("relay-{number}");
+    let host = world.host(&name, region, Ipv4Addr::new(10, 77, 2, number))?;
     let near: Vec<&&Running> = edges.iter().filter(|edge| edge.identity.region == *region).collect();
     for (rank, edge) in near.iter().enumerate() {
         let rtt = RELAY_RTT.0 + RELAY_RTT.1 * rank as u32;
-        world.set_paths(Place::host("relay"), Place::host(edge.identity.node.as_str()), Quality::round_trip(rtt));
+        world.set_paths(Place::host(&name), Place::host(edge.identity.node.as_str()), Quality::round_trip(rtt));
     }
     let nearest = near.first().context("no edge in the relay's region")?.identity.node.to_string();
-    let plan_file = dir.join("relay.json");
+    let plan_file = dir.join(format!("{name}.json"));
     let address = SocketAddr::new(host.ip(), plan.listen.port());
     let plan = relay::Plan { listen: address, ..plan.clone() };
     std::fs::write(&plan_file, serde_json::to_vec_pretty(&plan)?)?;
     let mut command = tokio::process::Command::from(host.command(std::env::current_exe()?));
     command.args(["relay", "--plan"]).arg(&plan_file).kill_on_drop(true);
     command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    command.stderr(std::fs::File::create(dir.join("relay.log"))?);
+    command.stderr(std::fs::File::create(dir.join(format!("{name}.log")))?);
     let relay = RelayProcess { host, address, _child: command.spawn()? };
-    relay.wait(dir).await?;
+    relay.wait(&dir.join(format!("{name}.log"))).await?;
     Ok((relay, nearest))
 }
 
@@ -88,17 +89,17 @@ impl RelayProcess {
     ///
     /// # Errors
     /// It does not answer, or something else than expected.
-    pub(super) async fn ask<T: DeserializeOwned>(&self, path: &'static str) -> Result<T> {
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &'static str) -> Result<T> {
         let address = self.address;
         let answer = self.host.run(move || async move { Client::new(address)?.get(path).await }).await??;
         Ok(serde_json::from_value(answer)?)
     }
 
-    async fn wait(&self, dir: &Path) -> Result<()> {
+    async fn wait(&self, log: &Path) -> Result<()> {
         let begun = std::time::Instant::now();
         while self.ask::<relay::State>("/state").await.is_err() {
             if begun.elapsed() > RELAY_UP {
-                bail!("the relay did not answer within {RELAY_UP:?}; see {}", dir.join("relay.log").display());
+                bail!("the relay did not answer within {RELAY_UP:?}; see {}", log.display());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -38,6 +38,9 @@ pub struct Segment {
     /// Its words.
     #[serde(default)]
     pub words: Vec<Word>,
+    /// The edge that captured it.
+    #[serde(default)]
+    pub edge: Option<String>,
     /// Unix microseconds at which its last frame passed each stage.
     pub timing: Timing,
 }

@@ -20,6 +20,9 @@ const PACKET_TIME: Duration = Duration::from_millis(20);
 /// Subscribers at once.
 pub(super) const MAX_SUBSCRIBERS: usize = 64;
 
+/// Comings and goings remembered; later ones are not.
+const MAX_VISITS: usize = 4096;
+
 /// When the script begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,6 +43,10 @@ pub struct State {
     pub finished: bool,
     /// Connected subscribers.
     pub subscribers: usize,
+    /// When each subscriber so far was connected, in order.
+    pub joined: Vec<Micros>,
+    /// When each connected subscriber that has gone went, in order.
+    pub left: Vec<Micros>,
     /// Packets thrown away because a subscriber's queue was full.
     pub overflow: u64,
     /// The voices.
@@ -59,7 +66,8 @@ pub struct ParticipantState {
     pub sent_speech_packets: u64,
 }
 
-/// One packet that left for at least one subscriber, as `GET /sent` lists them.
+/// One packet that left for at least one subscriber, as `GET /sent` lists them; `GET /said` has those too
+/// that nobody was there to hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     /// Which 20 ms of the timeline.
@@ -83,6 +91,8 @@ struct Progress {
     started_at: Option<Micros>,
     finished: bool,
     overflow: u64,
+    joined: Vec<Micros>,
+    left: Vec<Micros>,
     /// When each 20 ms left, and whether anyone was there to hear it.
     ticks: Vec<(Micros, bool)>,
 }
@@ -133,6 +143,16 @@ impl Meeting {
         progress.overflow += overflow;
     }
 
+    /// Notes that a subscriber is connected now.
+    pub(super) fn note_joined(&self) {
+        note(&mut self.progress().joined);
+    }
+
+    /// Notes that a subscriber that was connected has gone.
+    pub(super) fn note_left(&self) {
+        note(&mut self.progress().left);
+    }
+
     /// Keeps a subscriber under `id`.
     pub(super) fn add(&self, id: Uuid, subscriber: Subscriber) {
         self.subscribers().insert(id, subscriber);
@@ -157,15 +177,17 @@ impl Meeting {
             started_at: progress.started_at,
             finished: progress.finished,
             subscribers,
+            joined: progress.joined.clone(),
+            left: progress.left.clone(),
             overflow: progress.overflow,
-            participants: self.voices.iter().map(|voice| participant(voice, &progress.sent(voice))).collect(),
+            participants: self.voices.iter().map(|voice| participant(voice, &progress.sent(voice, true))).collect(),
         }
     }
 
-    /// Every packet sent, by participant.
-    pub(super) fn sent(&self) -> BTreeMap<String, Vec<Sent>> {
+    /// Every packet by participant; only those sent to somebody, or all that were due.
+    pub(super) fn packets(&self, only_heard: bool) -> BTreeMap<String, Vec<Sent>> {
         let progress = self.progress();
-        self.voices.iter().map(|voice| (voice.id.to_string(), progress.sent(voice))).collect()
+        self.voices.iter().map(|voice| (voice.id.to_string(), progress.sent(voice, only_heard))).collect()
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -178,10 +200,10 @@ impl Meeting {
 }
 
 impl Progress {
-    fn sent(&self, voice: &Voice) -> Vec<Sent> {
+    fn sent(&self, voice: &Voice, only_heard: bool) -> Vec<Sent> {
         let places = self.ticks.iter().zip(&voice.packets).enumerate();
         let sent = places.filter_map(|(index, (&(at, heard), packet))| {
-            let packet = packet.as_ref().filter(|_| heard)?;
+            let packet = packet.as_ref().filter(|_| heard || !only_heard)?;
             Some(Sent { index: index as u32, at, voice: packet.voice })
         });
         sent.collect()
@@ -194,6 +216,12 @@ fn participant(voice: &Voice, sent: &[Sent]) -> ParticipantState {
         name: voice.name.to_string(),
         sent_packets: sent.len() as u64,
         sent_speech_packets: sent.iter().filter(|packet| packet.voice).count() as u64,
+    }
+}
+
+fn note(visits: &mut Vec<Micros>) {
+    if visits.len() < MAX_VISITS {
+        visits.push(wall_clock());
     }
 }
 

@@ -54,7 +54,8 @@ pub(super) fn router(app: App) -> Router {
         .route("/session/{id}", patch(answered).delete(leave))
         .route("/start", post(|Shared(app): Shared<App>| async move { app.meeting.begin() }))
         .route("/state", get(|Shared(app): Shared<App>| async move { Json(app.meeting.state()) }))
-        .route("/sent", get(|Shared(app): Shared<App>| async move { Json(app.meeting.sent()) }))
+        .route("/sent", get(|Shared(app): Shared<App>| async move { Json(app.meeting.packets(true)) }))
+        .route("/said", get(|Shared(app): Shared<App>| async move { Json(app.meeting.packets(false)) }))
         .layer(DefaultBodyLimit::max(MAX_SDP))
         .with_state(app)
 }
@@ -152,10 +153,12 @@ impl App {
             match feed.connected().await {
                 Ok(()) => {
                     tracing::info!(%id, "a subscriber is connected");
+                    meeting.note_joined();
                     if start == Start::FirstSubscriber {
                         meeting.begin();
                     }
                     feed.run().await;
+                    meeting.note_left();
                 }
                 Err(why) => tracing::info!(%id, why, "a subscriber did not connect"),
             }

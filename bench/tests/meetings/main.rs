@@ -52,7 +52,16 @@ async fn mesh(world: &World, dir: &Path) -> Bed {
     }
     let regions = vec![("eu-central".parse().unwrap(), 1, 1)];
     let model = cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin");
-    Bed::raise(world, Plan { regions, binaries, model, dir: dir.to_owned(), log: "info".into() }).await.unwrap()
+    let plan = Plan {
+        regions,
+        binaries,
+        model,
+        dir: dir.to_owned(),
+        log: "info".into(),
+        workers: 2,
+        manners: std::collections::BTreeMap::new(),
+    };
+    Bed::raise(world, plan).await.unwrap()
 }
 
 /// Two sentences that are easy to tell apart.

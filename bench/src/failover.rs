@@ -1,0 +1,204 @@
+//! `bench failover`: breaks a mesh at work, and prints what was lost, doubled and delayed.
+//!
+//! *Follow one scenario:* [`scenario`](Scenario) says what must be shown; `stage` raises the mesh and opens the meetings that
+//! `script` wrote; `reader` follows their words like a user, from core to core; `faults` breaks something and proves
+//! that it did; `findings` lays what was said (the relay knows) over what is held, stored and read (`coverage`,
+//! `doubled`); the scenario's row judges, `report` prints.
+#![allow(clippy::disallowed_methods, reason = "a shell: it measures by the wall clock")]
+
+mod cores;
+mod coverage;
+mod doubled;
+mod faults;
+mod findings;
+mod reader;
+mod report;
+mod scenario;
+mod script;
+mod stage;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use self::scenario::Scenario;
+use self::{
+    faults::Broken,
+    findings::{Evidence, Findings},
+    report::Outcome,
+    stage::{AWAY, HOME, Meeting, Stage, Wanted},
+};
+use crate::{
+    bed::Manner,
+    relay,
+    speech::{self, Prompt},
+    world::World,
+};
+
+/// How long the whole mesh may take to see itself before a meeting begins.
+const GATHERED: Duration = Duration::from_secs(30);
+
+/// Options of `bench failover`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Only these; all if absent. May be given many times.
+    #[arg(long, value_enum)]
+    pub scenario: Vec<Scenario>,
+    /// Writes the figures there as JSON.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Shortens what takes long, for tests.
+    #[arg(long)]
+    pub short: bool,
+    /// Decides who says what when, and every chance of the emulated Internet.
+    #[arg(long, default_value_t = 5)]
+    pub seed: u64,
+    /// Keeps configuration, stores and logs, a folder for each scenario.
+    #[arg(long)]
+    pub keep_logs: Option<PathBuf>,
+    /// The Whisper model of the cores (ggml).
+    #[arg(long, env = "NEARFIELD_MODEL", default_value = ".cache/models/ggml-tiny.en-q8_0.bin")]
+    pub model: PathBuf,
+    /// Folder of recorded prompts (*.g722) and core-sounds-en.txt.
+    #[arg(long, env = "NEARFIELD_SPEECH", default_value = ".cache/speech/en")]
+    pub speech: PathBuf,
+    /// Folder of an earlier build's programs, for `mixed-version`; else this build's speak the previous wire version.
+    #[arg(long)]
+    pub previous: Option<PathBuf>,
+    /// The nodes' log filter.
+    #[arg(long, default_value = "info")]
+    pub log: String,
+}
+
+/// The world of the first scenario. Call it before any thread is started.
+///
+/// # Errors
+/// Namespaces are not allowed here: without them there is nothing to cut.
+pub fn enter(args: &Args) -> Result<World> {
+    World::enter(args.seed).context("failover needs the emulated Internet")
+}
+
+/// Runs the scenarios, prints the table, writes the JSON. `Ctrl-C` ends it and leaves no process behind.
+///
+/// # Errors
+/// A scenario failed, or could not be played.
+pub async fn run(world: World, args: Args) -> Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // It was entered for leave to make others; each scenario has its own.
+    drop(world);
+    tokio::select! {
+        result = play_all(&args) => result,
+        _ = int.recv() => bail!("interrupted"),
+        _ = term.recv() => bail!("terminated"),
+    }
+}
+
+async fn play_all(args: &Args) -> Result<()> {
+    let prompts = speech::load(&args.speech)?;
+    let wanted = match args.scenario.is_empty() {
+        true => Scenario::value_variants().to_vec(),
+        false => args.scenario.clone(),
+    };
+    let promises: Vec<&str> = wanted.iter().map(|scenario| scenario.row(args.short).promise).collect();
+    let mut outcomes = vec![];
+    for scenario in wanted {
+        println!("\n{}: {}", scenario.name(), scenario.row(args.short).promise);
+        let outcome = play(scenario, args, &prompts).await.unwrap_or_else(|error| Outcome::broken(scenario, &error));
+        println!("{outcome}");
+        outcomes.push(outcome);
+        // One that ends early must not take what was found with it.
+        if let Some(path) = &args.json {
+            let text = serde_json::to_vec_pretty(&outcomes)?;
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    println!("\n{}", report::table(&outcomes, &promises));
+    let failed = outcomes.iter().filter(|outcome| !outcome.pass).count();
+    ensure!(failed == 0, "{failed} of {} scenarios failed", outcomes.len());
+    Ok(())
+}
+
+async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Outcome> {
+    let begun = Instant::now();
+    let say = |what: &str| println!("[{:5.1} s] {what}", begun.elapsed().as_secs_f64());
+    let temporary = tempfile::tempdir()?;
+    let dir = args.keep_logs.as_ref().map_or(temporary.path().to_owned(), |dir| dir.join(scenario.name()));
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let mut stage = Stage::raise(World::enter(args.seed)?, wanted(scenario, args, &dir)?).await?;
+    ensure!(stage.gathered(GATHERED).await.is_some(), "not all nodes see all: {:?}", stage.views().await);
+    say("the mesh is up: three regions, two cores, four edges, geo-dns");
+    let times = scenario.times(args.short);
+    stage.open(HOME, script::dense(args.seed, times.meeting, prompts), scenario.redundancy()).await?;
+    if scenario.has_company() {
+        let apart = script::sparse(args.seed + 1, times.meeting.saturating_sub(Duration::from_secs(4)), prompts);
+        stage.open(AWAY, apart, 1).await?;
+    }
+    let (core, edge) = stage.serving().await?;
+    say(&format!("a meeting is under way: {edge} captures, {core} serves"));
+    let broken = faults::cause(scenario, &mut stage, times, &say).await?;
+    say("the meeting goes on to its end");
+    let mut all = vec![];
+    for meeting in &stage.meetings {
+        all.push(findings::find(&evidence(meeting).await?, broken.moment)?);
+    }
+    say("it has ended");
+    judge(scenario, args, &stage, broken, all).await
+}
+
+async fn judge(scenario: Scenario, args: &Args, stage: &Stage, broken: Broken, all: Vec<Findings>) -> Result<Outcome> {
+    let row = scenario.row(args.short);
+    let mut complaints = broken.complaints;
+    for (n, found) in all.iter().enumerate() {
+        let of = if n == 0 { "" } else { "the other meeting: " };
+        complaints.extend(row.complaints(found, n == 0).into_iter().map(|what| format!("{of}{what}")));
+    }
+    for meeting in &stage.meetings {
+        let serving = meeting.cores.serving(&meeting.path).await;
+        if serving.len() > 1 {
+            complaints.push(format!("several cores say that they serve the meeting: {serving:?}"));
+        }
+    }
+    Ok(Outcome::new(scenario, args.seed, &all, complaints, broken.detail))
+}
+
+/// All there is to know of a meeting, once it has ended.
+async fn evidence(meeting: &Meeting) -> Result<Evidence> {
+    let ended = meeting.ends().await?;
+    let get = async |what: &str| meeting.cores.get(&format!("{}/{what}", meeting.path)).await;
+    // What a core does not say any more is missing, and judged as such.
+    let (spurts, transcript) = (get("spurts").await, get("transcript?format=json").await);
+    // The reader may be an event behind.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Ok(Evidence {
+        script: meeting.script.clone(),
+        started: meeting.started,
+        said: meeting.relay.ask::<BTreeMap<String, Vec<relay::Sent>>>("/said").await?,
+        meeting: ended,
+        spurts: spurts.unwrap_or(Value::Null),
+        transcript: transcript.unwrap_or(Value::Null),
+        seen: meeting.reader.seen(),
+        relay: meeting.relay.ask("/state").await?,
+    })
+}
+
+fn wanted(scenario: Scenario, args: &Args, dir: &Path) -> Result<Wanted> {
+    let no_model = || format!("{}: no such model; ./dev model fetches it", args.model.display());
+    let manners = match scenario {
+        Scenario::MixedVersion => faults::previous(args.previous.as_deref()),
+        _ => BTreeMap::<String, Manner>::new(),
+    };
+    Ok(Wanted {
+        binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
+        model: args.model.canonicalize().with_context(no_model)?,
+        dir: dir.canonicalize()?,
+        log: args.log.clone(),
+        manners,
+    })
+}

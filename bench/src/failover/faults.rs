@@ -1,0 +1,87 @@
+//! What is done to the mesh, scenario by scenario; and the proof that it was done.
+
+mod links;
+mod nodes;
+mod trust;
+mod upgrade;
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+use mesh::clock::Micros;
+use serde_json::{Map, Value};
+
+use super::{
+    findings::{Moment, Resumes},
+    scenario::{Scenario, Times},
+    script::MidWord,
+    stage::{Stage, now},
+};
+use crate::bed::Manner;
+
+/// What was done, and what was seen while it was.
+pub(super) struct Broken {
+    /// When, and what counts as resumed.
+    pub(super) moment: Moment,
+    /// What does not hold: that the fault was real, and what only its scenario asks for.
+    pub(super) complaints: Vec<String>,
+    /// Further figures.
+    pub(super) detail: Map<String, Value>,
+}
+
+impl Broken {
+    fn new(at: Micros, resumes: Resumes) -> Self {
+        Self { moment: Moment { at, resumes }, complaints: vec![], detail: Map::new() }
+    }
+
+    /// As a fault in the middle of `word` of the meeting that began at `started`.
+    fn in_word(at: Micros, resumes: Resumes, started: Micros, word: &MidWord) -> Self {
+        let mut broken = Self::new(at, resumes);
+        let since = at.since(started);
+        broken.must(word.from <= since && since <= word.to, || {
+            format!("the fault missed the word `{}`: it came at {since:?}", word.word)
+        });
+        broken.note("word", word.word.clone());
+        broken.note("word_ms", vec![word.from.as_millis() as u64, word.to.as_millis() as u64]);
+        broken.note("fault_ms", since.as_millis() as u64);
+        broken
+    }
+
+    fn must(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.complaints.push(what());
+        }
+    }
+
+    fn note(&mut self, key: &str, value: impl Into<Value>) {
+        self.detail.insert(key.into(), value.into());
+    }
+}
+
+/// Does what the scenario is about, in its own time, and returns when the mesh is whole again.
+///
+/// # Errors
+/// It could not be done.
+pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    match scenario {
+        Scenario::CoreKilled => nodes::kill_core(stage, times, say).await,
+        Scenario::EdgeKilled => nodes::kill_edge(stage, times, say).await,
+        Scenario::EdgeKilledRedundant => nodes::kill_one_of_two_edges(stage, times, say).await,
+        Scenario::Stall => nodes::stall(stage, times, say).await,
+        Scenario::LinkCut => links::cut(stage, times, say).await,
+        Scenario::RegionIsolated => links::isolate(stage, times, say).await,
+        Scenario::BurstyLoss => links::lose_in_bursts(stage, times, say).await,
+        Scenario::RollingRestart => upgrade::restart_all(stage, times, say).await,
+        Scenario::MixedVersion => upgrade::bring_up_to_date(stage, times, say).await,
+        Scenario::CertificateRotation => trust::rotate(stage, times, say).await,
+    }
+}
+
+/// How nodes of the previous version run: by their own programs, or by ours held to its wire version.
+pub(super) fn previous(programs: Option<&Path>) -> BTreeMap<String, Manner> {
+    let manner = match programs {
+        Some(folder) => Manner { sets: vec![], binaries: Some(folder.to_owned()) },
+        None => Manner { sets: vec!["mesh.wire=1".into()], binaries: None },
+    };
+    upgrade::OLD.into_iter().map(|node| (node.to_owned(), manner.clone())).collect()
+}

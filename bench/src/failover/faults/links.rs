@@ -1,0 +1,134 @@
+//! Links that break or lose.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use geo::{RegionId, latency::LatencyModel, map::RegionMap};
+use mesh::identity::{NodeId, Role};
+
+use super::{Broken, Resumes, Stage, Times, now};
+use crate::{
+    client::Client,
+    failover::stage::{AWAY, FAR, HOME, gauge},
+    world::{
+        Place,
+        path::{Bursts, Quality},
+    },
+};
+
+/// Within which everybody must see everybody again.
+const HEALED: Duration = Duration::from_secs(30);
+/// Bursts that lose everything, together a fifth of the time.
+const BURST: Bursts = Bursts { apart: Duration::from_millis(240), length: Duration::from_millis(60), loss: 1.0 };
+
+fn host(node: &NodeId) -> Place {
+    Place::host(node.as_str())
+}
+
+/// Cuts the edge off from every core, but not from the relay and the other edges.
+pub(super) async fn cut(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let (core, edge) = stage.serving().await?;
+    let word = stage.meeting().wait_for_word(times.fault).await?;
+    let at = now();
+    let cores = stage.names(Role::Core);
+    cores.iter().for_each(|core| stage.world.partition(host(&edge), host(core)));
+    say(&format!("{edge} reaches no core, from the middle of `{}` on", word.word));
+    let mut broken = Broken::in_word(at, Resumes::WithNewSpeech, stage.meeting().started, &word);
+    tokio::time::sleep(times.outage.mul_f64(0.9)).await;
+    let spilled = spilled(stage, &edge).await;
+    broken.note("spilled_bytes", spilled);
+    tokio::time::sleep(times.outage.mul_f64(0.1)).await;
+    let lost = dropped(stage, |from, to| from == edge.as_str() && cores.iter().any(|core| core.as_str() == to));
+    cores.iter().for_each(|core| stage.world.heal(host(&edge), host(core)));
+    say("the cut is healed");
+    broken.must(lost > 0, || "no packet met the cut".into());
+    let now = stage.serving().await?;
+    broken.must(now.1 == edge, || format!("{edge} was replaced by {}", now.1));
+    broken.note("cores", vec![core.to_string(), now.0.to_string()]);
+    Ok(broken)
+}
+
+/// Cuts the meeting's region off from all others.
+pub(super) async fn isolate(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let home: RegionId = HOME.parse()?;
+    let others = [AWAY, FAR].map(|region| region.parse::<RegionId>());
+    stage.meeting().wait_until(times.fault).await;
+    let at = now();
+    for other in others.iter().flatten() {
+        stage.world.partition(&home, other);
+    }
+    say(&format!("{HOME} is cut off"));
+    let mut broken = Broken::new(at, Resumes::LongestPause);
+    tokio::time::sleep(times.outage).await;
+    let views = stage.views().await;
+    let others_left = stage.bed.nodes.len() - 1;
+    let parted = views.values().flatten().filter(|seen| **seen < others_left).count();
+    for other in others.iter().flatten() {
+        stage.world.heal(&home, other);
+    }
+    say(&format!("{HOME} is back; {parted} nodes had missed others"));
+    broken.must(parted == stage.bed.nodes.len() || times.outage < HEALED, || format!("nobody noticed: {views:?}"));
+    let healed = stage.gathered(HEALED).await;
+    let views = stage.views().await;
+    broken.must(healed.is_some(), || format!("{HEALED:?} after healing not all see all: {views:?}"));
+    broken.note("heal_ms", healed.map(|healed| healed.as_millis() as u64));
+    Ok(broken)
+}
+
+/// Loses a fifth of what the edge sends to the cores, in bursts.
+pub(super) async fn lose_in_bursts(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let (core, edge) = stage.serving().await?;
+    let before = stage.meeting().view().await?;
+    stage.meeting().wait_until(times.fault).await;
+    let at = now();
+    set_uplink(stage, &edge, Some(BURST))?;
+    say(&format!("a fifth of what {edge} sends to the cores is lost, in bursts of 60 ms"));
+    let mut broken = Broken::new(at, Resumes::LongestPause);
+    let mut dips = 0;
+    let begun = Instant::now();
+    while begun.elapsed() < times.outage {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        dips += usize::from(!stage.all_see_all().await);
+    }
+    let lost = dropped(stage, |from, to| from == edge.as_str() && to == core.as_str());
+    set_uplink(stage, &edge, None)?;
+    say(&format!("the loss is over: {lost} packets lost"));
+    broken.must(lost > 0, || "no packet was lost".into());
+    broken.must(dips == 0, || format!("{dips} times somebody did not see everybody"));
+    let after = stage.meeting().view().await?;
+    broken.must(before["owner"] == after["owner"], || format!("moved to {}", after["owner"]));
+    broken.note("packets_lost_in_bursts", lost);
+    broken.note("core_after", after["core"].clone());
+    Ok(broken)
+}
+
+/// The edge's way to each core: as it was laid, with or without bursts.
+fn set_uplink(stage: &Stage, edge: &NodeId, bursts: Option<Bursts>) -> Result<()> {
+    let model = LatencyModel::new(RegionMap::built_in());
+    let region = stage.bed.named(edge).context("no such edge")?.identity.region.clone();
+    for core in stage.bed.nodes.iter().filter(|node| node.identity.role == Role::Core) {
+        let to = &core.identity.region;
+        let delay = match region == *to {
+            true => crate::world::WITHIN_A_REGION,
+            false => model.estimate(&region, to).with_context(|| format!("{region} to {to}"))?.rtt / 2,
+        };
+        let quality = Quality { bursts: bursts.clone(), ..Quality::delayed(delay) };
+        stage.world.set_path(host(edge), host(&core.identity.node), quality);
+    }
+    Ok(())
+}
+
+/// Packets dropped so far on paths whose ends are `of`, and all that cuts have dropped.
+fn dropped(stage: &Stage, of: impl Fn(&str, &str) -> bool) -> u64 {
+    let (paths, _) = stage.world.report();
+    let own = |path: &crate::world::PathReport| of(&path.from, &path.to);
+    paths.iter().map(|path| path.counters.cut + if own(path) { path.counters.dropped() } else { 0 }).sum()
+}
+
+/// Bytes that the edge has on disk.
+async fn spilled(stage: &Stage, edge: &NodeId) -> Option<u64> {
+    let node = stage.bed.named(edge)?;
+    let api = node.api;
+    let text = node.host.run(move || async move { Client::new(api)?.text("/metrics").await }).await.ok()?.ok()?;
+    gauge(&text, "nearfield_edge_spill_bytes").map(|bytes| bytes as u64)
+}

@@ -1,0 +1,285 @@
+//! Where a failover run plays: a mesh of three regions, and the meetings in it.
+#![allow(clippy::disallowed_methods, reason = "a shell: it measures by the wall clock")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, Result, bail};
+use geo::RegionId;
+use mesh::{
+    clock::Micros,
+    identity::{NodeId, Role},
+};
+use serde_json::{Value, json};
+
+use super::{
+    cores::{Ask, Cores},
+    reader::Reader,
+    script::{self, MidWord},
+};
+use crate::{
+    bed::{self, Bed, Running},
+    client::Client,
+    demo::{
+        participant_id,
+        stage::{RelayProcess, lay_distances, open_relay},
+    },
+    relay,
+    speech::Script,
+    world::World,
+};
+
+/// Where the meeting that is looked at takes place, its reader too.
+pub(super) const HOME: &str = "eu-central";
+/// Where another core is, and another meeting.
+pub(super) const AWAY: &str = "eu-west";
+/// Where there are edges only.
+pub(super) const FAR: &str = "us-east";
+
+/// Deadline for somebody to join the relay.
+const JOINED: Duration = Duration::from_secs(20);
+/// Deadline for the last words after the relay's last packet.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+/// Between two looks at something that is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A mesh at work.
+pub(super) struct Stage {
+    /// Its nodes.
+    pub(super) bed: Bed,
+    /// The meeting that is looked at, and others.
+    pub(super) meetings: Vec<Meeting>,
+    /// What the emulated Internet does. Last, since dropping it kills what is left in it.
+    pub(super) world: World,
+}
+
+/// A meeting under way.
+pub(super) struct Meeting {
+    /// Its path in the API.
+    pub(super) path: String,
+    /// What is said in it.
+    pub(super) script: Script,
+    /// When the script began.
+    pub(super) started: Micros,
+    /// Who says it.
+    pub(super) relay: RelayProcess,
+    /// Who serves it.
+    pub(super) cores: Cores,
+    /// Who reads it.
+    pub(super) reader: Reader,
+}
+
+/// What to raise.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// The nodes' programs.
+    pub(super) binaries: PathBuf,
+    /// The speech model.
+    pub(super) model: PathBuf,
+    /// For configuration, stores, logs.
+    pub(super) dir: PathBuf,
+    /// The nodes' log filter.
+    pub(super) log: String,
+    /// What is otherwise for some nodes.
+    pub(super) manners: BTreeMap<String, bed::Manner>,
+}
+
+impl Stage {
+    /// Raises the mesh: two edges and a core at home, one of each away, and an edge far away.
+    pub(super) async fn raise(world: World, wanted: Wanted) -> Result<Self> {
+        let regions: [RegionId; 3] = [HOME.parse()?, AWAY.parse()?, FAR.parse()?];
+        lay_distances(&world, &regions)?;
+        let [home, away, far] = regions;
+        let Wanted { binaries, model, dir, log, manners } = wanted;
+        let regions = vec![(home, 2, 1), (away, 1, 1), (far, 1, 0)];
+        let plan = bed::Plan { regions, binaries, model, dir, log, workers: 1, manners };
+        Ok(Self { bed: Bed::raise(&world, plan).await?, meetings: vec![], world })
+    }
+
+    /// Opens a meeting in `region` and waits until its script has begun.
+    pub(super) async fn open(&mut self, region: &str, script: Script, redundancy: u8) -> Result<()> {
+        let number = self.meetings.len() as u8 + 1;
+        let edges: Vec<&Running> = self.bed.nodes.iter().filter(|node| node.identity.role == Role::Edge).collect();
+        let plan = relay_plan(&script, self.bed.dir(), number)?;
+        let home: RegionId = region.parse()?;
+        let (relay, _) = open_relay(&self.world, (&home, number), &plan, &edges, self.bed.dir()).await?;
+        let user = self.world.host(&format!("user-{number}"), &home, Ipv4Addr::new(10, 77, 3, number))?;
+        let near = self.bed.node(Role::Core, region).api;
+        let apis = self.bed.nodes.iter().filter(|node| node.identity.role == Role::Core).map(|node| node.api);
+        let apis: Vec<SocketAddr> = std::iter::once(near).chain(apis.filter(|api| *api != near)).collect();
+        let cores = Cores { user: user.clone(), apis: apis.clone() };
+        let created = cores.ask_one(near, Ask::Post("/v1/meetings".into(), request(&relay, redundancy))).await?;
+        let id = created["id"].as_str().context("the meeting has no id")?.to_owned();
+        let reader = Reader::start(&user, apis, id.clone());
+        let started = began(&relay).await?;
+        self.meetings.push(Meeting { path: format!("/v1/meetings/{id}"), script, started, relay, cores, reader });
+        Ok(())
+    }
+
+    /// The meeting that is looked at.
+    pub(super) fn meeting(&self) -> &Meeting {
+        &self.meetings[0]
+    }
+
+    /// The core that serves the meeting that is looked at, and the edge in it.
+    pub(super) async fn serving(&self) -> Result<(NodeId, NodeId)> {
+        let meeting = self.meeting().view().await?;
+        let named = |value: &Value| value.as_str().context("nobody is named")?.parse().context("no node's name");
+        Ok((named(&meeting["core"])?, named(&meeting["owner"]["edge"])?))
+    }
+
+    /// How many other nodes each node sees, by its own metrics; nothing of those that do not answer.
+    pub(super) async fn views(&self) -> BTreeMap<String, Option<usize>> {
+        let mut views = BTreeMap::new();
+        for node in &self.bed.nodes {
+            let api = node.api;
+            let call = node.host.run(move || async move { Client::new(api)?.text("/metrics").await });
+            let text = tokio::time::timeout(Duration::from_secs(2), call).await.ok().and_then(Result::ok);
+            let members = text.and_then(Result::ok).and_then(|text| gauge(&text, "nearfield_mesh_members"));
+            views.insert(node.identity.node.to_string(), members.map(|members| members as usize));
+        }
+        views
+    }
+
+    /// Whether every node sees every other.
+    pub(super) async fn all_see_all(&self) -> bool {
+        let others = self.bed.nodes.len() - 1;
+        self.views().await.values().all(|view| *view == Some(others))
+    }
+
+    /// Waits until every node sees every other; how long that took, if it came to be within `patience`.
+    pub(super) async fn gathered(&self, patience: Duration) -> Option<Duration> {
+        let begun = Instant::now();
+        while begun.elapsed() < patience {
+            if self.all_see_all().await {
+                return Some(begun.elapsed());
+            }
+            tokio::time::sleep(LOOK * 4).await;
+        }
+        None
+    }
+
+    /// The other nodes' names that are of `role`.
+    pub(super) fn names(&self, role: Role) -> BTreeSet<NodeId> {
+        let of = self.bed.nodes.iter().filter(|node| node.identity.role == role);
+        of.map(|node| node.identity.node.clone()).collect()
+    }
+}
+
+impl Meeting {
+    /// How it stands, as the core sees it that serves it.
+    pub(super) async fn view(&self) -> Result<Value> {
+        self.cores.get(&self.path).await
+    }
+
+    /// Waits for the middle of the first long word after `from` of the script; the word, and when it is.
+    pub(super) async fn wait_for_word(&self, from: Duration) -> Result<MidWord> {
+        let word = script::mid_word(&self.script, from).context("nobody speaks then")?;
+        self.wait_until(word.middle()).await;
+        Ok(word)
+    }
+
+    /// Waits for a moment of the script.
+    pub(super) async fn wait_until(&self, moment: Duration) {
+        let due = self.started.plus(moment);
+        tokio::time::sleep(due.since(now())).await;
+    }
+
+    /// Waits until the relay has said all, tells the meeting to end, and waits for its last word. How it
+    /// stood then, if it came to stand anywhere.
+    pub(super) async fn ends(&self) -> Result<Option<Value>> {
+        while !self.relay.ask::<relay::State>("/state").await?.finished {
+            tokio::time::sleep(LOOK * 4).await;
+        }
+        let begun = Instant::now();
+        let mut asked = false;
+        while begun.elapsed() < LAST_WORDS {
+            asked = asked || self.cores.ask(Ask::Delete(self.path.clone())).await.is_ok();
+            if let Ok(meeting) = self.view().await
+                && ["done", "failed"].iter().any(|end| meeting["status"] == **end)
+            {
+                return Ok(Some(meeting));
+            }
+            tokio::time::sleep(LOOK * 4).await;
+        }
+        Ok(None)
+    }
+}
+
+/// The wall clock, which relay, nodes and reader share.
+pub(super) fn now() -> Micros {
+    Micros::from_system(SystemTime::now())
+}
+
+/// A value in Prometheus' text format; all labels' together.
+pub(super) fn gauge(text: &str, name: &str) -> Option<f64> {
+    let of = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        let value = match rest.as_bytes().first()? {
+            b' ' => rest,
+            b'{' => rest.rsplit('}').next()?,
+            _ => return None,
+        };
+        value.trim().parse::<f64>().ok()
+    };
+    text.lines().filter_map(of).reduce(|a, b| a + b)
+}
+
+async fn began(relay: &RelayProcess) -> Result<Micros> {
+    let begun = Instant::now();
+    loop {
+        if let Some(started) = relay.ask::<relay::State>("/state").await?.started_at {
+            return Ok(started);
+        }
+        if begun.elapsed() > JOINED {
+            bail!("nobody joined the meeting within {JOINED:?}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn relay_plan(script: &Script, dir: &Path, number: u8) -> Result<relay::Plan> {
+    let participants = (0..script.participants).map(|n| {
+        let pcm = dir.join(format!("voice-{number}-{n}.pcm"));
+        relay::write_pcm(&pcm, &script.track(n)).with_context(|| format!("cannot write {}", pcm.display()))?;
+        Ok(relay::Participant { id: participant_id(n), name: format!("Speaker {n}"), pcm })
+    });
+    Ok(relay::Plan {
+        listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7000),
+        meeting: "m".into(),
+        reply: relay::Reply::Offer,
+        start: relay::Start::FirstSubscriber,
+        settle_ms: 1000,
+        bitrate: 32_000,
+        dtx: false,
+        participants: participants.collect::<Result<_>>()?,
+    })
+}
+
+fn request(relay: &RelayProcess, redundancy: u8) -> Value {
+    let mut body = json!({
+        "source": {"kind": "whep", "url": format!("http://{}/whep/m", relay.address)},
+        "transcription": {"language": "en", "interim": true},
+    });
+    if redundancy > 1 {
+        body["redundancy"] = redundancy.into();
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name_with_and_without_labels() {
+        let text = "# TYPE a gauge\na 3\na_b 4\nc{x=\"1\"} 5\nc{x=\"2\"} 1.5\n";
+        assert_eq!(gauge(text, "a"), Some(3.0));
+        assert_eq!(gauge(text, "c"), Some(6.5));
+        assert_eq!(gauge(text, "d"), None);
+    }
+}
