@@ -6,6 +6,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod copies;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -27,7 +29,7 @@ use mesh::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{sleep_until, timeout},
 };
 use tracing::Instrument;
@@ -57,6 +59,7 @@ pub struct Acceptor {
     software: String,
     caps: Caps,
     links: Mutex<BTreeMap<usize, Arc<Link>>>,
+    copies: Arc<Semaphore>,
     /// Counts changes of `links`.
     changed: watch::Sender<u64>,
 }
@@ -129,6 +132,7 @@ impl Acceptor {
             software: software.into(),
             caps,
             links: Mutex::default(),
+            copies: Arc::new(Semaphore::new(copies::MAX_COPIES)),
             changed: watch::channel(0).0,
         })
     }
@@ -147,6 +151,7 @@ impl Acceptor {
                         tokio::spawn(self.clone().serve_spurt(peer, recv));
                     }
                 }
+                Inbound::Copies { peer, datagram } => self.serve_copies(&peer, datagram),
                 Inbound::Request { reply, .. } => {
                     tokio::spawn(async move {
                         let reason = "a core serves no meeting's media".into();

@@ -6,6 +6,8 @@
 //! the words are published and stored, call [`Ingest::handle_done`]. Drain [`Ingest::poll_event`]
 //! after each of these.
 
+mod copies;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -13,6 +15,7 @@ use std::{
 
 use mesh::{
     clock::Micros,
+    redundancy::ahead::Ahead,
     trace::TraceContext,
     wire::{
         Epoch, SpurtNo,
@@ -228,6 +231,8 @@ struct Spurt {
     end_logged: bool,
     sealed: bool,
     whole: bool,
+    /// Copies that came before their turn.
+    ahead: Ahead,
 }
 
 /// Numbers that are done: all below `below`, and some above it.
@@ -265,6 +270,7 @@ impl Ingest {
             end: spurt.end,
             sealed: false,
             whole: false,
+            ahead: Ahead::default(),
         };
         self.spurts.insert(spurt.key.clone(), held);
         self.settle(&spurt.key);
@@ -334,7 +340,12 @@ impl Ingest {
     ///
     /// # Errors
     /// The stream is not to be read on; what was taken in before stays.
-    pub fn handle_items(&mut self, key: &SpurtKey, offset: u32, items: Vec<Item>) -> Result<Option<Append>, Refusal> {
+    pub fn handle_items(
+        &mut self,
+        key: &SpurtKey,
+        offset: u32,
+        mut items: Vec<Item>,
+    ) -> Result<Option<Append>, Refusal> {
         if self.is_done(key) {
             self.events.push_back(Event::Done { key: key.clone() });
             return Ok(None);
@@ -343,6 +354,7 @@ impl Ingest {
         if offset > spurt.accepted {
             return Err(Refusal::Gap { expected: spurt.accepted, got: offset });
         }
+        spurt.join_ahead(offset, &mut items);
         let append = spurt.take(key, offset, items, self.limits.items_per_spurt, &mut self.counts)?;
         if append.is_none() && spurt.logged > 0 {
             let (upto, media) = (spurt.logged, spurt.media);
@@ -443,6 +455,7 @@ impl Spurt {
             end_logged: false,
             sealed: false,
             whole: false,
+            ahead: Ahead::default(),
         }
     }
 
@@ -474,6 +487,14 @@ impl Spurt {
             self.measure(item, counts);
         }
         Ok(Some(Append { key: key.clone(), first, items, end, opened: self.opened.take() }))
+    }
+
+    /// Appends copies whose turn comes after these items.
+    fn join_ahead(&mut self, offset: u32, items: &mut Vec<Item>) {
+        let reach = offset.saturating_add(items.len() as u32);
+        if reach >= self.accepted && !matches!(items.last(), Some(Item::End(_))) {
+            items.extend(self.ahead.take(reach));
+        }
     }
 
     fn check(&self, offset: u32, seen: u32, new: u32, end: Option<SpurtEnd>, limit: u32) -> Result<(), Refusal> {

@@ -146,9 +146,19 @@ impl Aliases {
 
     /// What a spurt's header means; `None` while a row of it is missing.
     pub fn resolve(&self, header: &SpurtHeader) -> Option<(MeetingId, SpurtKey)> {
-        let row = self.meetings.get(&header.meeting)?;
-        let participant = row.participants.get(&header.participant)?.clone();
-        Some((row.meeting, SpurtKey { epoch: row.epoch, participant, spurt: header.spurt }))
+        self.resolve_names(header.meeting, header.participant, header.spurt)
+    }
+
+    /// What these names of a spurt mean; `None` while a row of them is missing.
+    pub fn resolve_names(
+        &self,
+        meeting: MeetingAlias,
+        participant: ParticipantAlias,
+        spurt: SpurtNo,
+    ) -> Option<(MeetingId, SpurtKey)> {
+        let row = self.meetings.get(&meeting)?;
+        let participant = row.participants.get(&participant)?.clone();
+        Some((row.meeting, SpurtKey { epoch: row.epoch, participant, spurt }))
     }
 
     /// The meeting is closed.

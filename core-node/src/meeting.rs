@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod copies;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},

@@ -74,6 +74,9 @@ impl Assignments {
                     Some(Inbound::Request { peer, request, reply }) => {
                         tasks.spawn(self.clone().answer(peer.identity.role, request, reply));
                     }
+                    Some(Inbound::Copies { .. }) => {
+                        metrics::counter!("nearfield_edge_streams_refused_total").increment(1);
+                    }
                     Some(Inbound::Control { peer, .. } | Inbound::Spurt { peer, .. }) => {
                         info!(peer = %peer.identity.node, "a stream that only cores take");
                         metrics::counter!("nearfield_edge_streams_refused_total").increment(1);

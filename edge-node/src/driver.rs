@@ -2,16 +2,15 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: this is where the clocks are read")]
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     pin::Pin,
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::BytesMut;
 use mesh::{
     clock::Micros,
     node::Peer,
+    spurts::SpurtSender,
     trace::TraceContext,
     wire::{
         MeetingAlias,
@@ -54,7 +53,7 @@ pub async fn run(
     let relay = Relay { task: Some(tokio::spawn(connector.run(events_tx, leave.clone()))), events, leave };
     let (alias, trace) = (link.alias, assignment.trace);
     let meeting = Meeting::new(assignment, alias, settings, Instant::now());
-    let writing = Writing::Idle(Writer { alias, trace, peer: None, streams: BTreeMap::new() });
+    let writing = Writing::Idle(Writer { alias, trace, sender: None });
     Driver { meeting, link, relay, writing, next_peer: None }.run(stop).await;
 }
 
@@ -90,7 +89,8 @@ impl Driver {
         let mut stopping = false;
         while !self.meeting.is_over() {
             self.flush().await;
-            let deadline = tokio::time::Instant::from_std(self.meeting.poll_timeout());
+            let copies = self.writing.copies_due();
+            let deadline = copies.map_or(self.meeting.poll_timeout(), |at| at.min(self.meeting.poll_timeout()));
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !stopping => {
@@ -106,7 +106,10 @@ impl Driver {
                     Some(event) => self.handle_relay(event),
                     None => self.handle_relay_end().await,
                 },
-                () = tokio::time::sleep_until(deadline) => self.timed(|meeting, now| meeting.handle_timeout(now, wall())),
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    self.repeat();
+                    self.timed(|meeting, now| meeting.handle_timeout(now, wall()));
+                }
             }
             if !self.meeting.is_listening() {
                 self.relay.leave.cancel();
@@ -156,6 +159,13 @@ impl Driver {
         }
     }
 
+    fn repeat(&mut self) {
+        if let Writing::Idle(writer) = &mut self.writing {
+            let bytes = writer.repeat();
+            self.meeting.account(Duration::ZERO, bytes);
+        }
+    }
+
     fn handle_link(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Connected(peer) => self.next_peer = Some(Some(peer)),
@@ -194,21 +204,32 @@ impl Writing {
             Self::Idle(_) | Self::Moving => std::future::pending().await,
         }
     }
+
+    /// When copies are due that no write takes along.
+    fn copies_due(&self) -> Option<Instant> {
+        match self {
+            Self::Idle(writer) => writer.sender.as_ref().and_then(SpurtSender::poll_timeout),
+            Self::Busy(_) | Self::Moving => None,
+        }
+    }
 }
 
-/// The spurt streams open on one connection.
+/// Writes this meeting's spurts to the connection there is.
 struct Writer {
     alias: MeetingAlias,
     trace: TraceContext,
-    peer: Option<Peer>,
-    streams: BTreeMap<SpurtKey, quinn::SendStream>,
+    sender: Option<SpurtSender>,
 }
 
 impl Writer {
     fn replace(&mut self, peer: Option<Peer>) {
-        // Dropping a stream finishes it without a trailer; the core takes what came before.
-        self.streams.clear();
-        self.peer = peer;
+        // Streams that are dropped end without a trailer; the core takes what came before.
+        self.sender = peer.map(SpurtSender::new);
+    }
+
+    /// Sends the copies that are due; the bytes they took.
+    fn repeat(&mut self) -> u64 {
+        self.sender.as_mut().map_or(0, |sender| sender.repeat(Instant::now()))
     }
 
     async fn write(mut self, batch: Vec<Transmit>) -> Written {
@@ -219,42 +240,21 @@ impl Writer {
                 Err(why) => return (self, bytes, Err(why)),
             }
         }
+        bytes += self.repeat();
         (self, bytes, Ok(()))
     }
 
     async fn write_one(&mut self, transmit: Transmit) -> Result<u64, WriteFailed> {
-        let mut out = BytesMut::new();
-        let key = match transmit {
-            Transmit::Open { key, offset, captured } => {
-                let peer = self.peer.as_ref().ok_or_else(|| WriteFailed("no connection".into()))?;
-                let stream = peer.open_spurt().await.map_err(|e| WriteFailed(e.to_string()))?;
-                self.streams.insert(key, stream);
-                let header = SpurtHeader {
-                    meeting: self.alias,
-                    participant: key.participant,
-                    spurt: key.spurt,
-                    offset,
-                    captured,
-                    trace: self.trace,
-                };
-                header.encode(&mut out);
-                key
+        let sender = self.sender.as_mut().ok_or_else(|| WriteFailed("no connection".into()))?;
+        let written = match transmit {
+            Transmit::Open { key: SpurtKey { participant, spurt }, offset, captured } => {
+                let (meeting, trace) = (self.alias, self.trace);
+                sender.open(SpurtHeader { meeting, participant, spurt, offset, captured, trace }, wall()).await
             }
-            Transmit::Item { key, item } => {
-                item.encode(&mut out);
-                key
-            }
-            Transmit::End { key, end } => {
-                Item::End(end).encode(&mut out);
-                let mut stream = self.streams.remove(&key).ok_or_else(|| WriteFailed("no stream to end".into()))?;
-                stream.write_all(&out).await.map_err(|e| WriteFailed(e.to_string()))?;
-                let _ = stream.finish();
-                return Ok(out.len() as u64);
-            }
+            Transmit::Item { key, item } => sender.write((key.participant, key.spurt), &item).await,
+            Transmit::End { key, end } => sender.write((key.participant, key.spurt), &Item::End(end)).await,
         };
-        let stream = self.streams.get_mut(&key).ok_or_else(|| WriteFailed("no stream to write".into()))?;
-        stream.write_all(&out).await.map_err(|e| WriteFailed(e.to_string()))?;
-        Ok(out.len() as u64)
+        written.map_err(|error| WriteFailed(error.to_string()))
     }
 }
 

@@ -4,7 +4,7 @@
 //! sender's certificate against [`identity`] before anything of it is read. [`node`] takes what is
 //! inside by its first byte (see [`wire`]): a datagram is SWIM and goes to [`membership`], which
 //! answers with packets, timers and news of who lives; a stream is a talk spurt, or typed messages
-//! ([`stream`], [`codec`]), and goes to the program. [`seeds`] finds the first peers, [`placement`]
+//! ([`stream`], [`codec`]), and goes to the program; [`spurts`] sends them, with [`redundancy`] where the path is lossy. [`seeds`] finds the first peers, [`placement`]
 //! ranks those found. [`config`], [`telemetry`] and [`health`] are what every program around it needs.
 
 pub mod clock;
@@ -17,7 +17,9 @@ pub mod lease;
 pub mod membership;
 pub mod node;
 pub mod placement;
+pub mod redundancy;
 pub mod seeds;
+pub mod spurts;
 pub mod stream;
 pub mod telemetry;
 pub mod trace;

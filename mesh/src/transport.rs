@@ -16,7 +16,8 @@ use std::{
 use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig};
 use tokio::{sync::Semaphore, time::timeout};
 
-use self::settings::{DATAGRAM_BUFFER, transport_config};
+pub(crate) use self::settings::DATAGRAM_BUFFER;
+use self::settings::transport_config;
 use crate::{
     identity::{
         Identity,

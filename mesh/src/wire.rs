@@ -3,6 +3,7 @@
 //! | carrier | first byte | then |
 //! |---|---|---|
 //! | datagram | [`DATAGRAM_SWIM`] | one foca packet |
+//! | datagram | [`DATAGRAM_COPIES`] | [`copies`] of items of a talk spurt (version 2) |
 //! | bidirectional stream | [`STREAM_CONTROL`] | [`control`] messages both ways, for as long as edge and core talk |
 //! | bidirectional stream | [`STREAM_REQUEST`] | one [`request::Request`], one [`request::Response`], end |
 //! | unidirectional stream | [`STREAM_SPURT`] | one talk spurt: [`spurt`] header, frames, trailer |
@@ -10,12 +11,15 @@
 //! Messages on bidirectional streams are a 4-byte big-endian length and a [`crate::codec`] message.
 
 pub mod control;
+pub mod copies;
 pub mod report;
 pub mod request;
 pub mod spurt;
 
 /// First byte of a datagram that carries SWIM.
 pub const DATAGRAM_SWIM: u8 = 0;
+/// First byte of a datagram that carries copies of a talk spurt's items.
+pub const DATAGRAM_COPIES: u8 = 1;
 /// First byte of a control stream.
 pub const STREAM_CONTROL: u8 = 1;
 /// First byte of a request stream.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     identity::Identity,
+    spurts,
     stream::{MessageReceiver, MessageSender},
     transport::{HandshakeError, close as code, connection_reason},
     wire,
@@ -111,6 +112,13 @@ fn take_datagram(shared: &Shared, peer: &Peer, datagram: &bytes::Bytes) {
                 metrics::counter!("nearfield_mesh_gossip_dropped_total", "queue" => "inbox").increment(1);
             }
         }
+        Some(&wire::DATAGRAM_COPIES) => {
+            let copies = Inbound::Copies { peer: peer.clone(), datagram: datagram.slice(1..) };
+            // Where nobody has the time for copies, the streams must do.
+            if shared.inbound.upgrade().is_some_and(|queue| queue.try_send(copies).is_err()) {
+                metrics::counter!("nearfield_mesh_copies_dropped_total", "side" => "receiver").increment(1);
+            }
+        }
         kind => {
             trace!(?kind, "unknown datagram");
             unknown("datagram");
@@ -129,6 +137,8 @@ async fn bi(shared: Arc<Shared>, peer: Peer, stream: (SendStream, RecvStream), r
     let (mut send, mut recv) = stream;
     match first_byte(&mut recv).await {
         Some(wire::STREAM_CONTROL) => {
+            // Closed already is found out by whoever writes to it.
+            let _ = send.set_priority(spurts::CONTROL);
             let (send, recv) = (MessageSender::new(send), MessageReceiver::new(recv));
             hand_on(&shared, Inbound::Control { peer, send, recv }).await;
         }

@@ -6,6 +6,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use super::{OpenError, REQUEST_DEADLINE, RequestError, STREAM_DEADLINE};
 use crate::{
     identity::Identity,
+    spurts,
     stream::{MessageReceiver, MessageSender, StreamError},
     wire::{
         self,
@@ -40,6 +41,13 @@ pub enum Inbound {
         peer: Peer,
         /// Its bytes.
         recv: quinn::RecvStream,
+    },
+    /// Copies of items of a talk spurt, which its stream brings as well.
+    Copies {
+        /// Whose.
+        peer: Peer,
+        /// What [`wire::copies::Copies::decode`] reads; the type byte has been taken off.
+        datagram: bytes::Bytes,
     },
     /// A question.
     Request {
@@ -102,6 +110,10 @@ impl Peer {
     async fn open_bi(&self, kind: u8) -> Result<(MessageSender, MessageReceiver), OpenError> {
         let (mut send, recv) =
             timeout(STREAM_DEADLINE, self.connection.open_bi()).await.map_err(|_| OpenError::Deadline)??;
+        if kind == wire::STREAM_CONTROL {
+            // It can only fail for a stream that is closed, which the next line finds out.
+            let _ = send.set_priority(spurts::CONTROL);
+        }
         send.write_all(&[kind]).await?;
         Ok((MessageSender::new(send), MessageReceiver::new(recv)))
     }

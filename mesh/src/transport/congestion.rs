@@ -1,41 +1,131 @@
-//! Cubic with a floor under its window.
+//! Cubic with a floor under its window, and an eye on the path.
 //!
 //! Speech needs little and needs it now. On a lossy path cubic's window falls below what a few
 //! speakers offer, and their frames queue behind it: at 2 % loss in bursts the p99 delay is 342 ms
 //! with plain cubic and 106 ms with a floor of 64 KiB, which at 200 ms of round trip lets 2.6 Mbit/s
-//! pass. Above the floor cubic rules as ever, so a replay of minutes still backs off.
+//! pass. Where many speak, the floor is twice what live speech offers in a round trip. Above the floor
+//! cubic rules as ever, so a replay of minutes still backs off.
 
-use std::{any::Any, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn::{
+    Connection,
+    congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig},
+};
 use quinn_proto::RttEstimator;
+
+use crate::redundancy::{Plan, meter::Meter};
+
+/// No floor is above this, in bytes: 100 Mbit/s at 300 ms.
+const MAX_FLOOR: u64 = 4 * 1024 * 1024;
+/// Over this time the rate of live speech is measured.
+const OFFER_MEMORY: Duration = Duration::from_secs(2);
 
 /// Makes a cubic with a floored window for each connection.
 #[derive(Debug, Clone)]
 pub struct FlooredCubic {
-    /// The least window, in bytes: about twice the offered rate times the round trip.
+    /// The least window, in bytes, however little is said.
     pub floor: u64,
 }
 
 struct Floored {
     inner: Box<dyn Controller>,
-    floor: u64,
+    path: Path,
+    last_packet: u64,
+}
+
+/// What a connection knows of its path. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Path {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// In bytes.
+    floor: AtomicU64,
+    least: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    meter: Meter,
+    rtt: Duration,
+    /// Live speech: since when, how much, and the rate before that, in bytes per second.
+    since: Option<Instant>,
+    offered: u64,
+    rate: f64,
+}
+
+impl Path {
+    fn new(least: u64) -> Self {
+        Self { shared: Arc::new(Shared { floor: AtomicU64::new(least), least, state: Mutex::default() }) }
+    }
+
+    /// Of this connection; `None` if its controller is not ours.
+    pub fn of(connection: &Connection) -> Option<Self> {
+        let controller = connection.congestion_state().into_any().downcast::<Floored>().ok()?;
+        Some(controller.path.clone())
+    }
+
+    /// So many bytes of live speech, copies included, were handed to the connection.
+    pub fn offered(&self, bytes: u64, now: Instant) {
+        let mut state = self.state();
+        state.offered += bytes;
+        let since = *state.since.get_or_insert(now);
+        let span = now.saturating_duration_since(since);
+        if span >= OFFER_MEMORY {
+            state.rate = state.offered as f64 / span.as_secs_f64();
+            (state.offered, state.since) = (0, Some(now));
+            let in_a_round_trip = (state.rate * state.rtt.as_secs_f64()) as u64;
+            let floor = (2 * in_a_round_trip).clamp(self.shared.least, MAX_FLOOR.max(self.shared.least));
+            self.shared.floor.store(floor, Ordering::Relaxed);
+        }
+    }
+
+    /// What is to be said again on it.
+    pub fn plan(&self, now: Instant) -> Plan {
+        self.state().meter.plan(now)
+    }
+
+    /// The least window, in bytes.
+    pub fn floor(&self) -> u64 {
+        self.shared.floor.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ControllerFactory for FlooredCubic {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = Arc::new(CubicConfig::default()).build(now, current_mtu);
-        Box::new(Floored { inner, floor: self.floor })
+        Box::new(Floored { inner, path: Path::new(self.floor), last_packet: 0 })
     }
 }
 
 impl Controller for Floored {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.inner.on_sent(now, bytes, last_packet_number);
+        let packets = last_packet_number.saturating_sub(self.last_packet).max(1);
+        self.last_packet = last_packet_number;
+        self.path.state().meter.handle_sent(packets, bytes, now);
     }
 
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+        let mut state = self.path.state();
+        state.rtt = rtt.get();
+        state.meter.handle_rtt(rtt.get());
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_acked: Option<u64>) {
@@ -44,6 +134,10 @@ impl Controller for Floored {
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost_bytes: u64) {
         self.inner.on_congestion_event(now, sent, persistent, lost_bytes);
+        // None are lost where routers only marked packets (ECN).
+        if lost_bytes > 0 {
+            self.path.state().meter.handle_lost(lost_bytes, now);
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
@@ -51,7 +145,7 @@ impl Controller for Floored {
     }
 
     fn window(&self) -> u64 {
-        self.inner.window().max(self.floor)
+        self.inner.window().max(self.path.floor())
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -61,11 +155,11 @@ impl Controller for Floored {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), floor: self.floor })
+        Box::new(Self { inner: self.inner.clone_box(), path: self.path.clone(), last_packet: self.last_packet })
     }
 
     fn initial_window(&self) -> u64 {
-        self.inner.initial_window().max(self.floor)
+        self.inner.initial_window().max(self.path.floor())
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -75,7 +169,7 @@ impl Controller for Floored {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    #![allow(clippy::disallowed_methods, reason = "virtual time begins at some instant")]
 
     use super::*;
 
@@ -98,5 +192,22 @@ mod tests {
         let floored = Arc::new(FlooredCubic { floor: 1 }).build(now, 1200);
         let plain = Arc::new(CubicConfig::default()).build(now, 1200);
         assert_eq!((floored.window(), floored.initial_window()), (plain.window(), plain.initial_window()));
+    }
+
+    #[test]
+    fn the_floor_follows_what_live_speech_offers_in_two_round_trips() {
+        let (start, path) = (Instant::now(), Path::new(64 * 1024));
+        path.state().rtt = Duration::from_millis(200);
+        let offer = |seconds: std::ops::Range<u64>, rate: u64| {
+            for ms in seconds.flat_map(|s| s * 1000..(s + 1) * 1000) {
+                path.offered(rate / 1000, start + Duration::from_millis(ms));
+            }
+            path.floor()
+        };
+        assert_eq!(offer(0..5, 10_000), 64 * 1024, "little is said");
+        let floor = offer(5..10, 1_000_000);
+        assert!((380_000..=420_000).contains(&floor), "{floor}");
+        assert_eq!(offer(10..20, 500_000_000), MAX_FLOOR);
+        assert_eq!(offer(20..25, 10_000), 64 * 1024, "less is said again");
     }
 }
