@@ -1,14 +1,12 @@
 //! How far apart two regions are in time: measured where somebody measured it, else by distance.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use crate::{
     map::{Region, RegionMap},
+    matrix::RttMatrix,
     region::RegionId,
 };
-
-/// Azure's published round trips between its regions; see `data/README.md`.
-const AZURE_RTT: &str = include_str!("../data/azure_rtt.csv");
 
 /// Two hosts of one region. The published matrix has no cell for it; its smallest cells, between regions of
 /// one city, say 2 to 4 ms, and clouds promise under 2 ms between zones of one region.
@@ -41,14 +39,14 @@ pub struct Latency {
 #[derive(Debug, Clone)]
 pub struct LatencyModel {
     map: RegionMap,
-    /// Milliseconds from the first Azure region to the second, as published.
-    measured: BTreeMap<(String, String), u16>,
+    /// Between Azure's regions, as published.
+    measured: RttMatrix,
 }
 
 impl LatencyModel {
     /// A model of the regions in `map`, with the measurements compiled into the program.
     pub fn new(map: RegionMap) -> Self {
-        Self { map, measured: azure_matrix() }
+        Self { map, measured: RttMatrix::azure() }
     }
 
     /// The regions it knows.
@@ -67,17 +65,14 @@ impl LatencyModel {
         measured.or_else(|| Some(Latency { rtt: by_distance(a, b), source: Source::Distance }))
     }
 
-    /// The published figure; the mean where the two directions differ, since a round trip has none.
+    /// The published figure.
     fn measured(&self, a: &Region, b: &Region) -> Option<Duration> {
         let (a, b) = (a.azure.as_deref()?, b.azure.as_deref()?);
         if a == b {
             return Some(SAME_REGION);
         }
-        let one_way = |from: &str, to: &str| self.measured.get(&(from.into(), to.into())).copied();
-        let directions = [one_way(a, b), one_way(b, a)];
-        let known = directions.iter().flatten().count() as u64;
-        let sum_ms: u64 = directions.iter().flatten().map(|&ms| u64::from(ms)).sum();
-        (known > 0).then(|| Duration::from_micros(sum_ms * 1000 / known))
+        let ms = self.measured.rtt_ms(self.measured.position(a)?, self.measured.position(b)?)?;
+        Some(Duration::from_secs_f64(ms / 1000.0))
     }
 }
 
@@ -88,23 +83,12 @@ impl Default for LatencyModel {
 }
 
 fn by_distance(a: &Region, b: &Region) -> Duration {
-    Duration::from_secs_f64((FIT_BASE_MS + FIT_MS_PER_KM * a.place.distance_km(b.place)) / 1000.0)
+    fit(a.place.distance_km(b.place))
 }
 
-/// Reads the matrix: a header of target regions, then a source region and its milliseconds in each row.
-fn azure_matrix() -> BTreeMap<(String, String), u16> {
-    let mut table = crate::table(AZURE_RTT);
-    let targets = table.headers().expect("the built-in matrix has a header: a test reads it").clone();
-    let rows = table.records().map(|row| row.expect("the built-in matrix is valid: a test reads it"));
-    rows.flat_map(|row| cells(&targets, &row).collect::<Vec<_>>()).collect()
-}
-
-fn cells(targets: &csv::StringRecord, row: &csv::StringRecord) -> impl Iterator<Item = ((String, String), u16)> {
-    let source = &row[0];
-    targets.iter().zip(row.iter()).skip(1).filter_map(move |(target, ms)| {
-        let ms = ms.parse().ok()?;
-        Some(((source.to_owned(), target.to_owned()), ms))
-    })
+/// The round trip over `km` kilometres of great circle, by the fit to what Azure publishes.
+pub fn fit(km: f64) -> Duration {
+    Duration::from_secs_f64((FIT_BASE_MS + FIT_MS_PER_KM * km.clamp(0.0, 20_100.0)) / 1000.0)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod answer;
 pub mod client;
 pub mod latency;
 pub mod map;
+pub mod matrix;
 pub mod region;
 pub mod server;
 

@@ -1,4 +1,11 @@
 //! Where a node is in the space of round trips.
+//!
+//! Vivaldi (Dabek, Cox, Kaashoek, Morris, "Vivaldi: A Decentralized Network Coordinate System", SIGCOMM 2004):
+//! each node moves its own coordinate by the round trips it measures to others ([`Vivaldi`]) and tells it in
+//! its report; whoever has two of them knows about how far apart those nodes are, though nobody ever measured
+//! that pair. On Azure's matrix the median estimate is about 7 % off, where the fit by distance is 17 % off.
+
+mod vivaldi;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +23,11 @@ pub struct Coordinate {
     /// How far off predictions from it are, as a share of what they predict: 0 exact to 1 no idea.
     pub error: f32,
 }
+
+pub use self::vivaldi::{Refused, Settings, Vivaldi};
+
+/// Nothing on Earth is further away, in milliseconds: a round trip beyond it is an error or a lie.
+pub const FARTHEST_MS: f64 = 4_000.0;
 
 /// Steps of a millisecond on the wire.
 const STEPS: f32 = 8.0;
@@ -37,6 +49,18 @@ impl Coordinate {
             && (0.0..=f32::from(u16::MAX) / STEPS).contains(&height)
             && (0.0..=1.0).contains(&error);
         sound.then_some(Self { position, height, error })
+    }
+
+    /// Whether it can be one: what has not come off the wire is to be checked before it is used.
+    pub fn is_sane(&self) -> bool {
+        Self::new(self.position, self.height, self.error).is_some()
+    }
+
+    /// The round trip to `other` by the two coordinates, in milliseconds.
+    pub fn rtt_ms(&self, other: &Self) -> f64 {
+        euclidean(&self.position.map(f64::from), &other.position.map(f64::from))
+            + f64::from(self.height)
+            + f64::from(other.height)
     }
 
     /// The coordinate as others will read it.
@@ -65,6 +89,13 @@ impl From<Quantised> for Coordinate {
         }
     }
 }
+
+fn euclidean(a: &[f64; 3], b: &[f64; 3]) -> f64 {
+    (0..3).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod learning;
 
 #[cfg(test)]
 mod tests {

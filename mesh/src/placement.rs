@@ -8,11 +8,16 @@
 //! 2. Then the regions the customer prefers, in their order.
 //! 3. Then the lowest `rtt(edge, relay) + a * rtt(edge, core) + b * stress`.
 //!
-//! Reports are seconds old, so many meetings that start at once would all choose the same edge. Among
-//! those near-equal to the best, two are drawn and the less stressed one is chosen (Mitzenmacher, "The
-//! Power of Two Choices in Randomized Load Balancing", 2001).
+//! Reports are seconds old, so many meetings that start at once would all choose the same edge. What was
+//! assigned since an edge's report was written counts as load, and among those near-equal to the best, two are drawn
+//! and the less stressed one is chosen (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
+//!
+//! [`Search`] decides whom to probe, [`should_move`] whether a live meeting is better served elsewhere.
 
+mod locate;
+mod moving;
 mod policy;
+mod search;
 mod why;
 
 use std::{sync::Arc, time::Duration};
@@ -20,7 +25,11 @@ use std::{sync::Arc, time::Duration};
 use geo::RegionId;
 use serde::{Deserialize, Serialize};
 
-pub use self::policy::{MAX_STRESS_PERMILLE, Policy};
+pub use self::{
+    moving::{History, Hysteresis, Move, should_move},
+    policy::{MAX_STRESS_PERMILLE, Policy},
+    search::{Effort, Search, Site},
+};
 use crate::{
     identity::{NodeId, Role},
     wire::report::Report,
@@ -37,6 +46,8 @@ pub struct Candidate {
     pub role: Role,
     /// What it last said of itself.
     pub report: Option<Arc<Report>>,
+    /// Meetings assigned to it that its report cannot know of yet.
+    pub pending: u32,
     /// Round trip between it and the meeting's relay.
     pub rtt_relay: Option<Measured>,
     /// Round trip between it and the core that takes the speech.
@@ -56,8 +67,12 @@ pub struct Measured {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RttSource {
-    /// The node itself measured it, for this meeting.
+    /// The node itself measured it, just now.
     Probe,
+    /// The node itself measured it, for an earlier meeting at the same relay.
+    Remembered,
+    /// Computed from where both are in the space of round trips.
+    Coordinate,
     /// The node's report names it for the region.
     Gossip,
     /// Computed from a table or from distance.
@@ -91,8 +106,12 @@ pub struct Row {
     pub rtt_relay_source: Option<RttSource>,
     /// Round trip to the core, in milliseconds.
     pub rtt_core_ms: Option<f64>,
+    /// How that is known.
+    pub rtt_core_source: Option<RttSource>,
     /// How busy it says it is, 0 to 1.
     pub stress: Option<f64>,
+    /// The ramp-up allowance: meetings assigned to it since it said so, each of which adds its part to the stress.
+    pub pending: u32,
     /// The verdict in one sentence.
     pub why: String,
 }
@@ -118,6 +137,10 @@ pub enum Verdict {
 pub enum Reason {
     /// It is not an edge.
     Role,
+    /// It is the one to be replaced, or captures the meeting already.
+    Taken,
+    /// It does not speak what the meeting needs.
+    Version,
     /// The meeting's speech may not be in its region.
     Residency,
     /// It has said nothing of itself, or nothing lately.
@@ -184,7 +207,7 @@ impl<'a> Scored<'a> {
             candidate,
             knowledge: match candidate.rtt_relay.map(|relay| relay.source) {
                 Some(RttSource::Probe) => 0,
-                Some(RttSource::Gossip | RttSource::Model) => 1,
+                Some(_) => 1,
                 None => 2,
             },
             preference: policy.preference(&candidate.region),
@@ -229,8 +252,12 @@ fn draw(near: &[Scored<'_>], chance: u64) -> Option<usize> {
 }
 
 impl Candidate {
+    /// What it said, and what was put on it since.
     fn stress_permille(&self) -> Option<u16> {
-        self.report.as_ref().map(|report| report.stress_permille)
+        self.report.as_ref().map(|report| {
+            let added = u64::from(self.pending) * 1000 / u64::from(report.capacity.max(1));
+            (u64::from(report.stress_permille) + added).min(u64::from(u16::MAX)) as u16
+        })
     }
 
     fn stress(&self) -> Option<f64> {
@@ -246,7 +273,9 @@ impl Candidate {
             rtt_relay_ms: self.rtt_relay.map(|relay| ms(relay.rtt)),
             rtt_relay_source: self.rtt_relay.map(|relay| relay.source),
             rtt_core_ms: self.rtt_core.map(|core| ms(core.rtt)),
-            stress: self.stress(),
+            rtt_core_source: self.rtt_core.map(|core| core.source),
+            stress: self.report.as_ref().map(|report| f64::from(report.stress_permille) / 1000.0),
+            pending: self.pending,
             why,
         }
     }

@@ -144,6 +144,7 @@ impl Placer {
                 region: m.identity.region.clone(),
                 role: m.identity.role,
                 report: m.report.clone(),
+                pending: 0,
                 rtt_relay: probed.get(&m.identity.node).map(|rtt| Measured { rtt: *rtt, source: RttSource::Probe }),
                 rtt_core: self.rtt_to_core(m, &here),
             })

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use geo::RegionId;
 
 use super::{Candidate, Reason};
-use crate::{clock::Micros, identity::Role};
+use crate::{
+    clock::Micros,
+    identity::{NodeId, Role},
+};
 
 /// No new meeting goes to an edge at or above this stress: what is there needs the rest.
 pub const MAX_STRESS_PERMILLE: u16 = 800;
@@ -13,6 +16,10 @@ pub const MAX_STRESS_PERMILLE: u16 = 800;
 /// The conditions and weights of one placement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
+    /// Nodes that are not to be chosen: the one to be replaced, the other one of a meeting with two.
+    pub without: BTreeSet<NodeId>,
+    /// The oldest wire version that will do; a node that has not said otherwise speaks the first.
+    pub wire: u8,
     /// The regions where the meeting's speech may be; `None` allows all, an empty set none.
     pub residency: Option<BTreeSet<RegionId>>,
     /// Regions to be taken first if an edge there is as well measured as elsewhere; the first is dearest.
@@ -29,20 +36,22 @@ pub struct Policy {
     pub core_weight: f64,
     /// `b`: what full stress weighs (20 ms): an idle edge may be that much further away.
     pub stress_weight: Duration,
-    /// Scores this close (2 ms) are equal: less than a probe's own noise.
+    /// Scores this close (1 ms) are equal: less than a probe's own noise.
     pub near_equal: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            without: BTreeSet::new(),
+            wire: 1,
             residency: None,
             prefer: Vec::new(),
             max_rtt: None,
             fresh_since: None,
             core_weight: 0.1,
             stress_weight: Duration::from_millis(20),
-            near_equal: Duration::from_millis(2),
+            near_equal: Duration::from_millis(1),
         }
     }
 }
@@ -53,6 +62,9 @@ impl Policy {
         if candidate.role != Role::Edge {
             return Err(Reason::Role);
         }
+        if self.without.contains(&candidate.node) {
+            return Err(Reason::Taken);
+        }
         if self.residency.as_ref().is_some_and(|allowed| !allowed.contains(&candidate.region)) {
             return Err(Reason::Residency);
         }
@@ -61,11 +73,14 @@ impl Policy {
         if report.draining {
             return Err(Reason::Draining);
         }
-        if report.stress_permille >= MAX_STRESS_PERMILLE {
-            return Err(Reason::Stress);
+        if report.wire() < self.wire {
+            return Err(Reason::Version);
         }
-        if report.meetings >= report.capacity {
+        if report.meetings.saturating_add(candidate.pending) >= report.capacity {
             return Err(Reason::Capacity);
+        }
+        if candidate.stress_permille().is_some_and(|stress| stress >= MAX_STRESS_PERMILLE) {
+            return Err(Reason::Stress);
         }
         let near = |limit| candidate.rtt_relay.is_some_and(|relay| relay.rtt <= limit);
         if self.max_rtt.is_none_or(near) { Ok(()) } else { Err(Reason::MaxRtt) }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::Micros;
+use crate::{clock::Micros, wire::report::Extension};
 
 fn measured(ms: u64, source: RttSource) -> Option<Measured> {
     Some(Measured { rtt: Duration::from_millis(ms), source })
@@ -17,6 +17,7 @@ fn edge(name: &str, region: &str, probe_ms: u64) -> Candidate {
         region: region.parse().unwrap(),
         role: Role::Edge,
         report: Some(Arc::new(report(name, 100))),
+        pending: 0,
         rtt_relay: measured(probe_ms, RttSource::Probe),
         rtt_core: measured(50, RttSource::Gossip),
     }
@@ -77,9 +78,12 @@ fn each_hard_condition_has_its_own_reason() {
         residency: Some(regions(&["eu"])),
         max_rtt: Some(Duration::from_millis(60)),
         fresh_since: Some(Micros(500)),
+        wire: 2,
+        without: ["dead".parse().unwrap()].into(),
         ..Policy::default()
     };
-    let good = || edge("e", "eu", 5);
+    let speaks = |wire| Some(Extension { wire, coordinate: None });
+    let good = || with_report(edge("e", "eu", 5), |r| r.extension = speaks(2));
     assert_eq!(verdict(good(), &policy), Verdict::Chosen);
     let excluded = |candidate| match verdict(candidate, &policy) {
         Verdict::Excluded(reason) => reason,
@@ -90,9 +94,12 @@ fn each_hard_condition_has_its_own_reason() {
     assert_eq!(excluded(Candidate { report: None, ..good() }), Reason::Health);
     assert_eq!(excluded(with_report(good(), |r| r.at = Micros(499))), Reason::Health);
     assert_eq!(excluded(with_report(good(), |r| r.draining = true)), Reason::Draining);
+    assert_eq!(excluded(with_report(good(), |r| r.extension = speaks(1))), Reason::Version);
+    assert_eq!(excluded(with_report(good(), |r| r.extension = None)), Reason::Version);
+    assert_eq!(excluded(edge("dead", "eu", 5)), Reason::Taken);
     assert_eq!(excluded(with_report(good(), |r| r.stress_permille = 800)), Reason::Stress);
     assert_eq!(excluded(with_report(good(), |r| r.meetings = 10)), Reason::Capacity);
-    assert_eq!(excluded(edge("e", "eu", 61)), Reason::MaxRtt);
+    assert_eq!(excluded(Candidate { rtt_relay: measured(61, RttSource::Probe), ..good() }), Reason::MaxRtt);
     assert_eq!(excluded(Candidate { rtt_relay: None, ..good() }), Reason::MaxRtt);
 }
 
@@ -110,6 +117,33 @@ fn stress_and_the_way_to_the_core_weigh_in() {
     let mut remote = edge("remote", "eu", 5);
     remote.rtt_core = measured(250, RttSource::Gossip);
     assert_eq!(chosen(&[remote, edge("close", "us", 12)], &Policy::default()), "close");
+}
+
+#[test]
+fn what_was_assigned_since_the_report_counts_as_load() {
+    let with = |pending| Candidate { pending, ..edge("e", "eu", 5) };
+    let stress = |pending| rank(&[with(pending)], &Policy::default(), 0).rows.remove(0);
+    assert_eq!(stress(3).verdict, Verdict::Chosen);
+    assert_eq!(stress(3).score_ms.unwrap() - stress(0).score_ms.unwrap(), 6.0, "three of ten at 20 ms");
+    let full = stress(7);
+    assert_eq!(full.verdict, Verdict::Excluded(Reason::Stress));
+    assert_eq!(
+        full.why,
+        "Its stress is 800 per mille, with 7 more assigned since it said so; new meetings stop at 800."
+    );
+    assert_eq!(stress(8).verdict, Verdict::Excluded(Reason::Capacity));
+    assert_eq!(stress(u32::MAX).verdict, Verdict::Excluded(Reason::Capacity));
+}
+
+#[test]
+fn a_burst_of_meetings_spreads_before_any_edge_reports_again() {
+    let mut edges: Vec<Candidate> = (0..4).map(|i| edge(&format!("e{i}"), "eu", 5 + i)).collect();
+    for chance in 0..24u64 {
+        let chosen = rank(&edges, &Policy::default(), chance.wrapping_mul(0x9E37_79B9_7F4A_7C15)).chosen.unwrap();
+        edges.iter_mut().find(|edge| edge.node == chosen).unwrap().pending += 1;
+    }
+    let pending: Vec<u32> = edges.iter().map(|edge| edge.pending).collect();
+    assert!(pending.iter().all(|n| (4..=7).contains(n)), "{pending:?}");
 }
 
 #[test]
@@ -155,7 +189,8 @@ fn a_decision_reads_well_as_json() {
 }
 
 fn source() -> impl Strategy<Value = RttSource> {
-    prop_oneof![Just(RttSource::Probe), Just(RttSource::Gossip), Just(RttSource::Model)]
+    use RttSource::*;
+    prop::sample::select(vec![Probe, Remembered, Coordinate, Gossip, Model])
 }
 
 fn rtt() -> impl Strategy<Value = Option<Measured>> {
@@ -171,6 +206,7 @@ prop_compose! {
         region in prop::sample::select(vec!["eu", "us", "jp"]),
         role in prop_oneof![9 => Just(Role::Edge), 1 => Just(Role::Core)],
         (reported, stress, meetings, draining) in (any::<bool>(), 0u16..1000, 0u32..12, prop::bool::weighted(0.1)),
+        pending in prop_oneof![3 => Just(0u32), 1 => 0u32..12],
         rtt_relay in rtt(),
         rtt_core in rtt(),
     ) -> Candidate {
@@ -181,6 +217,7 @@ prop_compose! {
             region: region.parse().unwrap(),
             role,
             report: reported.then(|| Arc::new(report)),
+            pending,
             rtt_relay,
             rtt_core,
         }
@@ -211,6 +248,19 @@ proptest! {
         let decision = rank(&all, &policy, chance);
         for row in decision.rows.iter().filter(|row| !matches!(row.verdict, Verdict::Excluded(_))) {
             prop_assert!(policy.residency.as_ref().is_none_or(|allowed| allowed.contains(&row.region)), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_who_drains_is_full_or_is_excluded_is_chosen(all in candidates(), policy in policy(), chance: u64) {
+        let without: BTreeSet<NodeId> = all.iter().step_by(3).map(|c| c.node.clone()).collect();
+        let policy = Policy { without: without.clone(), ..policy };
+        if let Some(chosen) = rank(&all, &policy, chance).chosen {
+            let candidate = all.iter().find(|c| c.node == chosen).unwrap();
+            let report = candidate.report.as_ref().unwrap();
+            prop_assert!(!without.contains(&chosen) && candidate.role == Role::Edge && !report.draining);
+            prop_assert!(report.meetings + candidate.pending < report.capacity);
+            prop_assert!(policy.max_rtt.is_none_or(|limit| candidate.rtt_relay.is_some_and(|m| m.rtt <= limit)));
         }
     }
 

@@ -25,10 +25,20 @@ fn distance(scored: &Scored<'_>) -> String {
     };
     let how = match relay.source {
         RttSource::Probe => "measured to the relay",
+        RttSource::Remembered => "to the relay as measured earlier, not probed now",
+        RttSource::Coordinate => "to the relay by coordinates, not probed",
         RttSource::Gossip => "to the relay's region by its report, not probed",
         RttSource::Model => "to the relay by the latency model, not probed",
     };
     format!("{:.1} ms {how}", ms(relay.rtt))
+}
+
+/// The ramp-up allowance, where there is one.
+fn since(candidate: &Candidate) -> String {
+    match candidate.pending {
+        0 => String::new(),
+        pending => format!(", with {pending} more assigned since it said so"),
+    }
 }
 
 /// Why a candidate is out.
@@ -40,13 +50,19 @@ pub(super) fn excluded(candidate: &Candidate, reason: Reason, policy: &Policy) -
         Reason::Health if report.is_some() => "Its last report is too old to rely on.".to_owned(),
         Reason::Health => "It has not reported its state yet.".to_owned(),
         Reason::Draining => "It is draining and takes no new meetings.".to_owned(),
+        Reason::Taken => "It captures the meeting already, or is the one to be replaced.".to_owned(),
+        Reason::Version => {
+            let (speaks, needed) = (report.map_or(1, |report| report.wire()), policy.wire);
+            format!("It speaks wire version {speaks}; the meeting needs {needed}.")
+        }
         Reason::Stress => {
-            let stress = report.map_or(0, |report| report.stress_permille);
-            format!("Its stress is {stress} per mille; new meetings stop at {MAX_STRESS_PERMILLE}.")
+            let stress = candidate.stress_permille().unwrap_or(0);
+            let since = since(candidate);
+            format!("Its stress is {stress} per mille{since}; new meetings stop at {MAX_STRESS_PERMILLE}.")
         }
         Reason::Capacity => {
             let (meetings, capacity) = report.map_or((0, 0), |report| (report.meetings, report.capacity));
-            format!("It serves {meetings} meetings and has room for {capacity}.")
+            format!("It serves {meetings} meetings{} and has room for {capacity}.", since(candidate))
         }
         Reason::MaxRtt => match (candidate.rtt_relay, policy.max_rtt) {
             (Some(relay), Some(limit)) => {
