@@ -7,6 +7,7 @@ pub mod client;
 pub mod demo;
 pub mod failover;
 pub mod latency;
+pub mod link;
 pub mod oracle;
 pub mod relay;
 pub mod report;

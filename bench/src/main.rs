@@ -1,7 +1,7 @@
 //! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
 
 use anyhow::Result;
-use bench::{certs, demo, failover, latency, relay};
+use bench::{certs, demo, failover, latency, link, relay};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ enum Command {
     Failover(failover::Args),
     /// How far everything is from here: DNS, nodes, and the stages of a meeting's words.
     Latency(latency::Args),
+    /// How late speech comes over a bad path, by the way it is sent: ours, datagrams, one stream, WebSockets.
+    Link(link::Args),
     /// The stand-in meeting relay (WebRTC, WHEP) of a plan made by the demo.
     Relay(relay::Args),
     /// A small certificate authority: certificates for nodes.
@@ -37,6 +39,10 @@ fn main() -> Result<()> {
         Command::Failover(args) => {
             let world = failover::enter(&args)?;
             runtime()?.block_on(failover::run(world, args))
+        }
+        Command::Link(args) => {
+            let world = link::enter(&args)?;
+            runtime()?.block_on(link::run(world, args))
         }
         Command::Latency(args) => runtime()?.block_on(latency::run(args)),
         Command::Relay(args) => runtime()?.block_on(relay::run(args)),
