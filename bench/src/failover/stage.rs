@@ -134,15 +134,21 @@ impl Stage {
 
     /// How many other nodes each node sees, by its own metrics; nothing of those that do not answer.
     pub(super) async fn views(&self) -> BTreeMap<String, Option<usize>> {
-        let mut views = BTreeMap::new();
+        let members = self.gauges("nearfield_mesh_members").await;
+        members.into_iter().map(|(node, seen)| (node, seen.map(|seen| seen as usize))).collect()
+    }
+
+    /// A metric of every node; nothing of those that do not answer.
+    pub(super) async fn gauges(&self, name: &str) -> BTreeMap<String, Option<f64>> {
+        let mut gauges = BTreeMap::new();
         for node in &self.bed.nodes {
             let api = node.api;
             let call = node.host.run(move || async move { Client::new(api)?.text("/metrics").await });
             let text = tokio::time::timeout(Duration::from_secs(2), call).await.ok().and_then(Result::ok);
-            let members = text.and_then(Result::ok).and_then(|text| gauge(&text, "nearfield_mesh_members"));
-            views.insert(node.identity.node.to_string(), members.map(|members| members as usize));
+            let value = text.and_then(Result::ok).and_then(|text| gauge(&text, name));
+            gauges.insert(node.identity.node.to_string(), value);
         }
-        views
+        gauges
     }
 
     /// Whether every node sees every other.
@@ -216,7 +222,7 @@ pub(super) fn now() -> Micros {
 }
 
 /// A value in Prometheus' text format; all labels' together.
-pub(super) fn gauge(text: &str, name: &str) -> Option<f64> {
+fn gauge(text: &str, name: &str) -> Option<f64> {
     let of = |line: &str| {
         let rest = line.strip_prefix(name)?;
         let value = match rest.as_bytes().first()? {

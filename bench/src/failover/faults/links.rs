@@ -8,8 +8,7 @@ use mesh::identity::{NodeId, Role};
 
 use super::{Broken, Resumes, Stage, Times, now};
 use crate::{
-    client::Client,
-    failover::stage::{AWAY, FAR, HOME, gauge},
+    failover::stage::{AWAY, FAR, HOME},
     world::{
         Place,
         path::{Bursts, Quality},
@@ -36,6 +35,7 @@ pub(super) async fn cut(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> 
     let mut broken = Broken::in_word(at, Resumes::WithNewSpeech, stage.meeting().started, &word);
     tokio::time::sleep(times.outage.mul_f64(0.9)).await;
     let spilled = spilled(stage, &edge).await;
+    broken.must(spilled.is_some_and(|bytes| bytes > 0), || "nothing was spilled to disk".into());
     broken.note("spilled_bytes", spilled);
     tokio::time::sleep(times.outage.mul_f64(0.1)).await;
     let lost = dropped(stage, |from, to| from == edge.as_str() && cores.iter().any(|core| core.as_str() == to));
@@ -125,10 +125,8 @@ fn dropped(stage: &Stage, of: impl Fn(&str, &str) -> bool) -> u64 {
     paths.iter().map(|path| path.counters.cut + if own(path) { path.counters.dropped() } else { 0 }).sum()
 }
 
-/// Bytes that the edge has on disk.
+/// Bytes that the edge has written to disk.
 async fn spilled(stage: &Stage, edge: &NodeId) -> Option<u64> {
-    let node = stage.bed.named(edge)?;
-    let api = node.api;
-    let text = node.host.run(move || async move { Client::new(api)?.text("/metrics").await }).await.ok()?.ok()?;
-    gauge(&text, "nearfield_edge_spill_bytes").map(|bytes| bytes as u64)
+    let all = stage.gauges("nearfield_edge_spilled_bytes_total").await;
+    all.get(edge.as_str())?.map(|bytes| bytes as u64)
 }
