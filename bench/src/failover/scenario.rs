@@ -79,7 +79,7 @@ impl Scenario {
             Self::Stall => lasting(s(8)),
             Self::BurstyLoss => lasting(pick(30, 10)),
             Self::RollingRestart => lasting(pick(75, 75)),
-            Self::MixedVersion => lasting(pick(60, 40)),
+            Self::MixedVersion => lasting(pick(60, 15)),
             Self::CertificateRotation => lasting(pick(40, 30)),
         }
     }

@@ -1,6 +1,6 @@
 //! Nodes that are stopped in good order and come back, the same or newer.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use mesh::identity::{NodeId, Role};
@@ -29,12 +29,22 @@ pub(super) async fn bring_up_to_date(stage: &mut Stage, times: Times, say: &dyn 
     stage.meeting().wait_until(times.fault).await;
     let mut broken = Broken::new(now(), Resumes::LongestPause);
     let old: Vec<NodeId> = in_turn(stage).into_iter().filter(|node| OLD.contains(&node.as_str())).collect();
-    broken.must(old.len() >= 3, || format!("only {} nodes are of the previous version", old.len()));
+    let before = versions(stage).await?;
+    broken.must(before.len() == 2, || format!("there are not two versions but {before:?}"));
     for node in old {
         restart(stage, &node, Some(Manner::default()), &mut broken, say).await?;
     }
+    let after = versions(stage).await?;
+    broken.must(after.len() == 1, || format!("there is still not one version but {after:?}"));
     note_end(stage, &mut broken, times);
     Ok(broken)
+}
+
+/// The versions that nodes with work to do report, without the programs' names.
+async fn versions(stage: &Stage) -> Result<BTreeSet<String>> {
+    let nodes = stage.meeting().cores.get("/v1/nodes").await?;
+    let software = nodes["nodes"].as_array().into_iter().flatten().filter_map(|n| n["report"]["software"].as_str());
+    Ok(software.filter_map(|name| name.rsplit('/').next()).map(str::to_owned).collect())
 }
 
 /// Which nodes begin in the previous version: at home an edge, away the core and the edge.

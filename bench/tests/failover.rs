@@ -1,0 +1,68 @@
+//! `bench failover` on this machine, with what takes long shortened.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+use serde_json::Value;
+
+/// Two meshes at once would be too much for two cores.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn cached(variable: &str, default: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let path = std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
+    assert!(path.exists(), "{} is not there: ./dev test fetches it", path.display());
+    path
+}
+
+/// Plays one scenario; it must show what it promises.
+fn shows_what_it_must(scenario: &str) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("failover.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args(["failover", "--short", "--scenario", scenario, "--model"])
+        .arg(cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin"))
+        .arg("--speech")
+        .arg(cached("NEARFIELD_SPEECH", ".cache/speech/en"))
+        .arg("--json")
+        .arg(&json)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{scenario} failed");
+    let outcomes: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!(outcomes.as_array().unwrap().len(), 1);
+    let outcome = &outcomes[0];
+    assert_eq!((&outcome["fault"], &outcome["meetings_dropped"]), (&scenario.into(), &0.into()));
+    assert_eq!(outcome["words_doubled"], 0);
+    assert!(outcome["resume_ms"].is_u64() && outcome["gap_ms"].is_u64() && outcome["frames_lost"].is_u64());
+}
+
+#[test]
+fn loss_in_bursts_on_one_uplink_delays_frames_and_loses_none_of_them() {
+    shows_what_it_must("bursty-loss");
+}
+
+#[test]
+#[ignore = "no standby core takes over yet"]
+fn a_core_killed_in_the_middle_of_a_word_loses_and_doubles_nothing() {
+    shows_what_it_must("core-killed");
+}
+
+#[test]
+#[ignore = "leases do not decide yet who captures, and gaps are not named"]
+fn an_edge_killed_is_replaced_within_three_seconds_and_the_gap_is_named() {
+    shows_what_it_must("edge-killed");
+}
+
+#[test]
+#[ignore = "there is no redundant capture yet"]
+fn one_of_two_edges_killed_is_not_noticed() {
+    shows_what_it_must("edge-killed-redundant");
+}
