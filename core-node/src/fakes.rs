@@ -16,7 +16,7 @@ use mesh::{
     node::Member,
     trace::TraceContext,
     wire::{
-        Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo,
+        Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Version,
         control::{EdgeState, ToCore, ToEdge},
         report::Report,
         request::{Assignment, Request, Response, Source, VadSettings},
@@ -87,6 +87,10 @@ impl Mesh for FakeMesh {
 
     fn rtt(&self, _: &mesh::identity::NodeId) -> Option<Duration> {
         None
+    }
+
+    async fn wire(&self, _: &mesh::identity::NodeId) -> Version {
+        Version::V1
     }
 
     async fn request(&self, node: &mesh::identity::NodeId, request: &Request) -> Result<Response, String> {
@@ -175,6 +179,7 @@ impl Core {
             interim: Some(Duration::from_millis(20)),
             language: None,
             parallel: 2,
+            failover: Default::default(),
         };
         change(&mut settings);
         let store = Arc::new(Store::open(file).unwrap());

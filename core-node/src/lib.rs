@@ -26,6 +26,7 @@ pub mod meetings;
 pub mod peers;
 pub mod publish;
 pub mod record;
+pub mod replicate;
 pub mod scribe;
 pub mod store;
 pub mod transcribe;

@@ -5,10 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::wire::{
-    Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo,
-    control::{RefusedReason, ToEdge},
-    spurt::SpurtHeader,
+use mesh::{
+    identity::NodeId,
+    wire::{
+        Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term,
+        control::{RefusedReason, ToEdge},
+        spurt::SpurtHeader,
+    },
 };
 
 use crate::key::{ParticipantId, SpurtKey};
@@ -39,6 +42,22 @@ pub enum ToLink {
     Leave {
         /// Which.
         meeting: MeetingId,
+    },
+    /// Which core would serve a meeting next.
+    Standby {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The core.
+        core: Option<NodeId>,
+    },
+    /// Another core serves a meeting by now.
+    Moved {
+        /// The meeting.
+        meeting: MeetingId,
+        /// Which core.
+        core: NodeId,
+        /// In which turn.
+        term: Term,
     },
     /// As it is.
     Message(ToEdge),
@@ -171,16 +190,27 @@ impl Aliases {
         self.meetings.values().map(|row| (row.meeting, row.epoch)).collect()
     }
 
-    /// What the edge calls a meeting; `None` if it is not open here.
+    /// Forgets the meetings for which `live` does not hold, if there is no room for another.
+    pub fn make_room(&mut self, live: impl Fn(MeetingId) -> bool) {
+        if self.meetings.len() >= self.caps.meetings {
+            self.meetings.retain(|_, row| live(row.meeting));
+        }
+    }
+
+    /// What the edge calls a meeting under its newest epoch here; `None` if it is not open here.
     fn alias(&self, meeting: MeetingId) -> Option<MeetingAlias> {
-        self.meetings.iter().find(|(_, row)| row.meeting == meeting).map(|(alias, _)| *alias)
+        let open = self.meetings.iter().filter(|(_, row)| row.meeting == meeting);
+        open.max_by_key(|(_, row)| row.epoch).map(|(alias, _)| *alias)
+    }
+
+    fn say(&self, meeting: MeetingId, what: impl FnOnce(MeetingAlias) -> ToEdge) -> Vec<ToEdge> {
+        self.alias(meeting).map(what).into_iter().collect()
     }
 
     /// What the edge calls a spurt; `None` if it is of another epoch.
     fn names(&self, meeting: MeetingId, key: &SpurtKey) -> Option<Named> {
-        let alias = self.alias(meeting)?;
-        let row = self.meetings.get(&alias).filter(|row| row.epoch == key.epoch)?;
-        Some((alias, *row.numbers.get(&key.participant)?, key.spurt))
+        let mut rows = self.meetings.iter().filter(|(_, row)| row.meeting == meeting && row.epoch == key.epoch);
+        rows.find_map(|(alias, row)| Some((*alias, *row.numbers.get(&key.participant)?, key.spurt)))
     }
 }
 
@@ -216,9 +246,9 @@ impl Acks {
                 let (alias, participant, spurt) = name;
                 vec![ToEdge::Done { alias, participant, spurt }]
             }
-            ToLink::Leave { meeting } => {
-                aliases.alias(meeting).map(|alias| ToEdge::Leave { alias }).into_iter().collect()
-            }
+            ToLink::Leave { meeting } => aliases.say(meeting, |alias| ToEdge::Leave { alias }),
+            ToLink::Standby { meeting, core } => aliases.say(meeting, |alias| ToEdge::Standby { alias, core }),
+            ToLink::Moved { meeting, core, term } => aliases.say(meeting, |alias| ToEdge::Moved { alias, core, term }),
             ToLink::Message(message) => vec![message],
         }
     }

@@ -24,7 +24,8 @@ pub const QUEUE: usize = 1024;
 /// The most requests in one commit: keeps a commit's length, and so each answer's delay, bounded.
 const MAX_BATCH: usize = 512;
 
-/// The store has failed, or the node is stopping.
+/// The store has failed, the node is stopping, or another core serves the meeting by now: nothing more may be
+/// said of what was to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the store takes no more writes")]
 pub struct LogClosed;

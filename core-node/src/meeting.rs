@@ -12,6 +12,7 @@ use std::{
 
 use mesh::{
     clock::Micros,
+    lease::Grantor,
     trace::TraceContext,
     wire::{
         Epoch, MeetingId,
@@ -20,6 +21,7 @@ use mesh::{
     },
 };
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
@@ -29,6 +31,7 @@ use crate::{
     log::{Log, LogClosed, Pending},
     publish::Publisher,
     record::{MeetingRecord, Owner, Participant},
+    replicate::{entry::Entry, handle::Replication},
     store::{Chunk, Op, SpurtRecord, Store},
     transcript::{Speaker, timestamp},
     utterance::Heard,
@@ -43,6 +46,10 @@ pub enum Notice {
     State(Epoch, EdgeState, Option<String>),
     /// The edge has left.
     Closed(Epoch, CloseReason),
+    /// The edge is going away and wants a successor.
+    HandOver(Epoch),
+    /// The lease may run longer, or its end has another cause to be looked at.
+    Renewed,
     /// Somebody wants it to end.
     Stop,
 }
@@ -57,6 +64,9 @@ pub enum IntakeError {
     #[error(transparent)]
     Log(#[from] LogClosed),
 }
+
+/// Edges that may be connected about one meeting; beyond it the one with the oldest epoch is not answered.
+const MAX_LINKS: usize = 8;
 
 /// How long a stream waits for transcription to catch up before it is given up.
 const BACKLOG_WAIT: Duration = Duration::from_secs(60);
@@ -75,7 +85,14 @@ pub struct Meeting {
     ingest: Mutex<Ingest>,
     /// Held while events leave `ingest`, so that they arrive in order.
     events: tokio::sync::Mutex<()>,
-    link: Mutex<Option<mpsc::Sender<ToLink>>>,
+    /// By epoch: an edge whose epoch is over may still bring what it kept.
+    links: Mutex<BTreeMap<Epoch, mpsc::Sender<ToLink>>>,
+    /// Its leases.
+    pub grantor: Mutex<Grantor>,
+    /// Its standby.
+    pub replication: Arc<Replication>,
+    /// Ends its tasks.
+    pub stop: CancellationToken,
     heard: mpsc::Sender<Heard>,
     notices: mpsc::Sender<Notice>,
     /// Told when a spurt is done, or its streams' state changed.
@@ -91,6 +108,12 @@ pub struct Parts {
     pub participants: Vec<Participant>,
     /// Its intake.
     pub ingest: Ingest,
+    /// Its leases.
+    pub grantor: Grantor,
+    /// Its standby.
+    pub replication: Arc<Replication>,
+    /// Ends its tasks.
+    pub stop: CancellationToken,
     /// Its events.
     pub publisher: Publisher,
     /// The disk.
@@ -116,7 +139,10 @@ impl Meeting {
             participants: Mutex::new(participants),
             ingest: Mutex::new(parts.ingest),
             events: tokio::sync::Mutex::default(),
-            link: Mutex::default(),
+            links: Mutex::default(),
+            grantor: Mutex::new(parts.grantor),
+            replication: parts.replication,
+            stop: parts.stop,
             heard: parts.heard,
             notices: parts.notices,
             progress: Notify::new(),
@@ -146,20 +172,31 @@ impl Meeting {
         lock(&self.participants).values().cloned().collect()
     }
 
-    /// Changes the record and returns when the disk has it.
+    /// Changes the record and returns when the disk has it, and the standby.
+    ///
+    /// # Errors
+    /// The store takes no more writes, or another core serves the meeting.
+    pub async fn update(&self, change: impl FnOnce(&mut MeetingRecord)) -> Result<(), LogClosed> {
+        let number = self.update_here(change).await?;
+        self.replication.settled(number).await
+    }
+
+    /// Changes the record and returns when the disk has it; the standby gets it by and by. Returns the change's number.
     ///
     /// # Errors
     /// The store takes no more writes.
-    pub async fn update(&self, change: impl FnOnce(&mut MeetingRecord)) -> Result<(), LogClosed> {
+    pub async fn update_here(&self, change: impl FnOnce(&mut MeetingRecord)) -> Result<u64, LogClosed> {
         let slot = self.log.reserve().await?;
         let counts = self.counts();
-        let pending = {
+        let (pending, number) = {
             let mut record = lock(&self.record);
             change(&mut record);
             record.counts = counts;
-            slot.write(Op::Meeting(Box::new(record.clone())))
+            let pending = slot.write(Op::Meeting(Box::new(record.clone())));
+            (pending, self.replication.push(|| Entry::Record(Box::new(record.clone()))))
         };
-        pending.durable().await.map(drop)
+        pending.durable().await?;
+        Ok(number)
     }
 
     /// Stores why an edge was chosen.
@@ -167,7 +204,9 @@ impl Meeting {
     /// # Errors
     /// The store takes no more writes.
     pub async fn decided(&self, epoch: Epoch, decision: serde_json::Value) -> Result<(), LogClosed> {
-        self.log.write(Op::Placement(self.id, epoch, decision)).await.map(drop)
+        self.log.write(Op::Placement(self.id, epoch, decision.clone())).await?;
+        self.replication.push(|| Entry::Placement { epoch, decision });
+        Ok(())
     }
 
     /// Tells the supervisor.
@@ -186,17 +225,36 @@ impl Meeting {
         lock(&self.record).totals.insert(epoch.0, totals);
     }
 
-    /// Acknowledgements go to this link from now on.
-    pub fn attach(&self, link: mpsc::Sender<ToLink>) {
-        *lock(&self.link) = Some(link);
+    /// What is said about speech of `epoch` goes to this link from now on.
+    pub fn attach(&self, epoch: Epoch, link: mpsc::Sender<ToLink>) {
+        let mut links = lock(&self.links);
+        links.insert(epoch, link);
+        if links.len() > MAX_LINKS {
+            links.pop_first();
+        }
     }
 
-    /// Sends to the edge, if it is connected.
-    pub async fn tell_edge(&self, what: ToLink) {
-        let link = lock(&self.link).clone();
-        if let Some(link) = link {
+    /// Sends to the edge of `epoch`, if it is connected; whether it is.
+    pub async fn tell_edge(&self, epoch: Epoch, what: ToLink) -> bool {
+        let link = lock(&self.links).get(&epoch).cloned();
+        match link {
             // An error means that the link has gone; the edge will open the meeting again and ask.
-            let _ = link.send(what).await;
+            Some(link) => link.send(what).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Sends to the edge that owns the meeting.
+    pub async fn tell_owner(&self, what: ToLink) -> bool {
+        let epoch = lock(&self.record).epoch;
+        self.tell_edge(epoch, what).await
+    }
+
+    /// Sends to every edge that is connected.
+    pub async fn tell_all(&self, what: impl Fn(Epoch) -> ToLink) {
+        let epochs: Vec<Epoch> = lock(&self.links).keys().copied().collect();
+        for epoch in epochs {
+            self.tell_edge(epoch, what(epoch)).await;
         }
     }
 
@@ -217,7 +275,13 @@ impl Meeting {
             row.left_at = None;
             row.clone()
         };
-        self.log.write(Op::Participant(self.id, row)).await.map(drop)
+        self.keep(row).await
+    }
+
+    async fn keep(&self, row: Participant) -> Result<(), LogClosed> {
+        self.log.write(Op::Participant(self.id, row.clone())).await?;
+        self.replication.push(|| Entry::Participant(row));
+        Ok(())
     }
 
     /// A participant has left.
@@ -230,7 +294,7 @@ impl Meeting {
             row.clone()
         });
         match row {
-            Some(row) => self.log.write(Op::Participant(self.id, row)).await.map(drop),
+            Some(row) => self.keep(row).await,
             None => Ok(()),
         }
     }
@@ -324,7 +388,7 @@ impl Meeting {
     pub async fn handle_done(&self, spurts: &[SpurtKey]) {
         for key in spurts {
             lock(&self.ingest).handle_done(key);
-            self.tell_edge(ToLink::Done { meeting: self.id, key: key.clone() }).await;
+            self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key: key.clone() }).await;
         }
         self.room.notify_waiters();
         self.progress.notify_one();
@@ -347,13 +411,15 @@ impl Meeting {
                     if grown {
                         self.hear(Heard::Progress { key: key.clone(), media, durable }).await;
                     }
-                    self.tell_edge(ToLink::Durable { meeting: self.id, key, upto }).await;
+                    self.tell_edge(key.epoch, ToLink::Durable { meeting: self.id, key, upto }).await;
                 }
                 Event::Whole { key, continues, media } => {
                     self.hear(Heard::Whole { key, continues, media }).await;
                     self.progress.notify_one();
                 }
-                Event::Done { key } => self.tell_edge(ToLink::Done { meeting: self.id, key }).await,
+                Event::Done { key } => {
+                    self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key }).await;
+                }
             }
         }
     }

@@ -4,8 +4,11 @@
 
 pub mod lifecycle;
 pub mod place;
+mod replication;
 pub mod residency;
+mod standby;
 mod supervise;
+mod takeover;
 
 use std::{
     collections::BTreeMap,
@@ -17,9 +20,9 @@ use std::{
 };
 
 use mesh::{
-    identity::Identity,
+    lease::{self, Grantor, LEASE_MAX},
     trace::TraceContext,
-    wire::{Epoch, MeetingId, control::RefusedReason},
+    wire::{Epoch, MeetingId, Term},
 };
 use tokio::{sync::mpsc, time::timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,6 +32,7 @@ use self::{
     lifecycle::Lifecycle,
     place::{Placer, Wanted, policy},
     residency::{UnknownPlace, allowed, core_within},
+    standby::Standbys,
 };
 use crate::{
     ingest::{Counts, Ingest, Limits},
@@ -36,7 +40,11 @@ use crate::{
     log::{Log, LogClosed},
     meeting::{Meeting, Notice, Parts, wall},
     publish::Publisher,
-    record::{MeetingRecord, Participant, Spec, Status},
+    record::{CoreRole, MeetingRecord, Participant, Serving, Spec, Status},
+    replicate::{
+        handle::Replication,
+        sender::{self, Replicator},
+    },
     scribe,
     store::{Op, Store, StoreError},
     transcribe::pool::Pool,
@@ -65,6 +73,26 @@ pub struct Settings {
     pub language: Option<String>,
     /// Finals of one meeting under way at a time.
     pub parallel: usize,
+    /// How meetings survive this core.
+    pub failover: Failover,
+}
+
+/// How meetings survive a core.
+#[derive(Debug, Clone)]
+pub struct Failover {
+    /// Whether meetings served here have a standby.
+    pub standby: bool,
+    /// Deadlines of a pair of cores.
+    pub pair: sender::Settings,
+    /// How long a core must be down before its standby takes a meeting over that no edge asked it to. Longer than the
+    /// partitions that are to be sat out.
+    pub takeover: Duration,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self { standby: true, pair: sender::Settings::default(), takeover: Duration::from_secs(300) }
+    }
 }
 
 /// Why a meeting was not created.
@@ -117,8 +145,11 @@ pub struct Meetings {
     log: Log,
     pool: Pool,
     placer: Arc<Placer>,
-    live: Mutex<BTreeMap<MeetingId, Arc<Meeting>>>,
+    live: Live,
     keys: Mutex<BTreeMap<String, (MeetingId, String)>>,
+    standbys: Standbys,
+    /// Held while a meeting changes hands here, so that it does so once.
+    hands: tokio::sync::Mutex<()>,
     draining: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -144,16 +175,22 @@ impl Meetings {
             placer: Arc::new(placer),
             live: Mutex::default(),
             keys: Mutex::default(),
+            standbys: Standbys::default(),
+            hands: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         for record in this.store.meetings()? {
             this.remember_key(&record);
-            if !record.status.ended() {
-                this.take_up(record)?;
+            match record.serving.role {
+                _ if record.status.ended() => {}
+                CoreRole::Serving => this.take_up(record)?,
+                CoreRole::Standby => this.standbys.hold(record.id),
+                CoreRole::Moved => {}
             }
         }
+        this.tasks.spawn(takeover::watch(Arc::downgrade(&this), this.stop.clone()));
         Ok(this)
     }
 
@@ -172,7 +209,8 @@ impl Meetings {
         }
         self.check(&spec)?;
         let record = new_record(spec, trace, idempotency);
-        let (meeting, start) = self.assemble(record.clone(), vec![], Ingest::new(self.settings.intake), vec![], 1);
+        let ingest = Ingest::new(self.settings.intake);
+        let (meeting, start) = self.assemble(record.clone(), vec![], ingest, Grantor::new(Term(1)), vec![], 1);
         self.insert(&meeting, &record)?;
         if let Err(error) = self.log.write(Op::Meeting(Box::new(record.clone()))).await {
             lock(&self.live).remove(&record.id);
@@ -238,27 +276,6 @@ impl Meetings {
     pub async fn stop(&self, id: MeetingId) {
         if let Some(meeting) = self.live(id) {
             meeting.notify(Notice::Stop).await;
-        }
-    }
-
-    /// An edge says that it owns a meeting.
-    ///
-    /// # Errors
-    /// It does not, or the meeting is over.
-    pub fn open(&self, edge: &Identity, id: MeetingId, epoch: Epoch) -> Result<Arc<Meeting>, RefusedReason> {
-        let Some(meeting) = self.live(id) else {
-            return Err(match self.store.meeting(id) {
-                Ok(Some(_)) => RefusedReason::Ended,
-                Ok(None) => RefusedReason::UnknownMeeting,
-                Err(_) => RefusedReason::Full,
-            });
-        };
-        let record = meeting.record();
-        let owns = record.owner().is_some_and(|owner| owner.edge == edge.node && owner.region == edge.region);
-        match epoch.cmp(&record.epoch) {
-            std::cmp::Ordering::Less => Err(RefusedReason::StaleEpoch),
-            std::cmp::Ordering::Equal if owns => Ok(meeting),
-            _ => Err(RefusedReason::NotAllowed),
         }
     }
 
@@ -347,7 +364,11 @@ impl Meetings {
         let next_seq = self.store.sequence(record.id)?;
         let lifecycle = Lifecycle::resumed(record.status, record.epoch, undone, Instant::now());
         tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
-        let (meeting, start) = self.assemble(record, participants, ingest, finals, next_seq);
+        let owner = record.owner().map(|o| lease::Owner { edge: o.edge.clone(), epoch: record.epoch });
+        // An edge that knows no leases renews none.
+        let longest = if record.owner().is_some_and(|o| o.leased) { LEASE_MAX } else { Duration::ZERO };
+        let grantor = Grantor::resumed(record.serving.term, owner, longest, Instant::now());
+        let (meeting, start) = self.assemble(record, participants, ingest, grantor, finals, next_seq);
         lock(&self.live).insert(meeting.id, meeting.clone());
         self.launch(meeting, lifecycle, start);
         Ok(())
@@ -358,23 +379,53 @@ impl Meetings {
         record: MeetingRecord,
         participants: Vec<Participant>,
         ingest: Ingest,
+        grantor: Grantor,
         finals: Vec<uuid::Uuid>,
         next_seq: u64,
     ) -> (Arc<Meeting>, Ends) {
         let (heard, heard_end) = mpsc::channel(HEARD_QUEUE);
         let (notices, notices_end) = mpsc::channel(NOTICE_QUEUE);
         let transcript = Transcript::new(record.id, record.origin, next_seq, finals);
-        let publisher = Publisher::new(record.id, transcript, self.log.clone());
-        let (store, log) = (self.store.clone(), self.log.clone());
-        let meeting = Meeting::new(Parts { record, participants, ingest, publisher, store, log, heard, notices });
+        let replication = Arc::new(Replication::new(self.replicator(&record)));
+        let (store, log, stop) = (self.store.clone(), self.log.clone(), self.stop.child_token());
+        let (feed, shipped) = (store.clone(), replication.clone());
+        let publisher = Publisher::new(record.id, transcript, &record.gaps, feed, log.clone(), shipped);
+        let parts = Parts {
+            record,
+            participants,
+            ingest,
+            grantor,
+            replication,
+            stop,
+            publisher,
+            store,
+            log,
+            heard,
+            notices,
+        };
+        let meeting = Meeting::new(parts);
         (Arc::new(meeting), Ends { heard: heard_end, notices: notices_end })
     }
 
-    /// Starts the meeting's two tasks.
+    fn replicator(&self, record: &MeetingRecord) -> Replicator {
+        let serving = &record.serving;
+        let me = self.placer.mesh.identity().node.clone();
+        // The wall clock rises from one start of this core to the next.
+        Replicator::new(
+            self.settings.failover.pair,
+            me,
+            serving.term,
+            serving.standby.clone(),
+            wall().0,
+            Instant::now(),
+        )
+    }
+
+    /// Starts the meeting's tasks.
     fn launch(self: &Arc<Self>, meeting: Arc<Meeting>, lifecycle: Lifecycle, ends: Ends) {
         let record = meeting.record();
         let span = tracing::info_span!("meeting", id = %meeting.id, trace = %record.trace);
-        let stop = self.stop.child_token();
+        let stop = meeting.stop.clone();
         let settings = scribe::Settings {
             parallel: self.settings.parallel,
             interim: self.settings.interim.filter(|_| record.spec.interim),
@@ -382,17 +433,17 @@ impl Meetings {
         };
         let scribe = scribe::run(meeting.clone(), self.pool.clone(), settings, ends.heard, stop.clone());
         self.tasks.spawn(scribe.instrument(span.clone()));
-        let this = self.clone();
         let wanted = self.wanted(&record.spec);
+        let pairing = replication::Pairing::new(self.clone(), meeting.clone(), wanted.policy.residency.clone());
+        self.tasks.spawn(pairing.run(stop.clone()).instrument(span.clone()));
+        let this = self.clone();
         let supervise = async move {
             meeting.drain(None).await;
             let supervisor = supervise::Supervisor::new(meeting.clone(), lifecycle, this.placer.clone(), wanted);
             supervisor.run(ends.notices, stop.clone()).await;
             if meeting.record().status.ended() {
                 stop.cancel();
-                let mut live = lock(&this.live);
-                live.remove(&meeting.id);
-                metrics::gauge!("nearfield_core_meetings_live_meetings").set(live.len() as f64);
+                forget_live(&this.live, meeting.id);
             }
         };
         self.tasks.spawn(supervise.instrument(span));
@@ -414,6 +465,14 @@ impl Meetings {
             oldest.and_then(|key| keys.remove(&key));
         }
     }
+}
+
+type Live = Mutex<BTreeMap<MeetingId, Arc<Meeting>>>;
+
+fn forget_live(live: &Live, id: MeetingId) {
+    let mut live = lock(live);
+    live.remove(&id);
+    metrics::gauge!("nearfield_core_meetings_live_meetings").set(live.len() as f64);
 }
 
 /// The receiving ends of a meeting's queues.
@@ -439,5 +498,7 @@ fn new_record(spec: Spec, trace: TraceContext, idempotency: Option<(String, Stri
         last_seq: 0,
         totals: BTreeMap::new(),
         counts: Counts::default(),
+        serving: Serving::default(),
+        gaps: vec![],
     }
 }

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use mesh::{
     identity::{Identity, NodeId},
     node::{Member, Node},
-    wire::request::{Request, Response},
+    wire::{
+        Version,
+        request::{Request, Response},
+    },
 };
 use tokio::sync::watch;
 
@@ -21,6 +24,9 @@ pub trait Mesh: Send + Sync {
 
     /// The smoothed round trip to a node, if it is connected.
     fn rtt(&self, node: &NodeId) -> Option<Duration>;
+
+    /// What a node and this one have agreed to speak; the oldest version if it cannot be reached.
+    async fn wire(&self, node: &NodeId) -> Version;
 
     /// Asks a node.
     ///
@@ -41,6 +47,10 @@ impl Mesh for Node {
 
     fn rtt(&self, node: &NodeId) -> Option<Duration> {
         Node::rtt(self, node)
+    }
+
+    async fn wire(&self, node: &NodeId) -> Version {
+        self.peer(node).await.map_or(Version::V1, |peer| peer.wire())
     }
 
     async fn request(&self, node: &NodeId, request: &Request) -> Result<Response, String> {

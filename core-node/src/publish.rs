@@ -19,7 +19,8 @@ use crate::{
     key::SpurtKey,
     lock,
     log::{Log, LogClosed},
-    record::Status,
+    record::{Gap, Status},
+    replicate::{entry::Entry, handle::Replication, sender::Replicator, snapshot::finished},
     store::{Op, Store, StoreError},
     transcript::{Draft, Finality, Segment, Transcript},
 };
@@ -51,6 +52,11 @@ pub enum What {
     Final(Arc<Segment>),
     /// The meeting moved on.
     Status(StatusChange),
+    /// Nobody captured the meeting for a while.
+    Gap(Gap),
+    /// Another core serves the meeting: nothing more will come from this one. Its number is that of the event
+    /// before it, since the other core goes on from there.
+    Moved(Moved),
     /// Nothing more will come.
     Done(StatusChange),
 }
@@ -66,6 +72,17 @@ pub struct StatusChange {
     pub sub_code: Option<String>,
 }
 
+/// Where a meeting is served by now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Moved {
+    /// The meeting.
+    pub meeting_id: Uuid,
+    /// The core that serves it.
+    pub core: String,
+    /// Its stream of this transcript, if its address is known; `Last-Event-ID` resumes there.
+    pub location: Option<String>,
+}
+
 /// More listeners than one meeting may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{MAX_LISTENERS} listeners already")]
@@ -76,7 +93,9 @@ pub struct Publisher {
     meeting: MeetingId,
     transcript: tokio::sync::Mutex<Numbered>,
     feed: Arc<Feed>,
+    store: Arc<Store>,
     log: Log,
+    replication: Arc<Replication>,
 }
 
 struct Numbered {
@@ -86,6 +105,7 @@ struct Numbered {
 
 /// What a new listener needs besides the store.
 struct Feed {
+    replication: Arc<Replication>,
     newest: Mutex<Newest>,
     events: broadcast::Sender<Event>,
 }
@@ -93,20 +113,30 @@ struct Feed {
 #[derive(Default)]
 struct Newest {
     partials: BTreeMap<Uuid, Event>,
+    gaps: Vec<Event>,
     status: Option<Event>,
+    moved: Option<Event>,
+    /// The final that the store may have and the standby not yet: nobody is to hear of it.
+    held: Option<u64>,
 }
 
 impl Publisher {
-    /// A publisher that goes on where `transcript` is.
-    pub fn new(meeting: MeetingId, transcript: Transcript, log: Log) -> Self {
-        let feed = Feed { newest: Mutex::default(), events: broadcast::channel(FEED_QUEUE).0 };
+    /// A publisher that goes on where `transcript` is; `gaps` are those that have ended.
+    pub fn new(
+        meeting: MeetingId,
+        transcript: Transcript,
+        gaps: &[Gap],
+        store: Arc<Store>,
+        log: Log,
+        replication: Arc<Replication>,
+    ) -> Self {
+        let gaps = gaps.iter().filter(|g| g.to.is_some()).map(|g| Event { seq: g.seq, what: What::Gap(g.clone()) });
+        let newest = Newest { gaps: gaps.collect(), ..Newest::default() };
+        let events = broadcast::channel(FEED_QUEUE).0;
+        let feed = Feed { replication: replication.clone(), newest: Mutex::new(newest), events };
         let reserved = transcript.next_seq();
-        Self {
-            meeting,
-            transcript: tokio::sync::Mutex::new(Numbered { transcript, reserved }),
-            feed: Arc::new(feed),
-            log,
-        }
+        let transcript = tokio::sync::Mutex::new(Numbered { transcript, reserved });
+        Self { meeting, transcript, feed: Arc::new(feed), store, log, replication }
     }
 
     /// Sets the meeting's first captured frame, once.
@@ -126,10 +156,11 @@ impl Publisher {
         Ok(())
     }
 
-    /// Stores a final with the done marks of its spurts, and sends it. Returns the segment if there is one.
+    /// Stores a final with the done marks of its spurts, here and at the standby, and sends it. Returns the segment
+    /// if there is one.
     ///
     /// # Errors
-    /// The store takes no more writes; nothing was sent.
+    /// The store takes no more writes, or another core serves the meeting; nothing was sent.
     pub async fn finish(&self, draft: Draft, spurts: Vec<SpurtKey>) -> Result<Option<Arc<Segment>>, LogClosed> {
         let mut numbered = self.numbered().await?;
         let at = draft.words;
@@ -137,7 +168,12 @@ impl Publisher {
             Finality::Segment(segment) => Some(segment),
             Finality::Silence | Finality::Repeated => None,
         };
-        self.log.write(Op::Finish { meeting: self.meeting, spurts, segment: segment.clone(), at }).await?;
+        // On failure it stays hidden: another core may make its own of the same speech.
+        lock(&self.feed.newest).held = segment.as_ref().map(|s| s.seq);
+        let op = Op::Finish { meeting: self.meeting, spurts: spurts.clone(), segment: segment.clone(), at };
+        self.log.write(op).await?;
+        self.ship(spurts, segment.clone()).await?;
+        lock(&self.feed.newest).held = None;
         let segment: Option<Arc<Segment>> = segment.map(Arc::from);
         if let Some(segment) = &segment {
             self.feed.send(Event { seq: segment.seq, what: What::Final(segment.clone()) });
@@ -160,6 +196,34 @@ impl Publisher {
         let seq = numbered.transcript.take_seq();
         self.feed.send(Event { seq, what: What::Done(change) });
         Ok(seq)
+    }
+
+    /// Numbers and sends a gap that has ended; `keep` writes it down with its number.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn gap<F>(&self, gap: Gap, keep: impl FnOnce(Gap) -> F) -> Result<(), LogClosed>
+    where
+        F: Future<Output = Result<(), LogClosed>>,
+    {
+        let mut numbered = self.numbered().await?;
+        let gap = Gap { seq: numbered.transcript.take_seq(), ..gap };
+        keep(gap.clone()).await?;
+        self.feed.send(Event { seq: gap.seq, what: What::Gap(gap) });
+        Ok(())
+    }
+
+    /// Tells listeners where the meeting is served by now; ends the feed.
+    pub fn moved(&self, moved: Moved) {
+        self.feed.send(Event { seq: 0, what: What::Moved(moved) });
+    }
+
+    /// The finals numbered above `since` of which anybody may hear: those that the standby has as well.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub async fn finals(&self, since: u64) -> Result<Vec<Segment>, StoreError> {
+        self.feed.finals(self.store.clone(), self.meeting, since).await
     }
 
     /// Listens from after number `since`.
@@ -185,15 +249,45 @@ impl Publisher {
     async fn numbered(&self) -> Result<tokio::sync::MutexGuard<'_, Numbered>, LogClosed> {
         let mut numbered = self.transcript.lock().await;
         if numbered.transcript.next_seq() + 2 > numbered.reserved {
-            let reserved = numbered.transcript.next_seq() + SEQ_BLOCK;
-            self.log.write(Op::Sequence(self.meeting, reserved)).await?;
-            numbered.reserved = reserved;
+            let below = numbered.transcript.next_seq() + SEQ_BLOCK;
+            self.log.write(Op::Sequence(self.meeting, below)).await?;
+            let number = self.replication.push(|| Entry::Sequence { below });
+            self.replication.settled(number).await?;
+            numbered.reserved = below;
         }
         Ok(numbered)
+    }
+
+    /// Has the standby hold what is on disk here.
+    async fn ship(&self, spurts: Vec<SpurtKey>, segment: Option<Box<Segment>>) -> Result<(), LogClosed> {
+        let mut number = self.replication.see(Replicator::written);
+        if self.replication.see(Replicator::wants_entries) {
+            let (store, meeting) = (self.store.clone(), self.meeting);
+            let read = tokio::task::spawn_blocking(move || finished(&store, meeting, &spurts)).await;
+            let spurts = read.map_err(|_| LogClosed)?.map_err(|error| {
+                tracing::error!(%meeting, %error, "a done mark could not be read back");
+                LogClosed
+            })?;
+            number = self.replication.push(|| Entry::Finish { spurts, segment });
+        }
+        self.replication.settled(number).await
     }
 }
 
 impl Feed {
+    async fn finals(&self, store: Arc<Store>, meeting: MeetingId, since: u64) -> Result<Vec<Segment>, StoreError> {
+        let number = self.replication.see(Replicator::written);
+        if self.replication.settled(number).await.is_err() {
+            // The core that serves the meeting will tell.
+            return Ok(vec![]);
+        }
+        let read = tokio::task::spawn_blocking(move || store.segments(meeting, since)).await;
+        let finals = read.map_err(|e| StoreError::Record { what: "segments", why: e.to_string() })??;
+        // After reading: what is written is held first.
+        let held = lock(&self.newest).held;
+        Ok(finals.into_iter().filter(|s| Some(s.seq) != held).collect())
+    }
+
     fn send(&self, event: Event) {
         let mut newest = lock(&self.newest);
         match &event.what {
@@ -203,7 +297,9 @@ impl Feed {
             What::Final(segment) => {
                 newest.partials.remove(&segment.id);
             }
+            What::Gap(_) => newest.gaps.push(event.clone()),
             What::Status(_) | What::Done(_) => newest.status = Some(event.clone()),
+            What::Moved(_) => newest.moved = Some(event.clone()),
         }
         // An error means that nobody listens.
         let _ = self.events.send(event);
@@ -246,10 +342,12 @@ impl Listener {
                     },
                 },
             };
-            if event.seq > self.last {
-                self.last = event.seq;
-                self.ended = matches!(event.what, What::Done(_));
-                return Ok(Some(event));
+            let moved = matches!(event.what, What::Moved(_));
+            if event.seq > self.last || moved {
+                self.ended = moved || matches!(event.what, What::Done(_));
+                let seq = event.seq.max(self.last);
+                self.last = seq;
+                return Ok(Some(Event { seq, ..event }));
             }
         }
         Ok(None)
@@ -259,27 +357,25 @@ impl Listener {
     /// falls between.
     async fn load(&mut self) -> Result<VecDeque<Event>, StoreError> {
         self.live = self.feed.events.subscribe();
-        let (store, meeting, since) = (self.store.clone(), self.meeting, self.last);
-        let newest: Vec<Event> = {
+        let (newest, moved): (Vec<Event>, _) = {
             let newest = lock(&self.feed.newest);
-            newest.partials.values().chain(&newest.status).cloned().collect()
+            (newest.partials.values().chain(&newest.gaps).chain(&newest.status).cloned().collect(), newest.moved.clone())
         };
-        let finals = tokio::task::spawn_blocking(move || store.segments(meeting, since)).await;
-        let finals = finals.map_err(|e| StoreError::Record { what: "segments", why: e.to_string() })??;
+        let finals = self.feed.finals(self.store.clone(), self.meeting, self.last).await?;
         let finals = finals.into_iter().map(|s| Event { seq: s.seq, what: What::Final(s.into()) });
         let mut events: Vec<Event> = finals.chain(newest).collect();
         events.sort_by_key(|e| e.seq);
-        Ok(events.into())
+        Ok(events.into_iter().chain(moved).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
-    use mesh::wire::{Epoch, SpurtNo};
+    use mesh::wire::{Epoch, SpurtNo, Term};
 
     use super::*;
     use crate::transcribe::Text;
@@ -314,7 +410,9 @@ mod tests {
         let store = Arc::new(Store::open(&dir.path().join("core.redb")).unwrap());
         let meeting = Uuid::from_u128(3);
         let transcript = Transcript::new(meeting, None, store.sequence(meeting).unwrap(), []);
-        let publisher = Publisher::new(meeting, transcript, Log::start(store.clone()).unwrap());
+        let alone = Replicator::new(Default::default(), "core-1".parse().unwrap(), Term(1), None, 0, Instant::now());
+        let log = Log::start(store.clone()).unwrap();
+        let publisher = Publisher::new(meeting, transcript, &[], store.clone(), log, Arc::new(Replication::new(alone)));
         Bench { publisher, store, _dir: dir }
     }
 
@@ -326,6 +424,8 @@ mod tests {
                 What::Final(s) => format!("final {}", s.text),
                 What::Status(s) => s.status.as_str().into(),
                 What::Done(_) => "end".into(),
+                What::Gap(_) => "gap".into(),
+                What::Moved(moved) => format!("moved {}", moved.core),
             };
             seen.push((event.seq, name));
         }

@@ -7,7 +7,7 @@ use mesh::{
     clock::Micros,
     identity::NodeId,
     wire::{
-        Epoch, MeetingId,
+        Epoch, MeetingId, Term,
         control::EdgeTotals,
         request::{Source, VadSettings},
     },
@@ -50,6 +50,72 @@ pub struct MeetingRecord {
     pub totals: BTreeMap<u64, EdgeTotals>,
     /// What this core has taken in.
     pub counts: Counts,
+    /// Who serves it, as far as this core knows.
+    #[serde(default)]
+    pub serving: Serving,
+    /// When nobody captured it, oldest first; at most [`MAX_GAPS`], the newest are kept.
+    #[serde(default)]
+    pub gaps: Vec<Gap>,
+}
+
+/// Gaps remembered of one meeting.
+pub const MAX_GAPS: usize = 1000;
+
+/// Which core serves a meeting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// In which turn.
+    pub term: Term,
+    /// What this core is to the meeting.
+    pub role: CoreRole,
+    /// The core that serves it, where it is another.
+    pub by: Option<NodeId>,
+    /// The standby that an edge may turn to; `None` if there is surely none.
+    pub standby: Option<NodeId>,
+}
+
+impl Default for Serving {
+    /// As every meeting was served before there were standbys.
+    fn default() -> Self {
+        Self { term: Term(1), role: CoreRole::Serving, by: None, standby: None }
+    }
+}
+
+/// What this core is to a meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CoreRole {
+    /// It serves it.
+    Serving,
+    /// It holds all of it that is done, and would serve it next. Nothing of it is live here.
+    Standby,
+    /// Another core serves it, and this one is not its standby.
+    Moved,
+}
+
+/// A time in which nobody captured a meeting, by this core's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The number of its event; 0 while it lasts.
+    pub seq: u64,
+    /// Since when.
+    pub from: Micros,
+    /// Until when; `None` while it lasts.
+    pub to: Option<Micros>,
+    /// Why.
+    pub reason: GapReason,
+}
+
+/// Why nobody captured a meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GapReason {
+    /// Its edge was heard of no more.
+    EdgeLost,
+    /// Its edge left before another had joined.
+    EdgeLeft,
+    /// Its edge lost the relay.
+    RelayLost,
 }
 
 /// What was asked for.
@@ -121,6 +187,25 @@ pub struct Owner {
     pub edge: NodeId,
     /// Where it is.
     pub region: RegionId,
+    /// Which of the meeting's capturing edges it is; 0 for the first.
+    #[serde(default)]
+    pub slot: u8,
+    /// It renews leases: its silence is its end. Of an older edge membership decides.
+    #[serde(default)]
+    pub leased: bool,
+    /// A successor is joining; it captures until it is told to leave.
+    #[serde(default)]
+    pub leaving: bool,
+    /// Speech captured under its epoch later than this is not taken; `None` while it owns the meeting.
+    #[serde(default)]
+    pub until: Option<Micros>,
+}
+
+impl Owner {
+    /// An owner of the meeting's first slot, until further notice.
+    pub fn new(edge: NodeId, region: RegionId) -> Self {
+        Self { edge, region, slot: 0, leased: false, leaving: false, until: None }
+    }
 }
 
 /// Somebody in a meeting.

@@ -172,6 +172,19 @@ pub enum Op {
     Participant(MeetingId, Participant),
     /// Why an edge was chosen.
     Placement(MeetingId, Epoch, serde_json::Value),
+    /// The words of some spurts are out at the core that serves the meeting.
+    Taken {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The spurts, done.
+        spurts: Vec<(SpurtKey, SpurtRecord)>,
+        /// The words, unless there were none.
+        segment: Option<Box<Segment>>,
+    },
+    /// Another core serves the meeting: speech whose words are not out here is forgotten.
+    Forget(MeetingId),
+    /// Nothing: what was queued before it is on disk when it is answered.
+    Barrier,
 }
 
 /// The database. One process at a time has it open.
@@ -251,8 +264,29 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn placements(&self, meeting: MeetingId) -> Result<Vec<serde_json::Value>, StoreError> {
+        Ok(self.decisions(meeting)?.into_iter().map(|(_, decision)| decision).collect())
+    }
+
+    /// As [`Store::placements`], each with its epoch.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn decisions(&self, meeting: MeetingId) -> Result<Vec<(Epoch, serde_json::Value)>, StoreError> {
         let table = self.db.begin_read()?.open_table(PLACEMENTS)?;
-        table.range(both(meeting, 0))?.map(|row| json("placements", row?.1.value())).collect()
+        let rows = table.range(both(meeting, 0))?.map(|row| {
+            let (at, decision) = row?;
+            Ok((Epoch(at.value().1), json("placements", decision.value())?))
+        });
+        rows.collect()
+    }
+
+    /// What is remembered of one spurt.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn spurt(&self, meeting: MeetingId, key: &SpurtKey) -> Result<Option<SpurtRecord>, StoreError> {
+        let table = self.db.begin_read()?.open_table(SPURTS)?;
+        table.get(spurt_key(meeting, key))?.map(|row| coded("spurts", row.value())).transpose()
     }
 
     /// The first event number of a meeting that was surely never given out.
@@ -313,7 +347,11 @@ impl Store {
         rows.map(|(key, record)| Ok((record.captured, self.restored(meeting, key, record.done)?))).collect()
     }
 
-    fn spurt_records(&self, meeting: MeetingId) -> Result<Vec<(SpurtKey, SpurtRecord)>, StoreError> {
+    /// What is remembered of every spurt of a meeting.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn spurt_records(&self, meeting: MeetingId) -> Result<Vec<(SpurtKey, SpurtRecord)>, StoreError> {
         let table = self.db.begin_read()?.open_table(SPURTS)?;
         let (from, to) = ((meeting.as_u128(), 0, "", 0), (after(meeting), 0, "", 0));
         let rows = table.range(from..to)?.map(|row| {
@@ -418,8 +456,51 @@ fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
             let at = (meeting.as_u128(), epoch.0);
             transaction.open_table(PLACEMENTS)?.insert(at, to_json("placements", decision)?.as_slice())?;
         }
+        Op::Taken { meeting, spurts, segment } => {
+            for (key, record) in spurts {
+                drop_items(transaction, *meeting, key)?;
+                let bytes = encode("spurts", record)?;
+                transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), bytes.as_slice())?;
+            }
+            if let Some(segment) = segment {
+                let at = (meeting.as_u128(), segment.seq);
+                transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
+            }
+        }
+        Op::Forget(meeting) => forget(transaction, *meeting)?,
+        Op::Barrier => {}
     }
     Ok(())
+}
+
+/// Drops the speech of a meeting whose words are not out.
+fn forget(transaction: &WriteTransaction, meeting: MeetingId) -> Result<(), StoreError> {
+    let mut log = transaction.open_table(LOG)?;
+    let (from, to) = ((meeting.as_u128(), 0, "", 0, 0), (after(meeting), 0, "", 0, 0));
+    log.retain_in(from..to, |_, _| false)?;
+    let mut spurts = transaction.open_table(SPURTS)?;
+    let (from, to) = ((meeting.as_u128(), 0, "", 0), (after(meeting), 0, "", 0));
+    // A row that cannot be read is no done mark either.
+    spurts.retain_in(from..to, |_, row| coded::<SpurtRecord>("spurts", row).is_ok_and(|r| r.done.is_some()))?;
+    Ok(())
+}
+
+/// Drops a spurt's items from the log; returns how many there were, and how many of them frames.
+fn drop_items(transaction: &WriteTransaction, meeting: MeetingId, key: &SpurtKey) -> Result<(u32, u64), StoreError> {
+    let (mut items, mut frames) = (0, 0);
+    let mut log = transaction.open_table(LOG)?;
+    let mut rows = vec![];
+    for row in log.range(log_keys(meeting, key))? {
+        let (row, chunk) = row?;
+        let chunk: Chunk = coded("log", chunk.value())?;
+        items += chunk.items.len() as u32;
+        frames += chunk.items.iter().flatten().count() as u64;
+        rows.push(row.value().4);
+    }
+    for first in rows {
+        log.remove(log_key(meeting, key, first))?;
+    }
+    Ok((items, frames))
 }
 
 /// Marks a spurt done and drops its items from the log, counting them.
@@ -429,19 +510,8 @@ fn finish_spurt(
     key: &SpurtKey,
     at: Micros,
 ) -> Result<(), StoreError> {
-    let mut mark = DoneMark { at, items: 0, frames: 0 };
-    let mut log = transaction.open_table(LOG)?;
-    let mut rows = vec![];
-    for row in log.range(log_keys(meeting, key))? {
-        let (row, chunk) = row?;
-        let chunk: Chunk = coded("log", chunk.value())?;
-        mark.items += chunk.items.len() as u32;
-        mark.frames += chunk.items.iter().flatten().count() as u64;
-        rows.push(row.value().4);
-    }
-    for first in rows {
-        log.remove(log_key(meeting, key, first))?;
-    }
+    let (items, frames) = drop_items(transaction, meeting, key)?;
+    let mark = DoneMark { at, items, frames };
     let mut spurts = transaction.open_table(SPURTS)?;
     let found = spurts.get(spurt_key(meeting, key))?.map(|row| coded::<SpurtRecord>("spurts", row.value()));
     let Some(mut record) = found.transpose()? else { return Ok(()) };

@@ -73,7 +73,7 @@ impl Placer {
         let mut refusals = vec![];
         for row in decision.rows.iter().filter(|r| !matches!(r.verdict, Verdict::Excluded(_))).take(MAX_ASKED) {
             epoch = Epoch(epoch.0 + 1);
-            let owner = Owner { edge: row.node.clone(), region: row.region.clone() };
+            let owner = Owner::new(row.node.clone(), row.region.clone());
             match self.assign(meeting, &wanted, epoch, owner, &decision).await {
                 Ok(()) => return Ok(epoch),
                 Err(reason) => refusals.push(format!("{}: {reason}", row.node)),

@@ -1,0 +1,204 @@
+//! The task that keeps one meeting's standby: chooses it, ships to it, tells the edge of it.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc, time::Instant};
+
+use geo::RegionId;
+use mesh::{
+    identity::NodeId,
+    node::Member,
+    wire::{
+        Version,
+        request::{Replica, Request, Response},
+    },
+};
+use tokio::{sync::watch, time::sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Meetings;
+use crate::{
+    link::ToLink,
+    log::LogClosed,
+    meeting::Meeting,
+    record::Status,
+    replicate::{
+        choose::{Avoided, fit, ranked},
+        sender::{Event, Replicator, Send},
+        snapshot::snapshot,
+    },
+    store::Op,
+};
+
+type Answer = Pin<Box<dyn Future<Output = Option<Response>> + std::marker::Send>>;
+
+pub(super) struct Pairing {
+    meetings: Arc<Meetings>,
+    meeting: Arc<Meeting>,
+    regions: Option<BTreeSet<RegionId>>,
+    members: watch::Receiver<Arc<Vec<Member>>>,
+    avoided: Avoided,
+    answer: Option<Answer>,
+}
+
+impl Pairing {
+    pub(super) fn new(
+        meetings: Arc<Meetings>,
+        meeting: Arc<Meeting>,
+        regions: Option<BTreeSet<RegionId>>,
+    ) -> Self {
+        let members = meetings.placer.mesh.members();
+        Self { meetings, meeting, regions, members, avoided: Avoided::default(), answer: None }
+    }
+
+    /// Runs until `stop` fires, the meeting has ended or moved, or the store fails.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // An error is noticed elsewhere, and ends the node.
+            _ = self.ship() => {}
+        }
+    }
+
+    async fn ship(&mut self) -> Result<(), LogClosed> {
+        let mut changes = self.meeting.replication.changes();
+        loop {
+            changes.borrow_and_update();
+            self.choose().await;
+            while let Some(event) = self.meeting.replication.see_mut(Replicator::poll_event) {
+                if !self.handle(event).await? {
+                    return Ok(());
+                }
+            }
+            if let Some(send) = self.meeting.replication.see_mut(|m| m.poll_send(Instant::now())) {
+                self.answer = Some(self.send(send));
+            }
+            let timeout = self.meeting.replication.see(Replicator::poll_timeout);
+            tokio::select! {
+                Ok(()) = changes.changed() => {}
+                answer = answered(&mut self.answer) => {
+                    self.answer = None;
+                    self.meeting.replication.with(|m, now| m.handle_answer(answer, now));
+                }
+                () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
+                    self.meeting.replication.with(Replicator::handle_timeout);
+                }
+                Ok(()) = self.members.changed() => self.handle_members(),
+                () = self.avoided.wait(), if self.meeting.replication.see(Replicator::wants_standby) => {}
+            }
+        }
+    }
+
+    /// Chooses a standby if there is none. The order of their merit is asked of those that speak version 2.
+    async fn choose(&mut self) {
+        let wanted = self.meetings.settings.failover.standby && !self.meeting.record().status.ended();
+        if !wanted || !self.meeting.replication.see(Replicator::wants_standby) {
+            return;
+        }
+        let members = self.members.borrow_and_update().clone();
+        let placer = self.meetings.placer.clone();
+        let me = placer.mesh.identity();
+        let rtt = |other: &mesh::identity::Identity| {
+            placer.mesh.rtt(&other.node).or_else(|| placer.model.estimate(&me.region, &other.region).map(|l| l.rtt))
+        };
+        for core in ranked(&members, me, self.regions.as_ref(), rtt) {
+            if self.avoided.contains(&core, Instant::now()) {
+                continue;
+            }
+            if placer.mesh.wire(&core).await >= Version::V2 {
+                tracing::info!(standby = %core, "standby chosen");
+                return self.meeting.replication.with(|m, now| m.handle_chosen(core, now));
+            }
+            self.avoided.add(core, Instant::now());
+        }
+    }
+
+    /// False when nothing more is to be done.
+    async fn handle(&mut self, event: Event) -> Result<bool, LogClosed> {
+        match event {
+            Event::Load => self.load().await?,
+            Event::Avoid(core) => {
+                tracing::warn!(standby = %core, "the standby is no good");
+                metrics::counter!("nearfield_core_standbys_dropped_total").increment(1);
+                self.avoided.add(core, Instant::now());
+            }
+            Event::Persist(core) => {
+                tracing::info!(standby = ?core.as_ref().map(NodeId::as_str), "standby");
+                self.meeting.update_here(|record| record.serving.standby = core).await?;
+            }
+            Event::Announce(core) => self.announce(core).await,
+            Event::Superseded(core, term) => {
+                let (meetings, id) = (self.meetings.clone(), self.meeting.id);
+                // In a task of its own: it ends this one.
+                tokio::spawn(async move { meetings.step_down(id, core, term).await });
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn announce(&self, core: Option<NodeId>) {
+        let bound = core.is_some();
+        if self.meeting.tell_owner(ToLink::Standby { meeting: self.meeting.id, core }).await && bound {
+            self.meeting.replication.see_mut(Replicator::handle_told);
+        }
+    }
+
+    async fn load(&self) -> Result<(), LogClosed> {
+        // What was queued before is on disk before it is read.
+        self.meetings.log.write(Op::Barrier).await?;
+        let (store, id) = (self.meeting.store.clone(), self.meeting.id);
+        let read = tokio::task::spawn_blocking(move || snapshot(&store, id)).await;
+        let entries = match read {
+            Ok(Ok(entries)) => entries,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "no snapshot for the standby");
+                None
+            }
+            Err(_) => None,
+        };
+        self.meeting.replication.with(|m, now| m.handle_snapshot(entries, now));
+        Ok(())
+    }
+
+    fn send(&self, send: Send) -> Answer {
+        let term = self.meeting.replication.see(Replicator::term);
+        let (mesh, meeting) = (self.meetings.placer.mesh.clone(), self.meeting.id);
+        Box::pin(async move {
+            let replica = Replica { meeting, term, first: send.first, entries: send.pieces };
+            match mesh.request(&send.core, &Request::Replicate(replica)).await {
+                Ok(answer) => Some(answer),
+                Err(error) => {
+                    tracing::debug!(%meeting, standby = %send.core, error, "the standby did not answer");
+                    None
+                }
+            }
+        })
+    }
+
+    fn handle_members(&mut self) {
+        let members = self.members.borrow_and_update().clone();
+        let Some(core) = self.meeting.replication.see(|m| m.other().cloned()) else { return };
+        let is_fit = members.iter().any(|m| m.identity.node == core && fit(m, self.regions.as_ref()));
+        if !is_fit {
+            self.meeting.replication.with(Replicator::handle_unfit);
+        }
+    }
+}
+
+impl Pairing {
+    /// No edge has anything left to bring, when the last has left and all words are out.
+    pub(super) fn note_end(meeting: &Meeting, status: Status, edge_gone: bool) {
+        if status == Status::Finishing && edge_gone && meeting.backlog().0 == 0 {
+            meeting.replication.with(|m, _| m.handle_no_witness());
+        }
+    }
+}
+
+/// The answer awaited; never, when there is none.
+async fn answered(answer: &mut Option<Answer>) -> Option<Response> {
+    match answer {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,152 @@
+//! Meetings of which this core is the standby: what is shipped to it goes to the store and is not live.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use mesh::{
+    identity::Identity,
+    wire::{
+        MeetingId, Term,
+        request::{Replica, Response},
+    },
+};
+
+use super::{Meetings, residency::allowed};
+use crate::{
+    lock,
+    log::LogClosed,
+    record::{CoreRole, MeetingRecord, Serving},
+    replicate::{entry::Entry, receiver::Receiver, snapshot::op},
+    store::Op,
+};
+
+/// The streams that come in, one for each meeting. At most as many as the core may have meetings live.
+#[derive(Default)]
+pub(super) struct Standbys {
+    receivers: Mutex<BTreeMap<MeetingId, Arc<tokio::sync::Mutex<Receiver>>>>,
+    /// Meetings that may be orphaned one day.
+    held: Mutex<BTreeSet<MeetingId>>,
+}
+
+impl Standbys {
+    fn receiver(&self, meeting: MeetingId, room: usize) -> Option<Arc<tokio::sync::Mutex<Receiver>>> {
+        let mut receivers = lock(&self.receivers);
+        if !receivers.contains_key(&meeting) && receivers.len() >= room {
+            return None;
+        }
+        let receiver = receivers.entry(meeting).or_default().clone();
+        metrics::gauge!("nearfield_core_standby_meetings").set(receivers.len() as f64);
+        Some(receiver)
+    }
+
+    pub(super) fn forget(&self, meeting: MeetingId) {
+        lock(&self.receivers).remove(&meeting);
+        lock(&self.held).remove(&meeting);
+    }
+
+    /// This core is the standby of `meeting`.
+    pub(super) fn hold(&self, meeting: MeetingId) {
+        lock(&self.held).insert(meeting);
+    }
+
+    pub(super) fn held(&self) -> Vec<MeetingId> {
+        lock(&self.held).iter().copied().collect()
+    }
+}
+
+impl Meetings {
+    /// Another core ships a meeting that it serves to this one, which is to be its standby.
+    pub async fn handle_replica(self: &Arc<Self>, from: &Identity, replica: Replica) -> Response {
+        let refused = |why: &str| Response::Refused { reason: why.into() };
+        let (id, term) = (replica.meeting, replica.term);
+        if let Some(meeting) = self.live(id) {
+            if !meeting.replication.with(|m, _| m.handle_other(&from.node, term)) {
+                return Response::Serving { core: self.me().clone(), term: meeting.replication.see(|m| m.term()) };
+            }
+            self.step_down(id, from.node.clone(), term).await;
+        }
+        if self.draining() {
+            return refused("this core is draining");
+        }
+        let Some(receiver) = self.standbys.receiver(id, self.settings.meetings) else {
+            return refused("this core is the standby of as many meetings as it can be");
+        };
+        let mut receiver = receiver.lock().await;
+        // Held until all is on disk: a takeover sees all of a batch or nothing.
+        let _hands = self.hands.lock().await;
+        let known = match self.store.meeting(id) {
+            Ok(record) => record.map(|r| r.serving),
+            Err(error) => return refused(&error.to_string()),
+        };
+        if let Some(known) = known.filter(|k| later(k, from, term)) {
+            return Response::Serving { core: known.by.unwrap_or_else(|| self.me().clone()), term: known.term };
+        }
+        let entries = match receiver.handle(id, replica.first, &replica.entries) {
+            Ok(entries) => entries,
+            Err(error) => {
+                metrics::counter!("nearfield_core_replicas_bad_total").increment(1);
+                tracing::warn!(meeting = %id, core = %from.node, %error, "replica refused");
+                return refused(&error.to_string());
+            }
+        };
+        match self.keep(from, id, term, entries).await {
+            Ok(()) => Response::Replicated { next: receiver.next() },
+            Err(why) => {
+                drop(receiver);
+                self.standbys.forget(id);
+                refused(&why)
+            }
+        }
+    }
+
+    async fn keep(&self, from: &Identity, id: MeetingId, term: Term, entries: Vec<Entry>) -> Result<(), String> {
+        let mut pending = vec![];
+        for entry in entries {
+            let closed = |LogClosed| LogClosed.to_string();
+            let op = match entry {
+                Entry::Dropped => self.dropped(from, id, term)?,
+                Entry::Record(record) if !self.may_hold(&record) => {
+                    return Err("this core is outside the allowed residency".into());
+                }
+                entry => {
+                    self.standbys.hold(id);
+                    op(id, entry, &from.node, term)
+                }
+            };
+            if let Some(op) = op {
+                pending.push(self.log.reserve().await.map_err(closed)?.write(op));
+            }
+        }
+        for write in pending {
+            write.durable().await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The meeting goes on without this core.
+    fn dropped(&self, from: &Identity, id: MeetingId, term: Term) -> Result<Option<Op>, String> {
+        let record = self.store.meeting(id).map_err(|e| e.to_string())?;
+        Ok(record.map(|mut record| {
+            record.serving = Serving { term, role: CoreRole::Moved, by: Some(from.node.clone()), standby: None };
+            Op::Meeting(Box::new(record))
+        }))
+    }
+
+    /// Whether the meeting's speech and words may be at this core.
+    pub(super) fn may_hold(&self, record: &MeetingRecord) -> bool {
+        let here = &self.placer.mesh.identity().region;
+        // A place that this node's map does not know allows nothing, rather than everything.
+        allowed(self.placer.model.map(), &record.spec.residency)
+            .is_ok_and(|regions| regions.is_none_or(|r| r.contains(here)))
+    }
+}
+
+/// Whether what is known is of a later turn than the one `from` serves in.
+fn later(known: &Serving, from: &Identity, term: Term) -> bool {
+    match known.role {
+        CoreRole::Serving => known.term >= term,
+        CoreRole::Standby | CoreRole::Moved => known.term > term || (known.term == term && known.by.as_ref() > Some(&from.node)),
+    }
+}

@@ -1,0 +1,327 @@
+//! Meetings that change hands: an edge turns to the standby, a standby takes over by itself, the former core
+//! steps down, and whoever asks is told who serves.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use mesh::{
+    identity::{Identity, NodeId, Role},
+    wire::{
+        Epoch, MeetingId, Term,
+        control::RefusedReason,
+        request::{Replica, Request, Response},
+    },
+};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Meetings, residency::allowed};
+use crate::{
+    link::ToLink,
+    meeting::Meeting,
+    publish::Moved,
+    record::{CoreRole, MeetingRecord, Serving},
+    store::Op,
+};
+
+/// How often a standby looks whether the cores it stands by for are there.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// A core that is asked who serves a meeting answers within this, or is passed over.
+const ASK_DEADLINE: Duration = Duration::from_millis(800);
+
+/// What an edge that opens a meeting is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotHere {
+    /// No.
+    Refused(RefusedReason),
+    /// Elsewhere.
+    Moved(NodeId, Term),
+}
+
+impl From<RefusedReason> for NotHere {
+    fn from(reason: RefusedReason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+impl Meetings {
+    pub(super) fn me(&self) -> &NodeId {
+        &self.placer.mesh.identity().node
+    }
+
+    /// An edge of version 1 says that it owns a meeting.
+    ///
+    /// # Errors
+    /// It does not, or the meeting is over or elsewhere.
+    pub fn open(&self, edge: &Identity, id: MeetingId, epoch: Epoch) -> Result<Arc<Meeting>, RefusedReason> {
+        let Some(meeting) = self.live(id) else {
+            return Err(match self.store.meeting(id) {
+                Ok(Some(record)) if record.serving.role == CoreRole::Serving => RefusedReason::Ended,
+                Ok(_) => RefusedReason::UnknownMeeting,
+                Err(_) => RefusedReason::Full,
+            });
+        };
+        self.check_owner(edge, &meeting.record(), epoch)?;
+        Ok(meeting)
+    }
+
+    /// An edge says that it owns a meeting which this core serves, or is to serve from now on, in `term`.
+    ///
+    /// # Errors
+    /// See [`NotHere`].
+    pub async fn serve(
+        self: &Arc<Self>,
+        edge: &Identity,
+        id: MeetingId,
+        epoch: Epoch,
+        term: Term,
+    ) -> Result<Arc<Meeting>, NotHere> {
+        if let Some(meeting) = self.live(id) {
+            self.check_owner(edge, &meeting.record(), epoch)?;
+            let mine = meeting.replication.see(|m| m.term());
+            return match term.cmp(&mine) {
+                Ordering::Equal => Ok(meeting),
+                Ordering::Less => Err(NotHere::Moved(self.me().clone(), mine)),
+                // Another core has served it since, of whose words this one knows nothing.
+                Ordering::Greater => Err(RefusedReason::UnknownMeeting.into()),
+            };
+        }
+        let _hands = self.hands.lock().await;
+        if let Some(meeting) = self.live(id) {
+            // Another stream of the same edge was faster.
+            return if meeting.replication.see(|m| m.term()) == term { Ok(meeting) } else { Err(RefusedReason::StaleEpoch.into()) };
+        }
+        let record = self.store.meeting(id).map_err(|_| RefusedReason::Full)?.ok_or(RefusedReason::UnknownMeeting)?;
+        let Serving { term: known, role, by, .. } = record.serving.clone();
+        match role {
+            CoreRole::Serving => return Err(RefusedReason::Ended.into()),
+            CoreRole::Standby if term > known => {}
+            CoreRole::Standby | CoreRole::Moved => {
+                return Err(by.map_or(RefusedReason::UnknownMeeting.into(), |core| NotHere::Moved(core, known)));
+            }
+        }
+        if !self.may_hold(&record) {
+            return Err(RefusedReason::Residency.into());
+        }
+        self.check_owner(edge, &record, epoch)?;
+        if record.status.ended() {
+            return Err(RefusedReason::Ended.into());
+        }
+        tracing::warn!(meeting = %id, edge = %edge.node, term = term.0, "an edge turns to this core");
+        self.take_over(record, term).await
+    }
+
+    /// An edge has speech of an epoch that is over for it.
+    ///
+    /// # Errors
+    /// See [`NotHere`].
+    pub fn open_late(&self, edge: &Identity, id: MeetingId, epoch: Epoch) -> Result<Arc<Meeting>, NotHere> {
+        let Some(meeting) = self.live(id) else {
+            return Err(match self.store.meeting(id) {
+                Ok(Some(MeetingRecord { serving: Serving { by: Some(core), term, .. }, .. })) => {
+                    NotHere::Moved(core, term)
+                }
+                Ok(Some(_)) => RefusedReason::Ended.into(),
+                Ok(None) => RefusedReason::UnknownMeeting.into(),
+                Err(_) => RefusedReason::Full.into(),
+            });
+        };
+        let owned = meeting.owner(epoch).is_some_and(|o| o.edge == edge.node && o.region == edge.region);
+        if owned { Ok(meeting) } else { Err(RefusedReason::NotAllowed.into()) }
+    }
+
+    fn check_owner(&self, edge: &Identity, record: &MeetingRecord, epoch: Epoch) -> Result<(), RefusedReason> {
+        let regions = allowed(self.placer.model.map(), &record.spec.residency).unwrap_or_else(|_| Some(Default::default()));
+        if regions.is_some_and(|r| !r.contains(&edge.region)) {
+            return Err(RefusedReason::NotAllowed);
+        }
+        if !self.may_hold(record) {
+            return Err(RefusedReason::Residency);
+        }
+        let owns = |epoch: Epoch| {
+            record.owners.get(&epoch.0).is_some_and(|o| o.edge == edge.node && o.region == edge.region)
+        };
+        match epoch.cmp(&record.epoch) {
+            // In a hand-over the predecessor stays until it is told to leave.
+            Ordering::Less if record.owners.get(&epoch.0).is_some_and(|o| o.leaving) && owns(epoch) => Ok(()),
+            Ordering::Less => Err(RefusedReason::StaleEpoch),
+            Ordering::Equal if owns(epoch) => Ok(()),
+            _ => Err(RefusedReason::NotAllowed),
+        }
+    }
+
+    /// Makes a meeting of which this core is the standby live. `hands` is held.
+    async fn take_over(self: &Arc<Self>, mut record: MeetingRecord, term: Term) -> Result<Arc<Meeting>, NotHere> {
+        let (id, former) = (record.id, record.serving.by.take());
+        let begun = Instant::now();
+        record.serving = Serving { term, role: CoreRole::Serving, by: None, standby: None };
+        if self.log.write(Op::Meeting(Box::new(record.clone()))).await.is_err() || self.take_up(record).is_err() {
+            return Err(RefusedReason::Full.into());
+        }
+        self.standbys.forget(id);
+        metrics::counter!("nearfield_core_takeovers_total").increment(1);
+        metrics::histogram!("nearfield_core_takeover_seconds").record(begun.elapsed().as_secs_f64());
+        if let Some(former) = former {
+            tokio::spawn(tell_former(Arc::downgrade(self), id, former, term));
+        }
+        self.live(id).ok_or_else(|| RefusedReason::Ended.into())
+    }
+
+    /// `core` serves the meeting, in a later term: nothing of it is live here any more.
+    pub(super) async fn step_down(&self, id: MeetingId, core: NodeId, term: Term) {
+        let _hands = self.hands.lock().await;
+        let Some(meeting) = self.live(id) else { return };
+        tracing::warn!(meeting = %id, %core, term = term.0, "another core serves the meeting");
+        metrics::counter!("nearfield_core_step_downs_total").increment(1);
+        meeting.replication.with(|m, _| m.handle_other(&core, term));
+        meeting.stop.cancel();
+        let serving = Serving { term, role: CoreRole::Moved, by: Some(core.clone()), standby: None };
+        // Errors: the store has ended, and the node ends with it.
+        let _ = meeting.update_here(|record| record.serving = serving).await;
+        super::forget_live(&self.live, id);
+        let _ = self.log.write(Op::Forget(id)).await;
+        let api = self.api_of(&core);
+        let location = api.map(|api| format!("{api}/v1/meetings/{id}/transcript/stream"));
+        meeting.publisher.moved(Moved { meeting_id: id, core: core.to_string(), location });
+        meeting.tell_all(|_| ToLink::Moved { meeting: id, core: core.clone(), term }).await;
+    }
+
+    /// What this core knows of who serves a meeting.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub fn serving(&self, id: MeetingId) -> Result<Option<(NodeId, Term)>, crate::store::StoreError> {
+        let Some(record) = self.record(id)? else { return Ok(None) };
+        let Serving { term, role, by, .. } = record.serving;
+        Ok(match role {
+            CoreRole::Serving => Some((self.me().clone(), term)),
+            CoreRole::Standby | CoreRole::Moved => by.map(|core| (core, term)),
+        })
+    }
+
+    /// The core that serves a meeting which this one does not: the newest that any other core names, itself asked last.
+    pub async fn find(&self, id: MeetingId) -> Option<NodeId> {
+        let members = self.placer.mesh.members().borrow().clone();
+        let cores = members.iter().filter(|m| m.identity.role == Role::Core).map(|m| m.identity.node.clone());
+        let mut asked = tokio::task::JoinSet::new();
+        for core in cores {
+            let mesh = self.placer.mesh.clone();
+            asked.spawn(async move {
+                match timeout(ASK_DEADLINE, mesh.request(&core, &Request::Serving { meeting: id })).await {
+                    Ok(Ok(Response::Serving { core, term })) => Some((term, core)),
+                    _ => None,
+                }
+            });
+        }
+        let mut newest = self.serving(id).ok().flatten().map(|(core, term)| (term, core));
+        while let Some(answer) = asked.join_next().await {
+            newest = newest.max(answer.ok().flatten());
+        }
+        newest.map(|(_, core)| core).filter(|core| core != self.me())
+    }
+
+    /// Where a core's API is, as a URL; `None` if it is not there.
+    pub fn api_of(&self, core: &NodeId) -> Option<String> {
+        let members = self.placer.mesh.members().borrow().clone();
+        let member = members.iter().find(|m| m.identity.node == *core)?;
+        let api = member.report.as_ref()?.api.clone()?;
+        Some(if api.contains("://") { api.trim_end_matches('/').into() } else { format!("http://{api}") })
+    }
+}
+
+/// Tells the core that served before, until it has heard or is gone: it must say nothing more.
+async fn tell_former(meetings: Weak<Meetings>, id: MeetingId, former: NodeId, term: Term) {
+    let mut pauses = [100, 300, 1000, 3000, 10_000].into_iter().map(Duration::from_millis);
+    loop {
+        let Some(this) = meetings.upgrade() else { return };
+        let replica = Replica { meeting: id, term, first: 0, entries: vec![] };
+        if this.placer.mesh.request(&former, &Request::Replicate(replica)).await.is_ok() {
+            return;
+        }
+        drop(this);
+        let Some(pause) = pauses.next() else { return };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Takes meetings over that no edge asked for, when their core has been down for long enough and no other core
+/// serves them.
+pub(super) async fn watch(meetings: Weak<Meetings>, stop: CancellationToken) {
+    let mut ticks = interval(WATCH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut absent: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let Some(this) = meetings.upgrade() else { return };
+        for record in this.orphans(&mut absent) {
+            this.adopt(record).await;
+        }
+    }
+}
+
+impl Meetings {
+    fn orphans(&self, absent: &mut BTreeMap<NodeId, Instant>) -> Vec<MeetingRecord> {
+        let records = self.held();
+        let (members, now) = (self.placer.mesh.members().borrow().clone(), Instant::now());
+        let cores: Vec<NodeId> = records.iter().filter_map(|r| r.serving.by.clone()).collect();
+        absent.retain(|core, _| cores.contains(core));
+        for core in cores {
+            if members.iter().any(|m| m.identity.node == core) {
+                absent.remove(&core);
+            } else {
+                absent.entry(core).or_insert(now);
+            }
+        }
+        let gone = |core: &NodeId| {
+            absent.get(core).is_some_and(|since| now.duration_since(*since) >= self.settings.failover.takeover)
+        };
+        records.into_iter().filter(|r| r.serving.by.as_ref().is_some_and(gone)).collect()
+    }
+
+    /// The meetings under way of which this core is the standby.
+    fn held(&self) -> Vec<MeetingRecord> {
+        let held = |id: &MeetingId| {
+            let record = self.store.meeting(*id).ok().flatten();
+            record.filter(|r| r.serving.role == CoreRole::Standby && !r.status.ended())
+        };
+        let (held, gone): (Vec<_>, Vec<_>) =
+            self.standbys.held().into_iter().map(|id| (id, held(&id))).partition(|(_, record)| record.is_some());
+        gone.iter().for_each(|(id, _)| self.standbys.forget(*id));
+        held.into_iter().filter_map(|(_, record)| record).collect()
+    }
+
+    async fn adopt(self: &Arc<Self>, record: MeetingRecord) {
+        let (id, term) = (record.id, Term(record.serving.term.0.saturating_add(1)));
+        if self.draining() || self.served_elsewhere(&record).await {
+            return;
+        }
+        let _hands = self.hands.lock().await;
+        // It may have been taken while we asked.
+        let still = self.store.meeting(id).ok().flatten().filter(|r| r.serving == record.serving);
+        let Some(record) = still.filter(|r| self.live(r.id).is_none() && self.may_hold(r)) else { return };
+        tracing::warn!(meeting = %id, term = term.0, "its core has been gone for long: taking the meeting over");
+        if let Err(why) = self.take_over(record, term).await {
+            tracing::error!(meeting = %id, ?why, "not taken over");
+        }
+    }
+
+    /// Whether another live core serves it in a later term; then this one is not its standby any more.
+    async fn served_elsewhere(&self, record: &MeetingRecord) -> bool {
+        let found = self.find(record.id).await.filter(|core| Some(core) != record.serving.by.as_ref());
+        let Some(core) = found else { return false };
+        let mut record = record.clone();
+        record.serving = Serving { role: CoreRole::Moved, by: Some(core), ..record.serving };
+        let _ = self.log.write(Op::Meeting(Box::new(record))).await;
+        true
+    }
+}

@@ -1,0 +1,494 @@
+//! The serving core's end: which standby there is, what it still lacks, and when words may go out.
+//!
+//! ```text
+//!          choose            snapshot read        all of it acknowledged
+//! Alone ──────────▶ Loading ──────────────▶ Sending ──────────────────▶ Sending, binding
+//!   ▲                  │  no good              │ no good                  │   no good
+//!   ├──────────────────┴───────────────────────┘                          ▼
+//!   └────────── the edge confirms, or the standby itself does ──────── Dropping
+//!
+//! any state ── another core serves in a later term ──▶ Superseded
+//! ```
+//!
+//! *Binding* means that an edge may turn to the standby: from then on a change has [`Settled::Yes`] only when
+//! the standby has it. While *dropping* nothing settles. One request is in flight at a time.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use mesh::{
+    identity::NodeId,
+    wire::{
+        Term,
+        request::{MAX_REPLICA, Response},
+    },
+};
+
+use super::entry::Entry;
+
+/// Bytes that wait for the standby; beyond it, it is no good.
+pub const MAX_QUEUED: usize = 16 << 20;
+
+/// An idle standby is asked so often whether it is still there.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Snapshots in a row of which the standby acknowledges nothing, before it is no good.
+const MAX_RELOADS: u32 = 3;
+
+/// How long after an unanswered request the next is sent.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Deadlines of a pair of cores.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// A standby that acknowledges nothing for so long, while something waits, is no good. Shorter: words wait less
+    /// when it dies. Below four round trips a healthy one is dropped.
+    pub stall: Duration,
+    /// A core that hears neither the edge nor the standby goes on alone after this. Longer than the partitions
+    /// that are to be sat out: within it, the other two may have gone on without this core.
+    pub alone_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { stall: Duration::from_millis(1500), alone_after: Duration::from_secs(300) }
+    }
+}
+
+/// Whether a change may be spoken of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It survives this core as far as it can.
+    Yes,
+    /// Not yet.
+    No,
+    /// Another core serves the meeting: it must not be.
+    Never,
+}
+
+/// What the shell is to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Read a snapshot from the store, with all that was written before now, for [`Replicator::handle_snapshot`].
+    Load,
+    /// Write down that this is the binding standby.
+    Persist(Option<NodeId>),
+    /// Tell the edge.
+    Announce(Option<NodeId>),
+    /// This core is no good as a standby for now.
+    Avoid(NodeId),
+    /// Stop serving: this core does, in that term.
+    Superseded(NodeId, Term),
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Send {
+    /// To whom.
+    pub core: NodeId,
+    /// Number of the first piece.
+    pub first: u64,
+    /// The pieces; none just to ask.
+    pub pieces: Vec<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Alone,
+    Loading,
+    Sending,
+    Dropping { since: Instant },
+    Superseded,
+}
+
+/// One meeting's sender.
+#[derive(Debug)]
+pub struct Replicator {
+    settings: Settings,
+    me: NodeId,
+    term: Term,
+    phase: Phase,
+    binding: bool,
+    /// An edge may know of the standby.
+    told: bool,
+    stream: Option<Stream>,
+    next_stream: u64,
+    reloads: u32,
+    written: u64,
+    announced: u64,
+    confirmed: u64,
+    events: VecDeque<Event>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    core: NodeId,
+    base: u64,
+    /// Pieces not acknowledged; with an entry's last, the number of its change, else 0.
+    pieces: VecDeque<(Vec<u8>, u64)>,
+    /// Changes made while the snapshot is read.
+    tail: Vec<(Vec<u8>, u64)>,
+    /// The last change that the snapshot holds.
+    covered: u64,
+    bytes: usize,
+    acknowledged: u64,
+    in_flight: Option<u64>,
+    next_try: Instant,
+    progress: Instant,
+}
+
+impl Replicator {
+    /// A meeting that `me` serves in `term`. `streams` must rise from one restart of this core to the next.
+    /// `standby` is the one written down as binding.
+    pub fn new(
+        settings: Settings,
+        me: NodeId,
+        term: Term,
+        standby: Option<NodeId>,
+        streams: u64,
+        now: Instant,
+    ) -> Self {
+        let mut this = Self {
+            settings,
+            me,
+            term,
+            phase: Phase::Alone,
+            binding: standby.is_some(),
+            told: standby.is_some(),
+            stream: None,
+            next_stream: streams,
+            reloads: 0,
+            written: 0,
+            announced: 0,
+            confirmed: 0,
+            events: VecDeque::new(),
+        };
+        if let Some(core) = standby {
+            this.load(core, now);
+        }
+        this
+    }
+
+    /// The standby that an edge may turn to.
+    pub fn binding(&self) -> Option<&NodeId> {
+        let dropping = matches!(self.phase, Phase::Dropping { .. });
+        self.stream.as_ref().map(|s| &s.core).filter(|_| self.binding && !dropping)
+    }
+
+    /// The core that is or is to become the standby, or is being dropped.
+    pub fn other(&self) -> Option<&NodeId> {
+        self.stream.as_ref().map(|s| &s.core)
+    }
+
+    /// Whether a standby should be chosen.
+    pub fn wants_standby(&self) -> bool {
+        self.phase == Phase::Alone
+    }
+
+    /// Whether changes need be pushed at all.
+    pub fn wants_entries(&self) -> bool {
+        matches!(self.phase, Phase::Loading | Phase::Sending)
+    }
+
+    /// The number of the newest change.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// In which turn this core serves.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// `core` is to become the standby.
+    pub fn handle_chosen(&mut self, core: NodeId, now: Instant) {
+        if self.wants_standby() {
+            self.load(core, now);
+        }
+    }
+
+    /// A change was queued for the disk. Returns its number, for [`Replicator::settled`].
+    pub fn push(&mut self, entry: &Entry, now: Instant) -> u64 {
+        self.written += 1;
+        let (loading, written) = (self.phase == Phase::Loading, self.written);
+        if !self.wants_entries() {
+            return written;
+        }
+        let Some(stream) = &mut self.stream else { return written };
+        if stream.is_idle() {
+            stream.progress = now;
+        }
+        for row in numbered(entry.pieces(), written) {
+            stream.bytes += row.0.len();
+            if loading { stream.tail.push(row) } else { stream.pieces.push_back(row) }
+        }
+        if stream.bytes > MAX_QUEUED {
+            self.no_good(now);
+        }
+        written
+    }
+
+    /// What the store held when [`Event::Load`] was acted on, the record last; `None` if it could not be read.
+    pub fn handle_snapshot(&mut self, snapshot: Option<Vec<Entry>>, now: Instant) {
+        if self.phase != Phase::Loading {
+            return;
+        }
+        let (Some(snapshot), Some(stream)) = (snapshot, &mut self.stream) else { return self.no_good(now) };
+        let begin = Entry::Begin { stream: self.next_stream };
+        let pieces = std::iter::once(begin).chain(snapshot).flat_map(|e| e.pieces()).collect();
+        stream.pieces = numbered(pieces, stream.covered).chain(std::mem::take(&mut stream.tail)).collect();
+        stream.bytes = stream.pieces.iter().map(|(p, _)| p.len()).sum();
+        stream.progress = now;
+        stream.next_try = now;
+        self.phase = Phase::Sending;
+    }
+
+    /// What is to be sent now.
+    pub fn poll_send(&mut self, now: Instant) -> Option<Send> {
+        let dropping = match self.phase {
+            Phase::Sending => false,
+            Phase::Dropping { .. } => true,
+            _ => return None,
+        };
+        let stream = self.stream.as_mut().filter(|s| s.in_flight.is_none() && s.due(dropping) <= now)?;
+        if dropping {
+            stream.in_flight = Some(0);
+            let begin = Entry::Begin { stream: self.next_stream };
+            let pieces = [begin, Entry::Dropped].iter().flat_map(Entry::pieces).collect();
+            return Some(Send { core: stream.core.clone(), first: 0, pieces });
+        }
+        let mut room = MAX_REPLICA;
+        let fitting = stream.pieces.iter().map_while(|(piece, _)| {
+            room = room.checked_sub(piece.len())?;
+            Some(piece.clone())
+        });
+        let pieces: Vec<Vec<u8>> = fitting.collect();
+        stream.in_flight = Some(stream.base + pieces.len() as u64);
+        if pieces.is_empty() {
+            // What is only asked whether it is there has until the stall deadline from now.
+            stream.progress = now;
+        }
+        Some(Send { core: stream.core.clone(), first: stream.base, pieces })
+    }
+
+    /// The answer to what was sent last; `None` if there was none.
+    pub fn handle_answer(&mut self, answer: Option<Response>, now: Instant) {
+        let Some(sent) = self.stream.as_mut().and_then(|s| s.in_flight.take()) else { return };
+        if let Some(Response::Serving { core, term }) = &answer
+            && self.handle_other(core, *term)
+        {
+            return;
+        }
+        let Some(stream) = &mut self.stream else { return };
+        stream.next_try = now + RETRY;
+        match (answer, &self.phase) {
+            (Some(Response::Replicated { .. } | Response::Unknown), Phase::Dropping { .. }) => self.alone(),
+            (Some(Response::Replicated { next }), Phase::Sending) if next >= stream.base && next <= sent => {
+                stream.acknowledge(next, now);
+                self.reloads = 0;
+                self.bind();
+            }
+            (Some(Response::Replicated { .. }), Phase::Sending) => self.reload(now),
+            (Some(Response::Refused { .. }), Phase::Sending) => self.no_good(now),
+            _ => {}
+        }
+    }
+
+    /// The standby is down or going away, as far as membership knows.
+    pub fn handle_unfit(&mut self, now: Instant) {
+        if self.wants_entries() {
+            self.no_good(now);
+        }
+    }
+
+    /// An edge that owns the meeting has opened it here, or is asked to.
+    pub fn handle_attached(&mut self) {
+        (self.announced, self.confirmed) = (0, 0);
+        self.told |= self.binding;
+        let standby = self.binding().cloned();
+        self.announce(standby);
+    }
+
+    /// The edge may have been told of the standby by another way.
+    pub fn handle_told(&mut self) {
+        self.told |= self.binding;
+    }
+
+    /// The edge answers an announcement; it answers each, in order.
+    pub fn handle_confirmed(&mut self, core: Option<&NodeId>) {
+        self.confirmed += 1;
+        let last = self.confirmed >= self.announced;
+        if matches!(self.phase, Phase::Dropping { .. }) && last && core.is_none() {
+            self.alone();
+        }
+    }
+
+    /// No edge has anything left to bring: none will turn to the standby.
+    pub fn handle_no_witness(&mut self) {
+        self.told = false;
+        if matches!(self.phase, Phase::Dropping { .. }) {
+            self.alone();
+        }
+    }
+
+    /// Another core says that it serves the meeting. Whether it is later.
+    pub fn handle_other(&mut self, core: &NodeId, term: Term) -> bool {
+        let later = self.is_later(core, term);
+        if later {
+            self.superseded(core.clone(), term);
+        }
+        later
+    }
+
+    /// Whether the change of that number may be spoken of.
+    pub fn settled(&self, number: u64) -> Settled {
+        match &self.phase {
+            Phase::Superseded => Settled::Never,
+            Phase::Dropping { .. } => Settled::No,
+            _ if !self.binding => Settled::Yes,
+            _ if self.stream.as_ref().is_some_and(|s| s.acknowledged >= number) => Settled::Yes,
+            _ => Settled::No,
+        }
+    }
+
+    /// A deadline has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match &self.phase {
+            Phase::Dropping { since } if now >= *since + self.settings.alone_after => self.alone(),
+            Phase::Sending if self.stalled_at().is_some_and(|at| at <= now) => self.no_good(now),
+            _ => {}
+        }
+    }
+
+    /// When [`Replicator::handle_timeout`] or [`Replicator::poll_send`] is next needed.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let stream = self.stream.as_ref()?;
+        let send = |dropping| stream.in_flight.is_none().then(|| stream.due(dropping));
+        match &self.phase {
+            Phase::Sending => self.stalled_at().into_iter().chain(send(false)).min(),
+            Phase::Dropping { since } => {
+                Some(*since + self.settings.alone_after).into_iter().chain(send(true)).min()
+            }
+            _ => None,
+        }
+    }
+
+    /// What the shell is to do.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The standby has not got what we took it to have: it was restarted.
+    fn reload(&mut self, now: Instant) {
+        self.reloads += 1;
+        match self.stream.as_ref().map(|s| s.core.clone()) {
+            Some(core) if self.reloads <= MAX_RELOADS => self.load(core, now),
+            _ => self.no_good(now),
+        }
+    }
+
+    fn load(&mut self, core: NodeId, now: Instant) {
+        self.next_stream += 1;
+        self.phase = Phase::Loading;
+        self.stream = Some(Stream {
+            core,
+            base: 0,
+            pieces: VecDeque::new(),
+            tail: vec![],
+            covered: self.written,
+            bytes: 0,
+            acknowledged: 0,
+            in_flight: None,
+            next_try: now,
+            progress: now,
+        });
+        self.events.push_back(Event::Load);
+    }
+
+    fn bind(&mut self) {
+        let Some(stream) = self.stream.as_ref().filter(|s| s.pieces.is_empty() && !self.binding) else { return };
+        let core = stream.core.clone();
+        self.binding = true;
+        self.events.push_back(Event::Persist(Some(core.clone())));
+        self.announce(Some(core));
+    }
+
+    fn no_good(&mut self, now: Instant) {
+        if let Some(stream) = &mut self.stream {
+            self.events.push_back(Event::Avoid(stream.core.clone()));
+            stream.in_flight = None;
+            stream.next_try = now;
+        }
+        if !self.binding {
+            return self.alone();
+        }
+        // Later than any of its streams, so that the goodbye is not taken for an old one.
+        self.next_stream += 1;
+        self.phase = Phase::Dropping { since: now };
+        self.announce(None);
+        if !self.told {
+            self.alone();
+        }
+    }
+
+    fn alone(&mut self) {
+        let bound = std::mem::take(&mut self.binding);
+        self.told = false;
+        self.stream = None;
+        self.phase = Phase::Alone;
+        if bound {
+            self.events.push_back(Event::Persist(None));
+        }
+    }
+
+    fn superseded(&mut self, core: NodeId, term: Term) {
+        if self.phase != Phase::Superseded {
+            self.phase = Phase::Superseded;
+            self.stream = None;
+            self.events.push_back(Event::Superseded(core, term));
+        }
+    }
+
+    fn announce(&mut self, standby: Option<NodeId>) {
+        self.announced += 1;
+        self.events.push_back(Event::Announce(standby));
+    }
+
+    fn is_later(&self, core: &NodeId, term: Term) -> bool {
+        *core != self.me && (term, core) > (self.term, &self.me)
+    }
+
+    fn stalled_at(&self) -> Option<Instant> {
+        let stream = self.stream.as_ref().filter(|s| !s.is_idle() || s.in_flight.is_some())?;
+        Some(stream.progress + self.settings.stall)
+    }
+}
+
+/// The pieces, the last of them with the change's number.
+fn numbered(pieces: Vec<Vec<u8>>, number: u64) -> impl Iterator<Item = (Vec<u8>, u64)> {
+    let last = pieces.len().saturating_sub(1);
+    pieces.into_iter().enumerate().map(move |(at, piece)| (piece, if at == last { number } else { 0 }))
+}
+
+impl Stream {
+    fn is_idle(&self) -> bool {
+        self.pieces.is_empty() && self.tail.is_empty()
+    }
+
+    fn due(&self, dropping: bool) -> Instant {
+        if dropping || !self.pieces.is_empty() { self.next_try } else { self.progress + HEARTBEAT }
+    }
+
+    fn acknowledge(&mut self, next: u64, now: Instant) {
+        let count = (next - self.base) as usize;
+        for (piece, number) in self.pieces.drain(..count.min(self.pieces.len())) {
+            self.bytes -= piece.len();
+            self.acknowledged = self.acknowledged.max(number);
+        }
+        self.base = next;
+        self.progress = now;
+        self.next_try = now;
+    }
+}
