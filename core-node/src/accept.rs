@@ -21,9 +21,8 @@ use mesh::{
     node::{Inbound, Peer},
     stream::{MessageReceiver, MessageSender, StreamError},
     wire::{
-        MeetingId,
-        control::{RefusedReason, ToCore, ToEdge},
-        request::Response,
+        Epoch, MeetingAlias, MeetingId,
+        control::{CloseReason, RefusedReason, ToCore, ToEdge},
         spurt::{Item, Part, SpurtDecoder, SpurtHeader},
     },
 };
@@ -41,7 +40,7 @@ use crate::{
     lock,
     log::LogClosed,
     meeting::{IntakeError, Meeting, Notice, wall},
-    meetings::Meetings,
+    meetings::{Meetings, takeover::NotHere},
 };
 
 /// How long a spurt waits for its connection's control stream and for the rows that its header names.
@@ -71,6 +70,17 @@ pub struct Link {
     /// Counts changes of `aliases`.
     changed: watch::Sender<u64>,
     out: mpsc::Sender<ToLink>,
+}
+
+/// How an edge opens a meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// It is of version 1: it owns the meeting until further notice.
+    Unleased,
+    /// It renews its lease.
+    Leased,
+    /// It has left, and brings what it kept.
+    Late,
 }
 
 /// Why a spurt stream was not read to its end.
@@ -152,11 +162,12 @@ impl Acceptor {
                     }
                 }
                 Inbound::Copies { peer, datagram } => self.serve_copies(&peer, datagram),
-                Inbound::Request { reply, .. } => {
+                Inbound::Request { peer, request, reply } => {
+                    let meetings = self.meetings.clone();
                     tokio::spawn(async move {
-                        let reason = "a core serves no meeting's media".into();
+                        let response = meetings.answer(&peer.identity, request).await;
                         // The asker may have gone.
-                        let _ = reply.send(Response::Refused { reason }).await;
+                        let _ = reply.send(response).await;
                     });
                 }
             }
@@ -230,18 +241,31 @@ impl Acceptor {
                     link.tell(ToEdge::Drain).await;
                 }
             }
-            ToCore::Open { alias, meeting, epoch, .. } => match self.meetings.open(&link.edge, meeting, epoch) {
-                Ok(live) if link.change(|a| a.open(alias, meeting, epoch)).is_ok() => {
-                    live.attach(link.out.clone());
-                    live.notify(Notice::Opened(epoch)).await;
+            ToCore::Open { alias, meeting, epoch, .. } => {
+                let opened = self.meetings.open(&link.edge, meeting, epoch).map_err(NotHere::from);
+                self.opened(link, alias, epoch, opened, Opening::Unleased).await;
+            }
+            ToCore::Serve { alias, meeting, epoch, term, .. } => {
+                let opened = self.meetings.serve(&link.edge, meeting, epoch, term).await;
+                self.opened(link, alias, epoch, opened, Opening::Leased).await;
+            }
+            ToCore::Late { alias, meeting, epoch, .. } => {
+                let opened = self.meetings.open_late(&link.edge, meeting, epoch);
+                self.opened(link, alias, epoch, opened, Opening::Late).await;
+            }
+            ToCore::Beat { seq } => self.beat(link, seq).await,
+            ToCore::Standby { alias, core } => {
+                if let Some((meeting, epoch)) = self.meeting(link, alias)?
+                    && meeting.record().epoch == epoch
+                {
+                    meeting.replication.with(|m, _| m.handle_confirmed(core.as_ref()));
                 }
-                Ok(_) => link.tell(ToEdge::Refused { alias, reason: RefusedReason::Full }).await,
-                Err(reason) => {
-                    metrics::counter!("nearfield_core_opens_refused_total").increment(1);
-                    tracing::info!(%meeting, edge = %link.edge.node, ?reason, "meeting refused");
-                    link.tell(ToEdge::Refused { alias, reason }).await;
+            }
+            ToCore::HandOver { alias } => {
+                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                    meeting.notify(Notice::HandOver(epoch)).await;
                 }
-            },
+            }
             ToCore::Participant { alias, participant, id, name } => {
                 let (meeting, id) = link.change(|a| a.participant(alias, participant, &id, name.as_deref()))?;
                 if let Some(meeting) = self.meetings.live(meeting) {
@@ -264,13 +288,11 @@ impl Acceptor {
                     meeting.handle_totals(epoch, totals);
                 }
             }
-            ToCore::Serve { alias, .. } | ToCore::Late { alias, .. } => {
-                link.tell(ToEdge::Refused { alias, reason: RefusedReason::NotAllowed }).await;
-            }
-            ToCore::Beat { .. } | ToCore::Standby { .. } | ToCore::HandOver { .. } => {}
             ToCore::Close { alias, reason } => {
                 // The alias stays: spurts and acknowledgements may still be on their way.
                 if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                    link.change(|a| a.lease(alias, false));
+                    meeting.release(&link.edge.node, epoch);
                     meeting.notify(Notice::Closed(epoch, reason)).await;
                 }
             }
@@ -278,12 +300,68 @@ impl Acceptor {
         Ok(())
     }
 
+    async fn opened(
+        &self,
+        link: &Arc<Link>,
+        alias: MeetingAlias,
+        epoch: Epoch,
+        opened: Result<Arc<Meeting>, NotHere>,
+        how: Opening,
+    ) {
+        let opened = opened.and_then(|meeting| {
+            link.change(|a| {
+                a.make_room(|id| self.meetings.live(id).is_some());
+                a.open(alias, meeting.id, epoch)?;
+                a.lease(alias, how == Opening::Leased);
+                Ok(meeting)
+            })
+        });
+        match opened {
+            Ok(meeting) => {
+                meeting.attach(epoch, link.out.clone());
+                if how == Opening::Late {
+                    meeting.release(&link.edge.node, epoch);
+                    meeting.notify(Notice::Closed(epoch, CloseReason::LeaseOver)).await;
+                    return;
+                }
+                meeting.notify(Notice::Opened(epoch)).await;
+                if how == Opening::Leased && meeting.record().epoch == epoch {
+                    meeting.replication.with(|m, _| m.handle_attached());
+                }
+            }
+            Err(NotHere::Refused(reason)) => {
+                metrics::counter!("nearfield_core_opens_refused_total").increment(1);
+                tracing::info!(edge = %link.edge.node, ?reason, "meeting refused");
+                link.tell(ToEdge::Refused { alias, reason }).await;
+            }
+            Err(NotHere::Moved(core, term)) => link.tell(ToEdge::Moved { alias, core, term }).await,
+        }
+    }
+
+    /// Renews the leases of all meetings that the edge has opened here; what it has lost it is told before the answer.
+    async fn beat(&self, link: &Arc<Link>, seq: u64) {
+        let lease = self.meetings.lease_of(&link.edge.node);
+        let rows = lock(&link.aliases).leased();
+        for (alias, id, epoch) in rows {
+            let lost = match self.meetings.live(id) {
+                Some(meeting) => !meeting.renew(&link.edge.node, epoch, lease),
+                None => true,
+            };
+            if lost {
+                link.change(|a| a.lease(alias, false));
+                let reason = RefusedReason::StaleEpoch;
+                link.tell(ToEdge::Refused { alias, reason }).await;
+            }
+        }
+        link.tell(ToEdge::Beat { seq, lease_ms: lease.as_millis() as u32 }).await;
+    }
+
     /// The live meeting behind an alias, with the epoch it was opened under.
     fn meeting(
         &self,
         link: &Link,
-        alias: mesh::wire::MeetingAlias,
-    ) -> Result<Option<(Arc<Meeting>, mesh::wire::Epoch)>, BadControl> {
+        alias: MeetingAlias,
+    ) -> Result<Option<(Arc<Meeting>, Epoch)>, BadControl> {
         let (meeting, epoch) = lock(&link.aliases).meeting(alias)?;
         Ok(self.meetings.live(meeting).map(|live| (live, epoch)))
     }

@@ -1,6 +1,7 @@
 //! The HTTP API: one file for each resource; errors are RFC 9457 problems everywhere.
 
 mod body;
+mod elsewhere;
 pub mod health;
 pub mod meetings;
 pub mod nodes;
@@ -66,6 +67,7 @@ pub fn router(app: App) -> Router {
         .routes(routes!(transcript::whole))
         .routes(routes!(transcript::stream))
         .routes(routes!(nodes::list))
+        .route_layer(middleware::from_fn_with_state(app.clone(), elsewhere::redirect))
         .route_layer(middleware::from_fn_with_state(app.clone(), authorise))
         .split_for_parts();
     let (open, mut document) = OpenApiRouter::with_openapi(Document::openapi())

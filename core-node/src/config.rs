@@ -15,6 +15,7 @@ use crate::{
     ingest::Limits,
     link::Caps,
     meetings,
+    replicate::sender,
     transcribe::{openai, whisper},
 };
 
@@ -47,9 +48,30 @@ pub struct Config {
     /// How much it takes on.
     #[serde(default)]
     pub limits: LimitsSection,
+    /// How meetings survive this core.
+    #[serde(default)]
+    pub failover: FailoverSection,
     /// Where regions are.
     #[serde(default)]
     pub geo: GeoSection,
+}
+
+/// `[failover]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FailoverSection {
+    /// Whether another core holds a replica of each meeting and takes it over.
+    pub standby: bool,
+    /// How long a standby may acknowledge nothing before words go on without it.
+    pub stall_ms: u64,
+    /// How long a core must be gone before its standby takes meetings over that no edge asked it to.
+    pub takeover_seconds: u64,
+}
+
+impl Default for FailoverSection {
+    fn default() -> Self {
+        Self { standby: true, stall_ms: 1500, takeover_seconds: 300 }
+    }
 }
 
 /// `[api]`
@@ -193,6 +215,8 @@ impl Config {
         source.range("limits.participants_per_meeting", limits.participants_per_meeting, 1..=10_000)?;
         source.range("limits.undone_spurts_per_meeting", limits.undone_spurts_per_meeting, 16..=100_000)?;
         source.range("limits.drain_seconds", limits.drain_seconds, 1..=600)?;
+        source.range("failover.stall_ms", self.failover.stall_ms, 200..=60_000)?;
+        source.range("failover.takeover_seconds", self.failover.takeover_seconds, 10..=86_400)?;
         let code = |l: &String| l.len() == 2 && l.bytes().all(|b| b.is_ascii_lowercase());
         let language = transcribe.language.as_ref().is_none_or(code);
         source.ensure("transcribe.language", language, "an ISO 639-1 code such as `en`, or absent")?;
@@ -222,7 +246,14 @@ impl Config {
             undone_spurts: self.limits.undone_spurts_per_meeting,
             ..Limits::default()
         };
+        let takeover = Duration::from_secs(self.failover.takeover_seconds);
+        let stall = Duration::from_millis(self.failover.stall_ms);
         meetings::Settings {
+            failover: meetings::Failover {
+                standby: self.failover.standby,
+                pair: sender::Settings { stall, alone_after: takeover },
+                takeover,
+            },
             meetings: self.limits.meetings,
             intake,
             max_store_bytes: self.store.max_bytes,
@@ -275,7 +306,7 @@ mod tests {
         load(&[]).unwrap();
         let text = std::fs::read_to_string(example()).unwrap();
         for section in
-            ["node", "mesh", "tls", "log", "http", "api", "store", "transcribe", "transcribe.openai", "limits", "geo"]
+            ["node", "mesh", "tls", "log", "http", "api", "store", "transcribe", "transcribe.openai", "limits", "failover", "geo"]
         {
             let body = text.split(&format!("\n[{section}]\n")).nth(1).unwrap_or_else(|| panic!("[{section}]"));
             let body = body.split("\n[").next().unwrap();

@@ -100,6 +100,8 @@ pub struct Aliases {
 struct Row {
     meeting: MeetingId,
     epoch: Epoch,
+    /// The edge renews its lease with each beat.
+    leased: bool,
     participants: BTreeMap<ParticipantAlias, ParticipantId>,
     numbers: BTreeMap<ParticipantId, ParticipantAlias>,
 }
@@ -120,7 +122,7 @@ impl Aliases {
             None if self.meetings.len() >= self.caps.meetings => return Err(RefusedReason::Full),
             _ => {}
         }
-        let row = Row { meeting, epoch, participants: BTreeMap::new(), numbers: BTreeMap::new() };
+        let row = Row { meeting, epoch, leased: false, participants: BTreeMap::new(), numbers: BTreeMap::new() };
         self.meetings.insert(alias, row);
         Ok(())
     }
@@ -185,9 +187,17 @@ impl Aliases {
         self.meetings.remove(&alias);
     }
 
-    /// The meetings that are open, with their epochs.
-    pub fn open_meetings(&self) -> Vec<(MeetingId, Epoch)> {
-        self.meetings.values().map(|row| (row.meeting, row.epoch)).collect()
+    /// Whether beats renew the lease of the meeting `alias` from now on.
+    pub fn lease(&mut self, alias: MeetingAlias, leased: bool) {
+        if let Some(row) = self.meetings.get_mut(&alias) {
+            row.leased = leased;
+        }
+    }
+
+    /// The meetings whose leases a beat renews, with their epochs.
+    pub fn leased(&self) -> Vec<(MeetingAlias, MeetingId, Epoch)> {
+        let leased = self.meetings.iter().filter(|(_, row)| row.leased);
+        leased.map(|(alias, row)| (*alias, row.meeting, row.epoch)).collect()
     }
 
     /// Forgets the meetings for which `live` does not hold, if there is no room for another.

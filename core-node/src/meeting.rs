@@ -7,12 +7,13 @@ mod copies;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mesh::{
     clock::Micros,
-    lease::Grantor,
+    identity::NodeId,
+    lease::{Grantor, NotYet},
     trace::TraceContext,
     wire::{
         Epoch, MeetingId,
@@ -48,8 +49,6 @@ pub enum Notice {
     Closed(Epoch, CloseReason),
     /// The edge is going away and wants a successor.
     HandOver(Epoch),
-    /// The lease may run longer, or its end has another cause to be looked at.
-    Renewed,
     /// Somebody wants it to end.
     Stop,
 }
@@ -89,6 +88,8 @@ pub struct Meeting {
     links: Mutex<BTreeMap<Epoch, mpsc::Sender<ToLink>>>,
     /// Its leases.
     pub grantor: Mutex<Grantor>,
+    /// When its edge was last heard of.
+    heard_at: Mutex<Micros>,
     /// Its standby.
     pub replication: Arc<Replication>,
     /// Ends its tasks.
@@ -141,6 +142,7 @@ impl Meeting {
             events: tokio::sync::Mutex::default(),
             links: Mutex::default(),
             grantor: Mutex::new(parts.grantor),
+            heard_at: Mutex::new(wall()),
             replication: parts.replication,
             stop: parts.stop,
             heard: parts.heard,
@@ -223,6 +225,43 @@ impl Meeting {
     /// The edge's totals so far under `epoch`. Kept in memory until the record is next written.
     pub fn handle_totals(&self, epoch: Epoch, totals: EdgeTotals) {
         lock(&self.record).totals.insert(epoch.0, totals);
+    }
+
+    /// A beat of the edge, or one passed on: its lease runs for `lease` from now. False if it has none.
+    pub fn renew(&self, edge: &NodeId, epoch: Epoch, lease: Duration) -> bool {
+        // In a hand-over the predecessor's lease is over for the next owner's sake, but it captures until it is told.
+        if self.owner(epoch).is_some_and(|o| o.leaving && o.until.is_none() && o.edge == *edge) {
+            return true;
+        }
+        let mut grantor = lock(&self.grantor);
+        let (fresh, now) = (grantor.poll_timeout().is_none(), Instant::now());
+        let renewed = grantor.renew(edge, epoch, lease, now).is_ok();
+        *lock(&self.heard_at) = wall();
+        if fresh {
+            self.progress.notify_one();
+        }
+        renewed
+    }
+
+    /// The edge has left the relay.
+    pub fn release(&self, edge: &NodeId, epoch: Epoch) {
+        lock(&self.grantor).release(edge, epoch);
+    }
+
+    /// When an owner of it was last heard of.
+    pub fn heard_at(&self) -> Micros {
+        *lock(&self.heard_at)
+    }
+
+    /// Returns when no edge can hold a lease any more, so that the next may be granted.
+    pub async fn vacant(&self) {
+        loop {
+            let until = match lock(&self.grantor).may_grant(Instant::now()) {
+                Err(NotYet::Leased(until)) => until,
+                _ => return,
+            };
+            tokio::time::sleep_until(until.into()).await;
+        }
     }
 
     /// What is said about speech of `epoch` goes to this link from now on.

@@ -2,13 +2,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod answer;
+mod invite;
 pub mod lifecycle;
 pub mod place;
 mod replication;
 pub mod residency;
 mod standby;
 mod supervise;
-mod takeover;
+pub mod takeover;
 
 use std::{
     collections::BTreeMap,

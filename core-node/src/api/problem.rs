@@ -64,6 +64,13 @@ impl Problem {
         problem
     }
 
+    /// Another core is to be asked, at `location`.
+    pub fn elsewhere(detail: impl Into<String>, location: String) -> Self {
+        let mut problem = Self::new(StatusCode::TEMPORARY_REDIRECT, "other_core", detail);
+        problem.0.location = Some(location);
+        problem
+    }
+
     /// No meeting has this id.
     pub fn no_meeting() -> Self {
         Self::new(StatusCode::NOT_FOUND, "meeting_not_found", "No meeting has this id here.")
@@ -95,9 +102,7 @@ impl From<CreateError> for Problem {
             CreateError::Place(_) => Self::field("unknown_place", "placement.residency", detail),
             CreateError::Elsewhere { api } => {
                 let location = if api.contains("://") { api } else { format!("http://{api}") };
-                let mut problem = Self::new(StatusCode::TEMPORARY_REDIRECT, "other_core", detail);
-                problem.0.location = Some(format!("{}/v1/meetings", location.trim_end_matches('/')));
-                problem
+                Self::elsewhere(detail, format!("{}/v1/meetings", location.trim_end_matches('/')))
             }
             CreateError::Residency => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "residency_unsatisfiable", detail),
             CreateError::Duplicate(id) => {

@@ -12,6 +12,7 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream};
+use mesh::wire::MeetingId;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -19,10 +20,12 @@ use super::{
     App,
     meetings::{parsed, record},
     problem::Problem,
+    view::GapView,
 };
 use crate::{
     publish::{Event, Listener, StatusChange, What},
     record::MeetingRecord,
+    store::StoreError,
     transcript::{
         Segment,
         format::{srt, txt, vtt},
@@ -37,6 +40,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 #[derive(Serialize, ToSchema)]
 pub(super) struct TranscriptView {
     segments: Vec<Segment>,
+    /// When nobody captured the meeting.
+    gaps: Vec<GapView>,
 }
 
 /// How a transcript is wanted.
@@ -79,14 +84,20 @@ pub(super) async fn whole(
     query: Result<Query<WholeQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let query = parsed(query)?;
-    let id = record(&app, &id)?.id;
-    let store = app.meetings.store().clone();
-    let read = tokio::task::spawn_blocking(move || store.segments(id, query.since)).await;
-    let broken = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", "The store could not be read.");
-    let segments = in_spoken_order(read.map_err(broken)??);
+    let found = record(&app, &id)?;
+    let segments = match app.meetings.live(found.id) {
+        Some(live) => live.publisher.finals(query.since).await?,
+        None => {
+            let (store, id) = (app.meetings.store().clone(), found.id);
+            let read = tokio::task::spawn_blocking(move || store.segments(id, query.since)).await;
+            read.map_err(|e| StoreError::Record { what: "segments", why: e.to_string() })??
+        }
+    };
+    let segments = in_spoken_order(segments);
+    let gaps = || found.gaps.iter().map(|gap| GapView::new(found.id, gap)).collect();
     let text = |kind: &'static str, body: String| ([(header::CONTENT_TYPE, kind)], body).into_response();
     Ok(match query.format {
-        Format::Json => Json(TranscriptView { segments }).into_response(),
+        Format::Json => Json(TranscriptView { segments, gaps: gaps() }).into_response(),
         Format::Vtt => text("text/vtt; charset=utf-8", vtt(&segments)),
         Format::Srt => text("application/x-subrip; charset=utf-8", srt(&segments)),
         Format::Txt => text("text/plain; charset=utf-8", txt(&segments)),
@@ -96,7 +107,8 @@ pub(super) async fn whole(
 /// The transcript as it is made, as server-sent events.
 ///
 /// `transcript.partial` and `transcript.final` carry a segment, `meeting.status_changed` and the closing
-/// `done` where the meeting stands. `Last-Event-ID` resumes: no final is missed.
+/// `done` where the meeting stands, `meeting.gap` a time in which nobody captured it. `moved` closes the stream
+/// when another core serves the meeting: it goes on there. `Last-Event-ID` resumes: no final is missed.
 #[utoipa::path(get, path = "/v1/meetings/{id}/transcript/stream", tag = "transcript",
     params(("id" = Uuid, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last `seq` seen")),
     responses((status = 200, content_type = "text/event-stream", body = String),
@@ -111,7 +123,7 @@ pub(super) async fn stream(
     let record = record(&app, &id)?;
     if let Some(live) = app.meetings.live(record.id) {
         let listener = live.publisher.listen(app.meetings.store().clone(), since)?;
-        return Ok(sse(events(listener)));
+        return Ok(sse(events(record.id, listener)));
     }
     if since >= record.last_seq {
         // A 204 ends an EventSource's reconnections (HTML, section 9.2).
@@ -119,8 +131,12 @@ pub(super) async fn stream(
     }
     let finals = app.meetings.store().segments(record.id, since)?.into_iter();
     let finals = finals.map(|s| Event { seq: s.seq, what: What::Final(s.into()) });
-    let all = finals.chain([end_of(&record)]).map(|e| Ok(event(&e)));
-    Ok(sse(stream::iter(all.collect::<Vec<_>>())))
+    let gaps = record.gaps.iter().filter(|g| g.seq > since).map(|g| Event { seq: g.seq, what: What::Gap(g.clone()) });
+    let mut all: Vec<Event> = finals.chain(gaps).collect();
+    all.sort_by_key(|e| e.seq);
+    all.push(end_of(&record));
+    let all: Vec<_> = all.iter().map(|e| Ok(event(record.id, e))).collect();
+    Ok(sse(stream::iter(all)))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<u64, Problem> {
@@ -137,10 +153,10 @@ where
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-fn events(listener: Listener) -> impl Stream<Item = Result<SseEvent, Infallible>> {
-    stream::unfold(listener, |mut listener| async move {
+fn events(meeting: MeetingId, listener: Listener) -> impl Stream<Item = Result<SseEvent, Infallible>> {
+    stream::unfold(listener, move |mut listener| async move {
         match listener.next().await {
-            Ok(next) => next.map(|e| (Ok(event(&e)), listener)),
+            Ok(next) => next.map(|e| (Ok(event(meeting, &e)), listener)),
             Err(error) => {
                 // The client comes back with the last id it saw.
                 tracing::error!(%error, "a transcript stream ended early");
@@ -150,15 +166,19 @@ fn events(listener: Listener) -> impl Stream<Item = Result<SseEvent, Infallible>
     })
 }
 
-fn event(event: &Event) -> SseEvent {
+fn event(meeting: MeetingId, event: &Event) -> SseEvent {
     let (name, data) = match &event.what {
         What::Partial(segment) => ("transcript.partial", serde_json::to_string(&**segment)),
         What::Final(segment) => ("transcript.final", serde_json::to_string(&**segment)),
         What::Status(change) => ("meeting.status_changed", serde_json::to_string(change)),
         What::Done(change) => ("done", serde_json::to_string(change)),
+        What::Gap(gap) => ("meeting.gap", serde_json::to_string(&GapView::new(meeting, gap))),
+        What::Moved(moved) => ("moved", serde_json::to_string(moved)),
     };
     let data = data.expect("texts, numbers and lists of them always become JSON");
-    SseEvent::default().event(name).id(event.seq.to_string()).data(data)
+    let sse = SseEvent::default().event(name).data(data);
+    // The other core goes on after the event before this one.
+    if matches!(event.what, What::Moved(_)) { sse } else { sse.id(event.seq.to_string()) }
 }
 
 fn end_of(record: &MeetingRecord) -> Event {

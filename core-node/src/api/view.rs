@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    record::{MeetingRecord, Status},
+    record::{Gap, GapReason, MeetingRecord, Status},
     transcript::timestamp,
 };
 
@@ -39,7 +39,7 @@ pub(super) struct MeetingView {
     /// Of those, on this core's disk.
     frames_durable: u64,
     /// Slots for which the edge had no packet.
-    gaps: u64,
+    packet_gaps: u64,
     /// Items that came again after a replay, and were dropped.
     duplicates: u64,
     /// Talk spurts begun.
@@ -55,6 +55,37 @@ pub(super) struct MeetingView {
     ended_at: Option<String>,
     /// Capture time of the first frame: 0 ms of the transcript.
     first_frame_at: Option<String>,
+    /// The core that would serve it next.
+    standby: Option<String>,
+    /// Rises each time another core takes it over.
+    term: u32,
+    /// When nobody captured it, oldest first.
+    gaps: Vec<GapView>,
+}
+
+/// A time in which nobody captured a meeting.
+#[derive(Serialize, ToSchema)]
+pub(super) struct GapView {
+    meeting_id: Uuid,
+    /// Since when, RFC 3339.
+    from: String,
+    /// Until when; absent while it lasts.
+    to: Option<String>,
+    /// How long it was.
+    length_ms: Option<u64>,
+    reason: GapReason,
+}
+
+impl GapView {
+    pub(super) fn new(meeting_id: Uuid, gap: &Gap) -> Self {
+        Self {
+            meeting_id,
+            from: timestamp(gap.from).to_string(),
+            to: gap.to.map(|to| timestamp(to).to_string()),
+            length_ms: gap.to.map(|to| to.since(gap.from).as_millis() as u64),
+            reason: gap.reason,
+        }
+    }
 }
 
 /// Who captures a meeting.
@@ -110,7 +141,7 @@ impl MeetingView {
             totals: record.edge_totals().into(),
             frames_received: record.counts.frames_received,
             frames_durable: record.counts.frames_durable,
-            gaps: record.counts.gaps_durable,
+            packet_gaps: record.counts.gaps_durable,
             duplicates: record.counts.duplicates,
             spurts: record.counts.spurts,
             spurts_done: record.counts.spurts_done,
@@ -118,6 +149,9 @@ impl MeetingView {
             created_at: timestamp(record.created_at).to_string(),
             ended_at: record.ended_at.map(|at| timestamp(at).to_string()),
             first_frame_at: record.origin.map(|at| timestamp(at).to_string()),
+            standby: record.serving.standby.as_ref().map(ToString::to_string),
+            term: record.serving.term.0,
+            gaps: record.gaps.iter().map(|gap| GapView::new(record.id, gap)).collect(),
             sub_code: record.sub_code,
             detail: record.detail,
             meeting_url: record.spec.meeting_url,

@@ -17,13 +17,13 @@ use mesh::{
     placement::{Candidate, Decision, Measured, Policy, RttSource, Verdict, rank},
     wire::{
         Epoch,
-        request::{Assignment, Request, Response, Source},
+        request::{Request, Response, Source},
     },
 };
 use reqwest::Url;
 use tokio::{task::JoinSet, time::timeout};
 
-use super::lifecycle::Unplaced;
+use super::{invite::invite, lifecycle::Unplaced};
 use crate::{log::LogClosed, meeting::Meeting, peers::Mesh, record::Owner};
 
 /// Edges asked to measure for one meeting.
@@ -101,35 +101,7 @@ impl Placer {
     ) -> Result<(), String> {
         let stopped = |LogClosed| LogClosed.to_string();
         meeting.decided(epoch, shown(decision, epoch, Some(&owner.edge))).await.map_err(stopped)?;
-        let edge = owner.edge.clone();
-        let mut trace = None;
-        let mut vad = None;
-        // On disk before the edge knows: whoever opens the meeting is known to be its owner.
-        meeting
-            .update(|record| {
-                record.epoch = epoch;
-                record.owners.insert(epoch.0, owner);
-                trace = record.trace.parse().ok();
-                vad = Some(record.spec.vad);
-            })
-            .await
-            .map_err(stopped)?;
-        let assignment = Assignment {
-            meeting: meeting.id,
-            epoch,
-            core: self.mesh.identity().node.clone(),
-            source: wanted.source.clone(),
-            vad: vad.unwrap_or_default(),
-            trace: trace.unwrap_or_else(|| mesh::trace::TraceContext::new(meeting.id.as_u128())),
-        };
-        match self.mesh.request(&edge, &Request::Assign(assignment)).await? {
-            Response::Accepted => {
-                tracing::info!(meeting = %meeting.id, %edge, epoch = epoch.0, "meeting placed");
-                Ok(())
-            }
-            Response::Refused { reason } => Err(reason),
-            _ => Err("answered another question".into()),
-        }
+        invite(&*self.mesh, meeting, wanted.source.clone(), epoch, owner).await
     }
 
     async fn candidates(&self, policy: &Policy, relay: &Relay) -> Vec<Candidate> {

@@ -137,14 +137,14 @@ impl Pairing {
         Ok(true)
     }
 
-    async fn announce(&self, core: Option<NodeId>) {
+    async fn announce(&mut self, core: Option<NodeId>) {
         let bound = core.is_some();
         if self.meeting.tell_owner(ToLink::Standby { meeting: self.meeting.id, core }).await && bound {
             self.meeting.replication.see_mut(Replicator::handle_told);
         }
     }
 
-    async fn load(&self) -> Result<(), LogClosed> {
+    async fn load(&mut self) -> Result<(), LogClosed> {
         // What was queued before is on disk before it is read.
         self.meetings.log.write(Op::Barrier).await?;
         let (store, id) = (self.meeting.store.clone(), self.meeting.id);

@@ -51,6 +51,11 @@ impl Standbys {
         lock(&self.held).insert(meeting);
     }
 
+    /// It is not, or the meeting has ended.
+    pub(super) fn let_go(&self, meeting: MeetingId) {
+        lock(&self.held).remove(&meeting);
+    }
+
     pub(super) fn held(&self) -> Vec<MeetingId> {
         lock(&self.held).iter().copied().collect()
     }
@@ -111,7 +116,9 @@ impl Meetings {
                     return Err("this core is outside the allowed residency".into());
                 }
                 entry => {
-                    self.standbys.hold(id);
+                    if matches!(entry, Entry::Record(_)) {
+                        self.standbys.hold(id);
+                    }
                     op(id, entry, &from.node, term)
                 }
             };

@@ -21,9 +21,11 @@ use super::{
 };
 use crate::{
     link::ToLink,
+    lock,
     log::LogClosed,
     meeting::{Meeting, Notice, wall},
     record::Status,
+    replicate::sender::Replicator,
 };
 
 type Placing = Pin<Box<dyn Future<Output = Result<Epoch, (Epoch, Unplaced)>> + Send>>;
@@ -61,6 +63,7 @@ impl Supervisor {
                 () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
                     self.lifecycle.handle_timeout(Instant::now());
                 }
+                () = lease_end(&self.meeting) => self.handle_lease(),
                 Ok(()) = self.members.changed() => self.handle_members(),
                 () = self.meeting.progressed() => {}
                 placed = placed(&mut self.placing) => self.handle_placed(placed).await,
@@ -74,12 +77,28 @@ impl Supervisor {
             Notice::Opened(epoch) => self.lifecycle.handle_opened(epoch),
             Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail),
             Notice::Closed(epoch, reason) => self.lifecycle.handle_closed(epoch, reason, now),
+            Notice::HandOver(_) => {}
             Notice::Stop => self.lifecycle.handle_stop(now),
+        }
+    }
+
+    /// A silent edge is replaced as soon as it can own the meeting no more, whatever membership thinks of it.
+    fn handle_lease(&mut self) {
+        let now = Instant::now();
+        let Some(lapsed) = lock(&self.meeting.grantor).handle_timeout(now) else { return };
+        let leased = self.meeting.owner(lapsed.epoch).is_some_and(|o| o.leased);
+        if leased && lapsed.epoch == self.lifecycle.epoch() {
+            tracing::warn!(edge = %lapsed.edge, epoch = lapsed.epoch.0, "the edge's lease has run out");
+            metrics::counter!("nearfield_core_leases_lapsed_total").increment(1);
+            self.lifecycle.handle_edge_down(now);
         }
     }
 
     fn handle_members(&mut self) {
         let Some(owner) = self.meeting.owner(self.lifecycle.epoch()) else { return };
+        if owner.leased && lock(&self.meeting.grantor).is_leased(Instant::now()) {
+            return;
+        }
         let alive = self.members.borrow_and_update().iter().any(|m| m.identity.node == owner.edge);
         if alive {
             self.owner_seen = true;
@@ -113,7 +132,8 @@ impl Supervisor {
                 Action::Place => {
                     let (placer, meeting, wanted) = (self.placer.clone(), self.meeting.clone(), self.wanted.clone());
                     // The record may know of a later try than the lifecycle.
-                    let after = self.lifecycle.epoch().max(meeting.record().epoch);
+                    let term = meeting.replication.see(Replicator::term);
+                    let after = self.lifecycle.epoch().max(meeting.record().epoch).max(Epoch::of(term, 0));
                     self.placing = Some(Box::pin(async move { placer.place(&meeting, wanted, after).await }));
                 }
                 Action::Leave => self.leave().await,
@@ -128,7 +148,7 @@ impl Supervisor {
     /// Tells the edge twice: in order with its speech, and, should that link be down, by request.
     async fn leave(&mut self) {
         let meeting = self.meeting.id;
-        self.meeting.tell_edge(ToLink::Leave { meeting }).await;
+        self.meeting.tell_edge(self.lifecycle.epoch(), ToLink::Leave { meeting }).await;
         let Some(owner) = self.meeting.owner(self.lifecycle.epoch()) else { return };
         let mesh = self.placer.mesh.clone();
         tokio::spawn(async move {
@@ -161,6 +181,15 @@ impl Supervisor {
         }
         self.told = Some(status);
         Ok(())
+    }
+}
+
+/// Returns at the end of the edge's lease.
+async fn lease_end(meeting: &Meeting) {
+    let end = lock(&meeting.grantor).poll_timeout();
+    match end {
+        Some(end) => sleep_until(end.into()).await,
+        None => std::future::pending().await,
     }
 }
 

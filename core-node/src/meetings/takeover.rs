@@ -290,14 +290,17 @@ impl Meetings {
 
     /// The meetings under way of which this core is the standby.
     fn held(&self) -> Vec<MeetingRecord> {
-        let held = |id: &MeetingId| {
-            let record = self.store.meeting(*id).ok().flatten();
-            record.filter(|r| r.serving.role == CoreRole::Standby && !r.status.ended())
-        };
-        let (held, gone): (Vec<_>, Vec<_>) =
-            self.standbys.held().into_iter().map(|id| (id, held(&id))).partition(|(_, record)| record.is_some());
-        gone.iter().for_each(|(id, _)| self.standbys.forget(*id));
-        held.into_iter().filter_map(|(_, record)| record).collect()
+        let mut held = vec![];
+        for id in self.standbys.held() {
+            // A record may be on its way to the disk.
+            let Some(record) = self.store.meeting(id).ok().flatten() else { continue };
+            if record.serving.role == CoreRole::Standby && !record.status.ended() {
+                held.push(record);
+            } else {
+                self.standbys.let_go(id);
+            }
+        }
+        held
     }
 
     async fn adopt(self: &Arc<Self>, record: MeetingRecord) {

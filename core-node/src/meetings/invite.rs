@@ -1,0 +1,81 @@
+//! Asking one edge to join: the epoch is on disk, and at the standby, before the edge hears of it.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+use std::time::{Duration, Instant};
+
+use mesh::{
+    lease::{LEASE_MAX, lease_for},
+    trace::TraceContext,
+    wire::{
+        Epoch, Version,
+        request::{Assignment, Join, Request, Response, Source},
+    },
+};
+
+use crate::{
+    lock,
+    log::LogClosed,
+    meeting::{Meeting, wall},
+    peers::Mesh,
+    record::Owner,
+};
+
+/// Has `owner` join `meeting` under `epoch`, which is newer than all before it and of this core's term.
+///
+/// # Errors
+/// Why it will not, in words.
+pub(super) async fn invite(
+    peers: &dyn Mesh,
+    meeting: &Meeting,
+    source: Source,
+    epoch: Epoch,
+    owner: Owner,
+) -> Result<(), String> {
+    let edge = owner.edge.clone();
+    let leases = peers.wire(&edge).await >= Version::V2;
+    meeting.vacant().await;
+    let mut record = None;
+    let stored = meeting.update(|r| {
+        let now = wall();
+        // What an owner captures after its lease is nobody's; in a hand-over the end is set later.
+        r.owners.values_mut().filter(|o| o.until.is_none() && !o.leaving).for_each(|o| o.until = Some(now));
+        r.epoch = epoch;
+        r.owners.insert(epoch.0, Owner { leased: leases, ..owner });
+        record = Some(r.clone());
+    });
+    stored.await.map_err(|LogClosed| LogClosed.to_string())?;
+    let record = record.ok_or("the meeting has ended")?;
+    lock(&meeting.grantor).grant(edge.clone(), epoch, Instant::now()).map_err(|e| e.to_string())?;
+    let assignment = Assignment {
+        meeting: meeting.id,
+        epoch,
+        core: peers.identity().node.clone(),
+        source,
+        vad: record.spec.vad,
+        trace: record.trace.parse().unwrap_or_else(|_| TraceContext::new(meeting.id.as_u128())),
+    };
+    let lease = peers.rtt(&edge).map_or(LEASE_MAX, lease_for);
+    let request = if leases { join(meeting, assignment, lease) } else { Request::Assign(assignment) };
+    match peers.request(&edge, &request).await? {
+        Response::Accepted => {
+            tracing::info!(meeting = %meeting.id, %edge, epoch = epoch.0, leases, "meeting placed");
+            Ok(())
+        }
+        answer => {
+            meeting.release(&edge, epoch);
+            match answer {
+                Response::Refused { reason } => Err(reason),
+                _ => Err("answered another question".into()),
+            }
+        }
+    }
+}
+
+fn join(meeting: &Meeting, assignment: Assignment, lease: Duration) -> Request {
+    let (standby, term) = meeting.replication.see_mut(|m| {
+        m.handle_told();
+        (m.binding().cloned(), m.term())
+    });
+    Request::Join(Join { assignment, term, standby, lease_ms: lease.as_millis() as u32 })
+}
