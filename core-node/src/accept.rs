@@ -357,11 +357,7 @@ impl Acceptor {
     }
 
     /// The live meeting behind an alias, with the epoch it was opened under.
-    fn meeting(
-        &self,
-        link: &Link,
-        alias: MeetingAlias,
-    ) -> Result<Option<(Arc<Meeting>, Epoch)>, BadControl> {
+    fn meeting(&self, link: &Link, alias: MeetingAlias) -> Result<Option<(Arc<Meeting>, Epoch)>, BadControl> {
         let (meeting, epoch) = lock(&link.aliases).meeting(alias)?;
         Ok(self.meetings.live(meeting).map(|live| (live, epoch)))
     }

@@ -305,9 +305,20 @@ mod tests {
     fn the_example_is_valid_and_names_every_key() {
         load(&[]).unwrap();
         let text = std::fs::read_to_string(example()).unwrap();
-        for section in
-            ["node", "mesh", "tls", "log", "http", "api", "store", "transcribe", "transcribe.openai", "limits", "failover", "geo"]
-        {
+        for section in [
+            "node",
+            "mesh",
+            "tls",
+            "log",
+            "http",
+            "api",
+            "store",
+            "transcribe",
+            "transcribe.openai",
+            "limits",
+            "failover",
+            "geo",
+        ] {
             let body = text.split(&format!("\n[{section}]\n")).nth(1).unwrap_or_else(|| panic!("[{section}]"));
             let body = body.split("\n[").next().unwrap();
             // The parser itself lists the keys that it knows.

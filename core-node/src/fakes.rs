@@ -16,7 +16,7 @@ use mesh::{
     node::Member,
     trace::TraceContext,
     wire::{
-        Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Version,
+        Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term, Version,
         control::{EdgeState, ToCore, ToEdge},
         report::Report,
         request::{Assignment, Request, Response, Source, VadSettings},
@@ -72,6 +72,8 @@ pub(crate) struct FakeMesh {
     me: Identity,
     pub(crate) members: watch::Sender<Arc<Vec<Member>>>,
     pub(crate) refuse: Mutex<Vec<String>>,
+    /// Other cores that can be reached.
+    pub(crate) cores: Mutex<Vec<(Identity, std::sync::Weak<Meetings>)>>,
     assigned: mpsc::UnboundedSender<(String, Assignment)>,
 }
 
@@ -89,11 +91,17 @@ impl Mesh for FakeMesh {
         None
     }
 
-    async fn wire(&self, _: &mesh::identity::NodeId) -> Version {
-        Version::V1
+    async fn wire(&self, node: &mesh::identity::NodeId) -> Version {
+        let core = self.cores.lock().unwrap().iter().any(|(core, _)| core.node == *node);
+        if core { Version::V2 } else { Version::V1 }
     }
 
     async fn request(&self, node: &mesh::identity::NodeId, request: &Request) -> Result<Response, String> {
+        let core = self.cores.lock().unwrap().iter().find(|(core, _)| core.node == *node).cloned();
+        if let Some((_, core)) = core {
+            let core = core.upgrade().ok_or("gone")?;
+            return Ok(core.answer(&self.me, request.clone()).await);
+        }
         match request {
             // The farther down the alphabet, the farther away.
             Request::Probe { .. } => {
@@ -164,12 +172,33 @@ impl Core {
     }
 
     pub(crate) fn with(file: &Path, stuck: bool, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::named("core-1", file, stuck, change)
+    }
+
+    /// The two can reach each other, and each is a member to the other.
+    pub(crate) fn introduce(&self, other: &Self) {
+        for (one, two) in [(self, other), (other, self)] {
+            let peer = (two.mesh.me.clone(), Arc::downgrade(&two.meetings));
+            one.mesh.cores.lock().unwrap().push(peer);
+            let row = member(two.mesh.me.clone(), Some(&format!("{}:80", two.mesh.me.node)));
+            one.mesh.members.send_modify(|m| *m = Arc::new([&m[..], &[row]].concat()));
+        }
+    }
+
+    /// Nobody reaches it any more, and it reaches nobody.
+    pub(crate) fn cut_off(&self, other: &Self) {
+        self.mesh.cores.lock().unwrap().clear();
+        other.mesh.cores.lock().unwrap().clear();
+    }
+
+    pub(crate) fn named(name: &str, file: &Path, stuck: bool, change: impl FnOnce(&mut Settings)) -> Self {
         let (assigned_in, assigned) = mpsc::unbounded_channel();
         let edges = ["edge-a", "edge-b", "edge-c"].map(|e| member(identity(e, Role::Edge, "eu-central"), None));
         let mesh = Arc::new(FakeMesh {
-            me: identity("core-1", Role::Core, "eu-central"),
+            me: identity(name, Role::Core, "eu-central"),
             members: watch::channel(Arc::new(edges.to_vec())).0,
             refuse: Mutex::default(),
+            cores: Mutex::default(),
             assigned: assigned_in,
         });
         let mut settings = Settings {
@@ -226,6 +255,14 @@ impl Core {
     /// The edge opens the meeting, is live in it, and knows Alice.
     pub(crate) async fn open(&self, edge: &Edge, meeting: MeetingId, epoch: Epoch) {
         self.say(edge, ToCore::Open { alias: ALIAS, meeting, epoch, trace: TraceContext::new(7) }).await;
+        self.say(edge, ToCore::State { alias: ALIAS, state: EdgeState::Live, detail: None }).await;
+        let (id, name) = ("p-alice".into(), Some("Alice".into()));
+        self.say(edge, ToCore::Participant { alias: ALIAS, participant: ALICE, id, name }).await;
+    }
+
+    /// As [`Core::open`], by an edge of version 2.
+    pub(crate) async fn serve(&self, edge: &Edge, meeting: MeetingId, epoch: Epoch, term: Term) {
+        self.say(edge, ToCore::Serve { alias: ALIAS, meeting, epoch, term, trace: TraceContext::new(7) }).await;
         self.say(edge, ToCore::State { alias: ALIAS, state: EdgeState::Live, detail: None }).await;
         let (id, name) = ("p-alice".into(), Some("Alice".into()));
         self.say(edge, ToCore::Participant { alias: ALIAS, participant: ALICE, id, name }).await;

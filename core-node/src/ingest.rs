@@ -383,9 +383,14 @@ impl Ingest {
         }
     }
 
-    /// Epochs below `epoch` are over: their open spurts end where they are.
+    /// Epochs below `epoch` are over: their open spurts end where they are, and no new one is taken.
     pub fn seal_below(&mut self, epoch: Epoch) {
         self.sealed_below = self.sealed_below.max(epoch);
+        self.end_open_below(epoch);
+    }
+
+    /// The open spurts of epochs below `epoch` end where they are; whole ones may still come.
+    pub fn end_open_below(&mut self, epoch: Epoch) {
         let open: Vec<SpurtKey> =
             self.spurts.iter().filter(|(k, s)| k.epoch < epoch && !s.whole).map(|(k, _)| k.clone()).collect();
         for key in open {

@@ -41,6 +41,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
+mod failover_tests;
+#[cfg(test)]
 mod fakes;
 #[cfg(test)]
 mod tests;

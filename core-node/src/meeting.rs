@@ -64,6 +64,9 @@ pub enum IntakeError {
     Log(#[from] LogClosed),
 }
 
+/// How far an edge's clock may be from this core's where speech is judged by its capture time.
+const CLOCK_MARGIN: Duration = Duration::from_secs(2);
+
 /// Edges that may be connected about one meeting; beyond it the one with the oldest epoch is not answered.
 const MAX_LINKS: usize = 8;
 
@@ -360,6 +363,9 @@ impl Meeting {
         trace: TraceContext,
         offset: u32,
     ) -> Result<Opened, IntakeError> {
+        if self.owner(key.epoch).and_then(|o| o.until).is_some_and(|until| captured > until.plus(CLOCK_MARGIN)) {
+            return Err(Refusal::Sealed.into());
+        }
         self.note_origin(captured).await?;
         let deadline = tokio::time::Instant::now() + BACKLOG_WAIT;
         let opened = loop {
@@ -436,6 +442,12 @@ impl Meeting {
     /// Epochs below `epoch` are over.
     pub async fn seal_below(&self, epoch: Epoch) {
         lock(&self.ingest).seal_below(epoch);
+        self.drain(None).await;
+    }
+
+    /// The spurts that epochs below `epoch` have left open end where they are.
+    pub async fn end_open_below(&self, epoch: Epoch) {
+        lock(&self.ingest).end_open_below(epoch);
         self.drain(None).await;
     }
 

@@ -392,19 +392,8 @@ impl Meetings {
         let (store, log, stop) = (self.store.clone(), self.log.clone(), self.stop.child_token());
         let (feed, shipped) = (store.clone(), replication.clone());
         let publisher = Publisher::new(record.id, transcript, &record.gaps, feed, log.clone(), shipped);
-        let parts = Parts {
-            record,
-            participants,
-            ingest,
-            grantor,
-            replication,
-            stop,
-            publisher,
-            store,
-            log,
-            heard,
-            notices,
-        };
+        let parts =
+            Parts { record, participants, ingest, grantor, replication, stop, publisher, store, log, heard, notices };
         let meeting = Meeting::new(parts);
         (Arc::new(meeting), Ends { heard: heard_end, notices: notices_end })
     }

@@ -359,7 +359,10 @@ impl Listener {
         self.live = self.feed.events.subscribe();
         let (newest, moved): (Vec<Event>, _) = {
             let newest = lock(&self.feed.newest);
-            (newest.partials.values().chain(&newest.gaps).chain(&newest.status).cloned().collect(), newest.moved.clone())
+            (
+                newest.partials.values().chain(&newest.gaps).chain(&newest.status).cloned().collect(),
+                newest.moved.clone(),
+            )
         };
         let finals = self.feed.finals(self.store.clone(), self.meeting, self.last).await?;
         let finals = finals.into_iter().map(|s| Event { seq: s.seq, what: What::Final(s.into()) });

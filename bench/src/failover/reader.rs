@@ -139,7 +139,7 @@ impl Seen {
                 let segment = serde_json::from_value(event.data)?;
                 self.texts.push(Text { at: now(), connection, segment });
             }
-            "transcript.gap" => self.gaps.push(event.data),
+            "transcript.gap" | "meeting.gap" => self.gaps.push(event.data),
             "meeting.status_changed" => self.statuses.push(status(&event.data)?),
             "done" => self.ended = Some(status(&event.data)?),
             _ => {}

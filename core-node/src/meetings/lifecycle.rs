@@ -111,6 +111,11 @@ impl Lifecycle {
         self.status
     }
 
+    /// No edge has anything more to send.
+    pub fn edge_gone(&self) -> bool {
+        self.edge_gone
+    }
+
     /// Why it failed or will fail: a stable word, and words.
     pub fn failure(&self) -> Option<&(String, Option<String>)> {
         self.failure.as_ref()

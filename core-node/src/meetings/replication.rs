@@ -21,7 +21,6 @@ use crate::{
     link::ToLink,
     log::LogClosed,
     meeting::Meeting,
-    record::Status,
     replicate::{
         choose::{Avoided, fit, ranked},
         sender::{Event, Replicator, Send},
@@ -42,11 +41,7 @@ pub(super) struct Pairing {
 }
 
 impl Pairing {
-    pub(super) fn new(
-        meetings: Arc<Meetings>,
-        meeting: Arc<Meeting>,
-        regions: Option<BTreeSet<RegionId>>,
-    ) -> Self {
+    pub(super) fn new(meetings: Arc<Meetings>, meeting: Arc<Meeting>, regions: Option<BTreeSet<RegionId>>) -> Self {
         let members = meetings.placer.mesh.members();
         Self { meetings, meeting, regions, members, avoided: Avoided::default(), answer: None }
     }
@@ -138,6 +133,10 @@ impl Pairing {
     }
 
     async fn announce(&mut self, core: Option<NodeId>) {
+        // An edge of version 1 knows of no standby, and never turns to one.
+        if !self.meeting.record().owner().is_some_and(|o| o.leased) {
+            return;
+        }
         let bound = core.is_some();
         if self.meeting.tell_owner(ToLink::Standby { meeting: self.meeting.id, core }).await && bound {
             self.meeting.replication.see_mut(Replicator::handle_told);
@@ -182,15 +181,6 @@ impl Pairing {
         let is_fit = members.iter().any(|m| m.identity.node == core && fit(m, self.regions.as_ref()));
         if !is_fit {
             self.meeting.replication.with(Replicator::handle_unfit);
-        }
-    }
-}
-
-impl Pairing {
-    /// No edge has anything left to bring, when the last has left and all words are out.
-    pub(super) fn note_end(meeting: &Meeting, status: Status, edge_gone: bool) {
-        if status == Status::Finishing && edge_gone && meeting.backlog().0 == 0 {
-            meeting.replication.with(|m, _| m.handle_no_witness());
         }
     }
 }

@@ -154,6 +154,8 @@ impl Meetings {
 fn later(known: &Serving, from: &Identity, term: Term) -> bool {
     match known.role {
         CoreRole::Serving => known.term >= term,
-        CoreRole::Standby | CoreRole::Moved => known.term > term || (known.term == term && known.by.as_ref() > Some(&from.node)),
+        CoreRole::Standby | CoreRole::Moved => {
+            known.term > term || (known.term == term && known.by.as_ref() > Some(&from.node))
+        }
     }
 }

@@ -3,11 +3,21 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mesh::{
+    clock::Micros,
     node::Member,
-    wire::{Epoch, request::Request},
+    wire::{
+        Epoch,
+        control::{CloseReason, EdgeState},
+        request::Request,
+    },
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -24,9 +34,12 @@ use crate::{
     lock,
     log::LogClosed,
     meeting::{Meeting, Notice, wall},
-    record::Status,
+    record::{Gap, GapReason, MAX_GAPS, Status},
     replicate::sender::Replicator,
 };
+
+/// How long an edge that lost its lease has to bring the rest of what it was sending, before that ends where it is.
+const LATE_GRACE: Duration = Duration::from_secs(10);
 
 type Placing = Pin<Box<dyn Future<Output = Result<Epoch, (Epoch, Unplaced)>> + Send>>;
 
@@ -37,6 +50,8 @@ pub(super) struct Supervisor {
     wanted: Wanted,
     placing: Option<Placing>,
     members: watch::Receiver<Arc<Vec<Member>>>,
+    /// Nobody captures it, since when and why.
+    gap: Option<Gap>,
     /// The owner has been seen alive since it became the owner.
     owner_seen: bool,
     told: Option<Status>,
@@ -45,7 +60,8 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub(super) fn new(meeting: Arc<Meeting>, lifecycle: Lifecycle, placer: Arc<Placer>, wanted: Wanted) -> Self {
         let members = placer.mesh.members();
-        Self { meeting, lifecycle, placer, wanted, placing: None, members, owner_seen: false, told: None }
+        let gap = meeting.record().gaps.into_iter().find(|g| g.to.is_none());
+        Self { meeting, lifecycle, placer, wanted, placing: None, members, gap, owner_seen: false, told: None }
     }
 
     /// Runs until the meeting has ended, `stop` fires or the store fails.
@@ -59,7 +75,12 @@ impl Supervisor {
             let timeout = self.lifecycle.poll_timeout();
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(notice) = notices.recv() => self.handle_notice(notice),
+                Some(notice) = notices.recv() => {
+                    if self.note_gap(&notice).await.is_err() {
+                        return;
+                    }
+                    self.handle_notice(notice);
+                }
                 () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
                     self.lifecycle.handle_timeout(Instant::now());
                 }
@@ -69,6 +90,48 @@ impl Supervisor {
                 placed = placed(&mut self.placing) => self.handle_placed(placed).await,
             }
         }
+    }
+
+    /// Gaps begin when the edge or its relay is lost, and end when an edge is live again.
+    async fn note_gap(&mut self, notice: &Notice) -> Result<(), LogClosed> {
+        let captures = self.lifecycle.status() == Status::Active;
+        let newest = self.meeting.record().epoch;
+        match notice {
+            Notice::State(epoch, EdgeState::Live, _) if *epoch == newest => self.end_gap().await?,
+            Notice::State(epoch, EdgeState::Reconnecting, _) if *epoch == newest && captures => {
+                self.begin_gap(GapReason::RelayLost, wall());
+            }
+            Notice::Closed(epoch, CloseReason::Drain) if *epoch == newest && captures => {
+                self.begin_gap(GapReason::EdgeLeft, wall());
+            }
+            Notice::Closed(epoch, CloseReason::LeaseOver) if *epoch == newest && captures => {
+                self.begin_gap(GapReason::EdgeLost, self.meeting.heard_at());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn begin_gap(&mut self, reason: GapReason, from: Micros) {
+        self.gap.get_or_insert(Gap { seq: 0, from, to: None, reason });
+    }
+
+    async fn end_gap(&mut self) -> Result<(), LogClosed> {
+        let Some(gap) = self.gap.take() else { return Ok(()) };
+        let gap = Gap { to: Some(wall()), ..gap };
+        metrics::histogram!("nearfield_core_gap_seconds").record(wall().since(gap.from).as_secs_f64());
+        let meeting = self.meeting.clone();
+        let keep = |gap: Gap| async move {
+            meeting
+                .update(|record| {
+                    record.gaps.retain(|g| g.to.is_some());
+                    record.gaps.push(gap);
+                    let excess = record.gaps.len().saturating_sub(MAX_GAPS);
+                    record.gaps.drain(..excess);
+                })
+                .await
+        };
+        self.meeting.publisher.gap(gap, keep).await
     }
 
     fn handle_notice(&mut self, notice: Notice) {
@@ -90,6 +153,9 @@ impl Supervisor {
         if leased && lapsed.epoch == self.lifecycle.epoch() {
             tracing::warn!(edge = %lapsed.edge, epoch = lapsed.epoch.0, "the edge's lease has run out");
             metrics::counter!("nearfield_core_leases_lapsed_total").increment(1);
+            if self.lifecycle.status() == Status::Active {
+                self.begin_gap(GapReason::EdgeLost, self.meeting.heard_at());
+            }
             self.lifecycle.handle_edge_down(now);
         }
     }
@@ -104,6 +170,9 @@ impl Supervisor {
             self.owner_seen = true;
         } else if std::mem::take(&mut self.owner_seen) {
             tracing::warn!(edge = %owner.edge, "the edge is down");
+            if self.lifecycle.status() == Status::Active {
+                self.begin_gap(GapReason::EdgeLost, wall());
+            }
             self.lifecycle.handle_edge_down(Instant::now());
         }
     }
@@ -114,7 +183,7 @@ impl Supervisor {
         match placed {
             Ok(epoch) => {
                 self.lifecycle.handle_assigned(epoch, now);
-                self.meeting.seal_below(epoch).await;
+                self.end_before(epoch).await;
                 self.owner_seen = false;
                 self.handle_members();
             }
@@ -123,6 +192,19 @@ impl Supervisor {
                 self.lifecycle.handle_unplaced(epoch, why, now);
             }
         }
+    }
+
+    /// What the owners before `epoch` left open ends: of one that may come back with the rest, after a while.
+    async fn end_before(&mut self, epoch: Epoch) {
+        let record = self.meeting.record();
+        if !record.owners.range(..epoch.0).next_back().is_some_and(|(_, o)| o.leased) {
+            return self.meeting.seal_below(epoch).await;
+        }
+        let (meeting, stop) = (self.meeting.clone(), self.meeting.stop.clone());
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            tokio::time::sleep(LATE_GRACE).await;
+            meeting.end_open_below(epoch).await;
+        }));
     }
 
     /// Does what the lifecycle asks, and tells the world where the meeting stands.
@@ -142,6 +224,9 @@ impl Supervisor {
         }
         let (undone, open) = self.meeting.backlog();
         self.lifecycle.handle_backlog(undone, open, Instant::now());
+        if self.lifecycle.edge_gone() && undone == 0 {
+            self.meeting.replication.with(|m, _| m.handle_no_witness());
+        }
         self.tell().await
     }
 
@@ -163,12 +248,17 @@ impl Supervisor {
         if self.told == Some(status) {
             return Ok(());
         }
+        if status.ended() {
+            self.end_gap().await?;
+        }
         let failure = self.lifecycle.failure().filter(|_| status == Status::Failed).cloned();
         let (sub_code, detail) = failure.map_or((None, None), |(code, detail)| (Some(code), detail));
-        let code = sub_code.clone();
+        let (code, gap) = (sub_code.clone(), self.gap.clone());
         self.meeting
             .update(|record| {
                 record.status = status;
+                record.gaps.retain(|g| g.to.is_some());
+                record.gaps.extend(gap);
                 record.sub_code = code;
                 record.detail = detail;
                 record.ended_at = status.ended().then(wall);

@@ -96,7 +96,11 @@ impl Meetings {
         let _hands = self.hands.lock().await;
         if let Some(meeting) = self.live(id) {
             // Another stream of the same edge was faster.
-            return if meeting.replication.see(|m| m.term()) == term { Ok(meeting) } else { Err(RefusedReason::StaleEpoch.into()) };
+            return if meeting.replication.see(|m| m.term()) == term {
+                Ok(meeting)
+            } else {
+                Err(RefusedReason::StaleEpoch.into())
+            };
         }
         let record = self.store.meeting(id).map_err(|_| RefusedReason::Full)?.ok_or(RefusedReason::UnknownMeeting)?;
         let Serving { term: known, role, by, .. } = record.serving.clone();
@@ -138,16 +142,16 @@ impl Meetings {
     }
 
     fn check_owner(&self, edge: &Identity, record: &MeetingRecord, epoch: Epoch) -> Result<(), RefusedReason> {
-        let regions = allowed(self.placer.model.map(), &record.spec.residency).unwrap_or_else(|_| Some(Default::default()));
+        let regions =
+            allowed(self.placer.model.map(), &record.spec.residency).unwrap_or_else(|_| Some(Default::default()));
         if regions.is_some_and(|r| !r.contains(&edge.region)) {
             return Err(RefusedReason::NotAllowed);
         }
         if !self.may_hold(record) {
             return Err(RefusedReason::Residency);
         }
-        let owns = |epoch: Epoch| {
-            record.owners.get(&epoch.0).is_some_and(|o| o.edge == edge.node && o.region == edge.region)
-        };
+        let owns =
+            |epoch: Epoch| record.owners.get(&epoch.0).is_some_and(|o| o.edge == edge.node && o.region == edge.region);
         match epoch.cmp(&record.epoch) {
             // In a hand-over the predecessor stays until it is told to leave.
             Ordering::Less if record.owners.get(&epoch.0).is_some_and(|o| o.leaving) && owns(epoch) => Ok(()),

@@ -368,9 +368,7 @@ impl Replicator {
         let send = |dropping| stream.in_flight.is_none().then(|| stream.due(dropping));
         match &self.phase {
             Phase::Sending => self.stalled_at().into_iter().chain(send(false)).min(),
-            Phase::Dropping { since } => {
-                Some(*since + self.settings.alone_after).into_iter().chain(send(true)).min()
-            }
+            Phase::Dropping { since } => Some(*since + self.settings.alone_after).into_iter().chain(send(true)).min(),
             _ => None,
         }
     }
