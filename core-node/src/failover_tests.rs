@@ -11,6 +11,7 @@ use crate::{
     fakes::{ALIAS, ALICE, Core, Edge},
     publish::What,
     record::CoreRole,
+    replicate::sender::Replicator,
 };
 
 struct Pair {
@@ -41,6 +42,7 @@ async fn pair(stuck: bool) -> Pair {
     let mut first = Core::named("core-1", &dir.path().join("1.redb"), stuck, |_| {});
     let second = Core::named("core-2", &dir.path().join("2.redb"), false, |_| {});
     first.introduce(&second);
+    first.mesh.leasing.lock().unwrap().push("edge-a".into());
     let meeting = first.create().await;
     first.assigned().await;
     let edge = first.connect("edge-a").await;
@@ -141,4 +143,19 @@ async fn only_the_owner_brings_a_meeting_to_its_standby() {
         .await;
     assert_eq!(stranger.next().await, ToEdge::Refused { alias: ALIAS, reason: RefusedReason::NotAllowed });
     assert!(second.meetings.live(meeting).is_none());
+}
+#[tokio::test]
+async fn words_wait_while_the_standby_is_lost_until_the_edge_agrees_to_go_on_without_it() {
+    let Pair { first, second, meeting, mut edge, _dir } = pair(false).await;
+    first.cut_off(&second);
+    first.spurt(&edge, 0, 50, 0, false).await;
+    let live = first.meetings.live(meeting).unwrap();
+    first.until("the standby is given up", |_| live.replication.see(|m| m.binding().is_none())).await;
+    assert!(live.replication.see(|m| !m.wants_standby()), "the edge may still turn to it");
+    // One answer for each announcement, in order.
+    for core in [None, Some("core-2".parse().unwrap()), None] {
+        first.say(&edge, mesh::wire::control::ToCore::Standby { alias: ALIAS, core }).await;
+    }
+    assert_eq!(next(&mut edge).await, done(0));
+    assert!(live.replication.see(Replicator::wants_standby));
 }

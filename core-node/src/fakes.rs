@@ -72,6 +72,8 @@ pub(crate) struct FakeMesh {
     me: Identity,
     pub(crate) members: watch::Sender<Arc<Vec<Member>>>,
     pub(crate) refuse: Mutex<Vec<String>>,
+    /// Edges that speak version 2.
+    pub(crate) leasing: Mutex<Vec<String>>,
     /// Other cores that can be reached.
     pub(crate) cores: Mutex<Vec<(Identity, std::sync::Weak<Meetings>)>>,
     assigned: mpsc::UnboundedSender<(String, Assignment)>,
@@ -93,7 +95,8 @@ impl Mesh for FakeMesh {
 
     async fn wire(&self, node: &mesh::identity::NodeId) -> Version {
         let core = self.cores.lock().unwrap().iter().any(|(core, _)| core.node == *node);
-        if core { Version::V2 } else { Version::V1 }
+        let leasing = self.leasing.lock().unwrap().contains(&node.to_string());
+        if core || leasing { Version::V2 } else { Version::V1 }
     }
 
     async fn request(&self, node: &mesh::identity::NodeId, request: &Request) -> Result<Response, String> {
@@ -113,6 +116,10 @@ impl Mesh for FakeMesh {
             }
             Request::Assign(assignment) => {
                 self.assigned.send((node.to_string(), assignment.clone())).map_err(|e| e.to_string())?;
+                Ok(Response::Accepted)
+            }
+            Request::Join(join) => {
+                self.assigned.send((node.to_string(), join.assignment.clone())).map_err(|e| e.to_string())?;
                 Ok(Response::Accepted)
             }
             Request::Release { .. } => Ok(Response::Released),
@@ -198,6 +205,7 @@ impl Core {
             me: identity(name, Role::Core, "eu-central"),
             members: watch::channel(Arc::new(edges.to_vec())).0,
             refuse: Mutex::default(),
+            leasing: Mutex::default(),
             cores: Mutex::default(),
             assigned: assigned_in,
         });

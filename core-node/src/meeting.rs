@@ -485,7 +485,8 @@ impl Meeting {
             return Ok(());
         }
         let mut origin = captured;
-        self.update(|record| origin = *record.origin.get_or_insert(captured)).await?;
+        // The standby gets it before any final: the edge's streams need not wait for that.
+        self.update_here(|record| origin = *record.origin.get_or_insert(captured)).await?;
         self.publisher.set_origin(origin).await;
         Ok(())
     }
