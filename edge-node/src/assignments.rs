@@ -8,21 +8,35 @@ use std::{
 };
 
 use mesh::{
-    identity::Role,
+    identity::{Identity, NodeId, Role},
     node::{Inbound, Node, Reply},
     wire::{
         Epoch, MeetingId,
-        request::{Assignment, Request, Response},
+        request::{Assignment, MAX_RENEWED, Request, Response},
     },
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span};
 
-use crate::{connect, driver, link::Links, meeting, probe};
+use crate::{
+    connect,
+    driver::{self, Order, Tools},
+    link::Links,
+    meeting::{self, Offer},
+    probe,
+    uplink::spill::{self, recover},
+};
 
 /// Probes under way at once; more are refused.
 const PROBES: usize = 64;
+/// Renewals of other edges' leases being passed on at once; more are refused.
+const PASSES: usize = 64;
+/// Meetings of an earlier process whose speech is brought home at once; the others wait for them.
+const HOMING: usize = 32;
 
 /// How this edge serves.
 #[derive(Debug, Clone)]
@@ -31,6 +45,8 @@ pub struct Settings {
     pub capacity: u32,
     /// Of each meeting.
     pub meeting: meeting::Settings,
+    /// Where speech is spilled to; `None`: nowhere.
+    pub spill: Option<spill::Settings>,
     /// Of the ways in.
     pub connect: connect::Settings,
     /// How long meetings may take to flush when the node is told to stop.
@@ -45,11 +61,26 @@ pub struct Assignments {
     settings: Arc<Settings>,
     live: Arc<Mutex<BTreeMap<MeetingId, Live>>>,
     probes: Arc<tokio::sync::Semaphore>,
+    passes: Arc<tokio::sync::Semaphore>,
 }
+
+/// A meeting that is to be run.
+type Admitted = (Offer, Box<dyn connect::Connector>, watch::Receiver<Order>);
 
 struct Live {
     epoch: Epoch,
-    stop: CancellationToken,
+    orders: watch::Sender<Order>,
+}
+
+impl Live {
+    /// An order is never taken back.
+    fn order(&self, order: Order) {
+        self.orders.send_if_modified(|now| {
+            let newer = order > *now;
+            *now = order.max(*now);
+            newer
+        });
+    }
 }
 
 impl Assignments {
@@ -57,7 +88,8 @@ impl Assignments {
     pub fn new(node: Node, settings: Settings) -> Self {
         let links = Links::new(node.clone(), env!("CARGO_PKG_VERSION").into());
         let probes = Arc::new(tokio::sync::Semaphore::new(PROBES));
-        let this = Self { node, links, settings: Arc::new(settings), live: Arc::default(), probes };
+        let passes = Arc::new(tokio::sync::Semaphore::new(PASSES));
+        let this = Self { node, links, settings: Arc::new(settings), live: Arc::default(), probes, passes };
         this.report();
         this
     }
@@ -65,6 +97,8 @@ impl Assignments {
     /// Serves `inbound` until `stop`, then leaves every meeting and waits for their last words.
     pub async fn serve(self, mut inbound: mpsc::Receiver<Inbound>, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
+        // Not among `tasks`: a stop need not wait for it.
+        let homing = tokio::spawn(self.clone().bring_home());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -72,7 +106,7 @@ impl Assignments {
                 next = inbound.recv() => match next {
                     None => break,
                     Some(Inbound::Request { peer, request, reply }) => {
-                        tasks.spawn(self.clone().answer(peer.identity.role, request, reply));
+                        tasks.spawn(self.clone().answer(peer.identity, request, reply));
                     }
                     Some(Inbound::Copies { .. }) => {
                         metrics::counter!("nearfield_edge_streams_refused_total").increment(1);
@@ -85,6 +119,7 @@ impl Assignments {
             }
         }
         self.drain(tasks).await;
+        homing.abort();
     }
 
     /// Meetings served now.
@@ -94,7 +129,7 @@ impl Assignments {
 
     async fn drain(&self, mut tasks: JoinSet<()>) {
         self.node.publish(|report| report.draining = true);
-        self.lock().values().for_each(|live| live.stop.cancel());
+        self.lock().values().for_each(|live| live.order(Order::HandOver));
         info!(meetings = self.count(), "draining");
         let all = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.settings.drain, all).await.is_err() {
@@ -102,34 +137,28 @@ impl Assignments {
         }
     }
 
-    async fn answer(self, role: Role, request: Request, reply: Reply) {
+    async fn answer(self, from: Identity, request: Request, reply: Reply) {
         let mut admitted = None;
         let response = match request {
-            _ if role != Role::Core => refused("only a core may ask this"),
+            Request::Renew { core, edge, meetings } => self.pass_on(&from, core, edge, meetings).await,
+            _ if from.role != Role::Core => refused("only a core may ask this"),
             Request::Probe { relay, stun } => self.probe(&relay, stun).await,
             Request::Release { meeting } => {
                 if let Some(live) = self.lock().get(&meeting) {
-                    live.stop.cancel();
+                    live.order(Order::Leave);
                 }
                 Response::Released
             }
-            Request::Join(_) | Request::Renew { .. } | Request::Replicate(_) | Request::Serving { .. } => {
-                refused("this edge does not take that")
-            }
-            Request::Assign(assignment) => match self.admit(&assignment) {
-                Ok((connector, stop)) => {
-                    admitted = Some((assignment, connector, stop));
-                    Response::Accepted
-                }
-                Err(why) => refused(why),
-            },
+            Request::Replicate(_) | Request::Serving { .. } => refused("an edge serves no meeting's words"),
+            Request::Assign(assignment) => self.take(Offer::assigned(assignment), &mut admitted),
+            Request::Join(join) => self.take(Offer::joined(join), &mut admitted),
         };
         if let Err(error) = reply.send(response).await {
             // The asker will see a deadline; what it asked for is done all the same.
             debug!(%error, "an answer did not get through");
         }
-        if let Some((assignment, connector, stop)) = admitted {
-            self.run(assignment, connector, stop).await;
+        if let Some((offer, connector, orders)) = admitted {
+            self.run(offer, connector, orders).await;
         }
     }
 
@@ -141,7 +170,17 @@ impl Assignments {
         }
     }
 
-    fn admit(&self, assignment: &Assignment) -> Result<(Box<dyn connect::Connector>, CancellationToken), String> {
+    fn take(&self, offer: Offer, admitted: &mut Option<Admitted>) -> Response {
+        match self.admit(&offer.assignment) {
+            Ok((connector, orders)) => {
+                *admitted = Some((offer, connector, orders));
+                Response::Accepted
+            }
+            Err(why) => refused(why),
+        }
+    }
+
+    fn admit(&self, assignment: &Assignment) -> Result<(Box<dyn connect::Connector>, watch::Receiver<Order>), String> {
         let connector = connect::connector(&assignment.source, &self.settings.connect).map_err(|e| e.to_string())?;
         let mut live = self.lock();
         if let Some(held) = live.get(&assignment.meeting)
@@ -152,22 +191,69 @@ impl Assignments {
         if live.len() >= self.settings.capacity as usize {
             return Err(format!("full: {} meetings", live.len()));
         }
-        let stop = CancellationToken::new();
-        if let Some(former) = live.insert(assignment.meeting, Live { epoch: assignment.epoch, stop: stop.clone() }) {
-            former.stop.cancel();
+        let (orders, ordered) = watch::channel(Order::Stay);
+        if let Some(former) = live.insert(assignment.meeting, Live { epoch: assignment.epoch, orders }) {
+            former.order(Order::Leave);
         }
         drop(live);
         self.report();
-        Ok((connector, stop))
+        Ok((connector, ordered))
     }
 
-    async fn run(&self, assignment: Assignment, connector: Box<dyn connect::Connector>, stop: CancellationToken) {
-        let (meeting, epoch) = (assignment.meeting, assignment.epoch);
+    async fn run(&self, offer: Offer, connector: Box<dyn connect::Connector>, orders: watch::Receiver<Order>) {
+        let (meeting, epoch) = (offer.assignment.meeting, offer.assignment.epoch);
         let _slot = Slot { of: self, meeting, epoch };
-        let span = info_span!("meeting", %meeting, epoch = epoch.0, trace = %assignment.trace);
-        driver::run(assignment, connector, self.links.clone(), self.settings.meeting.clone(), stop)
-            .instrument(span)
-            .await;
+        let span = info_span!("meeting", %meeting, epoch = epoch.0, trace = %offer.assignment.trace);
+        driver::run(offer, connector, self.tools(), orders).instrument(span).await;
+    }
+
+    fn tools(&self) -> Tools {
+        let Settings { meeting, spill, .. } = &*self.settings;
+        Tools { links: self.links.clone(), settings: meeting.clone(), spill: spill.clone() }
+    }
+
+    /// Brings home what an earlier process has left on disk.
+    async fn bring_home(self) {
+        let Some(spill) = self.settings.spill.clone() else { return };
+        let Ok(found) = tokio::task::spawn_blocking(move || recover(&spill)).await else { return };
+        let mut tasks = JoinSet::new();
+        for found in found {
+            while tasks.len() >= HOMING {
+                tasks.join_next().await;
+            }
+            let span = info_span!("late", meeting = %found.origin.meeting, epoch = found.origin.epoch.0);
+            let (orders, ordered) = watch::channel(Order::Stay);
+            let work = driver::bring_home(found, self.tools(), ordered).instrument(span);
+            tasks.spawn(async move {
+                // Never ordered: it ends by itself, or is cut off with its folder left for the next start.
+                let _orders = orders;
+                work.await;
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Another edge cannot reach its core: passes its wish on, once, for that edge only and only if the core is another node.
+    async fn pass_on(
+        &self,
+        from: &Identity,
+        core: NodeId,
+        edge: NodeId,
+        meetings: Vec<(MeetingId, Epoch)>,
+    ) -> Response {
+        if from.role != Role::Edge || from.node != edge {
+            return refused("only the edge itself may ask for its leases here");
+        }
+        if meetings.len() > MAX_RENEWED {
+            return refused(format!("at most {MAX_RENEWED} leases at a time"));
+        }
+        let Ok(_permit) = self.passes.try_acquire() else { return refused("too many renewals under way") };
+        metrics::counter!("nearfield_edge_renewals_passed_on_total").increment(1);
+        let request = Request::Renew { core: core.clone(), edge, meetings };
+        match self.node.request(&core, &request).await {
+            Ok(response) => response,
+            Err(error) => refused(error.to_string()),
+        }
     }
 
     fn report(&self) {

@@ -1,6 +1,6 @@
 //! The edge's settings, as `edge.example.toml` documents them.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use mesh::config::{
     ConfigError, Source,
@@ -8,7 +8,10 @@ use mesh::config::{
 };
 use serde::Deserialize;
 
-use crate::{assignments, connect, meeting, uplink};
+use crate::{
+    assignments, connect, meeting,
+    uplink::{self, spill},
+};
 
 /// Prefix of environment variables that override the file.
 pub const ENV_PREFIX: &str = "NEARFIELD_EDGE";
@@ -47,6 +50,8 @@ pub struct CapacitySection {
     pub meetings: u32,
     /// Seconds to bring the last words home, 1 to 600.
     pub drain_seconds: u64,
+    /// Seconds of these for another edge to take a meeting over, 0 to 60.
+    pub hand_over_seconds: u64,
 }
 
 /// `[media]`
@@ -61,19 +66,27 @@ pub struct MediaSection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UplinkSection {
-    /// Megabytes of speech per meeting, 1 to 1024.
+    /// Megabytes of speech per meeting in memory, 1 to 1024.
     pub ring_megabytes: usize,
+    /// The folder that speech is spilled to, of this node alone; none if absent.
+    pub spill_dir: Option<PathBuf>,
+    /// Megabytes of speech per meeting there, 1 to 65,536.
+    pub spill_megabytes: u64,
+    /// Minutes that speech is kept, in memory and there, 1 to 10,080.
+    pub spill_minutes: u64,
+    /// Seconds to go on listening while no core can be reached by any way, 0 to 3600.
+    pub orphan_seconds: u64,
 }
 
 impl Default for CapacitySection {
     fn default() -> Self {
-        Self { meetings: 200, drain_seconds: 40 }
+        Self { meetings: 200, drain_seconds: 40, hand_over_seconds: 8 }
     }
 }
 
 impl Default for UplinkSection {
     fn default() -> Self {
-        Self { ring_megabytes: 32 }
+        Self { ring_megabytes: 32, spill_dir: None, spill_megabytes: 256, spill_minutes: 60, orphan_seconds: 30 }
     }
 }
 
@@ -85,16 +98,29 @@ impl Config {
     pub fn check(&self, source: &Source) -> Result<(), ConfigError> {
         source.range("capacity.meetings", self.capacity.meetings, 1..=10_000)?;
         source.range("capacity.drain_seconds", self.capacity.drain_seconds, 1..=600)?;
-        source.range("uplink.ring_megabytes", self.uplink.ring_megabytes, 1..=1024)
+        source.range("capacity.hand_over_seconds", self.capacity.hand_over_seconds, 0..=60)?;
+        source.range("uplink.ring_megabytes", self.uplink.ring_megabytes, 1..=1024)?;
+        source.range("uplink.spill_megabytes", self.uplink.spill_megabytes, 1..=65_536)?;
+        source.range("uplink.spill_minutes", self.uplink.spill_minutes, 1..=10_080)?;
+        source.range("uplink.orphan_seconds", self.uplink.orphan_seconds, 0..=3600)
     }
 
     /// What [`assignments::Assignments`] needs of it.
     pub fn serving(&self) -> assignments::Settings {
-        let ring =
-            uplink::Settings { max_bytes: self.uplink.ring_megabytes * 1_000_000, ..uplink::Settings::default() };
+        let UplinkSection { ring_megabytes, spill_dir, spill_megabytes, spill_minutes, orphan_seconds } = &self.uplink;
+        let max_age = Duration::from_secs(spill_minutes * 60);
+        let uplink = uplink::Settings { max_bytes: ring_megabytes * 1_000_000, max_age, spill: spill_dir.is_some() };
+        let spill = spill_dir.clone();
+        let spill = spill.map(|dir| spill::Settings { dir, max_bytes: spill_megabytes * 1_000_000, max_age });
         assignments::Settings {
             capacity: self.capacity.meetings,
-            meeting: meeting::Settings { uplink: ring, ..meeting::Settings::default() },
+            meeting: meeting::Settings {
+                uplink,
+                orphan: Duration::from_secs(*orphan_seconds),
+                hand_over: Duration::from_secs(self.capacity.hand_over_seconds),
+                ..meeting::Settings::default()
+            },
+            spill,
             connect: connect::Settings { bind: self.media.bind.clone() },
             drain: Duration::from_secs(self.capacity.drain_seconds),
         }
@@ -122,7 +148,13 @@ mod tests {
         config.check(&source).unwrap();
         assert_eq!(config.capacity.meetings, CapacitySection::default().meetings);
         assert_eq!(config.capacity.drain_seconds, CapacitySection::default().drain_seconds);
-        assert_eq!(config.uplink.ring_megabytes, UplinkSection::default().ring_megabytes);
+        assert_eq!(config.capacity.hand_over_seconds, CapacitySection::default().hand_over_seconds);
+        let (uplink, default) = (config.uplink, UplinkSection::default());
+        assert_eq!(uplink.ring_megabytes, default.ring_megabytes);
+        assert_eq!(uplink.spill_dir, None);
+        assert_eq!(uplink.spill_megabytes, default.spill_megabytes);
+        assert_eq!(uplink.spill_minutes, default.spill_minutes);
+        assert_eq!(uplink.orphan_seconds, default.orphan_seconds);
     }
 
     #[test]

@@ -1,164 +1,183 @@
 //! The only loop that waits: moves bytes and time between a relay, a [`Meeting`] and a core.
 #![allow(clippy::disallowed_methods, reason = "I/O shell: this is where the clocks are read")]
 
-use std::{
-    future::Future,
-    pin::Pin,
-    time::{Duration, Instant, SystemTime},
-};
+mod cores;
+mod disk;
+mod relay;
+mod writer;
+
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh::{
     clock::Micros,
-    node::Peer,
-    spurts::SpurtSender,
     trace::TraceContext,
-    wire::{
-        MeetingAlias,
-        control::CloseReason,
-        request::Assignment,
-        spurt::{Item, SpurtHeader},
-    },
+    wire::{MeetingAlias, Version, control::CloseReason},
 };
 use nix::time::{ClockId, clock_gettime};
-use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinError,
+};
 use tracing::{debug, info};
+
+use self::{
+    cores::Cores,
+    disk::{Disk, Done},
+    relay::Relay,
+    writer::{WriteFailed, Writer, Writing},
+};
 
 use crate::{
     connect::{ConnectError, Connector, Event},
-    link::{LinkEvent, LinkHandle, Links},
-    meeting::{Meeting, Settings},
-    uplink::{SpurtKey, Transmit},
+    link::{EVENTS, LinkEvent, Links, Tagged},
+    meeting::{Action, Meeting, Offer, Settings},
+    uplink::{
+        Transmit,
+        spill::{self, Recovered, Spill},
+    },
 };
 
-/// Events of one meeting's relay that wait for the driver; the connector drops packets and counts
-/// them when it is full (about half a second of a large meeting).
-const RELAY_EVENTS: usize = 2048;
 /// Items written in one go before the loop looks around again.
 const BATCH: usize = 64;
-/// How long a connector may take to leave its relay.
-const LEAVE: Duration = Duration::from_secs(5);
+/// What the node tells a meeting's driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Stay.
+    Stay,
+    /// Find a successor, then leave.
+    HandOver,
+    /// Leave.
+    Leave,
+}
+
+/// What every meeting is run with.
+#[derive(Clone)]
+pub struct Tools {
+    /// The ways to the cores.
+    pub links: Links,
+    /// How a meeting is run.
+    pub settings: Settings,
+    /// Where speech is spilled to; `None`: nowhere.
+    pub spill: Option<spill::Settings>,
+}
 
 /// Runs a meeting until its last word is done or given up.
-pub async fn run(
-    assignment: Assignment,
-    connector: Box<dyn Connector>,
-    links: Links,
-    settings: Settings,
-    stop: CancellationToken,
-) {
-    let link = links.join(&assignment.core).await;
-    let (events_tx, events) = mpsc::channel(RELAY_EVENTS);
-    let leave = CancellationToken::new();
-    let relay = Relay { task: Some(tokio::spawn(connector.run(events_tx, leave.clone()))), events, leave };
-    let (alias, trace) = (link.alias, assignment.trace);
-    let meeting = Meeting::new(assignment, alias, settings, Instant::now());
-    let writing = Writing::Idle(Writer { alias, trace, sender: None });
-    Driver { meeting, link, relay, writing, next_peer: None }.run(stop).await;
+pub async fn run(offer: Offer, connector: Box<dyn Connector>, tools: Tools, orders: watch::Receiver<Order>) {
+    let meeting = Meeting::new(offer, tools.settings, Instant::now());
+    let disk = Disk::new(tools.spill.map(|spill| Spill::new(spill, meeting.origin())));
+    Driver::new(meeting, Relay::Ready(connector), disk, tools.links).run(orders).await;
+    info!("meeting left");
+}
+
+/// Brings home what an earlier process has captured and not got home.
+pub async fn bring_home(found: Recovered, tools: Tools, orders: watch::Receiver<Order>) {
+    let Recovered { origin, spill, rows, spurts } = found;
+    info!(spurts = spurts.len(), core = %origin.core, "spilled speech found: bringing it home");
+    let meeting = Meeting::recovered(origin, rows, spurts, tools.settings, Instant::now());
+    Driver::new(meeting, Relay::Gone, Disk::new(Some(spill)), tools.links).run(orders).await;
+    info!("spilled speech is home, or given up");
 }
 
 struct Driver {
     meeting: Meeting,
-    link: LinkHandle,
+    cores: Cores,
+    events: mpsc::Receiver<Tagged>,
     relay: Relay,
+    trace: TraceContext,
     writing: Writing,
-    /// The connection to go on with when the write under way is done; `Some(None)` is none at all.
-    next_peer: Option<Option<Peer>>,
+    disk: Disk,
 }
-
-struct Relay {
-    task: Option<JoinHandle<Result<(), ConnectError>>>,
-    events: mpsc::Receiver<Event>,
-    leave: CancellationToken,
-}
-
-/// One batch is written at a time; media goes on being taken in meanwhile.
-enum Writing {
-    Idle(Writer),
-    Busy(Pin<Box<dyn Future<Output = Written> + Send>>),
-    Moving,
-}
-
-/// The writer again, the bytes it wrote, and how that ended.
-type Written = (Writer, u64, Result<(), WriteFailed>);
-
-struct WriteFailed(String);
 
 impl Driver {
-    async fn run(mut self, stop: CancellationToken) {
-        let mut stopping = false;
+    fn new(meeting: Meeting, relay: Relay, disk: Disk, links: Links) -> Self {
+        let (events_tx, events) = mpsc::channel(EVENTS);
+        let trace = meeting.origin().trace;
+        let cores = Cores::new(links, events_tx, meeting.origin());
+        let writing = Writing::Idle(Writer::new(MeetingAlias(0), trace, None));
+        Self { meeting, cores, events, relay, trace, writing, disk }
+    }
+
+    async fn run(mut self, mut orders: watch::Receiver<Order>) {
+        self.act().await;
         while !self.meeting.is_over() {
             self.flush().await;
-            let copies = self.writing.copies_due();
-            let deadline = copies.map_or(self.meeting.poll_timeout(), |at| at.min(self.meeting.poll_timeout()));
+            let deadline = self.writing.copies_due().into_iter().fold(self.meeting.poll_timeout(), Instant::min);
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    self.meeting.leave(CloseReason::Drain, Instant::now(), wall());
+                Ok(()) = orders.changed() => {
+                    let order = *orders.borrow_and_update();
+                    self.obey(order);
                 }
+                () = tokio::time::sleep_until(deadline.into()) => self.repeat(),
                 (writer, bytes, result) = self.writing.done() => self.handle_written(writer, bytes, result).await,
-                event = self.link.recv() => match event {
+                done = self.disk.done() => self.handle_disk(done),
+                event = self.events.recv() => match event {
                     Some(event) => self.handle_link(event),
                     None => break,
                 },
-                event = self.relay.events.recv(), if self.relay.task.is_some() => match event {
-                    Some(event) => self.handle_relay(event),
-                    None => self.handle_relay_end().await,
-                },
-                () = tokio::time::sleep_until(deadline.into()) => {
-                    self.repeat();
-                    self.timed(|meeting, now| meeting.handle_timeout(now, wall()));
+                (from, core, term) = self.cores.found() => {
+                    self.check();
+                    self.meeting.handle_moved(&from, core, term, Instant::now());
                 }
+                event = self.relay.next() => match event {
+                    Ok(event) => self.handle_relay(event),
+                    Err(ended) => self.handle_relay_end(ended),
+                },
             }
-            if !self.meeting.is_listening() {
-                self.relay.leave.cancel();
-            }
+            self.act().await;
         }
         self.flush().await;
-        self.relay.leave.cancel();
-        if let Some(task) = self.relay.task.take() {
-            self.relay.events.close();
-            let _ = tokio::time::timeout(LEAVE, task).await;
-        }
-        info!("meeting left");
+        self.disk.close(self.meeting.is_settled()).await;
+        self.relay.leave().await;
     }
 
-    /// Hands on what the meeting has to say, as far as nothing is in the way.
-    async fn flush(&mut self) {
-        if let Writing::Idle(writer) = &mut self.writing {
-            if let Some(peer) = self.next_peer.take() {
-                match &peer {
-                    Some(peer) => self.meeting.handle_connected(&peer.identity.node, Instant::now()),
-                    None => self.meeting.handle_disconnected(Instant::now()),
+    fn obey(&mut self, order: Order) {
+        self.check();
+        match order {
+            Order::Stay => {}
+            Order::HandOver => self.meeting.hand_over(Instant::now(), wall()),
+            Order::Leave => self.meeting.leave(CloseReason::Drain, Instant::now(), wall()),
+        }
+    }
+
+    /// First of all after each wait: is this edge still the owner?
+    fn check(&mut self) {
+        let now = Instant::now();
+        if self.meeting.poll_timeout() <= now {
+            self.timed(|meeting, now| meeting.handle_timeout(now, wall()));
+        }
+    }
+
+    /// Does what the meeting wants of links and relay.
+    async fn act(&mut self) {
+        self.check();
+        while let Some(action) = self.meeting.poll_action() {
+            match action {
+                Action::Watch(core) => self.cores.watch(core).await,
+                Action::Unwatch(core) => self.cores.unwatch(&core),
+                Action::Turn(core) => {
+                    self.cores.serving = core;
+                    self.reopen();
                 }
-                writer.replace(peer);
-            }
-            let batch: Vec<Transmit> = std::iter::from_fn(|| self.meeting.poll_transmit(wall())).take(BATCH).collect();
-            if !batch.is_empty()
-                && let Writing::Idle(writer) = std::mem::replace(&mut self.writing, Writing::Moving)
-            {
-                self.writing = Writing::Busy(Box::pin(writer.write(batch)));
             }
         }
-        while let Some(message) = self.meeting.poll_control() {
-            self.link.send(message).await;
+        if self.meeting.is_listening() {
+            self.relay.join();
+        } else if self.meeting.has_left() {
+            self.relay.tell_to_leave();
         }
     }
 
-    async fn handle_written(&mut self, writer: Writer, bytes: u64, result: Result<(), WriteFailed>) {
-        self.writing = Writing::Idle(writer);
-        self.meeting.account(Duration::ZERO, bytes);
-        if let Err(WriteFailed(why)) = result {
-            debug!(why, "a spurt could not be written");
-            // Whatever the cause, the ring still holds it: begin again on a fresh control stream.
-            if self.next_peer.is_none() {
-                self.next_peer = Some(None);
-                self.link.reset("a spurt stream failed").await;
-            }
+    /// Starts over with the serving core, if its link is up. A write under way is given up: the ring holds what it wrote.
+    fn reopen(&mut self) {
+        let (alias, peer) = self.cores.serving();
+        self.writing = Writing::Idle(Writer::new(alias, self.trace, peer.clone()));
+        if let Some(peer) = peer {
+            self.meeting.handle_opening(alias, peer.wire() >= Version::V2, Instant::now());
         }
     }
 
+    /// Copies of frames that no write takes along.
     fn repeat(&mut self) {
         if let Writing::Idle(writer) = &mut self.writing {
             let bytes = writer.repeat();
@@ -166,21 +185,94 @@ impl Driver {
         }
     }
 
-    fn handle_link(&mut self, event: LinkEvent) {
+    /// Hands on what the meeting has to say, as far as nothing is in the way.
+    async fn flush(&mut self) {
+        while let Some(message) = self.meeting.poll_control() {
+            self.cores.send(message).await;
+        }
+        if matches!(self.writing, Writing::Idle(_)) {
+            let batch: Vec<Transmit> = std::iter::from_fn(|| self.meeting.poll_transmit(wall())).take(BATCH).collect();
+            if !batch.is_empty()
+                && let Writing::Idle(writer) = std::mem::replace(&mut self.writing, Writing::Broken)
+            {
+                self.writing = Writing::Busy(Box::pin(writer.write(batch)));
+            }
+        }
+        // The last of them may have closed the meeting.
+        while let Some(message) = self.meeting.poll_control() {
+            self.cores.send(message).await;
+        }
+        self.spill();
+    }
+
+    fn spill(&mut self) {
+        if !self.disk.is_idle() {
+            return;
+        }
+        if let Some(key) = self.meeting.poll_load() {
+            return self.disk.read(key);
+        }
+        let records = self.meeting.poll_spill(Instant::now());
+        if !records.is_empty() {
+            self.disk.write(records);
+        }
+    }
+
+    fn handle_disk(&mut self, done: Done) {
+        match done {
+            Done::Written(written) => self.meeting.handle_spilled(written),
+            Done::Read(key, items) => self.meeting.handle_loaded(key, items),
+        }
+    }
+
+    async fn handle_written(&mut self, writer: Writer, bytes: u64, result: Result<(), WriteFailed>) {
+        self.meeting.account(Duration::ZERO, bytes);
+        self.writing = match result {
+            Ok(()) => Writing::Idle(writer),
+            Err(WriteFailed(why)) => {
+                debug!(why, "a spurt could not be written");
+                // Whatever the cause, the ring still holds it: begin again on a fresh control stream.
+                self.cores.reset("a spurt stream failed").await;
+                Writing::Broken
+            }
+        };
+    }
+
+    fn handle_link(&mut self, (core, alias, event): Tagged) {
+        self.check();
+        let serving = core == self.cores.serving;
+        let Some(peer) = self.cores.peer_mut(&core, alias) else { return };
+        let now = Instant::now();
         match event {
-            LinkEvent::Connected(peer) => self.next_peer = Some(Some(peer)),
-            LinkEvent::Disconnected => self.next_peer = Some(None),
-            LinkEvent::Message(message) => self.meeting.handle_message(message, Instant::now(), wall()),
+            LinkEvent::Connected(new) => {
+                let beats = new.wire() >= Version::V2;
+                *peer = Some(new);
+                self.meeting.handle_up(&core, beats, now);
+                if serving {
+                    self.reopen();
+                }
+            }
+            LinkEvent::Disconnected => {
+                *peer = None;
+                self.meeting.handle_down(&core, now);
+                if serving {
+                    self.reopen();
+                }
+            }
+            LinkEvent::Message(message) => self.meeting.handle_message(&core, message, now, wall()),
+            LinkEvent::Beat { rtt, renewal } => self.meeting.handle_beat(&core, rtt, renewal, now),
+            LinkEvent::Renewed(renewal) => self.meeting.handle_renewed(&core, renewal, now),
+            LinkEvent::Lost => self.meeting.handle_lost(&core, now, wall()),
         }
     }
 
     fn handle_relay(&mut self, event: Event) {
+        self.check();
         self.timed(|meeting, now| meeting.handle_event(event, now));
     }
 
-    async fn handle_relay_end(&mut self) {
-        let Some(task) = self.relay.task.take() else { return };
-        let failure = match task.await {
+    fn handle_relay_end(&mut self, ended: Result<Result<(), ConnectError>, JoinError>) {
+        let failure = match ended {
             Ok(Ok(())) => None,
             Ok(Err(e)) => Some(e.to_string()),
             Err(e) => Some(format!("the connector broke: {e}")),
@@ -196,68 +288,7 @@ impl Driver {
     }
 }
 
-impl Writing {
-    /// Resolves when a write under way is done; never when there is none.
-    async fn done(&mut self) -> Written {
-        match self {
-            Self::Busy(write) => write.await,
-            Self::Idle(_) | Self::Moving => std::future::pending().await,
-        }
-    }
-
-    /// When copies are due that no write takes along.
-    fn copies_due(&self) -> Option<Instant> {
-        match self {
-            Self::Idle(writer) => writer.sender.as_ref().and_then(SpurtSender::poll_timeout),
-            Self::Busy(_) | Self::Moving => None,
-        }
-    }
-}
-
-/// Writes this meeting's spurts to the connection there is.
-struct Writer {
-    alias: MeetingAlias,
-    trace: TraceContext,
-    sender: Option<SpurtSender>,
-}
-
-impl Writer {
-    fn replace(&mut self, peer: Option<Peer>) {
-        // Streams that are dropped end without a trailer; the core takes what came before.
-        self.sender = peer.map(SpurtSender::new);
-    }
-
-    /// Sends the copies that are due; the bytes they took.
-    fn repeat(&mut self) -> u64 {
-        self.sender.as_mut().map_or(0, |sender| sender.repeat(Instant::now()))
-    }
-
-    async fn write(mut self, batch: Vec<Transmit>) -> Written {
-        let mut bytes = 0;
-        for transmit in batch {
-            match self.write_one(transmit).await {
-                Ok(written) => bytes += written,
-                Err(why) => return (self, bytes, Err(why)),
-            }
-        }
-        bytes += self.repeat();
-        (self, bytes, Ok(()))
-    }
-
-    async fn write_one(&mut self, transmit: Transmit) -> Result<u64, WriteFailed> {
-        let sender = self.sender.as_mut().ok_or_else(|| WriteFailed("no connection".into()))?;
-        let written = match transmit {
-            Transmit::Open { key: SpurtKey { participant, spurt }, offset, captured } => {
-                let (meeting, trace) = (self.alias, self.trace);
-                sender.open(SpurtHeader { meeting, participant, spurt, offset, captured, trace }, wall()).await
-            }
-            Transmit::Item { key, item } => sender.write((key.participant, key.spurt), &item).await,
-            Transmit::End { key, end } => sender.write((key.participant, key.spurt), &Item::End(end)).await,
-        };
-        written.map_err(|error| WriteFailed(error.to_string()))
-    }
-}
-
+/// Now, by the wall clock.
 fn wall() -> Micros {
     Micros::from_system(SystemTime::now())
 }

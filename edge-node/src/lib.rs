@@ -14,6 +14,7 @@
 //! - [`vad`]: speech begins, continues, ends
 //! - [`spurt`]: pre-roll, tail, items numbered and timed
 //! - [`pipeline`]: the five above as one machine
+//! - [`failover`]: which core serves, and when to turn to its standby
 //! - [`uplink`]: kept until its words are out, replayed to whichever core is next
 //! - [`link`]: the control stream to that core
 //!
@@ -24,6 +25,7 @@ pub mod config;
 pub mod connect;
 pub mod decode;
 pub mod driver;
+pub mod failover;
 pub mod gate;
 pub mod jitter;
 pub mod link;

@@ -1,10 +1,18 @@
 //! One meeting at the edge: its participants, their pipelines, and what is on its way to the core.
 //!
 //! ```text
-//! Listening ──leave, ended, failed──▶ Flushing ──all done, or the deadline──▶ Over
+//! Listening ──leave, ended, failed, lease over──▶ Flushing ──all done, or the deadline──▶ Over
 //! ```
 //!
-//! Pure: the [`crate::driver`] feeds it events and moves what it says.
+//! Which core that is [`crate::failover`] decides; by what right the edge listens, `ownership`. Speech of a lease that is over
+//! is brought home as *late* speech.
+//!
+//! Pure: the [`crate::driver`] feeds it events and moves what it says. After a wait the driver calls
+//! [`Meeting::handle_timeout`] before it hands in anything else, so that a lease that ran out while the process stood still
+//! is noticed first.
+
+mod ownership;
+mod totals;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,49 +22,126 @@ use std::{
 use mesh::{
     clock::Micros,
     identity::NodeId,
+    lease::Renewal,
     wire::{
-        MeetingAlias, ParticipantAlias,
-        control::{CloseReason, EdgeState, EdgeTotals, ToCore, ToEdge},
-        request::Assignment,
+        MeetingAlias, ParticipantAlias, Term,
+        control::{CloseReason, EdgeState, EdgeTotals, RefusedReason, ToCore, ToEdge},
+        request::{Assignment, Join, Source, VadSettings},
+        spurt::Item,
     },
 };
 
+use self::{
+    ownership::{Ownership, Right},
+    totals::Totals,
+};
 use crate::{
     connect::Event,
+    failover::{self, Failover},
     media::{ParticipantId, RtpPacket},
     pipeline::{self, Pipeline},
-    uplink::{self, Transmit, Uplink},
+    uplink::{
+        self, SpurtKey, Transmit, Uplink,
+        format::{Origin, Record},
+        spill::Spoken,
+    },
 };
 
+/// Records written to disk in one go, and a spurt's more.
+const SPILL_BATCH: usize = 512;
+/// How often it is looked what is to be written there.
+const SPILL_EVERY: Duration = Duration::from_millis(250);
 /// Participants one meeting may have over its life; the table is keyed by what the relay says.
 const MAX_PARTICIPANTS: usize = 500;
-/// How often changed totals are reported.
-const STATS_EVERY: Duration = Duration::from_secs(1);
 
 /// How a meeting is run; see `edge.example.toml`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Of each participant's media path.
     pub pipeline: pipeline::Settings,
     /// Of the ring of what is not yet done.
     pub uplink: uplink::Settings,
+    /// Of the choice of the core.
+    pub failover: failover::Settings,
+    /// How long to go on listening after a lease that ran out because nobody reached the core. Zero: not at all.
+    pub orphan: Duration,
+    /// How long to keep capturing, on the way out, for another edge to take the meeting.
+    pub hand_over: Duration,
 }
 
-/// How long a meeting that is left waits for its last words to be done.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            pipeline: pipeline::Settings::default(),
+            uplink: uplink::Settings::default(),
+            failover: failover::Settings::default(),
+            orphan: Duration::from_secs(30),
+            hand_over: Duration::from_secs(8),
+        }
+    }
+}
+
+/// How long a meeting that is left waits for its last words to be done: while it has a core, without any word from it.
+/// Without a core it waits as long as speech is kept.
 pub const FLUSH: Duration = Duration::from_secs(30);
+/// How long an offered meeting waits for its lease.
+const OFFER: Duration = Duration::from_secs(10);
+
+/// What an edge was asked to take.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// What to join, and under which epoch.
+    pub assignment: Assignment,
+    /// The turn in which its core serves it.
+    pub term: Term,
+    /// The core that would serve it next.
+    pub standby: Option<NodeId>,
+    /// Whether it is to be joined under a lease only: it was offered by a core of version 2.
+    pub leased: bool,
+}
+
+/// What the driver is to do about cores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Keep a link to it from now on.
+    Watch(NodeId),
+    /// Drop the link to it.
+    Unwatch(NodeId),
+    /// It serves from now on: [`Meeting::handle_opening`] it when, or as soon as, its link is up.
+    Turn(NodeId),
+}
 
 /// One meeting. See the module.
 #[derive(Debug)]
 pub struct Meeting {
     assignment: Assignment,
-    alias: MeetingAlias,
     settings: Settings,
+    ownership: Ownership,
+    failover: Failover,
+    /// What the serving core calls it on the stream that is up.
+    opened: Option<MeetingAlias>,
+    /// That stream is of version 2.
+    beats: bool,
     participants: BTreeMap<ParticipantId, Participant>,
     uplink: Uplink,
     state: (EdgeState, Option<String>),
     phase: Phase,
-    connected: bool,
+    /// The lease is over: what is left is late speech.
+    late: bool,
+    /// An earlier process has captured it.
+    recovered: bool,
+    /// No core takes it.
+    refused: bool,
+    /// Until when it is captured while a successor is sought.
+    hand_over: Option<Instant>,
+    offered: Instant,
+    /// When the serving core was last opened, or last acknowledged anything.
+    progressed: Instant,
     control: VecDeque<ToCore>,
+    actions: VecDeque<Action>,
+    /// Rows of the participant table that the disk has not seen.
+    rows: Vec<Record>,
+    next_spill: Instant,
     totals: Totals,
 }
 
@@ -71,40 +156,78 @@ struct Participant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Listening,
-    Flushing { reason: CloseReason, until: Instant, said: bool },
+    Flushing { reason: CloseReason, since: Instant, said: bool },
     Over,
 }
 
-#[derive(Debug)]
-struct Totals {
-    media_cpu_us: u64,
-    uplink_bytes: u64,
-    refused: u64,
-    reported: EdgeTotals,
-    next: Instant,
+impl Offer {
+    /// As version 1 assigns.
+    pub fn assigned(assignment: Assignment) -> Self {
+        Self { assignment, term: Term(1), standby: None, leased: false }
+    }
+
+    /// As version 2 offers.
+    pub fn joined(Join { assignment, term, standby, .. }: Join) -> Self {
+        Self { assignment, term, standby, leased: true }
+    }
 }
 
 impl Meeting {
-    /// The meeting of `assignment`, called `alias` on the link to its core.
-    pub fn new(assignment: Assignment, alias: MeetingAlias, settings: Settings, now: Instant) -> Self {
-        Self {
+    /// The meeting that was offered.
+    pub fn new(offer: Offer, settings: Settings, now: Instant) -> Self {
+        let Offer { assignment, term, standby, leased } = offer;
+        let core = assignment.core.clone();
+        let mut this = Self {
+            ownership: Ownership::new(assignment.epoch, leased, settings.orphan),
+            failover: Failover::new(settings.failover.clone(), core, term, standby, leased, now),
             uplink: Uplink::new(settings.uplink.clone()),
             assignment,
-            alias,
             settings,
+            opened: None,
+            beats: leased,
             participants: BTreeMap::new(),
             state: (EdgeState::Connecting, None),
             phase: Phase::Listening,
-            connected: false,
+            late: false,
+            recovered: false,
+            refused: false,
+            hand_over: None,
+            offered: now,
+            progressed: now,
             control: VecDeque::new(),
-            totals: Totals {
-                media_cpu_us: 0,
-                uplink_bytes: 0,
-                refused: 0,
-                reported: EdgeTotals::default(),
-                next: now + STATS_EVERY,
-            },
+            actions: VecDeque::new(),
+            rows: vec![],
+            next_spill: now,
+            totals: Totals::new(now),
+        };
+        this.follow(now);
+        this
+    }
+
+    /// A meeting that an earlier process has left: only what that had spilled is to be brought home.
+    pub fn recovered(origin: Origin, rows: Vec<Record>, spurts: Vec<Spoken>, settings: Settings, now: Instant) -> Self {
+        let Origin { meeting, epoch, core, term, trace } = origin;
+        let source = Source::Whep { url: String::new(), token: None, participants: vec![] };
+        let assignment = Assignment { meeting, epoch, core, source, vad: VadSettings::default(), trace };
+        let mut this = Self::new(Offer { term, ..Offer::assigned(assignment) }, settings, now);
+        (this.late, this.beats, this.recovered) = (true, true, true);
+        this.phase = Phase::Flushing { reason: CloseReason::LeaseOver, since: now, said: false };
+        for row in rows {
+            let Record::Participant { participant: alias, id, name } = row else { continue };
+            let Ok(id) = ParticipantId::new(id) else { continue };
+            let pipeline = Pipeline::new(this.assignment.vad, this.settings.pipeline.clone());
+            this.participants.insert(id, Participant { alias, name, present: true, pipeline });
         }
+        for (key, captured, items, end) in spurts {
+            this.uplink.restore(key, captured, items, end, now);
+        }
+        this
+    }
+
+    /// Whose speech it is, for its folder on disk.
+    pub fn origin(&self) -> Origin {
+        let Assignment { meeting, epoch, trace, .. } = self.assignment;
+        Origin { meeting, epoch, core: self.failover.serving().clone(), term: self.failover.term(), trace }
     }
 
     /// Something happened in the meeting.
@@ -133,71 +256,153 @@ impl Meeting {
         if self.phase != Phase::Listening {
             return;
         }
-        self.phase = Phase::Flushing { reason, until: now + FLUSH, said: false };
+        self.phase = Phase::Flushing { reason, since: now, said: false };
+        self.hand_over = None;
         for participant in self.participants.values_mut() {
             participant.pipeline.finish(now, wall);
         }
         self.collect(now);
     }
 
-    /// A control stream to `core` is up: say everything from the start.
-    pub fn handle_connected(&mut self, core: &NodeId, now: Instant) {
-        self.connected = true;
+    /// The edge is going away: asks for a successor and leaves when there is one, or after a while.
+    pub fn hand_over(&mut self, now: Instant, wall: Micros) {
+        self.uplink.spill_all();
+        let leased = self.ownership.right() == Right::Held;
+        match self.opened.filter(|_| leased && self.phase == Phase::Listening && !self.settings.hand_over.is_zero()) {
+            Some(alias) => {
+                self.hand_over.get_or_insert(now + self.settings.hand_over);
+                self.say(ToCore::HandOver { alias });
+            }
+            None => self.leave(CloseReason::Drain, now, wall),
+        }
+    }
+
+    /// A link is up to a core that is watched; `beats` if it speaks version 2.
+    pub fn handle_up(&mut self, core: &NodeId, beats: bool, now: Instant) {
+        self.failover.handle_up(core, beats, now);
+        self.follow(now);
+    }
+
+    /// The link to `core` is gone.
+    pub fn handle_down(&mut self, core: &NodeId, now: Instant) {
+        if core == self.failover.serving() {
+            self.close(now);
+        }
+        self.failover.handle_down(core, now);
+        self.follow(now);
+    }
+
+    /// The serving core's link is up, where it is called `alias`: say everything from the start.
+    pub fn handle_opening(&mut self, alias: MeetingAlias, beats: bool, now: Instant) {
+        (self.opened, self.beats) = (Some(alias), beats);
+        self.progressed = now;
         self.control.clear();
-        let Assignment { meeting, epoch, trace, .. } = self.assignment;
-        self.control.push_back(ToCore::Open { alias: self.alias, meeting, epoch, trace });
+        if !beats && !self.late {
+            self.ownership.handle_unleased();
+        }
+        self.control.push_back(self.opening(alias));
         for (id, participant) in &self.participants {
-            self.control.push_back(row(self.alias, id, participant));
+            self.control.push_back(row(alias, id, participant));
             if !participant.present {
-                self.control.push_back(ToCore::Left { alias: self.alias, participant: participant.alias });
+                self.control.push_back(ToCore::Left { alias, participant: participant.alias });
             }
         }
         self.say_state();
+        if self.hand_over.is_some() {
+            self.say(ToCore::HandOver { alias });
+        }
         if let Phase::Flushing { said, .. } = &mut self.phase {
             *said = false;
         }
-        self.uplink.handle_connected(core, now);
+        let core = self.failover.serving().clone();
+        self.uplink.handle_connected(&core, now);
     }
 
-    /// The control stream is gone.
-    pub fn handle_disconnected(&mut self, now: Instant) {
-        self.connected = false;
-        self.control.clear();
-        self.uplink.handle_disconnected(now);
-    }
-
-    /// The core spoke of this meeting.
-    pub fn handle_message(&mut self, message: ToEdge, now: Instant, wall: Micros) {
-        match message {
-            ToEdge::Durable { participant, spurt, upto, .. } => self.uplink.handle_durable(participant, spurt, upto),
-            ToEdge::Done { participant, spurt, .. } => self.uplink.handle_done(participant, spurt),
-            ToEdge::Leave { .. } => self.leave(CloseReason::Asked, now, wall),
-            ToEdge::Refused { reason, .. } => {
-                tracing::info!(?reason, "the core refuses this meeting");
-                self.phase = Phase::Over;
-            }
-            // Of the link, or of a version that this edge does not yet offer.
-            ToEdge::Hello { .. }
-            | ToEdge::Drain
-            | ToEdge::Beat { .. }
-            | ToEdge::Standby { .. }
-            | ToEdge::Moved { .. } => {}
+    /// `core` answered a beat.
+    pub fn handle_beat(&mut self, core: &NodeId, rtt: Duration, renewal: Option<Renewal>, now: Instant) {
+        if core == self.failover.serving()
+            && let Some(renewal) = renewal
+        {
+            self.ownership.handle_renewal(renewal, now);
         }
+        self.failover.handle_beat(core, rtt, renewal.is_some(), now);
+        self.follow(now);
+    }
+
+    /// `core` renewed the lease by way of another node.
+    pub fn handle_renewed(&mut self, core: &NodeId, renewal: Renewal, now: Instant) {
+        if core == self.failover.serving() {
+            self.ownership.handle_renewal(renewal, now);
+        }
+    }
+
+    /// `core` says by way of another node that this edge does not own the meeting.
+    pub fn handle_lost(&mut self, core: &NodeId, now: Instant, wall: Micros) {
+        if core == self.failover.serving() {
+            self.ownership.handle_refused();
+            self.obey_ownership(now, wall);
+        }
+    }
+
+    /// Another than `from` serves the meeting by now.
+    pub fn handle_moved(&mut self, from: &NodeId, core: NodeId, term: Term, now: Instant) {
+        self.failover.handle_moved(from, core, term, now);
+        self.follow(now);
+    }
+
+    /// `core` spoke of this meeting.
+    pub fn handle_message(&mut self, core: &NodeId, message: ToEdge, now: Instant, wall: Micros) {
+        let serving = core == self.failover.serving();
+        match message {
+            ToEdge::Durable { participant, spurt, upto, .. } if serving => {
+                self.progressed = now;
+                self.uplink.handle_durable(participant, spurt, upto);
+            }
+            ToEdge::Done { participant, spurt, .. } if serving => {
+                self.progressed = now;
+                self.uplink.handle_done(participant, spurt);
+            }
+            ToEdge::Leave { .. } if serving => {
+                let reason = if self.hand_over.is_some() { CloseReason::Drain } else { CloseReason::Asked };
+                self.leave(reason, now, wall);
+            }
+            ToEdge::Refused { reason: RefusedReason::StaleEpoch, .. } if serving && self.beats && !self.late => {
+                // Somebody else owns it, but what was said before that is still wanted.
+                self.ownership.handle_refused();
+                self.obey_ownership(now, wall);
+            }
+            ToEdge::Refused { reason, .. } => self.failover.handle_refused(core, reason, now),
+            ToEdge::Standby { core: standby, .. } => self.failover.handle_standby(core, standby, now),
+            ToEdge::Moved { core: to, term, .. } => self.failover.handle_moved(core, to, term, now),
+            ToEdge::Drain => self.failover.handle_drain(core, now),
+            // Of the link.
+            _ => {}
+        }
+        self.follow(now);
     }
 
     /// A deadline has passed, or may have.
     pub fn handle_timeout(&mut self, now: Instant, wall: Micros) {
+        self.ownership.handle_timeout(self.failover.was_away(now), now);
+        self.obey_ownership(now, wall);
+        self.failover.handle_timeout(now);
+        self.follow(now);
         for participant in self.participants.values_mut() {
             participant.pipeline.handle_timeout(now, wall);
         }
         self.collect(now);
-        if now >= self.totals.next {
-            self.totals.next = now + STATS_EVERY;
+        if self.totals.handle_timeout(now) {
             self.say_totals();
         }
-        if let Phase::Flushing { until, .. } = self.phase
-            && now >= until
-        {
+        if self.hand_over.is_some_and(|until| until <= now) {
+            metrics::counter!("nearfield_edge_hand_overs_unanswered_total").increment(1);
+            self.leave(CloseReason::Drain, now, wall);
+        }
+        if self.ownership.right() == Right::Waiting && now >= self.offered + OFFER {
+            tracing::info!("offered, but no lease came");
+            self.phase = Phase::Over;
+        }
+        if self.flush_deadline().is_some_and(|until| until <= now) {
             metrics::counter!("nearfield_edge_meeting_unflushed_total").increment(1);
             self.phase = Phase::Over;
         }
@@ -206,11 +411,9 @@ impl Meeting {
     /// When [`Meeting::handle_timeout`] is next wanted.
     pub fn poll_timeout(&self) -> Instant {
         let pipelines = self.participants.values().filter_map(|p| p.pipeline.poll_timeout());
-        let flush = match self.phase {
-            Phase::Flushing { until, .. } => Some(until),
-            _ => None,
-        };
-        pipelines.chain(flush).fold(self.totals.next, Instant::min)
+        let others = [self.flush_deadline(), self.ownership.poll_timeout(), self.hand_over];
+        let first = self.totals.poll_timeout().min(self.failover.poll_timeout());
+        pipelines.chain(others.into_iter().flatten()).fold(first, Instant::min)
     }
 
     /// What is to be said on the control stream, while there is one.
@@ -218,16 +421,59 @@ impl Meeting {
         self.control.pop_front()
     }
 
-    /// What is to be written to spurt streams, while there is a connection.
+    /// What is to be done about cores.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// What is to be written to spurt streams, while there is a connection and the right to it.
     pub fn poll_transmit(&mut self, wall: Micros) -> Option<Transmit> {
-        if !self.connected {
+        if self.opened.is_none() || !self.may_send() {
             return None;
         }
         let transmit = self.uplink.poll_transmit(wall);
-        if transmit.is_none() {
+        if transmit.is_none() && self.uplink.is_sent() {
             self.close_when_sent();
         }
         transmit
+    }
+
+    /// What is to be written to disk; [`Meeting::handle_spilled`] follows.
+    pub fn poll_spill(&mut self, now: Instant) -> Vec<Record> {
+        if now < self.next_spill {
+            return vec![];
+        }
+        self.next_spill = now + SPILL_EVERY;
+        let mut records = std::mem::take(&mut self.rows);
+        records.extend(self.uplink.poll_spill(SPILL_BATCH, now));
+        records
+    }
+
+    /// What was last polled is on disk, which has given up `dropped` for it; or it could not be written.
+    pub fn handle_spilled(&mut self, written: Result<Vec<SpurtKey>, String>) {
+        self.uplink.handle_spilled(written.is_ok());
+        match written {
+            Ok(dropped) => self.uplink.handle_dropped(&dropped),
+            Err(why) => {
+                tracing::error!(why, "speech cannot be spilled: only memory is left for it");
+                metrics::counter!("nearfield_edge_spill_failures_total").increment(1);
+            }
+        }
+    }
+
+    /// A spurt to be read from disk, so that it can be sent.
+    pub fn poll_load(&mut self) -> Option<SpurtKey> {
+        self.uplink.poll_load()
+    }
+
+    /// What the disk had of it.
+    pub fn handle_loaded(&mut self, key: SpurtKey, items: Vec<Item>) {
+        self.uplink.handle_loaded(key, items);
+    }
+
+    /// Whether what it has spilled is of no use any more, now that it is over.
+    pub fn is_settled(&self) -> bool {
+        self.uplink.is_empty() || self.refused
     }
 
     /// Whether every word of it is done, or given up.
@@ -241,13 +487,92 @@ impl Meeting {
 
     /// Whether the connector should be running.
     pub fn is_listening(&self) -> bool {
-        self.phase == Phase::Listening
+        let owned = matches!(self.ownership.right(), Right::Free | Right::Held | Right::Orphaned);
+        self.phase == Phase::Listening && owned
+    }
+
+    /// Whether it will never listen (again).
+    pub fn has_left(&self) -> bool {
+        self.phase != Phase::Listening
     }
 
     /// CPU time spent in here, and bytes put on the wire, as the driver measured them.
     pub fn account(&mut self, media_cpu: Duration, uplink_bytes: u64) {
-        self.totals.media_cpu_us += media_cpu.as_micros() as u64;
-        self.totals.uplink_bytes += uplink_bytes;
+        self.totals.account(media_cpu, uplink_bytes);
+    }
+
+    /// Leaves when the lease is over.
+    fn obey_ownership(&mut self, now: Instant, wall: Micros) {
+        let Right::Lost(loss) = self.ownership.right() else { return };
+        if self.late {
+            return;
+        }
+        tracing::warn!(?loss, "the lease is over: leaving the meeting");
+        metrics::counter!("nearfield_edge_leases_lost_total").increment(1);
+        self.leave(CloseReason::LeaseOver, now, wall);
+        self.late = true;
+        if let Some(alias) = self.opened {
+            // Spurts and table stay as they are; only what they are changes.
+            self.control.push_back(self.opening(alias));
+        }
+    }
+
+    /// Does what the choice of the core asks.
+    fn follow(&mut self, now: Instant) {
+        while let Some(action) = self.failover.poll_action() {
+            match action {
+                failover::Action::Watch(core) => self.actions.push_back(Action::Watch(core)),
+                failover::Action::Unwatch(core) => self.actions.push_back(Action::Unwatch(core)),
+                failover::Action::Turn { core, term, why } => {
+                    tracing::warn!(%core, term = term.0, why = why.as_str(), "turning to another core");
+                    metrics::counter!("nearfield_edge_turns_total", "why" => why.as_str()).increment(1);
+                    self.close(now);
+                    self.actions.push_back(Action::Turn(core));
+                }
+                failover::Action::Confirm(core) => {
+                    if let Some(alias) = self.opened {
+                        self.say(ToCore::Standby { alias, core });
+                    }
+                }
+                failover::Action::GiveUp(reason) => {
+                    tracing::info!(?reason, undone = !self.uplink.is_empty(), "the core refuses this meeting");
+                    self.refused = true;
+                    self.phase = Phase::Over;
+                }
+            }
+        }
+    }
+
+    fn opening(&self, alias: MeetingAlias) -> ToCore {
+        let Assignment { meeting, epoch, trace, .. } = self.assignment;
+        match (self.beats, self.late) {
+            (true, true) => ToCore::Late { alias, meeting, epoch, trace },
+            (true, false) => ToCore::Serve { alias, meeting, epoch, term: self.failover.term(), trace },
+            (false, _) => ToCore::Open { alias, meeting, epoch, trace },
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        match self.ownership.right() {
+            Right::Free | Right::Held => true,
+            Right::Waiting => self.has_left(),
+            Right::Orphaned => false,
+            Right::Lost(_) => self.late,
+        }
+    }
+
+    fn close(&mut self, now: Instant) {
+        self.opened = None;
+        self.control.clear();
+        self.uplink.handle_disconnected(now);
+    }
+
+    fn flush_deadline(&self) -> Option<Instant> {
+        let Phase::Flushing { since, .. } = self.phase else { return None };
+        Some(match self.opened {
+            Some(_) => since.max(self.progressed) + FLUSH,
+            None => since + self.settings.uplink.max_age,
+        })
     }
 
     fn handle_packet(&mut self, packet: RtpPacket, now: Instant) {
@@ -269,17 +594,22 @@ impl Meeting {
         if renamed || !participant.present {
             participant.name = name.or(participant.name.take());
             participant.present = true;
-            let row = row(self.alias, &id, participant);
-            self.say(row);
+            self.rows.push(table_row(&id, participant));
+            let row = |alias| row(alias, &id, participant);
+            if let Some(row) = self.opened.map(row) {
+                self.say(row);
+            }
         }
     }
 
     fn handle_left(&mut self, id: &ParticipantId, now: Instant) {
         let Some(participant) = self.participants.get_mut(id) else { return };
         participant.present = false;
-        let left = ToCore::Left { alias: self.alias, participant: participant.alias };
+        let left = participant.alias;
         self.collect(now);
-        self.say(left);
+        if let Some(alias) = self.opened {
+            self.say(ToCore::Left { alias, participant: left });
+        }
     }
 
     fn handle_state(&mut self, state: EdgeState, detail: Option<String>) {
@@ -303,9 +633,10 @@ impl Meeting {
         let alias = ParticipantAlias(self.participants.len() as u16);
         let pipeline = Pipeline::new(self.assignment.vad, self.settings.pipeline.clone());
         let participant = Participant { alias, name, present: true, pipeline };
-        let row = row(self.alias, id, &participant);
+        let row = self.opened.map(|alias| row(alias, id, &participant));
+        self.rows.push(table_row(id, &participant));
         self.participants.insert(id.clone(), participant);
-        self.say(row);
+        self.control.extend(row);
         true
     }
 
@@ -318,48 +649,43 @@ impl Meeting {
     fn close_when_sent(&mut self) {
         if let Phase::Flushing { reason, said: said @ false, .. } = &mut self.phase {
             *said = true;
-            let close = ToCore::Close { alias: self.alias, reason: *reason };
+            let reason = *reason;
             self.say_totals();
-            self.say(close);
+            if let Some(alias) = self.opened {
+                self.say(ToCore::Close { alias, reason });
+            }
         }
     }
 
     fn say_state(&mut self) {
+        if self.late {
+            // It is not in the meeting any more.
+            return;
+        }
         let (state, detail) = self.state.clone();
-        self.say(ToCore::State { alias: self.alias, state, detail });
+        if let Some(alias) = self.opened {
+            self.say(ToCore::State { alias, state, detail });
+        }
     }
 
     fn say_totals(&mut self) {
-        let totals = self.totals();
-        if totals != self.totals.reported && self.connected {
-            self.totals.reported = totals;
-            self.say(ToCore::Stats { alias: self.alias, totals });
+        let Some(alias) = self.opened else { return };
+        if self.recovered {
+            // Its own are not known, and these would take the place of those told before.
+            return;
+        }
+        let pipelines = self.participants.values().map(|p| p.pipeline.totals());
+        let totals: EdgeTotals = self.totals.sum(pipelines, self.uplink.overflowed());
+        if let Some(totals) = self.totals.report(totals) {
+            self.say(ToCore::Stats { alias, totals });
         }
     }
 
-    /// While there is no connection nothing is kept: the next one starts from the tables.
+    /// While there is no stream nothing is kept: the next one starts from the tables.
     fn say(&mut self, message: ToCore) {
-        if self.connected {
+        if self.opened.is_some() {
             self.control.push_back(message);
         }
-    }
-
-    fn totals(&self) -> EdgeTotals {
-        let mut sum = EdgeTotals {
-            uplink_bytes: self.totals.uplink_bytes,
-            media_cpu_us: self.totals.media_cpu_us,
-            packets_overflowed: self.uplink.overflowed(),
-            ..EdgeTotals::default()
-        };
-        for totals in self.participants.values().map(|p| p.pipeline.totals()) {
-            sum.packets_in += totals.packets_in;
-            sum.opus_bytes_in += totals.opus_bytes_in;
-            sum.media_ms_in += totals.media_ms_in;
-            sum.packets_decoded += totals.packets_decoded;
-            sum.packets_forwarded += totals.packets_forwarded;
-            sum.packets_lost += totals.packets_lost;
-        }
-        sum
     }
 }
 
@@ -376,4 +702,8 @@ fn row(meeting: MeetingAlias, id: &ParticipantId, participant: &Participant) -> 
         id: id.as_str().to_owned(),
         name: participant.name.clone(),
     }
+}
+
+fn table_row(id: &ParticipantId, participant: &Participant) -> Record {
+    Record::Participant { participant: participant.alias, id: id.as_str().to_owned(), name: participant.name.clone() }
 }

@@ -4,7 +4,10 @@
 //! disk must not be the only copy, so it stays here, and another core gets the whole of it. What is *done* (its words
 //! are published and stored) is forgotten. Replay is idempotent: (participant, spurt, offset) is the key.
 //!
-//! The ring is bounded; when it is full the oldest speech that is not done goes first, the spurt being spoken last.
+//! The ring is bounded: memory first, then disk. What no core holds after a second, and everything while there is no core or memory
+//! is half full, is to be spilled ([`Uplink::poll_spill`]); what is on disk leaves memory when that is full, and comes
+//! back ([`Uplink::poll_load`]) when it is to be sent. Only where nothing can be spilled the oldest speech that is not done
+//! goes first, the spurt being spoken last: that is counted.
 //!
 //! Calling contract: hand in outputs and acknowledgements at any time; between [`Uplink::handle_connected`] and
 //! [`Uplink::handle_disconnected`] call [`Uplink::poll_transmit`] until it has no more, and write what it yields in
@@ -27,6 +30,12 @@ use mesh::{
 
 use crate::spurt::Output;
 
+pub mod format;
+pub mod spill;
+mod spilling;
+
+use self::{format::Record, spilling::OnDisk};
+
 /// What an item is counted as beyond its bytes, and a spurt beyond its items: the memory they take here.
 const OVERHEAD: usize = 64;
 
@@ -37,11 +46,13 @@ pub struct Settings {
     pub max_bytes: usize,
     /// Speech older than this is given up. Longer than the longest outage that words are wanted after.
     pub max_age: Duration,
+    /// Whether there is a disk to spill to.
+    pub spill: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_bytes: 32 * 1024 * 1024, max_age: Duration::from_secs(3600) }
+        Self { max_bytes: 32 * 1024 * 1024, max_age: Duration::from_secs(3600), spill: false }
     }
 }
 
@@ -97,6 +108,7 @@ pub struct Uplink {
     bytes: usize,
     began: u64,
     overflowed: u64,
+    spilling: spilling::Spilling,
 }
 
 #[derive(Debug)]
@@ -104,9 +116,13 @@ struct Spurt {
     order: u64,
     since: Instant,
     captured: Micros,
+    /// All of them, or none if they are on disk only.
     items: Vec<Item>,
+    /// How many it has.
+    count: u32,
     end: Option<SpurtEnd>,
     bytes: usize,
+    on_disk: OnDisk,
     /// What this core holds of it.
     durable: Option<(NodeId, u32)>,
     /// Where its stream on this connection stands.
@@ -138,6 +154,7 @@ impl Uplink {
             bytes: 0,
             began: 0,
             overflowed: 0,
+            spilling: spilling::Spilling::default(),
         }
     }
 
@@ -150,6 +167,7 @@ impl Uplink {
                 let key = SpurtKey { participant, spurt };
                 if let Some(spurt) = self.spurts.get_mut(&key) {
                     spurt.end = Some(end);
+                    self.spilling.handle_grown(spurt.order);
                     self.refresh(key);
                 }
             }
@@ -159,6 +177,7 @@ impl Uplink {
 
     /// There is a connection to `core`: everything not done is to be sent, except what this very core has on disk.
     pub fn handle_connected(&mut self, core: &NodeId, _now: Instant) {
+        self.unload();
         self.closing.clear();
         self.core = Some(core.clone());
         for spurt in self.spurts.values_mut() {
@@ -170,6 +189,7 @@ impl Uplink {
 
     /// The connection is gone, and all its streams with it.
     pub fn handle_disconnected(&mut self, _now: Instant) {
+        self.unload();
         self.core = None;
         self.closing.clear();
         self.ready.clear();
@@ -181,7 +201,7 @@ impl Uplink {
             && let Some(spurt) = self.spurts.get_mut(&SpurtKey { participant, spurt })
         {
             let before = spurt.durable.as_ref().map_or(0, |(_, upto)| *upto);
-            spurt.durable = Some((core.clone(), upto.min(spurt.items.len() as u32).max(before)));
+            spurt.durable = Some((core.clone(), upto.min(spurt.count).max(before)));
         }
     }
 
@@ -200,7 +220,15 @@ impl Uplink {
             return Some(Transmit::End { key, end });
         }
         let key = *self.order.get(self.ready.last()?)?;
-        let transmit = self.spurts.get_mut(&key)?.transmit(key, wall);
+        let spurt = self.spurts.get_mut(&key)?;
+        if spurt.is_evicted() {
+            self.spilling.want(key);
+            return None;
+        }
+        let transmit = spurt.transmit(key, wall);
+        if matches!(transmit, Some(Transmit::End { .. })) {
+            self.unload();
+        }
         self.refresh(key);
         transmit
     }
@@ -208,6 +236,11 @@ impl Uplink {
     /// Whether everything handed in is done (or given up).
     pub fn is_empty(&self) -> bool {
         self.spurts.is_empty()
+    }
+
+    /// Whether nothing is left to be sent now.
+    pub fn is_sent(&self) -> bool {
+        self.ready.is_empty() && self.closing.is_empty()
     }
 
     /// Memory taken, by its own count; never above [`Settings::max_bytes`].
@@ -234,13 +267,16 @@ impl Uplink {
             since: now,
             captured,
             items: vec![],
+            count: 0,
             end: None,
             bytes: OVERHEAD,
+            on_disk: OnDisk::new(now),
             durable: None,
             stream: Stream::None,
             sent_at: Micros::default(),
         };
         self.spurts.insert(key, spurt);
+        self.spilling.handle_grown(order);
         self.refresh(key);
     }
 
@@ -254,14 +290,19 @@ impl Uplink {
             return;
         };
         spurt.items.push(item);
+        spurt.count += 1;
         spurt.bytes += cost;
         self.bytes += cost;
+        self.spilling.handle_grown(spurt.order);
         self.refresh(key);
     }
 
-    /// Gives up the oldest speech, `wanted_by` itself last, until `cost` fits.
+    /// Takes what is on disk out of memory, then gives up the oldest speech, `wanted_by` itself last, until `cost` fits.
     fn make_room(&mut self, cost: usize, wanted_by: SpurtKey) {
         while self.bytes + cost > self.settings.max_bytes {
+            if self.evict_oldest() {
+                continue;
+            }
             let spoken = |key: &&SpurtKey| self.spurts.get(key).is_some_and(|s| s.end.is_none());
             let oldest = self.order.values().find(|key| !spoken(key));
             let oldest = oldest.or_else(|| self.order.values().find(|key| **key != wanted_by));
@@ -280,7 +321,10 @@ impl Uplink {
 
     fn give_up(&mut self, key: SpurtKey) {
         if let Some(spurt) = self.remove(key) {
-            self.overflowed += spurt.items.iter().map(packets).sum::<u64>();
+            self.overflowed += match spurt.is_evicted() {
+                true => u64::from(spurt.count),
+                false => spurt.items.iter().map(packets).sum::<u64>(),
+            };
         }
     }
 
@@ -290,6 +334,7 @@ impl Uplink {
         self.order.remove(&spurt.order);
         self.ready.remove(&spurt.order);
         self.bytes -= spurt.bytes;
+        self.spilling.handle_removed(key, &spurt);
         if let (Some(_), Stream::At(items)) = (&self.core, spurt.stream) {
             let mut end = spurt.end.unwrap_or(SpurtEnd { items, continues: false, stages: Default::default() });
             end.items = items;
@@ -313,7 +358,7 @@ impl Spurt {
     fn has_more(&self) -> bool {
         match self.stream {
             Stream::None => true,
-            Stream::At(items) => (items as usize) < self.items.len() || self.end.is_some(),
+            Stream::At(items) => items < self.count || self.end.is_some(),
             Stream::Ended => false,
         }
     }

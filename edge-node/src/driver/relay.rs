@@ -1,0 +1,67 @@
+//! The connector of a meeting: joined when the meeting may be, left when it must.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::connect::{ConnectError, Connector, Event};
+
+/// Events of one meeting's relay that wait for the driver; the connector drops packets and counts
+/// them when it is full (about half a second of a large meeting).
+const EVENTS: usize = 2048;
+/// How long a connector may take to leave its relay.
+const LEAVE: Duration = Duration::from_secs(5);
+
+pub(super) enum Relay {
+    /// Not to be joined yet.
+    Ready(Box<dyn Connector>),
+    Running {
+        task: JoinHandle<Result<(), ConnectError>>,
+        events: mpsc::Receiver<Event>,
+        leave: CancellationToken,
+    },
+    Gone,
+}
+
+impl Relay {
+    pub(super) fn join(&mut self) {
+        if let Self::Ready(connector) = std::mem::replace(self, Self::Gone) {
+            let (events_tx, events) = mpsc::channel(EVENTS);
+            let leave = CancellationToken::new();
+            let task = tokio::spawn(connector.run(events_tx, leave.clone()).in_current_span());
+            *self = Self::Running { task, events, leave };
+        }
+    }
+
+    pub(super) fn tell_to_leave(&mut self) {
+        match self {
+            Self::Ready(_) => *self = Self::Gone,
+            Self::Running { leave, .. } => leave.cancel(),
+            Self::Gone => {}
+        }
+    }
+
+    /// The next event, or how the connector ended; never, while there is none. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Event, Result<Result<(), ConnectError>, JoinError>> {
+        let Self::Running { task, events, .. } = self else { return std::future::pending().await };
+        if let Some(event) = events.recv().await {
+            return Ok(event);
+        }
+        let ended = task.await;
+        *self = Self::Gone;
+        Err(ended)
+    }
+
+    pub(super) async fn leave(&mut self) {
+        self.tell_to_leave();
+        if let Self::Running { task, events, .. } = self {
+            events.close();
+            let _ = tokio::time::timeout(LEAVE, task).await;
+        }
+    }
+}

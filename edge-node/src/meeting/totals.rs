@@ -1,0 +1,66 @@
+//! What a meeting has cost and carried so far.
+
+use std::time::{Duration, Instant};
+
+use mesh::wire::control::EdgeTotals;
+
+/// How often changed totals are reported.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Running totals of one meeting.
+#[derive(Debug)]
+pub(super) struct Totals {
+    media_cpu_us: u64,
+    uplink_bytes: u64,
+    pub(super) refused: u64,
+    reported: EdgeTotals,
+    next: Instant,
+}
+
+impl Totals {
+    pub(super) fn new(now: Instant) -> Self {
+        let reported = EdgeTotals::default();
+        Self { media_cpu_us: 0, uplink_bytes: 0, refused: 0, reported, next: now + EVERY }
+    }
+
+    pub(super) fn account(&mut self, media_cpu: Duration, uplink_bytes: u64) {
+        self.media_cpu_us += media_cpu.as_micros() as u64;
+        self.uplink_bytes += uplink_bytes;
+    }
+
+    pub(super) fn poll_timeout(&self) -> Instant {
+        self.next
+    }
+
+    /// Whether it is time to report.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
+        let due = now >= self.next;
+        if due {
+            self.next = now + EVERY;
+        }
+        due
+    }
+
+    /// The sum of `pipelines`, with what is counted here and what the ring gave up.
+    pub(super) fn sum(&self, pipelines: impl Iterator<Item = EdgeTotals>, packets_overflowed: u64) -> EdgeTotals {
+        let (uplink_bytes, media_cpu_us) = (self.uplink_bytes, self.media_cpu_us);
+        let start = EdgeTotals { uplink_bytes, media_cpu_us, packets_overflowed, ..EdgeTotals::default() };
+        pipelines.fold(start, |mut sum, totals| {
+            sum.packets_in += totals.packets_in;
+            sum.opus_bytes_in += totals.opus_bytes_in;
+            sum.media_ms_in += totals.media_ms_in;
+            sum.packets_decoded += totals.packets_decoded;
+            sum.packets_forwarded += totals.packets_forwarded;
+            sum.packets_lost += totals.packets_lost;
+            sum
+        })
+    }
+
+    /// `totals` to be reported, if they differ from what was.
+    pub(super) fn report(&mut self, totals: EdgeTotals) -> Option<EdgeTotals> {
+        (totals != self.reported).then(|| {
+            self.reported = totals;
+            totals
+        })
+    }
+}
