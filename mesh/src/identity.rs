@@ -1,6 +1,7 @@
 //! Who a node is: a stable id, a role and a region, as its certificate says them.
 
 pub mod certs;
+pub mod rotation;
 
 use std::{fmt, str::FromStr, sync::Arc};
 

@@ -2,7 +2,7 @@
 //!
 //! One task (`gossip`) owns the SWIM state and is the only one to touch it; one task per connection
 //! (`inbound`) reads what a peer sends and hands it on; `pool` holds the connections, `dial` makes
-//! them, `join` feeds in seeds. Everything else is this handle.
+//! them, `join` feeds in seeds, `renewal` renews certificates and `vigil` judges peers by them. Everything else is this handle.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
@@ -13,6 +13,8 @@ mod inbound;
 mod join;
 mod peer;
 mod pool;
+mod renewal;
+mod vigil;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -141,6 +143,7 @@ impl Node {
         tokio::spawn(gossip::run(shared.clone(), settings.swim, gossip_end, members_in, inbound));
         tokio::spawn(inbound::accept(shared.clone()));
         tokio::spawn(join::run(shared.clone(), seeds));
+        tokio::spawn(renewal::run(shared.clone()));
         Ok((Self { shared }, inbound_end))
     }
 
@@ -152,6 +155,20 @@ impl Node {
     /// The newest version it speaks; what it speaks with one peer is [`Peer::wire`].
     pub fn wire(&self) -> Version {
         self.shared.transport.wire()
+    }
+
+    /// What it proves itself with now.
+    pub fn credentials(&self) -> Credentials {
+        self.shared.transport.credentials()
+    }
+
+    /// Has every handshake from now on use `credentials`, which must be of this node, and ends connections with
+    /// peers that they do not trust. Certificate files are watched without this.
+    ///
+    /// # Errors
+    /// The TLS library cannot use them.
+    pub fn renew(&self, credentials: Credentials) -> std::io::Result<()> {
+        renewal::take_up(&self.shared, credentials)
     }
 
     /// The address other nodes reach it at.
@@ -255,6 +272,10 @@ fn first_report(me: &Identity, software: String) -> Report {
 fn note_expiry(credentials: &Credentials) {
     let at = Micros::from_system(credentials.expires()).0 / 1_000_000;
     metrics::gauge!("nearfield_mesh_certificate_expires_timestamp_seconds").set(at as f64);
+    if let Some(next) = credentials.next_crl() {
+        let at = Micros::from_system(next).0 / 1_000_000;
+        metrics::gauge!("nearfield_mesh_crl_next_update_timestamp_seconds").set(at as f64);
+    }
 }
 
 /// Counts a handshake that came to nothing, and a refusal apart from a mere silence.

@@ -13,15 +13,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig};
-use tokio::{sync::Semaphore, time::timeout};
+use quinn::{ConnectError, Connection, ConnectionError, Endpoint, EndpointConfig, TransportConfig};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 
 pub(crate) use self::settings::DATAGRAM_BUFFER;
 use self::settings::transport_config;
 use crate::{
     identity::{
         Identity,
-        certs::{BadCertificate, Credentials},
+        certs::{BadCertificate, Credentials, Unacceptable},
     },
     wire::Version,
 };
@@ -58,13 +61,20 @@ pub mod close {
     pub const MALFORMED: VarInt = VarInt::from_u32(6);
     /// Too many requests at a time.
     pub const BUSY: VarInt = VarInt::from_u32(7);
+    /// The peer's certificate has expired since the handshake.
+    pub const EXPIRED: VarInt = VarInt::from_u32(8);
+    /// The peer's certificate has been revoked since the handshake.
+    pub const REVOKED: VarInt = VarInt::from_u32(9);
+    /// The authority of the peer's certificate is trusted no more.
+    pub const UNTRUSTED: VarInt = VarInt::from_u32(10);
 }
 
 /// The endpoint. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Transport {
     endpoint: Endpoint,
-    credentials: Credentials,
+    settings: Arc<TransportConfig>,
+    credentials: Arc<watch::Sender<Credentials>>,
     handshakes: Arc<Semaphore>,
 }
 
@@ -96,7 +106,8 @@ pub enum HandshakeError {
 impl HandshakeError {
     /// Whether somebody was there and one side would not have the other.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.reason(), "certificate" | "trust_domain" | "identity")
+        let reason = self.reason();
+        reason.starts_with("certificate") || matches!(reason, "trust_domain" | "identity")
     }
 
     /// The `reason` label under which this is counted.
@@ -115,16 +126,29 @@ impl HandshakeError {
 
 /// A short fixed word for why a connection ended, fit for a metric's label.
 pub fn connection_reason(error: &ConnectionError) -> &'static str {
-    // TLS alerts are transport errors 0x100 to 0x1ff (RFC 9001 section 4.8).
-    let is_tls = |code: u64| (0x100..0x200).contains(&code);
     match error {
-        ConnectionError::TransportError(e) if is_tls(e.code.into()) => "certificate",
-        ConnectionError::ConnectionClosed(e) if is_tls(e.error_code.into()) => "certificate",
-        ConnectionError::ApplicationClosed(_) => "closed_by_peer",
+        ConnectionError::TransportError(e) => tls_reason(e.code.into()).unwrap_or("protocol"),
+        ConnectionError::ConnectionClosed(e) => tls_reason(e.error_code.into()).unwrap_or("protocol"),
+        ConnectionError::ApplicationClosed(e) => match e.error_code {
+            close::EXPIRED => Unacceptable::Expired.reason(),
+            close::REVOKED => Unacceptable::Revoked.reason(),
+            close::UNTRUSTED => Unacceptable::Untrusted.reason(),
+            _ => "closed_by_peer",
+        },
         ConnectionError::LocallyClosed => "closed",
         ConnectionError::TimedOut => "timeout",
         ConnectionError::Reset => "reset",
         _ => "protocol",
+    }
+}
+
+/// TLS alerts are transport errors 0x100 to 0x1ff (RFC 9001 section 4.8); which one is in the low byte (RFC 8446 section 6).
+fn tls_reason(code: u64) -> Option<&'static str> {
+    match code {
+        0x12d => Some(Unacceptable::Expired.reason()),
+        0x12c => Some(Unacceptable::Revoked.reason()),
+        0x100..0x200 => Some(Unacceptable::Untrusted.reason()),
+        _ => None,
     }
 }
 
@@ -136,20 +160,38 @@ impl Transport {
     pub fn bind(listen: SocketAddr, credentials: Credentials) -> Result<Self, BindError> {
         let fail = |source| BindError { addr: listen, source };
         let config = Arc::new(transport_config());
-        let no_suite = |e| fail(io::Error::other(e));
-        let tls = Arc::new(credentials.server().map_err(no_suite)?);
-        let mut server = quinn::ServerConfig::with_crypto(tls);
-        server.transport_config(config.clone());
-        // Waiting for our accept loop, which only ever dispatches: a few hundred is a flood already.
-        server.max_incoming(256);
-        let mut client = quinn::ClientConfig::new(Arc::new(credentials.client().map_err(no_suite)?));
-        client.transport_config(config);
+        let server = server_config(&credentials, &config).map_err(fail)?;
 
         let socket = std::net::UdpSocket::bind(listen).map_err(fail)?;
         let runtime = quinn::default_runtime().ok_or_else(|| fail(io::Error::other("no tokio runtime")))?;
-        let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime).map_err(fail)?;
-        endpoint.set_default_client_config(client);
-        Ok(Self { endpoint, credentials, handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)) })
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime).map_err(fail)?;
+        Ok(Self {
+            endpoint,
+            settings: config,
+            credentials: Arc::new(watch::Sender::new(credentials)),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+        })
+    }
+
+    /// Has every handshake from now on use `credentials`. Connections that are there live on; who minds asks
+    /// [`Credentials::check`] about them.
+    ///
+    /// # Errors
+    /// The TLS library has no cipher suite for QUIC's first packets, which ours always has.
+    pub fn renew(&self, credentials: Credentials) -> io::Result<()> {
+        self.endpoint.set_server_config(Some(server_config(&credentials, &self.settings)?));
+        self.credentials.send_replace(credentials);
+        Ok(())
+    }
+
+    /// What it proves itself with now.
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.borrow().clone()
+    }
+
+    /// The same, and every renewal of it.
+    pub fn renewals(&self) -> watch::Receiver<Credentials> {
+        self.credentials.subscribe()
     }
 
     /// Dials `addr` and learns who is there.
@@ -157,7 +199,11 @@ impl Transport {
     /// # Errors
     /// Any [`HandshakeError`]; a peer that names no node of this mesh has been closed on.
     pub async fn dial(&self, addr: SocketAddr) -> Result<(Identity, Connection), HandshakeError> {
-        let connecting = self.endpoint.connect(addr, &self.credentials.server_name())?;
+        let credentials = self.credentials();
+        let tls = credentials.client().map_err(|e| ConnectError::InvalidServerName(e.to_string()));
+        let mut config = quinn::ClientConfig::new(Arc::new(tls?));
+        config.transport_config(self.settings.clone());
+        let connecting = self.endpoint.connect_with(config, addr, &credentials.server_name())?;
         let connection = timeout(HANDSHAKE_DEADLINE, connecting).await.map_err(|_| HandshakeError::Deadline)??;
         self.identify(connection)
     }
@@ -200,7 +246,7 @@ impl Transport {
     }
 
     fn identify(&self, connection: Connection) -> Result<(Identity, Connection), HandshakeError> {
-        match self.credentials.identify(&connection) {
+        match self.credentials().identify(&connection) {
             Ok(identity) => Ok((identity, connection)),
             Err(e) => {
                 connection.close(close::IDENTITY, b"certificate names no node of this mesh");
@@ -211,7 +257,7 @@ impl Transport {
 
     /// The newest version this endpoint offers its peers.
     pub fn wire(&self) -> Version {
-        self.credentials.wire()
+        self.credentials.borrow().wire()
     }
 
     /// The address the socket has got.
@@ -237,6 +283,15 @@ impl Transport {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+fn server_config(credentials: &Credentials, settings: &Arc<TransportConfig>) -> io::Result<quinn::ServerConfig> {
+    let tls = credentials.server().map_err(io::Error::other)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    config.transport_config(settings.clone());
+    // Waiting for our accept loop, which only ever dispatches: a few hundred is a flood already.
+    config.max_incoming(256);
+    Ok(config)
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub struct TlsSection {
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
+    /// What the authorities have revoked (X.509 CRLs); absent: nothing.
+    pub crl: Option<PathBuf>,
     /// The trust domain all nodes of this mesh have in their certificates.
     pub trust_domain: String,
 }
@@ -116,7 +118,7 @@ pub fn node_settings(
             "set it to the address at which other nodes reach this one; an unspecified address is for listening only";
         return Err(source.refuse("mesh.advertise", reason));
     }
-    let paths = CertPaths { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() };
+    let paths = CertPaths { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone(), crl: tls.crl.clone() };
     let credentials = Credentials::load(&paths, &tls.trust_domain).map_err(|e| source.refuse(key_of(&e, tls), e))?;
     let credentials = credentials.speaking(mesh.wire);
     agree(source, role, node, credentials.identity())?;
@@ -170,13 +172,16 @@ fn key_of(error: &CertError, tls: &TlsSection) -> &'static str {
         | CertError::Unsuitable { path, .. }
         | CertError::Expired { path, .. }
         | CertError::NotYetValid { path, .. }
+        | CertError::NoRevocations { path }
+        | CertError::BadRevocations { path, .. }
         | CertError::Tls { path, .. } => path,
         CertError::KeyMismatch { .. } => return "tls.key",
-        CertError::Untrusted { .. } => return "tls.cert",
+        CertError::Untrusted { .. } | CertError::OtherNode { .. } | CertError::NoFiles => return "tls.cert",
         CertError::TrustDomain(_) => return "tls.trust_domain",
     };
     match file {
         file if *file == tls.ca.display().to_string() => "tls.ca",
+        file if tls.crl.as_ref().is_some_and(|crl| *file == crl.display().to_string()) => "tls.crl",
         file if *file == tls.key.display().to_string() => "tls.key",
         _ => "tls.cert",
     }

@@ -8,6 +8,7 @@
 
 mod authority;
 mod error;
+mod trust;
 
 use std::{
     fmt,
@@ -18,24 +19,25 @@ use std::{
 
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
+    ClientConfig, ServerConfig,
+    client::Resumption,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
-    server::WebPkiClientVerifier,
-    sign::CertifiedKey,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use self::trust::Trust;
 pub use self::{
     authority::{Authority, AuthorityError},
     error::{BadCertificate, CertError},
+    trust::Unacceptable,
 };
 use super::Identity;
 use crate::wire::Version;
 
-/// The three PEM files a node needs.
+/// The PEM files a node needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertPaths {
     /// The certificates of the authorities it trusts, one or many.
@@ -44,6 +46,17 @@ pub struct CertPaths {
     pub cert: PathBuf,
     /// The key of its own certificate: PKCS#8, SEC1 or PKCS#1.
     pub key: PathBuf,
+    /// What the authorities have revoked, one list or many; none: nothing.
+    pub crl: Option<PathBuf>,
+}
+
+/// What stands in the files of [`CertPaths`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pem {
+    ca: Vec<u8>,
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    crl: Option<Vec<u8>>,
 }
 
 /// A node's own identity and the TLS settings that prove it. Cheap to clone.
@@ -53,21 +66,39 @@ pub struct Credentials {
     trust_domain: Arc<str>,
     expires: SystemTime,
     wire: Version,
+    trust: Trust,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    files: Option<Arc<(CertPaths, Pem)>>,
+}
+
+impl CertPaths {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// One is not there or not readable.
+    pub fn read(&self) -> Result<Pem, CertError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|source| CertError::Read { path: path.display().to_string(), source })
+        };
+        Ok(Pem {
+            ca: read(&self.ca)?,
+            cert: read(&self.cert)?,
+            key: read(&self.key)?,
+            crl: self.crl.as_deref().map(read).transpose()?,
+        })
+    }
 }
 
 impl Credentials {
-    /// Reads and checks the three files: everything that would make a peer refuse this node is found here.
+    /// Reads and checks the files: everything that would make a peer refuse this node is found here.
     ///
     /// # Errors
     /// A [`CertError`] that names the file and what is wrong with it.
     pub fn load(paths: &CertPaths, trust_domain: &str) -> Result<Self, CertError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| CertError::Read { path: path.display().to_string(), source })
-        };
-        let pem = (read(&paths.ca)?, read(&paths.cert)?, read(&paths.key)?);
-        Self::build(paths, [&pem.0, &pem.1, &pem.2], trust_domain, SystemTime::now())
+        let pem = paths.read()?;
+        let loaded = Self::build(paths, &pem, trust_domain, SystemTime::now())?;
+        Ok(Self { files: Some(Arc::new((paths.clone(), pem))), ..loaded })
     }
 
     /// The same from PEM text in memory; errors call the parts `ca`, `cert` and `key`.
@@ -75,43 +106,59 @@ impl Credentials {
     /// # Errors
     /// As [`Credentials::load`].
     pub fn from_pem(ca: &str, cert: &str, key: &str, trust_domain: &str) -> Result<Self, CertError> {
-        let names = CertPaths { ca: "ca".into(), cert: "cert".into(), key: "key".into() };
-        Self::build(&names, [ca.as_bytes(), cert.as_bytes(), key.as_bytes()], trust_domain, SystemTime::now())
+        let names = CertPaths { ca: "ca".into(), cert: "cert".into(), key: "key".into(), crl: None };
+        let pem = Pem { ca: ca.into(), cert: cert.into(), key: key.into(), crl: None };
+        Self::build(&names, &pem, trust_domain, SystemTime::now())
     }
 
-    fn build(paths: &CertPaths, pem: [&[u8]; 3], trust_domain: &str, now: SystemTime) -> Result<Self, CertError> {
+    /// What this node would be with `pem` in the files it was loaded from.
+    ///
+    /// # Errors
+    /// As [`Credentials::load`], or the certificate names another node.
+    pub fn renewed(&self, pem: &Pem) -> Result<Self, CertError> {
+        let (files, _) = self.files().ok_or(CertError::NoFiles)?;
+        let renewed = Self::build(files, pem, &self.trust_domain, SystemTime::now())?;
+        if renewed.identity != self.identity {
+            let found = Box::new(renewed.identity);
+            return Err(CertError::OtherNode { cert: files.cert.display().to_string(), found });
+        }
+        Ok(Self { wire: self.wire, files: Some(Arc::new((files.clone(), pem.clone()))), ..renewed })
+    }
+
+    fn build(paths: &CertPaths, pem: &Pem, trust_domain: &str, now: SystemTime) -> Result<Self, CertError> {
         let [ca, cert, key] = [&paths.ca, &paths.cert, &paths.key].map(|path| path.display().to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
 
-        let chain = certificates(&cert, pem[1])?;
+        let chain = certificates(&cert, &pem.cert)?;
         let (identity, expires) = check_leaf(&cert, &chain[0], trust_domain, now)?;
-        let key_der = PrivateKeyDer::from_pem_slice(pem[2]).map_err(|_| CertError::NoKey { path: key.clone() })?;
-        check_key(&chain, &key_der, &provider).map_err(|e| match e {
+        let key_der = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|_| CertError::NoKey { path: key.clone() })?;
+        let own = certified(&chain, key_der, &provider).map_err(|e| match e {
             rustls::Error::InconsistentKeys(_) => CertError::KeyMismatch { key: key.clone(), cert: cert.clone() },
             other => CertError::Tls { path: key.clone(), reason: other.to_string() },
         })?;
 
-        let mut roots = RootCertStore::empty();
-        for authority in certificates(&ca, pem[0])? {
-            roots.add(authority).map_err(|e| CertError::Tls { path: ca.clone(), reason: e.to_string() })?;
-        }
-        let roots = Arc::new(roots);
+        let trust = Trust::build(paths, pem, &chain, &provider)?;
         let name = format!("mesh.{trust_domain}");
-        check_trust(&chain, &roots, &name, &provider, now)?.map_err(|reason| CertError::Untrusted {
+        let server_name =
+            ServerName::try_from(name.clone()).map_err(|_| CertError::TrustDomain(trust_domain.into()))?;
+        trust.check_own(&chain, &server_name, now).map_err(|reason| CertError::Untrusted {
             cert: cert.clone(),
             ca: ca.clone(),
             name,
             reason: Box::new(reason),
         })?;
 
+        let own = Arc::new(own);
         let tls = |e: Box<dyn std::error::Error>| CertError::Tls { path: cert.clone(), reason: e.to_string() };
         Ok(Self {
             identity,
             trust_domain: trust_domain.into(),
             expires,
             wire: Version::NEWEST,
-            client: Arc::new(client_tls(&roots, &chain, &key_der, &provider).map_err(tls)?),
-            server: Arc::new(server_tls(&roots, &chain, &key_der, &provider).map_err(tls)?),
+            client: Arc::new(client_tls(&trust, &own, &provider).map_err(tls)?),
+            server: Arc::new(server_tls(&trust, &own, &provider).map_err(tls)?),
+            trust,
+            files: None,
         })
     }
 
@@ -128,6 +175,16 @@ impl Credentials {
     /// When its certificate expires. A node that runs past this is refused by every new peer.
     pub fn expires(&self) -> SystemTime {
         self.expires
+    }
+
+    /// The files it was loaded from, if it was, and what was in them.
+    pub fn files(&self) -> Option<(&CertPaths, &Pem)> {
+        self.files.as_deref().map(|(paths, pem)| (paths, pem))
+    }
+
+    /// When the first of its revocation lists should have been replaced; `None` if it has none, or none says.
+    pub fn next_crl(&self) -> Option<SystemTime> {
+        self.trust.next_crl
     }
 
     /// The name every dialler asks for, whatever the address.
@@ -166,10 +223,22 @@ impl Credentials {
     /// # Errors
     /// The certificate does not name a node of this mesh.
     pub fn identify(&self, connection: &quinn::Connection) -> Result<Identity, BadCertificate> {
-        let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-        let leaf = chain.as_ref().and_then(|chain| chain.first());
-        let leaf = leaf.ok_or_else(|| BadCertificate::Malformed("the peer showed none".into()))?;
+        let chain = shown(connection);
+        let leaf = chain.first().ok_or_else(|| BadCertificate::Malformed("the peer showed none".into()))?;
         identity_of(&parse(leaf)?, &self.trust_domain)
+    }
+
+    /// Whether the other end of a connection would be accepted now, and until when if nothing changes but time.
+    ///
+    /// # Errors
+    /// Its certificate has expired, was revoked, or its authority is trusted no more.
+    pub fn check(&self, connection: &quinn::Connection, now: SystemTime) -> Result<SystemTime, Unacceptable> {
+        let chain = shown(connection);
+        self.trust.check_peer(&chain, now)?;
+        // What has been verified can be parsed.
+        let ends = chain.iter().filter_map(|der| parse(der).ok().map(|c| c.validity().not_after.timestamp()));
+        let end = ends.min().unwrap_or(0).max(0) as u64;
+        Ok(UNIX_EPOCH + Duration::from_secs(end))
     }
 }
 
@@ -177,6 +246,22 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").field("identity", &self.identity).finish_non_exhaustive()
     }
+}
+
+/// The node that the first certificate in `pem` names, whoever has issued it.
+///
+/// # Errors
+/// There is none, or it names no node of this mesh.
+pub fn identity_in(pem: &str, trust_domain: &str) -> Result<Identity, BadCertificate> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes());
+    let der = der.map_err(|e| BadCertificate::Malformed(e.to_string()))?;
+    identity_of(&parse(&der)?, trust_domain)
+}
+
+/// The certificates a peer has shown, its own first.
+fn shown(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
+    let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    chain.map(|chain| *chain).unwrap_or_default()
 }
 
 fn certificates(path: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertError> {
@@ -225,59 +310,33 @@ fn check_leaf(
     Ok((identity_of(&certificate, trust_domain).map_err(unsuitable)?, expires))
 }
 
-fn check_key(
+fn certified(
     chain: &[CertificateDer<'static>],
-    key: &PrivateKeyDer<'static>,
+    key: PrivateKeyDer<'static>,
     provider: &CryptoProvider,
-) -> Result<(), rustls::Error> {
-    let key = provider.key_provider.load_private_key(key.clone_key())?;
-    CertifiedKey::new(chain.to_vec(), key).keys_match()
-}
-
-/// Verifies our own certificate as a peer that dials us will. The outer error is about the trust domain.
-fn check_trust(
-    chain: &[CertificateDer<'static>],
-    roots: &Arc<RootCertStore>,
-    name: &str,
-    provider: &Arc<CryptoProvider>,
-    now: SystemTime,
-) -> Result<Result<(), rustls::Error>, CertError> {
-    let server_name = ServerName::try_from(name).map_err(|_| CertError::TrustDomain(name.into()))?;
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
-        .build()
-        .map_err(|e| CertError::Tls { path: "ca".into(), reason: e.to_string() })?;
-    let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
-    Ok(verifier.verify_server_cert(&chain[0], &chain[1..], &server_name, &[], now).map(|_| ()))
+) -> Result<CertifiedKey, rustls::Error> {
+    let own = CertifiedKey::new(chain.to_vec(), provider.key_provider.load_private_key(key)?);
+    own.keys_match()?;
+    Ok(own)
 }
 
 type TlsResult<T> = Result<T, Box<dyn std::error::Error>>;
 
-fn client_tls(
-    roots: &Arc<RootCertStore>,
-    chain: &[CertificateDer<'static>],
-    key: &PrivateKeyDer<'static>,
-    provider: &Arc<CryptoProvider>,
-) -> TlsResult<ClientConfig> {
+fn client_tls(trust: &Trust, own: &Arc<CertifiedKey>, provider: &Arc<CryptoProvider>) -> TlsResult<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots.clone())
-        .with_client_auth_cert(chain.to_vec(), key.clone_key())?;
+        .with_webpki_verifier(trust.server.clone())
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
     // A resumed session would outlive the certificates it was made with: every connection proves itself afresh.
     config.resumption = Resumption::disabled();
     Ok(config)
 }
 
-fn server_tls(
-    roots: &Arc<RootCertStore>,
-    chain: &[CertificateDer<'static>],
-    key: &PrivateKeyDer<'static>,
-    provider: &Arc<CryptoProvider>,
-) -> TlsResult<ServerConfig> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
+fn server_tls(trust: &Trust, own: &Arc<CertifiedKey>, provider: &Arc<CryptoProvider>) -> TlsResult<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain.to_vec(), key.clone_key())?;
+        .with_client_cert_verifier(trust.client.clone())
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
     config.send_tls13_tickets = 0; // as above: no resumption
     Ok(config)
 }

@@ -21,8 +21,6 @@ use crate::{
 
 /// What is said of this node goes out again after this long even when nothing changed: round trips did.
 const REPORT_PERIOD: Duration = Duration::from_secs(10);
-/// The newest wire version this build speaks, as its ALPN id has it.
-const WIRE: u8 = 2;
 /// Packets that wait for a connection to one address; the oldest make room.
 const OUTBOX: usize = 16;
 /// Addresses for which packets wait or a dial failed lately; beyond it packets are dropped.
@@ -159,7 +157,7 @@ impl Gossip {
         report.at = Micros::from_system(SystemTime::now()).max(Micros(self.last_report.0 + 1));
         report.rtts = self.shared.pool.rtts();
         // A node that behaves as an older release says no more than that did.
-        let extension = Extension { wire: WIRE, coordinate: report.coordinate() };
+        let extension = Extension { wire: self.shared.transport.wire().number(), coordinate: report.coordinate() };
         report.extension = report.reads_extension().then_some(extension);
         self.last_report = report.at;
         self.next_report = now + REPORT_PERIOD;

@@ -1,6 +1,6 @@
 //! What peers send: connections, then datagrams and streams by their first byte.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::{
@@ -10,10 +10,10 @@ use tokio::{
 use tracing::{Instrument, debug, debug_span, info, trace};
 
 use super::{
-    ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, handshake_failed, refused,
+    ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, handshake_failed, refused, vigil,
 };
 use crate::{
-    identity::Identity,
+    identity::{Identity, certs::Unacceptable},
     spurts,
     stream::{MessageReceiver, MessageSender},
     transport::{HandshakeError, close as code, connection_reason},
@@ -66,8 +66,10 @@ pub(super) fn take_in(shared: &Arc<Shared>, peer: Peer) -> Result<(), ConnectErr
 async fn serve(shared: Arc<Shared>, peer: Peer) {
     debug!(addr = %peer.connection.remote_address(), "connected");
     let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
+    let mut unacceptable = pin!(vigil::watch(&shared, &peer));
     let end = loop {
         tokio::select! {
+            why = &mut unacceptable => break end_for(&peer, why),
             datagram = peer.connection.read_datagram() => match datagram {
                 Ok(bytes) => take_datagram(&shared, &peer, &bytes),
                 Err(e) => break e,
@@ -88,11 +90,25 @@ async fn serve(shared: Arc<Shared>, peer: Peer) {
     lose(&shared, &peer, &end).await;
 }
 
+/// Closes the connection with a peer that would not be let in now; it may come back with a new certificate.
+fn end_for(peer: &Peer, why: Unacceptable) -> ConnectionError {
+    let code = match why {
+        Unacceptable::Expired => code::EXPIRED,
+        Unacceptable::Revoked => code::REVOKED,
+        Unacceptable::Untrusted => code::UNTRUSTED,
+    };
+    refused(why.reason());
+    info!(reason = why.reason(), "connection ended: {why}");
+    close(&peer.connection, code, &why.to_string());
+    ConnectionError::LocallyClosed
+}
+
 async fn lose(shared: &Shared, peer: &Peer, end: &ConnectionError) {
     let reason = connection_reason(end);
     metrics::counter!("nearfield_mesh_connections_lost_total", "reason" => reason).increment(1);
-    if reason == "certificate" {
-        // With TLS 1.3 a dialler hears only after its handshake that the other side refused its certificate.
+    if reason.starts_with("certificate") {
+        // With TLS 1.3 a dialler hears only after its handshake that the other side refused its certificate;
+        // and a certificate may stop being good under an open connection.
         refused(reason);
         info!(%end, "refused by the peer");
     }

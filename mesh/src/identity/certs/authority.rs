@@ -1,11 +1,13 @@
 //! A certificate authority small enough for a demo, a test or a first deployment.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
+use x509_parser::prelude::{CertificateRevocationList as X509List, FromDer, X509Certificate};
 
 use super::Identity;
 
@@ -35,7 +37,10 @@ impl Authority {
     pub fn create(trust_domain: &str, validity: Duration) -> Result<Self, AuthorityError> {
         let fail = |reason| AuthorityError { trust_domain: trust_domain.into(), reason };
         let now = SystemTime::now();
-        let mut params = params(&format!("Nearfield CA of {trust_domain}"), now - BACKDATED, now + validity);
+        // A name of its own: revocation lists are told apart by it (RFC 5280 section 6.3.3).
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let name = format!("Nearfield CA of {trust_domain}, {since:x}");
+        let mut params = params(&name, now - BACKDATED, now + validity);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().map_err(fail)?;
@@ -43,7 +48,7 @@ impl Authority {
         Ok(Self { trust_domain: trust_domain.into(), ca_pem, issuer: Issuer::new(params, key) })
     }
 
-    /// An authority made before, from its certificate and key in PEM.
+    /// An authority made before, from its certificate (the first in `ca_pem`) and key in PEM.
     ///
     /// # Errors
     /// Either is malformed.
@@ -96,6 +101,90 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).map_err(fail)?;
         Ok((certificate.pem(), key.serialize_pem()))
     }
+
+    /// Whether it has issued the first certificate in `cert_pem`.
+    pub fn has_issued(&self, cert_pem: &str) -> bool {
+        let pair = (der(&self.ca_pem), der(cert_pem));
+        let (Some(ca), Some(cert)) = pair else { return false };
+        let parsed = (X509Certificate::from_der(&ca), X509Certificate::from_der(&cert));
+        let (Ok((_, ca)), Ok((_, cert))) = parsed else { return false };
+        cert.issuer() == ca.subject() && cert.verify_signature(Some(ca.public_key())).is_ok()
+    }
+
+    /// Whether it has signed the revocation list in `crl_pem`.
+    pub fn has_listed(&self, crl_pem: &str) -> bool {
+        let list = CertificateRevocationListDer::from_pem_slice(crl_pem.as_bytes());
+        let (Some(ca), Ok(list)) = (der(&self.ca_pem), list) else { return false };
+        let parsed = (X509Certificate::from_der(&ca), X509List::from_der(&list));
+        let (Ok((_, ca)), Ok((_, list))) = parsed else { return false };
+        list.issuer() == ca.subject() && list.verify_signature(ca.public_key()).is_ok()
+    }
+
+    /// A revocation list in PEM: what `previous` has, and `cert_pem`. It should be replaced within `validity`.
+    ///
+    /// # Errors
+    /// `cert_pem` is no certificate, or `previous` no list.
+    pub fn revoke(
+        &self,
+        previous: Option<&str>,
+        cert_pem: Option<&str>,
+        validity: Duration,
+    ) -> Result<String, AuthorityError> {
+        let fail = |reason| AuthorityError { trust_domain: self.trust_domain.clone(), reason };
+        let now = SystemTime::now();
+        let previous = match previous {
+            Some(pem) => Previous::read(pem).ok_or_else(|| fail(rcgen::Error::CouldNotParseCertificate))?,
+            None => Previous { revoked: vec![], number: 0 },
+        };
+        let mut entries = previous.revoked;
+        if let Some(pem) = cert_pem {
+            let der = der(pem).ok_or_else(|| fail(rcgen::Error::CouldNotParseCertificate))?;
+            let parsed = X509Certificate::from_der(&der);
+            let (_, cert) = parsed.map_err(|_| fail(rcgen::Error::CouldNotParseCertificate))?;
+            entries.push(revoked(cert.raw_serial(), now));
+        }
+        let list = CertificateRevocationListParams {
+            this_update: (now - BACKDATED).into(),
+            next_update: (now + validity).into(),
+            crl_number: (previous.number + 1).into(),
+            issuing_distribution_point: None,
+            revoked_certs: entries,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(fail)
+    }
+}
+
+/// What of a revocation list goes into the next one.
+struct Previous {
+    revoked: Vec<RevokedCertParams>,
+    number: u64,
+}
+
+impl Previous {
+    fn read(pem: &str) -> Option<Self> {
+        let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).ok()?;
+        let (_, list) = X509List::from_der(&der).ok()?;
+        let entries = list.iter_revoked_certificates().map(|entry| {
+            let at = UNIX_EPOCH + Duration::from_secs(entry.revocation_date.timestamp().max(0) as u64);
+            revoked(entry.raw_serial(), at)
+        });
+        let number = list.crl_number().and_then(|n| u64::try_from(n).ok());
+        Some(Self { revoked: entries.collect(), number: number.unwrap_or(0) })
+    }
+}
+
+fn revoked(serial: &[u8], at: SystemTime) -> RevokedCertParams {
+    RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: at.into(),
+        reason_code: None,
+        invalidity_date: None,
+    }
+}
+
+fn der(pem: &str) -> Option<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).ok()
 }
 
 fn params(name: &str, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {

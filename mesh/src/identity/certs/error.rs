@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::identity::BadIdentity;
+use crate::identity::{BadIdentity, Identity};
 
 /// Why certificate files cannot be used. Each names the file.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,31 @@ pub enum CertError {
         /// What verification says.
         reason: Box<rustls::Error>,
     },
+    /// The file holds no revocation list.
+    #[error("{path}: no PEM revocation list in it (X509 CRL)")]
+    NoRevocations {
+        /// Which file.
+        path: String,
+    },
+    /// A revocation list is malformed or forged.
+    #[error("{path}: bad revocation list: {reason}")]
+    BadRevocations {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A new certificate that makes another node of this one.
+    #[error("{cert}: names {} `{}` in `{}`, which is not this node: start it anew", found.role, found.node, found.region)]
+    OtherNode {
+        /// The certificate's file.
+        cert: String,
+        /// Whom it names.
+        found: Box<Identity>,
+    },
+    /// It was not loaded from files, so there is nothing to read anew.
+    #[error("not loaded from files")]
+    NoFiles,
     /// The trust domain cannot be part of a DNS name.
     #[error("trust domain `{0}` is not a DNS name")]
     TrustDomain(String),

@@ -17,7 +17,7 @@ fn authority() -> Authority {
 
 /// Writes the three files into `dir` and loads them.
 fn load(dir: &Path, ca: &str, cert: &str, key: &str) -> Result<Credentials, CertError> {
-    let paths = CertPaths { ca: dir.join("ca.pem"), cert: dir.join("cert.pem"), key: dir.join("key.pem") };
+    let paths = CertPaths { ca: dir.join("ca.pem"), cert: dir.join("cert.pem"), key: dir.join("key.pem"), crl: None };
     for (path, text) in [(&paths.ca, ca), (&paths.cert, cert), (&paths.key, key)] {
         std::fs::write(path, text).unwrap();
     }
@@ -51,7 +51,7 @@ fn an_authority_loaded_from_its_files_issues_what_the_first_one_s_ca_accepts() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let paths = CertPaths { ca: "/nonexistent/ca.pem".into(), cert: "c".into(), key: "k".into() };
+    let paths = CertPaths { ca: "/nonexistent/ca.pem".into(), cert: "c".into(), key: "k".into(), crl: None };
     let text = Credentials::load(&paths, DOMAIN).expect_err("refused").to_string();
     assert!(text.starts_with("/nonexistent/ca.pem: cannot be read"), "{text}");
 }
