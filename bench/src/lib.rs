@@ -6,6 +6,7 @@ pub mod certs;
 pub mod client;
 pub mod demo;
 pub mod failover;
+pub mod gossip;
 pub mod latency;
 pub mod link;
 pub mod oracle;

@@ -1,7 +1,7 @@
 //! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
 
 use anyhow::Result;
-use bench::{certs, demo, failover, latency, link, relay};
+use bench::{certs, demo, failover, gossip, latency, link, relay};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ enum Command {
     Demo(demo::Args),
     /// Breaks a mesh at work in every way that is promised to be survived, and prints what was lost.
     Failover(failover::Args),
+    /// How soon a mesh of many nodes notices, how often it errs and what it costs, in virtual time.
+    Gossip(gossip::Args),
     /// How far everything is from here: DNS, nodes, and the stages of a meeting's words.
     Latency(latency::Args),
     /// How late speech comes over a bad path, by the way it is sent: ours, datagrams, one stream, WebSockets.
@@ -44,6 +46,7 @@ fn main() -> Result<()> {
             let world = link::enter(&args)?;
             runtime()?.block_on(link::run(world, args))
         }
+        Command::Gossip(args) => gossip::run(&args),
         Command::Latency(args) => runtime()?.block_on(latency::run(args)),
         Command::Relay(args) => runtime()?.block_on(relay::run(args)),
     }

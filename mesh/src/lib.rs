@@ -19,6 +19,8 @@ pub mod node;
 pub mod placement;
 pub mod redundancy;
 pub mod seeds;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod spurts;
 pub mod stream;
 pub mod telemetry;

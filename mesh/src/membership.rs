@@ -118,6 +118,7 @@ pub struct Membership {
     /// How many more members to ask whom they know, one each repair period: an answer holds about 25.
     to_ask: u8,
     left: bool,
+    rejoins: u64,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -155,6 +156,7 @@ impl Membership {
             doubtful_until: None,
             to_ask: 0,
             left: false,
+            rejoins: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -285,6 +287,16 @@ impl Membership {
         members
     }
 
+    /// What `node` last said of itself, if that has come through.
+    pub fn report(&self, node: &NodeId) -> Option<Arc<Report>> {
+        self.reports.get(node)
+    }
+
+    /// How often this node was held down in error and has had to renew itself.
+    pub fn rejoins(&self) -> u64 {
+        self.rejoins
+    }
+
     fn view(&self, peer: &Peer) -> Member {
         Member { identity: peer.identity(), addr: peer.addr, report: self.reports.get(&peer.node) }
     }
@@ -343,13 +355,11 @@ impl Membership {
                     moved.insert(after.node);
                 }
                 Note::Renamed { .. } => {}
-                Note::Joined(joined) => {
-                    self.joined = joined;
-                    if !joined {
-                        self.doubtful_until = Some(now + self.settings.repair_period);
-                    }
-                    self.to_ask = if joined { ASK_AFTER_JOIN } else { 0 };
+                Note::Rejoined => {
+                    self.rejoins += 1;
+                    self.note_joined(false, now);
                 }
+                Note::Joined(joined) => self.note_joined(joined, now),
             }
         }
         moved.extend(self.reports.take_changed());
@@ -358,6 +368,14 @@ impl Membership {
                 self.events.push_back(Event::Changed(node));
             }
         }
+    }
+
+    fn note_joined(&mut self, joined: bool, now: Instant) {
+        self.joined = joined;
+        if !joined {
+            self.doubtful_until = Some(now + self.settings.repair_period);
+        }
+        self.to_ask = if joined { ASK_AFTER_JOIN } else { 0 };
     }
 
     /// foca tells a suspect that it is down even when it has refuted; it would renew itself for nothing.

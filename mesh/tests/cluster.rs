@@ -7,14 +7,13 @@
 
 #[path = "cluster/hostile.rs"]
 mod hostile;
-#[path = "cluster/world.rs"]
-mod world;
 
 use std::time::Duration;
 
-use mesh::membership::Event;
-
-use self::world::{EPOCH_MS, World, address, id, percentile};
+use mesh::{
+    membership::Event,
+    sim::{EPOCH_MS, World, address, id, percentile},
+};
 
 const NODES: usize = 30;
 
@@ -130,6 +129,7 @@ fn a_lost_connection_speeds_detection_but_takes_no_healthy_node_down() {
 fn a_node_that_restarts_is_alive_at_its_new_address() {
     for (seed, down_for) in [(31, secs(1)), (32, secs(20))] {
         let mut world = World::joined(NODES, 0.05, seed);
+        world.log_changes = true;
         world.crash(9);
         world.run_for(down_for);
         world.log.clear();
@@ -178,14 +178,14 @@ fn a_node_whose_clock_went_back_still_comes_back() {
 fn a_partition_of_60_s_heals_within_20_s() {
     for (seed, far) in [(51, vec![7, 17, 27]), (52, (0..NODES).filter(|i| i % 2 == 1).collect()), (53, vec![0])] {
         let mut world = World::joined(NODES, 0.05, seed);
-        world.cut_off = far.clone();
+        world.cut(&far);
         world.run_for(secs(60));
         let sees_far = |world: &World, near: usize| {
             world.members(near).iter().any(|m| far.iter().any(|f| id(*f) == m.identity.node))
         };
         let near: Vec<usize> = (0..NODES).filter(|i| !far.contains(i)).collect();
         assert!(!near.iter().any(|i| sees_far(&world, *i)), "seed {seed}: the far side is still held alive");
-        world.cut_off.clear();
+        world.heal();
         let took = world.run_until(secs(300), World::everyone_sees_everyone);
         println!("partition of {} nodes: seed {seed}, 5 % loss: healed after {took:?}", far.len());
         assert!(took.is_some_and(|took| took <= secs(20)), "seed {seed}: {took:?}");
@@ -196,10 +196,10 @@ fn a_partition_of_60_s_heals_within_20_s() {
 fn two_nodes_that_lost_each_other_meet_again_without_a_seed() {
     let seed = 54;
     let mut world = World::joined(2, 0.05, seed);
-    world.cut_off = vec![1];
+    world.cut(&[1]);
     world.run_for(secs(60));
     assert!(world.members(0).is_empty() && world.members(1).is_empty(), "seed {seed}");
-    world.cut_off.clear();
+    world.heal();
     let took = world.run_until(secs(60), World::everyone_sees_everyone);
     println!("partition of two: seed {seed}: healed after {took:?}");
     assert!(took.is_some_and(|took| took <= secs(15)), "seed {seed}: {took:?}");
@@ -234,7 +234,7 @@ fn a_report_reaches_all_within_2_s_and_is_repeated_for_those_who_come_later() {
     let mut world = World::joined(NODES, 0.05, seed);
     let mut times = vec![];
     for (meetings, index) in (100u32..).zip([2, 6, 13, 21, 26]) {
-        world.publish(index, meetings);
+        world.publish(index, |report| report.meetings = meetings);
         let arrived = |world: &World| {
             let lists = world.live().into_iter().filter(|i| *i != index).map(|i| world.members(i));
             lists

@@ -24,6 +24,8 @@ pub(super) enum Note {
         before: Peer,
         after: Peer,
     },
+    /// We were held down in error and have a new life.
+    Rejoined,
     /// Whether anyone accepts us.
     Joined(bool),
 }
@@ -36,7 +38,7 @@ impl Runtime<Peer> for Outbox {
             Notification::Rename(before, after) => Note::Renamed { before: before.clone(), after: after.clone() },
             Notification::Rejoin(peer) => {
                 tracing::info!(life = peer.life, "was declared down, joining again");
-                Note::Joined(false)
+                Note::Rejoined
             }
             Notification::Active => Note::Joined(true),
             Notification::Idle | Notification::Defunct => Note::Joined(false),

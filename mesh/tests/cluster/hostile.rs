@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use mesh::membership::{MAX_PACKET, Membership, PacketError, Settings};
+use mesh::{
+    membership::{MAX_PACKET, Membership, PacketError, Settings},
+    sim::{EPOCH_MS, address, id, identity},
+};
 use proptest::prelude::*;
-
-use super::world::{EPOCH_MS, address, id, identity};
 
 fn node(index: usize) -> Membership {
     Membership::new(identity(index), address(index, 0), EPOCH_MS, Settings::default(), index as u64)
