@@ -37,16 +37,28 @@
 //!
 //! A core that starts again, or begins a term after a takeover, cannot know what was renewed before: [`Grantor::resumed`]
 //! assumes a lease that began this instant. The owner it knows of may renew at once; anybody else waits it out.
+//!
+//! # Which core
+//!
+//! Two cores and one edge hold a meeting: the serving core ([`Pair`]), its standby ([`Seat`]) and the owning edge, the
+//! witness ([`Witness`]). Two of the three must agree on every change, so whoever is cut off from the other two can change nothing.
+//! Each type states its rules.
 
 mod beats;
 mod grantor;
 mod holder;
+mod pair;
+mod seat;
+mod witness;
 
 use std::time::Duration;
 
 pub use beats::{Beats, MAX_IN_FLIGHT, Renewal};
 pub use grantor::{Fence, Grantor, Lapsed, NotYet, Owner, Refusal};
 pub use holder::{Holder, Loss, Tenure};
+pub use pair::Pair;
+pub use seat::{NotCalled, Role, Seat};
+pub use witness::Witness;
 
 use crate::wire::{Epoch, Term};
 
