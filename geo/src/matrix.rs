@@ -158,7 +158,7 @@ fn listed(row: &csv::StringRecord) -> Result<Option<Cell>, BadMatrix> {
     let line = line(row);
     let name = |i: usize| row.get(i).filter(|name| !name.is_empty()).ok_or(BadMatrix::Nameless { line });
     let ms = milliseconds(row.get(2).unwrap_or_default(), line)?;
-    Ok(ms.map(|ms| Ok::<_, BadMatrix>((name(0)?.into(), name(1)?.into(), ms))).transpose()?)
+    ms.map(|ms| Ok::<_, BadMatrix>((name(0)?.into(), name(1)?.into(), ms))).transpose()
 }
 
 fn tabled(targets: &csv::StringRecord, row: &csv::StringRecord, into: &mut Vec<Cell>) -> Result<(), BadMatrix> {
