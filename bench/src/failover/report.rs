@@ -17,10 +17,10 @@ pub(super) struct Outcome {
     pub(super) pass: bool,
     /// What it did not.
     complaints: Vec<String>,
-    /// 20 ms frames with speech, over all meetings, that no core holds in the end.
-    frames_lost: usize,
+    /// 20 ms frames with speech, over all meetings, that no core holds in the end; none if it could not be played.
+    frames_lost: Option<usize>,
     /// Words, over all meetings.
-    words_doubled: usize,
+    words_doubled: Option<usize>,
     /// From the fault until words came again; see `findings`.
     resume_ms: Option<u64>,
     /// Time that the meeting itself says nobody captured.
@@ -45,8 +45,8 @@ impl Outcome {
             fault: scenario.name(),
             pass: complaints.is_empty(),
             complaints,
-            frames_lost: all.iter().map(|found| found.frames_lost).sum(),
-            words_doubled: all.iter().map(|found| found.words_doubled).sum(),
+            frames_lost: Some(all.iter().map(|found| found.frames_lost).sum()),
+            words_doubled: Some(all.iter().map(|found| found.words_doubled).sum()),
             resume_ms: all.first().and_then(|found| found.resume_ms),
             gap_ms: all.first().map_or(0, |found| found.gap_ms),
             meetings_dropped: all.iter().filter(|found| found.dropped).count(),
@@ -59,7 +59,9 @@ impl Outcome {
     /// One that could not be played to its end.
     pub(super) fn broken(scenario: Scenario, error: &anyhow::Error) -> Self {
         let dropped = Findings { dropped: true, ..Findings::default() };
-        Self::new(scenario, 0, &[dropped], vec![format!("{error:#}")], Map::new())
+        // Nothing was counted, and that is not none.
+        let outcome = Self::new(scenario, 0, &[dropped], vec![format!("{error:#}")], Map::new());
+        Self { frames_lost: None, words_doubled: None, ..outcome }
     }
 
     fn verdict(&self) -> &'static str {
@@ -72,6 +74,10 @@ impl fmt::Display for Outcome {
         write!(f, "{} {}", self.verdict(), self.fault)?;
         self.complaints.iter().try_for_each(|complaint| write!(f, "\n     {complaint}"))
     }
+}
+
+fn counted(count: Option<usize>) -> String {
+    count.map_or_else(|| "unknown".into(), |count| count.to_string())
 }
 
 /// All of them, with what each had to show.
@@ -92,8 +98,8 @@ pub(super) fn table(outcomes: &[Outcome], rows: &[&str]) -> Table {
         table.add_row([
             outcome.fault.clone(),
             (*promise).to_owned(),
-            outcome.frames_lost.to_string(),
-            outcome.words_doubled.to_string(),
+            counted(outcome.frames_lost),
+            counted(outcome.words_doubled),
             resume,
             outcome.gap_ms.to_string(),
             outcome.meetings_dropped.to_string(),
