@@ -178,6 +178,11 @@ impl Bed {
         Ok(ended.with_context(|| format!("{id} still runs {patience:?} after SIGTERM"))??)
     }
 
+    /// How the node called `id` runs, where that is not as every node does.
+    pub fn manner(&self, id: &NodeId) -> Manner {
+        self.plan.manners.get(id.as_str()).cloned().unwrap_or_default()
+    }
+
     /// From its next start on, the node called `id` runs so.
     pub fn set_manner(&mut self, id: &NodeId, manner: Manner) {
         self.plan.manners.insert(id.to_string(), manner);
@@ -231,7 +236,7 @@ impl Bed {
     fn spawn(&self, host: &Host, identity: &Identity) -> Result<Child> {
         let file = |ending: &str| self.plan.dir.join(format!("{}.{ending}", identity.node));
         let log = fs::OpenOptions::new().create(true).append(true).open(file("log"))?;
-        let manner = self.plan.manners.get(identity.node.as_str()).cloned().unwrap_or_default();
+        let manner = self.manner(&identity.node);
         let binary = manner.binaries.as_ref().unwrap_or(&self.plan.binaries).join(binary(identity.role));
         let mut command = tokio::process::Command::from(host.command(&binary));
         command.arg("--config").arg(file("toml")).kill_on_drop(true);

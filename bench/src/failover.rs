@@ -190,15 +190,35 @@ async fn evidence(meeting: &Meeting) -> Result<Evidence> {
 
 fn wanted(scenario: Scenario, args: &Args, dir: &Path) -> Result<Wanted> {
     let no_model = || format!("{}: no such model; ./dev model fetches it", args.model.display());
-    let manners = match scenario {
-        Scenario::MixedVersion => faults::previous(args.previous.as_deref()),
-        _ => BTreeMap::<String, Manner>::new(),
-    };
+    let dir = dir.canonicalize()?;
     Ok(Wanted {
         binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
         model: args.model.canonicalize().with_context(no_model)?,
-        dir: dir.canonicalize()?,
+        manners: manners(scenario, args, &dir),
+        dir,
         log: args.log.clone(),
-        manners,
     })
+}
+
+/// What is otherwise for some nodes: edges may spill to disk, and one scenario has older nodes, another a list of
+/// revoked certificates.
+fn manners(scenario: Scenario, args: &Args, dir: &Path) -> BTreeMap<String, Manner> {
+    let mut manners = match scenario {
+        Scenario::MixedVersion => faults::previous(args.previous.as_deref()),
+        _ => BTreeMap::<String, Manner>::new(),
+    };
+    for node in stage::NODES {
+        let manner = manners.entry(node.to_owned()).or_default();
+        if manner.binaries.is_some() {
+            // It knows none of these keys.
+            continue;
+        }
+        if node.starts_with("edge") {
+            manner.sets.push(format!("uplink.spill_dir={}", dir.join(format!("{node}.spill")).display()));
+        }
+        if scenario == Scenario::CertificateRotation {
+            manner.sets.push(format!("tls.crl={}", dir.join("certs/crl.pem").display()));
+        }
+    }
+    manners
 }

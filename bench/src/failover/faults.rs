@@ -81,7 +81,7 @@ pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, s
 pub(super) fn previous(programs: Option<&Path>) -> BTreeMap<String, Manner> {
     let manner = match programs {
         Some(folder) => Manner { sets: vec![], binaries: Some(folder.to_owned()) },
-        None => Manner { sets: vec!["mesh.wire=1".into()], binaries: None },
+        None => Manner { sets: vec![upgrade::PREVIOUS_WIRE.into()], binaries: None },
     };
     upgrade::OLD.into_iter().map(|node| (node.to_owned(), manner.clone())).collect()
 }

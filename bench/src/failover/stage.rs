@@ -40,6 +40,17 @@ pub(super) const AWAY: &str = "eu-west";
 /// Where there are edges only.
 pub(super) const FAR: &str = "us-east";
 
+/// All nodes of the mesh, as the bed names them.
+pub(super) const NODES: [&str; 7] = [
+    "dns-1",
+    "core-eu-central-1",
+    "edge-eu-central-1",
+    "edge-eu-central-2",
+    "core-eu-west-1",
+    "edge-eu-west-1",
+    "edge-us-east-1",
+];
+
 /// Deadline for somebody to join the relay.
 const JOINED: Duration = Duration::from_secs(20);
 /// Deadline for the last words after the relay's last packet.

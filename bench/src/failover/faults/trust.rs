@@ -49,6 +49,8 @@ pub(super) async fn rotate(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) 
     broken.must(!stranger.welcome_anywhere(stage, &new).await?, || {
         "the new authority was trusted before its time".into()
     });
+    let lists = |authority: &Authority| authority.revoke(None, None, FIRST);
+    files.write("crl.pem", &format!("{}{}", lists(&old)?, lists(&new)?))?;
     files.write("ca.pem", &format!("{}{}", old.ca_pem(), new.ca_pem()))?;
     let taken = stranger.until(stage, &new, true).await?;
     broken.must(taken.is_some(), || format!("the new authority was not trusted within {READ:?}"));
@@ -57,13 +59,14 @@ pub(super) async fn rotate(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) 
     files.issue(&new, SECOND)?;
     let taken = until_expiry(stage, SECOND).await;
     broken.must(taken.is_some(), || format!("the new authority's leaves were not taken up within {READ:?}"));
+    files.write("crl.pem", &lists(&new)?)?;
     files.write("ca.pem", new.ca_pem())?;
     let taken = stranger.until(stage, &old, false).await?;
     broken.must(taken.is_some(), || format!("the old authority was still trusted after {READ:?}"));
     say(&format!("the old authority is trusted nowhere: {taken:.1?}"));
 
     refuse_expired(stage, &stranger, &new, &mut broken, say).await?;
-    broken.complaints.push("revoked certificates: this bench has no list to try them with".into());
+    refuse_revoked(stage, &stranger, &files, &new, &mut broken, say).await?;
     broken.must(processes == self::processes(stage), || "a node was restarted".into());
     let taken = now().since(stage.meeting().started);
     broken.must(taken < times.meeting, || format!("the meeting was over before that was done: {taken:?}"));
@@ -78,12 +81,32 @@ async fn refuse_expired(
     broken: &mut Broken,
     say: &dyn Fn(&str),
 ) -> Result<()> {
-    let pass = stranger.pass(authority, BRIEF)?;
+    let (pass, _) = stranger.pass(authority, BRIEF)?;
     let begun = Instant::now();
     broken.must(stranger.all(stage, &pass, true).await, || "a certificate that is still valid was refused".into());
     tokio::time::sleep(BRIEF.saturating_sub(begun.elapsed()) + Duration::from_secs(1)).await;
     broken.must(stranger.all(stage, &pass, false).await, || "an expired certificate was accepted".into());
     say("an expired certificate is refused");
+    Ok(())
+}
+
+/// A certificate that was good is refused once it is on the list, and another one still is not.
+async fn refuse_revoked(
+    stage: &Stage,
+    stranger: &Stranger,
+    files: &Files,
+    authority: &Authority,
+    broken: &mut Broken,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let (pass, cert) = stranger.pass(authority, SECOND)?;
+    broken.must(stranger.all(stage, &pass, true).await, || "a certificate was refused before it was revoked".into());
+    files.write("crl.pem", &authority.revoke(None, Some(&cert), FIRST)?)?;
+    let taken = stranger.until_all(stage, &pass, false).await;
+    broken.must(taken.is_some(), || format!("a revoked certificate was still accepted after {READ:?}"));
+    let (other, _) = stranger.pass(authority, SECOND)?;
+    broken.must(stranger.all(stage, &other, true).await, || "one was revoked, and others are refused too".into());
+    say(&format!("a revoked certificate is refused: {taken:.1?}"));
     Ok(())
 }
 

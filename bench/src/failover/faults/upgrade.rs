@@ -6,7 +6,6 @@ use anyhow::Result;
 use mesh::identity::{NodeId, Role};
 
 use super::{Broken, Resumes, Stage, Times, now};
-use crate::bed::Manner;
 
 /// How long a node may take to drain.
 const DRAINED: Duration = Duration::from_secs(60);
@@ -18,7 +17,7 @@ pub(super) async fn restart_all(stage: &mut Stage, times: Times, say: &dyn Fn(&s
     stage.meeting().wait_until(times.fault).await;
     let mut broken = Broken::new(now(), Resumes::LongestPause);
     for node in in_turn(stage) {
-        restart(stage, &node, None, &mut broken, say).await?;
+        restart(stage, &node, false, &mut broken, say).await?;
     }
     note_end(stage, &mut broken, times);
     Ok(broken)
@@ -32,7 +31,7 @@ pub(super) async fn bring_up_to_date(stage: &mut Stage, times: Times, say: &dyn 
     let before = versions(stage).await?;
     broken.must(before.len() == 2, || format!("there are not two versions but {before:?}"));
     for node in old {
-        restart(stage, &node, Some(Manner::default()), &mut broken, say).await?;
+        restart(stage, &node, true, &mut broken, say).await?;
     }
     let after = versions(stage).await?;
     broken.must(after.len() == 1, || format!("there is still not one version but {after:?}"));
@@ -47,6 +46,8 @@ async fn versions(stage: &Stage) -> Result<BTreeSet<String>> {
     Ok(software.filter_map(|name| name.rsplit('/').next()).map(str::to_owned).collect())
 }
 
+/// The setting that makes a node behave as the release before.
+pub(super) const PREVIOUS_WIRE: &str = "mesh.wire=1";
 /// Which nodes begin in the previous version: at home an edge, away the core and the edge.
 pub(super) const OLD: [&str; 3] = ["edge-eu-central-1", "core-eu-west-1", "edge-eu-west-1"];
 
@@ -54,19 +55,16 @@ fn in_turn(stage: &Stage) -> Vec<NodeId> {
     [Role::Edge, Role::Core, Role::Dns].into_iter().flat_map(|role| stage.names(role)).collect()
 }
 
-async fn restart(
-    stage: &mut Stage,
-    node: &NodeId,
-    manner: Option<Manner>,
-    broken: &mut Broken,
-    say: &dyn Fn(&str),
-) -> Result<()> {
+async fn restart(stage: &mut Stage, node: &NodeId, newer: bool, broken: &mut Broken, say: &dyn Fn(&str)) -> Result<()> {
     let begun = now();
     let before = stage.bed.process(node);
     let status = stage.bed.terminate(node, DRAINED).await?;
     let drained = now().since(begun);
     broken.must(status.success(), || format!("{node} ended with {status}"));
-    if let Some(manner) = manner {
+    if newer {
+        let mut manner = stage.bed.manner(node);
+        manner.binaries = None;
+        manner.sets.retain(|set| set != PREVIOUS_WIRE);
         stage.bed.set_manner(node, manner);
     }
     stage.bed.restart(node)?;

@@ -45,28 +45,32 @@ impl Stranger {
         authorities.clone_into(&mut self.trusted);
     }
 
-    /// A certificate for it, looked at while it is still good.
-    pub(super) fn pass(&self, authority: &Authority, validity: Duration) -> Result<Credentials> {
+    /// A certificate for it, looked at while it is still good; and its PEM.
+    pub(super) fn pass(&self, authority: &Authority, validity: Duration) -> Result<(Credentials, String)> {
         let (cert, key) = authority.issue(&self.identity, validity)?;
-        Ok(Credentials::from_pem(&self.trusted, &cert, &key, TRUST_DOMAIN)?)
+        Ok((Credentials::from_pem(&self.trusted, &cert, &key, TRUST_DOMAIN)?, cert))
     }
 
     /// Whether any node takes it with a certificate of `authority`.
     pub(super) async fn welcome_anywhere(&self, stage: &Stage, authority: &Authority) -> Result<bool> {
-        let pass = self.pass(authority, SECOND)?;
+        let (pass, _) = self.pass(authority, SECOND)?;
         Ok(!self.all(stage, &pass, false).await)
     }
 
     /// Until all nodes, or none, take it with a certificate of `authority`.
     pub(super) async fn until(&self, stage: &Stage, authority: &Authority, welcome: bool) -> Result<Option<Duration>> {
-        let pass = self.pass(authority, SECOND)?;
+        Ok(self.until_all(stage, &self.pass(authority, SECOND)?.0, welcome).await)
+    }
+
+    /// Until all nodes, or none, take it with this certificate.
+    pub(super) async fn until_all(&self, stage: &Stage, pass: &Credentials, welcome: bool) -> Option<Duration> {
         let begun = Instant::now();
         while begun.elapsed() < READ {
-            if self.all(stage, &pass, welcome).await {
-                return Ok(Some(begun.elapsed()));
+            if self.all(stage, pass, welcome).await {
+                return Some(begun.elapsed());
             }
         }
-        Ok(None)
+        None
     }
 
     /// Whether all nodes take it, or none does.
