@@ -30,7 +30,9 @@ pub(super) enum Relay {
 
 impl Relay {
     pub(super) fn join(&mut self) {
-        if let Self::Ready(connector) = std::mem::replace(self, Self::Gone) {
+        if matches!(self, Self::Ready(_))
+            && let Self::Ready(connector) = std::mem::replace(self, Self::Gone)
+        {
             let (events_tx, events) = mpsc::channel(EVENTS);
             let leave = CancellationToken::new();
             let task = tokio::spawn(connector.run(events_tx, leave.clone()).in_current_span());
