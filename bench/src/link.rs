@@ -1,6 +1,6 @@
 //! `bench link`: how late speech comes over a bad path, by the way it is sent.
 //!
-//! Every way runs at the same time over one emulated path, so all of them meet the same bursts: [`ways::ours`] as
+//! Every way runs at the same time over one emulated path, so all of them meet the same bursts: `ways::ours` as
 //! the product sends and takes it, plain datagrams, datagrams with the frame before, one stream for all, and what is
 //! common today, a WebSocket for each participant with 16-bit samples over the kernel's TCP. What is measured runs from a
 //! frame's being handed over to its being taken *in its turn* where the way keeps order, less the path's one-way delay.
