@@ -50,13 +50,13 @@ fn loss_in_bursts_on_one_uplink_delays_frames_and_loses_none_of_them() {
 }
 
 #[test]
-#[ignore = "no standby core takes over yet"]
+#[ignore = "0 lost and 0 doubled, but words resume after 2.6 s and not yet within 2 s"]
 fn a_core_killed_in_the_middle_of_a_word_loses_and_doubles_nothing() {
     shows_what_it_must("core-killed");
 }
 
 #[test]
-#[ignore = "leases do not decide yet who captures, and gaps are not named"]
+#[ignore = "the gap is named, but another edge joins after 3.8 s and not yet within 3 s"]
 fn an_edge_killed_is_replaced_within_three_seconds_and_the_gap_is_named() {
     shows_what_it_must("edge-killed");
 }
