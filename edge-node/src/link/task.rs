@@ -53,6 +53,8 @@ struct Place {
     events: mpsc::Sender<Tagged>,
     /// What was last opened under this alias: it is to be renewed.
     opened: Option<(MeetingId, Epoch)>,
+    /// The core has renewed its lease on this stream or an earlier one.
+    served: bool,
 }
 
 /// Why a link that was up is up no more.
@@ -177,7 +179,7 @@ impl Link {
     fn handle_down(&mut self, command: Command) {
         match command {
             Command::Register(alias, events) => {
-                self.meetings.entry(alias).or_insert(Place { events, opened: None });
+                self.meetings.entry(alias).or_insert(Place { events, opened: None, served: false });
             }
             Command::Unregister(alias) => drop(self.meetings.remove(&alias)),
             Command::Send(_) | Command::Reset(_) => {}
@@ -205,6 +207,7 @@ impl Link {
         };
         if let Some(place) = self.meetings.get_mut(&alias) {
             place.opened = opened;
+            place.served &= opened.is_some();
         }
         if opened.is_none() {
             up.beats.handle_closed(alias);
@@ -220,6 +223,9 @@ impl Link {
             let Some((renewal, renewed)) = up.beats.handle_answer(seq, lease_ms, Instant::now()) else { return Ok(()) };
             let rtt = up.peer.connection.rtt();
             let opened = |alias: &MeetingAlias| renewed.binary_search(alias).is_ok().then_some(renewal);
+            renewed.iter().for_each(|alias| {
+                self.meetings.entry(*alias).and_modify(|place| place.served = true);
+            });
             self.tell_each(|alias| Some(LinkEvent::Beat { rtt, renewal: opened(alias) }));
             return Ok(());
         }
@@ -254,16 +260,22 @@ impl Link {
             }
             None => {}
             Some(Answer { asked, renewal, lost }) => {
-                let places: Vec<(MeetingAlias, MeetingId)> = self
+                let places: Vec<(MeetingAlias, MeetingId, bool)> = self
                     .meetings
                     .iter()
-                    .filter_map(|(alias, place)| Some((*alias, place.opened.filter(|o| asked.contains(o))?.0)))
+                    .filter_map(|(alias, place)| {
+                        Some((*alias, place.opened.filter(|o| asked.contains(o))?.0, place.served))
+                    })
                     .collect();
-                let event = |meeting: &MeetingId| match lost.contains(meeting) {
-                    true => LinkEvent::Lost,
-                    false => LinkEvent::Renewed(renewal),
+                // A standby that our call has not reached yet does not know that the meeting is to be its.
+                let event = |meeting: &MeetingId, served: bool| match lost.contains(meeting) {
+                    true => served.then_some(LinkEvent::Lost),
+                    false => Some(LinkEvent::Renewed(renewal)),
                 };
-                self.tell_each(|alias| places.iter().find(|(of, _)| of == alias).map(|(_, m)| event(m)));
+                self.tell_each(|alias| {
+                    let (_, meeting, served) = places.iter().find(|(of, ..)| of == alias)?;
+                    event(meeting, *served)
+                });
             }
         }
     }
