@@ -233,7 +233,7 @@ impl Meeting {
     /// A beat of the edge, or one passed on: its lease runs for `lease` from now. False if it has none.
     pub fn renew(&self, edge: &NodeId, epoch: Epoch, lease: Duration) -> bool {
         // In a hand-over the predecessor's lease is over for the next owner's sake, but it captures until it is told.
-        if self.owner(epoch).is_some_and(|o| o.leaving && o.until.is_none() && o.edge == *edge) {
+        if self.owner(epoch).is_some_and(|o| o.leaving && o.edge == *edge) {
             return true;
         }
         let mut grantor = lock(&self.grantor);
@@ -244,6 +244,21 @@ impl Meeting {
             self.progress.notify_one();
         }
         renewed
+    }
+
+    /// The edge hands over: it needs no lease any more to capture until it is told to leave.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn hand_over(&self, edge: &NodeId, epoch: Epoch) -> Result<(), LogClosed> {
+        let leaves = |record: &mut MeetingRecord| {
+            if let Some(owner) = record.owners.get_mut(&epoch.0) {
+                owner.leaving = true;
+            }
+        };
+        self.update_here(leaves).await?;
+        self.release(edge, epoch);
+        Ok(())
     }
 
     /// The edge has left the relay.

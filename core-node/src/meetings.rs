@@ -364,7 +364,10 @@ impl Meetings {
         let participants = self.store.participants(record.id)?;
         let finals = self.store.segments(record.id, 0)?.into_iter().map(|s| s.id).collect();
         let next_seq = self.store.sequence(record.id)?;
-        let lifecycle = Lifecycle::resumed(record.status, record.epoch, undone, Instant::now());
+        // If the newest itself is leaving, it says so again.
+        let leaving = record.owners.range(..record.epoch.0).rev().find(|(_, o)| o.leaving && o.until.is_none());
+        let leaving = leaving.map(|(epoch, _)| Epoch(*epoch));
+        let lifecycle = Lifecycle::resumed(record.status, record.epoch, leaving, undone, Instant::now());
         tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
         let owner = record.owner().map(|o| lease::Owner { edge: o.edge.clone(), epoch: record.epoch });
         // An edge that knows no leases renews none.

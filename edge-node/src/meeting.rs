@@ -264,17 +264,15 @@ impl Meeting {
         self.collect(now);
     }
 
-    /// The edge is going away: asks for a successor and leaves when there is one, or after a while.
+    /// The edge is going away: asks for a successor and leaves when there is one, or after a while. A core of version 1
+    /// is not asked: it may see by gossip that this edge drains.
     pub fn hand_over(&mut self, now: Instant, wall: Micros) {
         self.uplink.spill_all();
-        let leased = self.ownership.right() == Right::Held;
-        match self.opened.filter(|_| leased && self.phase == Phase::Listening && !self.settings.hand_over.is_zero()) {
-            Some(alias) => {
-                self.hand_over.get_or_insert(now + self.settings.hand_over);
-                self.say(ToCore::HandOver { alias });
-            }
-            None => self.leave(CloseReason::Drain, now, wall),
+        if !self.is_listening() || self.settings.hand_over.is_zero() {
+            return self.leave(CloseReason::Drain, now, wall);
         }
+        self.hand_over.get_or_insert(now + self.settings.hand_over);
+        self.say_hand_over();
     }
 
     /// A link is up to a core that is watched; `beats` if it speaks version 2.
@@ -308,9 +306,7 @@ impl Meeting {
             }
         }
         self.say_state();
-        if self.hand_over.is_some() {
-            self.say(ToCore::HandOver { alias });
-        }
+        self.say_hand_over();
         if let Phase::Flushing { said, .. } = &mut self.phase {
             *said = false;
         }
@@ -665,6 +661,12 @@ impl Meeting {
         let (state, detail) = self.state.clone();
         if let Some(alias) = self.opened {
             self.say(ToCore::State { alias, state, detail });
+        }
+    }
+
+    fn say_hand_over(&mut self) {
+        if let Some(alias) = self.opened.filter(|_| self.hand_over.is_some() && self.beats) {
+            self.say(ToCore::HandOver { alias });
         }
     }
 

@@ -7,6 +7,9 @@
 //!    │                      │                  v v
 //!    └──edge down, drained, never opened    Finishing ──all words out──> Done | Failed
 //! ```
+//!
+//! An edge that is going away *hands over*: it goes on capturing, and the meeting stays active, while another edge is placed
+//! and joins; only then is the first dismissed.
 
 use std::time::{Duration, Instant};
 
@@ -44,6 +47,9 @@ impl Wait {
     }
 }
 
+/// How long an edge that hands over is waited for: longer than any goes on capturing.
+const LEAVING: Duration = Duration::from_secs(20);
+
 /// Placements in a row without a meeting that goes live, before it fails.
 const MAX_PLACEMENTS: u32 = 5;
 
@@ -54,6 +60,8 @@ pub enum Action {
     Place,
     /// Tell the edge to leave.
     Leave,
+    /// Tell the edge of this epoch to leave: its successor is live.
+    Dismiss(Epoch),
     /// End the spurts that are still open, of every epoch so far.
     Seal,
 }
@@ -74,7 +82,11 @@ pub struct Unplaced {
 pub struct Lifecycle {
     status: Status,
     epoch: Epoch,
+    /// The edge that captures until its successor is live, and how long it is waited for.
+    leaving: Option<(Epoch, Instant)>,
     wait: Option<(Wait, Instant)>,
+    /// An edge is being sought.
+    placing: bool,
     placements: u32,
     edge_gone: bool,
     undone: usize,
@@ -90,9 +102,10 @@ impl Lifecycle {
         new
     }
 
-    /// A meeting that was under way when this core stopped: its edge is expected back.
-    pub fn resumed(status: Status, epoch: Epoch, undone: usize, now: Instant) -> Self {
-        let mut this = Self { undone, ..Self::at(status, epoch) };
+    /// A meeting that was under way when this core stopped: its edge is expected back, and the one that is `leaving`.
+    pub fn resumed(status: Status, epoch: Epoch, leaving: Option<Epoch>, undone: usize, now: Instant) -> Self {
+        let leaving = leaving.filter(|_| !status.ended()).map(|epoch| (epoch, now + LEAVING));
+        let mut this = Self { undone, leaving, ..Self::at(status, epoch) };
         match status {
             Status::Placing => this.place(),
             Status::Connecting | Status::Active => this.set_wait(Wait::Open, now),
@@ -103,7 +116,7 @@ impl Lifecycle {
     }
 
     fn at(status: Status, epoch: Epoch) -> Self {
-        Self { status, epoch, wait: None, placements: 0, edge_gone: false, undone: 0, failure: None, actions: vec![] }
+        Self { status, epoch, leaving: None, wait: None, placing: false, placements: 0, edge_gone: false, undone: 0, failure: None, actions: vec![] }
     }
 
     /// Where it stands.
@@ -126,11 +139,24 @@ impl Lifecycle {
         self.epoch
     }
 
+    /// The epoch of the edge that captures now.
+    pub fn capturing(&self) -> Option<Epoch> {
+        let epoch = self.leaving.map_or(self.epoch, |(epoch, _)| epoch);
+        (self.status == Status::Active).then_some(epoch)
+    }
+
+    /// The edge that is to be relieved.
+    pub fn leaving(&self) -> Option<Epoch> {
+        self.leaving.map(|(epoch, _)| epoch)
+    }
+
     /// An edge has taken the meeting under `epoch`.
     pub fn handle_assigned(&mut self, epoch: Epoch, now: Instant) {
-        self.epoch = epoch;
+        (self.epoch, self.placing) = (epoch, false);
         if self.status == Status::Placing {
             self.status = Status::Connecting;
+            self.set_wait(Wait::Open, now);
+        } else if self.leaving.is_some() {
             self.set_wait(Wait::Open, now);
         } else if self.status == Status::Finishing {
             self.actions.push(Action::Leave);
@@ -139,7 +165,10 @@ impl Lifecycle {
 
     /// No edge took it. `epoch` is the newest that was tried.
     pub fn handle_unplaced(&mut self, epoch: Epoch, why: Unplaced, now: Instant) {
-        self.epoch = epoch;
+        (self.epoch, self.placing) = (epoch, false);
+        if self.leaving.is_some() && self.status == Status::Active {
+            return self.set_wait(Wait::Retry, now);
+        }
         if self.status != Status::Placing {
             return;
         }
@@ -151,6 +180,14 @@ impl Lifecycle {
         }
     }
 
+    /// The edge is going away and goes on capturing until another does.
+    pub fn handle_hand_over(&mut self, epoch: Epoch, now: Instant) {
+        if self.status == Status::Active && epoch == self.epoch && self.leaving.is_none() {
+            self.leaving = Some((epoch, now + LEAVING));
+            self.succeed(now);
+        }
+    }
+
     /// The edge has opened the meeting here.
     pub fn handle_opened(&mut self, epoch: Epoch) {
         if epoch == self.epoch && matches!(self.wait, Some((Wait::Open, _))) {
@@ -159,7 +196,7 @@ impl Lifecycle {
     }
 
     /// The edge says where it stands.
-    pub fn handle_edge_state(&mut self, epoch: Epoch, state: EdgeState, detail: Option<String>) {
+    pub fn handle_edge_state(&mut self, epoch: Epoch, state: EdgeState, detail: Option<String>, now: Instant) {
         if epoch != self.epoch {
             return;
         }
@@ -168,6 +205,15 @@ impl Lifecycle {
                 self.status = Status::Active;
                 self.placements = 0;
             }
+            (Status::Active, EdgeState::Live) => {
+                if let Some((former, _)) = self.leaving.take_if(|(former, _)| *former != epoch) {
+                    self.placements = 0;
+                    self.actions.push(Action::Dismiss(former));
+                }
+            }
+            (Status::Active, EdgeState::Failed) if self.leaving.is_some_and(|(former, _)| former != epoch) => {
+                self.succeed(now);
+            }
             (Status::Connecting | Status::Active, EdgeState::Failed) => self.fail("source_failed", detail),
             _ => {}
         }
@@ -175,6 +221,10 @@ impl Lifecycle {
 
     /// The edge has left, and has sent everything.
     pub fn handle_closed(&mut self, epoch: Epoch, reason: CloseReason, now: Instant) {
+        let early = matches!(reason, CloseReason::Drain | CloseReason::LeaseOver);
+        if self.leaving.take_if(|(former, _)| *former == epoch).is_some() && (early || epoch != self.epoch) {
+            return self.left_early();
+        }
         if epoch != self.epoch || self.edge_gone || self.status.ended() {
             return;
         }
@@ -195,6 +245,7 @@ impl Lifecycle {
     /// The owning edge is held to be dead.
     pub fn handle_edge_down(&mut self, now: Instant) {
         match self.status {
+            Status::Active if self.leaving.is_some_and(|(former, _)| former != self.epoch) => self.succeed(now),
             Status::Connecting | Status::Active => self.place_again(now),
             Status::Finishing if !self.edge_gone => self.leave_behind(now),
             _ => {}
@@ -207,6 +258,8 @@ impl Lifecycle {
             Status::Placing => self.leave_behind(now),
             Status::Connecting | Status::Active => {
                 self.finishing();
+                let former = self.leaving.take().filter(|(former, _)| *former != self.epoch);
+                self.actions.extend(former.map(|(former, _)| Action::Dismiss(former)));
                 self.actions.push(Action::Leave);
                 self.set_wait(Wait::Leave, now);
             }
@@ -227,12 +280,16 @@ impl Lifecycle {
 
     /// A wait has ended.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.leaving.take_if(|(_, until)| *until <= now).is_some() {
+            self.left_early();
+        }
         let Some((wait, at)) = self.wait else { return };
         if now < at {
             return;
         }
         self.wait = None;
         match wait {
+            Wait::Open | Wait::Retry if self.status == Status::Active && self.leaving.is_some() => self.succeed(now),
             Wait::Open => self.place_again(now),
             Wait::Retry => self.place(),
             Wait::Leave => self.leave_behind(now),
@@ -250,7 +307,8 @@ impl Lifecycle {
 
     /// When [`Lifecycle::handle_timeout`] is next needed.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wait.map(|(_, at)| at)
+        let leaving = self.leaving.map(|(_, until)| until);
+        self.wait.map(|(_, at)| at).into_iter().chain(leaving).min()
     }
 
     /// What to do next.
@@ -260,9 +318,29 @@ impl Lifecycle {
 
     fn place(&mut self) {
         self.status = Status::Placing;
+        self.placing = true;
         self.placements += 1;
         self.wait = None;
         self.actions.push(Action::Place);
+    }
+
+    /// Another is placed while the edge that leaves goes on capturing.
+    fn succeed(&mut self, now: Instant) {
+        if self.placements >= MAX_PLACEMENTS {
+            return self.set_wait(Wait::Retry, now);
+        }
+        self.wait = None;
+        self.placements += 1;
+        self.placing = true;
+        self.actions.push(Action::Place);
+    }
+
+    /// The edge has left before its successor was live.
+    fn left_early(&mut self) {
+        if self.status == Status::Active {
+            let sought = self.placing || matches!(self.wait, Some((Wait::Retry, _)));
+            self.status = if sought { Status::Placing } else { Status::Connecting };
+        }
     }
 
     fn place_again(&mut self, now: Instant) {
@@ -327,7 +405,7 @@ mod tests {
         assert_eq!(l.status(), Status::Connecting);
         l.handle_opened(Epoch(1));
         assert_eq!(l.poll_timeout(), None);
-        l.handle_edge_state(Epoch(1), EdgeState::Live, None);
+        l.handle_edge_state(Epoch(1), EdgeState::Live, None, now);
         assert_eq!(l.status(), Status::Active);
         l
     }
@@ -356,9 +434,9 @@ mod tests {
         l.handle_edge_down(now);
         assert_eq!(actions(&mut l), [Action::Place]);
         l.handle_assigned(Epoch(2), now);
-        l.handle_edge_state(Epoch(1), EdgeState::Live, None);
+        l.handle_edge_state(Epoch(1), EdgeState::Live, None, now);
         assert_eq!(l.status(), Status::Connecting, "that was the old edge");
-        l.handle_edge_state(Epoch(2), EdgeState::Live, None);
+        l.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
         l.handle_closed(Epoch(2), CloseReason::Drain, now);
         assert_eq!((l.status(), actions(&mut l)), (Status::Placing, vec![Action::Place]));
         let mut now = now;
@@ -378,7 +456,7 @@ mod tests {
         let now = Instant::now();
         let mut l = active(now);
         l.handle_backlog(1, 1, now);
-        l.handle_edge_state(Epoch(1), EdgeState::Failed, Some("relay gone".into()));
+        l.handle_edge_state(Epoch(1), EdgeState::Failed, Some("relay gone".into()), now);
         l.handle_closed(Epoch(1), CloseReason::Failed, now);
         assert_eq!(l.status(), Status::Finishing);
         l.handle_timeout(now + Duration::from_secs(6));
@@ -411,13 +489,77 @@ mod tests {
         assert_eq!(l.status(), Status::Failed);
     }
 
+    fn handing_over(now: Instant) -> Lifecycle {
+        let mut l = active(now);
+        l.handle_hand_over(Epoch(1), now);
+        l.handle_hand_over(Epoch(1), now);
+        assert_eq!((l.status(), l.capturing(), actions(&mut l)), (Status::Active, Some(Epoch(1)), vec![Action::Place]));
+        l
+    }
+
+    #[test]
+    fn an_edge_that_hands_over_is_dismissed_when_its_successor_is_live() {
+        let now = Instant::now();
+        let mut l = handing_over(now);
+        l.handle_assigned(Epoch(2), now);
+        l.handle_opened(Epoch(2));
+        assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(1)), vec![]));
+        l.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
+        assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(2)), vec![Action::Dismiss(Epoch(1))]));
+        l.handle_closed(Epoch(1), CloseReason::Drain, now);
+        assert_eq!((l.status(), l.poll_timeout(), actions(&mut l)), (Status::Active, None, vec![]));
+    }
+
+    #[test]
+    fn a_successor_that_fails_is_succeeded_while_the_first_goes_on() {
+        let now = Instant::now();
+        let mut l = handing_over(now);
+        l.handle_unplaced(Epoch(2), Unplaced { code: "no_edge", detail: "none".into(), retry: true }, now);
+        l.handle_timeout(now + Duration::from_secs(3));
+        l.handle_assigned(Epoch(3), now);
+        l.handle_edge_state(Epoch(3), EdgeState::Failed, None, now);
+        assert_eq!((l.status(), l.capturing()), (Status::Active, Some(Epoch(1))));
+        assert_eq!(actions(&mut l), [Action::Place, Action::Place]);
+        l.handle_assigned(Epoch(4), now);
+        l.handle_edge_down(now);
+        assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(1)), vec![Action::Place]));
+    }
+
+    #[test]
+    fn an_edge_that_leaves_before_its_successor_is_live_leaves_the_meeting_without_one() {
+        let now = Instant::now();
+        let mut early = handing_over(now);
+        early.handle_closed(Epoch(1), CloseReason::Drain, now);
+        assert_eq!((early.status(), early.capturing()), (Status::Placing, None));
+        let mut joining = handing_over(now);
+        joining.handle_assigned(Epoch(2), now);
+        joining.handle_closed(Epoch(1), CloseReason::Drain, now);
+        assert_eq!(joining.status(), Status::Connecting);
+        joining.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
+        assert_eq!(joining.status(), Status::Active);
+        let mut silent = handing_over(now);
+        silent.handle_assigned(Epoch(2), now);
+        silent.handle_opened(Epoch(2));
+        silent.handle_timeout(now + LEAVING);
+        assert_eq!((silent.status(), silent.leaving()), (Status::Connecting, None));
+    }
+
+    #[test]
+    fn a_meeting_that_ends_during_a_hand_over_is_left_by_both() {
+        let now = Instant::now();
+        let mut l = handing_over(now);
+        l.handle_assigned(Epoch(2), now);
+        l.handle_stop(now);
+        assert_eq!(actions(&mut l), [Action::Dismiss(Epoch(1)), Action::Leave]);
+    }
+
     #[test]
     fn after_a_restart_the_edge_is_given_time_to_come_back() {
         let now = Instant::now();
-        let mut l = Lifecycle::resumed(Status::Active, Epoch(4), 0, now);
+        let mut l = Lifecycle::resumed(Status::Active, Epoch(4), None, 0, now);
         l.handle_opened(Epoch(4));
         assert_eq!((l.status(), l.poll_timeout()), (Status::Active, None));
-        let mut lost = Lifecycle::resumed(Status::Active, Epoch(4), 0, now);
+        let mut lost = Lifecycle::resumed(Status::Active, Epoch(4), None, 0, now);
         lost.handle_timeout(now + Duration::from_secs(15));
         assert_eq!(actions(&mut lost), [Action::Place]);
     }

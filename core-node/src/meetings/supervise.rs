@@ -34,7 +34,7 @@ use crate::{
     lock,
     log::LogClosed,
     meeting::{Meeting, Notice, wall},
-    record::{Gap, GapReason, MAX_GAPS, Status},
+    record::{Gap, GapReason, MAX_GAPS, MeetingRecord, Owner, Status},
     replicate::sender::Replicator,
 };
 
@@ -79,32 +79,31 @@ impl Supervisor {
                     if self.note_gap(&notice).await.is_err() {
                         return;
                     }
-                    self.handle_notice(notice);
+                    self.handle_notice(notice).await;
                 }
                 () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
                     self.lifecycle.handle_timeout(Instant::now());
                 }
                 () = lease_end(&self.meeting) => self.handle_lease(),
-                Ok(()) = self.members.changed() => self.handle_members(),
+                Ok(()) = self.members.changed() => self.handle_members().await,
                 () = self.meeting.progressed() => {}
                 placed = placed(&mut self.placing) => self.handle_placed(placed).await,
             }
         }
     }
 
-    /// Gaps begin when the edge or its relay is lost, and end when an edge is live again.
+    /// Gaps begin when the edge that captures or its relay is lost, and end when an edge is live again.
     async fn note_gap(&mut self, notice: &Notice) -> Result<(), LogClosed> {
-        let captures = self.lifecycle.status() == Status::Active;
-        let newest = self.meeting.record().epoch;
+        let captures = |epoch: &Epoch| self.lifecycle.capturing() == Some(*epoch);
         match notice {
-            Notice::State(epoch, EdgeState::Live, _) if *epoch == newest => self.end_gap().await?,
-            Notice::State(epoch, EdgeState::Reconnecting, _) if *epoch == newest && captures => {
+            Notice::State(epoch, EdgeState::Live, _) if *epoch == self.lifecycle.epoch() => self.end_gap().await?,
+            Notice::State(epoch, EdgeState::Reconnecting, _) if captures(epoch) => {
                 self.begin_gap(GapReason::RelayLost, wall());
             }
-            Notice::Closed(epoch, CloseReason::Drain) if *epoch == newest && captures => {
+            Notice::Closed(epoch, CloseReason::Drain) if captures(epoch) => {
                 self.begin_gap(GapReason::EdgeLeft, wall());
             }
-            Notice::Closed(epoch, CloseReason::LeaseOver) if *epoch == newest && captures => {
+            Notice::Closed(epoch, CloseReason::LeaseOver) if captures(epoch) => {
                 self.begin_gap(GapReason::EdgeLost, self.meeting.heard_at());
             }
             _ => {}
@@ -134,15 +133,28 @@ impl Supervisor {
         self.meeting.publisher.gap(gap, keep).await
     }
 
-    fn handle_notice(&mut self, notice: Notice) {
+    async fn handle_notice(&mut self, notice: Notice) {
         let now = Instant::now();
         match notice {
             Notice::Opened(epoch) => self.lifecycle.handle_opened(epoch),
-            Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail),
+            Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail, now),
             Notice::Closed(epoch, reason) => self.lifecycle.handle_closed(epoch, reason, now),
-            Notice::HandOver(_) => {}
+            Notice::HandOver(epoch) => self.hand_over(epoch, now).await,
             Notice::Stop => self.lifecycle.handle_stop(now),
         }
+    }
+
+    /// The edge captures on while its successor is sought. Its lease ends here, so that another may be granted.
+    async fn hand_over(&mut self, epoch: Epoch, now: Instant) {
+        if self.lifecycle.capturing() != Some(epoch) || self.lifecycle.leaving().is_some() {
+            return;
+        }
+        let Some(owner) = self.meeting.owner(epoch) else { return };
+        tracing::info!(edge = %owner.edge, epoch = epoch.0, "the edge is going away: a successor is sought");
+        metrics::counter!("nearfield_core_hand_overs_total").increment(1);
+        // An error ends the node.
+        let _ = self.meeting.hand_over(&owner.edge, epoch).await;
+        self.lifecycle.handle_hand_over(epoch, now);
     }
 
     /// A silent edge is replaced as soon as it can own the meeting no more, whatever membership thinks of it.
@@ -160,8 +172,11 @@ impl Supervisor {
         }
     }
 
-    fn handle_members(&mut self) {
+    async fn handle_members(&mut self) {
         let Some(owner) = self.meeting.owner(self.lifecycle.epoch()) else { return };
+        if self.is_draining(&owner) {
+            self.hand_over(self.lifecycle.epoch(), Instant::now()).await;
+        }
         if owner.leased && lock(&self.meeting.grantor).is_leased(Instant::now()) {
             return;
         }
@@ -177,15 +192,24 @@ impl Supervisor {
         }
     }
 
+    /// By gossip, where it does not say so itself: it is of version 1, or its link is down.
+    fn is_draining(&self, owner: &Owner) -> bool {
+        let members = self.members.borrow();
+        let member = members.iter().find(|m| m.identity.node == owner.edge);
+        member.and_then(|m| m.report.as_ref()).is_some_and(|report| report.draining)
+    }
+
     async fn handle_placed(&mut self, placed: Result<Epoch, (Epoch, Unplaced)>) {
         self.placing = None;
         let now = Instant::now();
         match placed {
             Ok(epoch) => {
                 self.lifecycle.handle_assigned(epoch, now);
-                self.end_before(epoch).await;
+                if self.lifecycle.leaving().is_none() {
+                    self.end_before(epoch).await;
+                }
                 self.owner_seen = false;
-                self.handle_members();
+                self.handle_members().await;
             }
             Err((epoch, why)) => {
                 tracing::warn!(code = why.code, detail = why.detail, "not placed");
@@ -212,13 +236,17 @@ impl Supervisor {
         while let Some(action) = self.lifecycle.poll_action() {
             match action {
                 Action::Place => {
-                    let (placer, meeting, wanted) = (self.placer.clone(), self.meeting.clone(), self.wanted.clone());
+                    let (placer, meeting, mut wanted) =
+                        (self.placer.clone(), self.meeting.clone(), self.wanted.clone());
+                    let leaving = self.lifecycle.leaving().and_then(|epoch| meeting.owner(epoch));
+                    wanted.policy.without.extend(leaving.map(|owner| owner.edge));
                     // The record may know of a later try than the lifecycle.
                     let term = meeting.replication.see(Replicator::term);
                     let after = self.lifecycle.epoch().max(meeting.record().epoch).max(Epoch::of(term, 0));
                     self.placing = Some(Box::pin(async move { placer.place(&meeting, wanted, after).await }));
                 }
-                Action::Leave => self.leave().await,
+                Action::Leave => self.leave(self.lifecycle.epoch()).await,
+                Action::Dismiss(former) => self.dismiss(former).await?,
                 Action::Seal => self.meeting.seal_below(Epoch(self.lifecycle.epoch().0 + 1)).await,
             }
         }
@@ -230,11 +258,25 @@ impl Supervisor {
         self.tell().await
     }
 
+    /// A successor is live: what the edge captures from now on is not wanted.
+    async fn dismiss(&mut self, former: Epoch) -> Result<(), LogClosed> {
+        let now = wall();
+        let end = |record: &mut MeetingRecord| {
+            if let Some(owner) = record.owners.get_mut(&former.0) {
+                owner.until.get_or_insert(now);
+            }
+        };
+        self.meeting.update_here(end).await?;
+        self.leave(former).await;
+        self.end_before(self.lifecycle.epoch()).await;
+        Ok(())
+    }
+
     /// Tells the edge twice: in order with its speech, and, should that link be down, by request.
-    async fn leave(&mut self) {
+    async fn leave(&mut self, epoch: Epoch) {
         let meeting = self.meeting.id;
-        self.meeting.tell_edge(self.lifecycle.epoch(), ToLink::Leave { meeting }).await;
-        let Some(owner) = self.meeting.owner(self.lifecycle.epoch()) else { return };
+        self.meeting.tell_edge(epoch, ToLink::Leave { meeting }).await;
+        let Some(owner) = self.meeting.owner(epoch) else { return };
         let mesh = self.placer.mesh.clone();
         tokio::spawn(async move {
             if let Err(error) = mesh.request(&owner.edge, &Request::Release { meeting }).await {
