@@ -9,7 +9,7 @@
 //! 4. [`utterance`] joins spurts that continue each other and decodes them.
 //! 5. [`scribe`] has each utterance transcribed by [`transcribe`], partials and finals.
 //! 6. [`transcript`] gives the words their id, revision, number and time.
-//! 7. [`publish`] stores finals, sends all to who listens; then the spurt is *done*.
+//! 7. [`turns`] puts each speaker's finals in order; [`publish`] stores them, sends all to who listens; then the spurt is *done*.
 //! 8. [`api`] answers the world.
 //!
 //! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it.
@@ -31,6 +31,7 @@ pub mod scribe;
 pub mod store;
 pub mod transcribe;
 pub mod transcript;
+pub mod turns;
 pub mod utterance;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

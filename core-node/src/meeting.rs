@@ -35,6 +35,7 @@ use crate::{
     replicate::{entry::Entry, handle::Replication},
     store::{Chunk, Op, SpurtRecord, Store},
     transcript::{Speaker, timestamp},
+    turns::Turns,
     utterance::Heard,
 };
 
@@ -85,6 +86,8 @@ pub struct Meeting {
     record: Mutex<MeetingRecord>,
     participants: Mutex<BTreeMap<ParticipantId, Participant>>,
     ingest: Mutex<Ingest>,
+    /// In which order its finals go out.
+    pub turns: Mutex<Turns>,
     /// Held while events leave `ingest`, so that they arrive in order.
     events: tokio::sync::Mutex<()>,
     /// By epoch: an edge whose epoch is over may still bring what it kept.
@@ -112,6 +115,8 @@ pub struct Parts {
     pub participants: Vec<Participant>,
     /// Its intake.
     pub ingest: Ingest,
+    /// What of it is not done.
+    pub turns: Turns,
     /// Its leases.
     pub grantor: Grantor,
     /// Its standby.
@@ -142,6 +147,7 @@ impl Meeting {
             record: Mutex::new(parts.record),
             participants: Mutex::new(participants),
             ingest: Mutex::new(parts.ingest),
+            turns: Mutex::new(parts.turns),
             events: tokio::sync::Mutex::default(),
             links: Mutex::default(),
             grantor: Mutex::new(parts.grantor),
@@ -439,6 +445,9 @@ impl Meeting {
     }
 
     fn op(&self, append: Append, received: Micros) -> Op {
+        if let Some((captured, _)) = append.opened {
+            lock(&self.turns).begin(&append.key, captured);
+        }
         let opened = append.opened.map(|(captured, trace)| SpurtRecord { captured, trace, done: None });
         let chunk = Chunk::new(append.items, append.end, received);
         Op::Append { meeting: self.id, key: append.key, first: append.first, chunk, opened }
@@ -448,6 +457,7 @@ impl Meeting {
     pub async fn handle_done(&self, spurts: &[SpurtKey]) {
         for key in spurts {
             lock(&self.ingest).handle_done(key);
+            lock(&self.turns).end(key);
             self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key: key.clone() }).await;
         }
         self.room.notify_waiters();

@@ -51,6 +51,7 @@ use crate::{
     store::{Op, Store, StoreError},
     transcribe::pool::Pool,
     transcript::Transcript,
+    turns::Turns,
 };
 
 /// What was heard and waits for the scribe; when full, spurt streams wait.
@@ -211,8 +212,8 @@ impl Meetings {
         }
         self.check(&spec)?;
         let record = new_record(spec, trace, idempotency);
-        let ingest = Ingest::new(self.settings.intake);
-        let (meeting, start) = self.assemble(record.clone(), vec![], ingest, Grantor::new(Term(1)), vec![], 1);
+        let intake = (Ingest::new(self.settings.intake), Turns::default());
+        let (meeting, start) = self.assemble(record.clone(), vec![], intake, Grantor::new(Term(1)), vec![], 1);
         self.insert(&meeting, &record)?;
         if let Err(error) = self.log.write(Op::Meeting(Box::new(record.clone()))).await {
             lock(&self.live).remove(&record.id);
@@ -357,7 +358,11 @@ impl Meetings {
 
     fn take_up(self: &Arc<Self>, record: MeetingRecord) -> Result<(), StoreError> {
         let mut ingest = Ingest::new(self.settings.intake);
-        for spurt in self.store.spurts(record.id)? {
+        let mut turns = Turns::default();
+        for (captured, spurt) in self.store.held(record.id)? {
+            if !spurt.done {
+                turns.begin(&spurt.key, captured);
+            }
             ingest.restore(spurt);
         }
         let undone = ingest.undone();
@@ -373,7 +378,7 @@ impl Meetings {
         // An edge that knows no leases renews none.
         let longest = if record.owner().is_some_and(|o| o.leased) { LEASE_MAX } else { Duration::ZERO };
         let grantor = Grantor::resumed(record.serving.term, owner, longest, Instant::now());
-        let (meeting, start) = self.assemble(record, participants, ingest, grantor, finals, next_seq);
+        let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantor, finals, next_seq);
         lock(&self.live).insert(meeting.id, meeting.clone());
         self.launch(meeting, lifecycle, start);
         Ok(())
@@ -383,7 +388,7 @@ impl Meetings {
         &self,
         record: MeetingRecord,
         participants: Vec<Participant>,
-        ingest: Ingest,
+        (ingest, turns): (Ingest, Turns),
         grantor: Grantor,
         finals: Vec<uuid::Uuid>,
         next_seq: u64,
@@ -395,8 +400,20 @@ impl Meetings {
         let (store, log, stop) = (self.store.clone(), self.log.clone(), self.stop.child_token());
         let (feed, shipped) = (store.clone(), replication.clone());
         let publisher = Publisher::new(record.id, transcript, &record.gaps, feed, log.clone(), shipped);
-        let parts =
-            Parts { record, participants, ingest, grantor, replication, stop, publisher, store, log, heard, notices };
+        let parts = Parts {
+            record,
+            participants,
+            ingest,
+            turns,
+            grantor,
+            replication,
+            stop,
+            publisher,
+            store,
+            log,
+            heard,
+            notices,
+        };
         let meeting = Meeting::new(parts);
         (Arc::new(meeting), Ends { heard: heard_end, notices: notices_end })
     }

@@ -12,21 +12,19 @@ use std::{
 };
 
 use mesh::{clock::Micros, wire::spurt::EdgeStages};
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep_until},
-};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
     key::SpurtKey,
+    lock,
     log::LogClosed,
     meeting::{Meeting, wall},
     store::{Store, StoreError},
     transcribe::{Clip, Text, TranscribeError, pool::Pool},
     transcript::Draft,
+    turns::HOLD,
     utterance::{Decoded, Heard, Joiner, Utterance},
 };
 
@@ -58,16 +56,17 @@ pub async fn run(
     mut heard: mpsc::Receiver<Heard>,
     stop: CancellationToken,
 ) {
-    let mut ticks = interval(settings.interim.unwrap_or(Duration::from_secs(3600)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut scribe = Scribe::new(meeting, pool, settings);
     loop {
         scribe.start_finals();
-        let timeout = scribe.joiner.poll_timeout();
+        scribe.publish_due(Instant::now());
+        let timeout = scribe.poll_timeout();
+        let partial = scribe.partial_due();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             Some(result) = scribe.finals.join_next() => scribe.final_ended(result),
+            Some(_) = scribe.publishing.join_next() => {}
             next = heard.recv() => match next {
                 Some(heard) => scribe.hear(heard),
                 None => return,
@@ -76,7 +75,9 @@ pub async fn run(
                 scribe.joiner.handle_timeout(Instant::now());
             }
             Some(_) = scribe.partials.join_next() => {}
-            _ = ticks.tick(), if scribe.settings.interim.is_some() => scribe.start_partials(),
+            () = sleep_until(partial.unwrap_or_else(Instant::now).into()), if partial.is_some() => {
+                scribe.start_partials(Instant::now());
+            }
         }
     }
 }
@@ -87,8 +88,15 @@ struct Scribe {
     settings: Settings,
     joiner: Joiner,
     waiting: VecDeque<Utterance>,
-    finals: JoinSet<()>,
+    finals: JoinSet<Option<Finished>>,
+    /// Finals whose speaker said something before that has no words yet.
+    held: Vec<Finished>,
+    publishing: JoinSet<()>,
     partials: JoinSet<()>,
+    /// When the next partial may be made.
+    next_partial: Instant,
+    /// Something has come in since one was last thought of.
+    grown: bool,
     /// How much of each growing utterance was in its last partial.
     partial_lengths: BTreeMap<SpurtKey, Duration>,
     media: BTreeMap<SpurtKey, Duration>,
@@ -104,7 +112,11 @@ impl Scribe {
             joiner: Joiner::default(),
             waiting: VecDeque::new(),
             finals: JoinSet::new(),
+            held: vec![],
+            publishing: JoinSet::new(),
             partials: JoinSet::new(),
+            next_partial: Instant::now(),
+            grown: false,
             partial_lengths: BTreeMap::new(),
             media: BTreeMap::new(),
             durable: BTreeMap::new(),
@@ -115,6 +127,7 @@ impl Scribe {
         let now = Instant::now();
         match heard {
             Heard::Progress { key, media, durable } => {
+                self.grown = true;
                 self.joiner.handle_progress(&key, media, now);
                 // A trailer alone adds nothing: the stamp stays that of the last frame.
                 if self.media.insert(key.clone(), media) != Some(media) {
@@ -146,26 +159,76 @@ impl Scribe {
         }
     }
 
-    fn final_ended(&self, result: Result<(), tokio::task::JoinError>) {
-        if let Err(error) = result {
-            tracing::error!(meeting = %self.meeting.id, %error, "a final was abandoned; its speech stays stored");
+    fn final_ended(&mut self, result: Result<Option<Finished>, tokio::task::JoinError>) {
+        match result {
+            Ok(finished) => self.held.extend(finished),
+            Err(error) => {
+                tracing::error!(meeting = %self.meeting.id, %error, "a final was abandoned; its speech stays stored");
+            }
         }
     }
 
-    /// One partial at a time for a meeting: what is behind is better served by the next.
-    fn start_partials(&mut self) {
-        if !self.partials.is_empty() {
-            return;
+    /// Publishes the finals whose turn it is, and those that have waited for too long.
+    fn publish_due(&mut self, now: Instant) {
+        let is_due = |finished: &mut Finished| {
+            let next = lock(&self.meeting.turns).is_next(&finished.job.utterance.spurts);
+            if !next && finished.since + HOLD <= now {
+                metrics::counter!("nearfield_core_finals_out_of_order_total").increment(1);
+            }
+            next || finished.since + HOLD <= now
+        };
+        for finished in self.held.extract_if(.., is_due) {
+            self.publishing.spawn(finished.publish().in_current_span());
         }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let held = self.held.iter().map(|finished| finished.since + HOLD);
+        self.joiner.poll_timeout().into_iter().chain(held).min()
+    }
+
+    /// When a partial is to be made of what has come in.
+    fn partial_due(&self) -> Option<Instant> {
+        let wanted = self.settings.interim.is_some() && self.grown && self.partials.is_empty();
+        wanted.then_some(self.next_partial)
+    }
+
+    /// One partial at a time for a meeting: what is behind is better served by the next.
+    fn start_partials(&mut self, now: Instant) {
+        self.grown = false;
         let behind = self.joiner.growing().into_iter().filter_map(|utterance| {
             let length: Duration = utterance.spurts.iter().filter_map(|key| self.media.get(key)).sum();
             let last = self.partial_lengths.get(utterance.key()).copied().unwrap_or_default();
             (length >= last + PARTIAL_STEP).then_some((length - last, length, utterance))
         });
         let Some((_, length, utterance)) = behind.max_by_key(|(new, _, _)| *new) else { return };
+        self.next_partial = now + self.settings.interim.unwrap_or_default();
         self.partial_lengths.insert(utterance.key().clone(), length);
         let job = Job { meeting: self.meeting.clone(), utterance, language: self.settings.language.clone() };
         self.partials.spawn(job.make_partial(self.pool.clone()));
+    }
+}
+
+/// The words of an utterance, before anybody may see them.
+struct Finished {
+    job: Job,
+    draft: Draft,
+    since: Instant,
+}
+
+impl Finished {
+    async fn publish(self) {
+        let Self { job, draft, .. } = self;
+        let spoken = draft.captured.plus(draft.length);
+        match job.meeting.publisher.finish(draft, job.utterance.spurts.clone()).await {
+            Ok(Some(_)) => {
+                metrics::counter!("nearfield_core_segments_final_total").increment(1);
+                metrics::histogram!("nearfield_core_word_delay_seconds").record(wall().since(spoken).as_secs_f64());
+            }
+            Ok(None) => metrics::counter!("nearfield_core_utterances_silent_total").increment(1),
+            Err(LogClosed) => return,
+        }
+        job.meeting.handle_done(&job.utterance.spurts).await;
     }
 }
 
@@ -186,21 +249,12 @@ struct Sound {
 }
 
 impl Job {
-    async fn make_final(self, pool: Pool, durable: Option<Micros>) {
-        let Some(sound) = self.load().await else { return };
+    async fn make_final(self, pool: Pool, durable: Option<Micros>) -> Option<Finished> {
+        let sound = self.load().await?;
         metrics::counter!("nearfield_core_decode_bad_packets_total").increment(sound.bad_packets);
-        let Some(text) = self.transcribe(&pool, &sound).await else { return };
+        let text = self.transcribe(&pool, &sound).await?;
         let draft = self.draft(&sound, text, durable.unwrap_or(sound.received));
-        let spoken = draft.captured.plus(draft.length);
-        match self.meeting.publisher.finish(draft, self.utterance.spurts.clone()).await {
-            Ok(Some(_)) => {
-                metrics::counter!("nearfield_core_segments_final_total").increment(1);
-                metrics::histogram!("nearfield_core_word_delay_seconds").record(wall().since(spoken).as_secs_f64());
-            }
-            Ok(None) => metrics::counter!("nearfield_core_utterances_silent_total").increment(1),
-            Err(LogClosed) => return,
-        }
-        self.meeting.handle_done(&self.utterance.spurts).await;
+        Some(Finished { job: self, draft, since: Instant::now() })
     }
 
     async fn make_partial(self, pool: Pool) {

@@ -116,7 +116,18 @@ impl Lifecycle {
     }
 
     fn at(status: Status, epoch: Epoch) -> Self {
-        Self { status, epoch, leaving: None, wait: None, placing: false, placements: 0, edge_gone: false, undone: 0, failure: None, actions: vec![] }
+        Self {
+            status,
+            epoch,
+            leaving: None,
+            wait: None,
+            placing: false,
+            placements: 0,
+            edge_gone: false,
+            undone: 0,
+            failure: None,
+            actions: vec![],
+        }
     }
 
     /// Where it stands.

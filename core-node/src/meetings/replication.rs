@@ -177,6 +177,7 @@ impl Pairing {
 
     fn handle_members(&mut self) {
         let members = self.members.borrow_and_update().clone();
+        self.avoided.forget_absent(&members);
         let Some(core) = self.meeting.replication.see(|m| m.other().cloned()) else { return };
         let is_fit = members.iter().any(|m| m.identity.node == core && fit(m, self.regions.as_ref()));
         if !is_fit {

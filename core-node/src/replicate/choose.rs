@@ -24,6 +24,11 @@ impl Avoided {
         self.0.insert(core, now + AVOID);
     }
 
+    /// A core that is not among `members` is another when it comes back: it may be chosen at once.
+    pub fn forget_absent(&mut self, members: &[Member]) {
+        self.0.retain(|core, _| members.iter().any(|m| m.identity.node == *core));
+    }
+
     /// Returns when a core may be chosen again that may not be now; never, if there is none.
     pub async fn wait(&self) {
         match self.0.values().min() {

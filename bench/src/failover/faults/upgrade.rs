@@ -33,7 +33,12 @@ pub(super) async fn bring_up_to_date(stage: &mut Stage, times: Times, say: &dyn 
     for node in old {
         restart(stage, &node, true, &mut broken, say).await?;
     }
-    let after = versions(stage).await?;
+    let begun = now();
+    let mut after = versions(stage).await?;
+    while after.len() > 1 && now().since(begun) < SEEN {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        after = versions(stage).await?;
+    }
     broken.must(after.len() == 1, || format!("there is still not one version but {after:?}"));
     note_end(stage, &mut broken, times);
     Ok(broken)
