@@ -8,7 +8,7 @@ use mesh::wire::{
 };
 
 use crate::{
-    fakes::{ALIAS, ALICE, Core, Edge},
+    fakes::{ALIAS, ALICE, Core, Edge, next},
     publish::What,
     record::CoreRole,
     replicate::sender::Replicator,
@@ -24,16 +24,6 @@ struct Pair {
 
 fn done(spurt: u32) -> ToEdge {
     ToEdge::Done { alias: ALIAS, participant: ALICE, spurt: SpurtNo(spurt) }
-}
-
-/// The next message that is neither *durable* nor of the standby.
-async fn next(edge: &mut Edge) -> ToEdge {
-    loop {
-        let message = edge.next_but_durable().await;
-        if !matches!(message, ToEdge::Standby { .. }) {
-            return message;
-        }
-    }
 }
 
 /// A meeting at the first core, with the second as its standby and an edge that knows.
@@ -66,7 +56,8 @@ async fn what_was_said_before_a_takeover_is_there_after_it_once_and_numbers_go_o
     let mut moved = second.connect("edge-a").await;
     second.serve(&moved, meeting, Epoch(1), Term(2)).await;
     second.spurt(&moved, 0, 50, 0, false).await;
-    assert_eq!(next(&mut moved).await, done(0), "it had its words already");
+    let done_to = ToEdge::DoneTo { alias: ALIAS, participant: ALICE, spurt: SpurtNo(0), items: 50 };
+    assert_eq!(next(&mut moved).await, done_to, "it had its words already");
     second.spurt(&moved, 1, 100, 0, false).await;
     assert_eq!(next(&mut moved).await, done(1));
     let segments = second.meetings.store().segments(meeting, 0).unwrap();

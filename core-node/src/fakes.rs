@@ -313,6 +313,16 @@ impl Edge {
     }
 }
 
+/// The next message that is neither *durable* nor of the standby.
+pub(crate) async fn next(edge: &mut Edge) -> ToEdge {
+    loop {
+        let message = edge.next_but_durable().await;
+        if !matches!(message, ToEdge::Standby { .. }) {
+            return message;
+        }
+    }
+}
+
 pub(crate) fn spec() -> Spec {
     Spec {
         source: Source::Whep { url: "http://relay.example:8889/room/whep".into(), token: None, participants: vec![] },

@@ -215,6 +215,8 @@ pub struct Ingest {
     limits: Limits,
     spurts: BTreeMap<SpurtKey, Spurt>,
     done: BTreeMap<(Epoch, ParticipantId), DoneSet>,
+    /// Done spurts of which the edge may have more, and how many items the words were made of.
+    short: BTreeMap<SpurtKey, u32>,
     sealed_below: Epoch,
     counts: Counts,
     events: VecDeque<Event>,
@@ -258,6 +260,8 @@ impl Ingest {
         if spurt.done {
             self.counts.spurts_done += 1;
             self.done_set(&spurt.key).insert(spurt.key.spurt.0);
+            // Whether it had its trailer is not remembered.
+            self.short.insert(spurt.key, spurt.items);
             return;
         }
         let held = Spurt {
@@ -324,7 +328,7 @@ impl Ingest {
         if !self.done.contains_key(&speaker) && self.done.len() >= self.limits.participants {
             return Err(Refusal::TooManyParticipants(self.limits.participants));
         }
-        if key.spurt.0 >= self.done_set(key).below.saturating_add(SPURTS_AHEAD) {
+        if key.spurt.counted() >= self.done_set(key).below.saturating_add(SPURTS_AHEAD) {
             return Err(Refusal::TooFarAhead(key.spurt.0));
         }
         let of_speaker = key.with_spurt(SpurtNo(0))..=key.with_spurt(SpurtNo(u32::MAX));
@@ -377,10 +381,18 @@ impl Ingest {
 
     /// The words of a spurt are published and stored.
     pub fn handle_done(&mut self, key: &SpurtKey) {
-        if self.spurts.remove(key).is_some() {
+        if let Some(spurt) = self.spurts.remove(key) {
+            if spurt.end.is_none() {
+                self.short.insert(key.clone(), spurt.logged);
+            }
             self.counts.spurts_done += 1;
             self.done_set(key).insert(key.spurt.0);
         }
+    }
+
+    /// How many items the words of a done spurt were made of, if the edge may have more.
+    pub fn done_to(&self, key: &SpurtKey) -> Option<u32> {
+        self.short.get(key).copied()
     }
 
     /// Epochs below `epoch` are over: their open spurts end where they are, and no new one is taken.

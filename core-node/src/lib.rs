@@ -46,4 +46,6 @@ mod failover_tests;
 #[cfg(test)]
 mod fakes;
 #[cfg(test)]
+mod leaving_tests;
+#[cfg(test)]
 mod tests;

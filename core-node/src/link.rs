@@ -37,6 +37,8 @@ pub enum ToLink {
         meeting: MeetingId,
         /// The spurt.
         key: SpurtKey,
+        /// Of how many items they are made, if the edge may have more.
+        items: Option<u32>,
     },
     /// The edge is to leave a meeting.
     Leave {
@@ -249,12 +251,15 @@ impl Acks {
                 Some(name) => self.durable(name, upto, now),
                 None => vec![],
             },
-            ToLink::Done { meeting, key } => {
+            ToLink::Done { meeting, key, items } => {
                 let Some(name) = aliases.names(meeting, &key) else { return vec![] };
                 self.pending.remove(&name);
                 self.sent.remove(&name);
                 let (alias, participant, spurt) = name;
-                vec![ToEdge::Done { alias, participant, spurt }]
+                vec![match items {
+                    Some(items) => ToEdge::DoneTo { alias, participant, spurt, items },
+                    None => ToEdge::Done { alias, participant, spurt },
+                }]
             }
             ToLink::Leave { meeting } => aliases.say(meeting, |alias| ToEdge::Leave { alias }),
             ToLink::Standby { meeting, core } => aliases.say(meeting, |alias| ToEdge::Standby { alias, core }),
@@ -335,11 +340,12 @@ mod tests {
     fn done_goes_out_at_once_and_takes_its_durable_along() {
         let (aliases, now, mut acks) = (aliases(), Instant::now(), Acks::default());
         acks.handle(durable(4), &aliases, now);
-        let done = acks.handle(ToLink::Done { meeting: MEETING, key: key(2, 0) }, &aliases, now);
+        let done = acks.handle(ToLink::Done { meeting: MEETING, key: key(2, 0), items: None }, &aliases, now);
         let want = ToEdge::Done { alias: MeetingAlias(7), participant: ParticipantAlias(3), spurt: SpurtNo(0) };
         assert_eq!(done, [want]);
         assert_eq!(acks.handle_timeout(now + ACK_DELAY), []);
-        assert_eq!(acks.handle(ToLink::Done { meeting: MEETING, key: key(1, 0) }, &aliases, now), [], "old epoch");
+        let old = ToLink::Done { meeting: MEETING, key: key(1, 0), items: None };
+        assert_eq!(acks.handle(old, &aliases, now), [], "old epoch");
     }
 
     #[test]

@@ -458,10 +458,16 @@ impl Meeting {
         for key in spurts {
             lock(&self.ingest).handle_done(key);
             lock(&self.turns).end(key);
-            self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key: key.clone() }).await;
+            self.tell_done(key).await;
         }
         self.room.notify_waiters();
         self.progress.notify_one();
+    }
+
+    async fn tell_done(&self, key: &SpurtKey) {
+        let leased = self.owner(key.epoch).is_some_and(|owner| owner.leased);
+        let items = lock(&self.ingest).done_to(key).filter(|_| leased);
+        self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key: key.clone(), items }).await;
     }
 
     /// Epochs below `epoch` are over.
@@ -493,9 +499,7 @@ impl Meeting {
                     self.hear(Heard::Whole { key, continues, media }).await;
                     self.progress.notify_one();
                 }
-                Event::Done { key } => {
-                    self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key }).await;
-                }
+                Event::Done { key } => self.tell_done(&key).await,
             }
         }
     }

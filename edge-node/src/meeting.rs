@@ -358,6 +358,10 @@ impl Meeting {
                 self.progressed = now;
                 self.uplink.handle_done(participant, spurt);
             }
+            ToEdge::DoneTo { participant, spurt, items, .. } if serving => {
+                self.progressed = now;
+                self.uplink.handle_done_to(participant, spurt, items, now);
+            }
             ToEdge::Leave { .. } if serving => {
                 let reason = if self.hand_over.is_some() { CloseReason::Drain } else { CloseReason::Asked };
                 self.leave(reason, now, wall);

@@ -28,7 +28,7 @@ use mesh::{
     },
 };
 
-use crate::spurt::Output;
+use crate::{spurt::Output, toc::packet_duration};
 
 pub mod format;
 pub mod spill;
@@ -108,6 +108,8 @@ pub struct Uplink {
     bytes: usize,
     began: u64,
     overflowed: u64,
+    /// Spurts to be read from disk because the core has made words of a part of them: of how many items.
+    cut: BTreeMap<SpurtKey, u32>,
     spilling: spilling::Spilling,
 }
 
@@ -154,6 +156,7 @@ impl Uplink {
             bytes: 0,
             began: 0,
             overflowed: 0,
+            cut: BTreeMap::new(),
             spilling: spilling::Spilling::default(),
         }
     }
@@ -210,6 +213,18 @@ impl Uplink {
         let key = SpurtKey { participant, spurt };
         if self.spurts.get(&key).is_some_and(|s| s.end.is_some()) {
             self.remove(key);
+        }
+    }
+
+    /// The words of the first `items` items of this spurt are out: what it has beyond is to be sent as its next part.
+    pub fn handle_done_to(&mut self, participant: ParticipantAlias, spurt: SpurtNo, items: u32, now: Instant) {
+        let key = SpurtKey { participant, spurt };
+        let Some(held) = self.spurts.get(&key).filter(|s| s.end.is_some()) else { return };
+        if held.is_evicted() && held.count > items {
+            self.cut.insert(key, items);
+            self.spilling.want(key);
+        } else {
+            self.keep_rest(key, items, now);
         }
     }
 
@@ -332,6 +347,7 @@ impl Uplink {
     fn remove(&mut self, key: SpurtKey) -> Option<Spurt> {
         let spurt = self.spurts.remove(&key)?;
         self.order.remove(&spurt.order);
+        self.cut.remove(&key);
         self.ready.remove(&spurt.order);
         self.bytes -= spurt.bytes;
         self.spilling.handle_removed(key, &spurt);
@@ -342,6 +358,22 @@ impl Uplink {
             self.closing.push_back((key, end));
         }
         Some(spurt)
+    }
+
+    /// Forgets the first `items` items of a spurt that has ended; what is left becomes its next part.
+    fn keep_rest(&mut self, key: SpurtKey, items: u32, now: Instant) {
+        let Some(spurt) = self.remove(key) else { return };
+        let Some((rest, mut end)) = spurt.items.get(items as usize..).zip(spurt.end) else { return };
+        let Some(part) = key.spurt.next_part().filter(|_| !rest.is_empty()) else { return };
+        let rest_key = SpurtKey { spurt: part, ..key };
+        if self.spurts.contains_key(&rest_key) {
+            return;
+        }
+        metrics::counter!("nearfield_edge_spurts_cut_total").increment(1);
+        self.start(rest_key, spurt.captured.plus(length(&spurt.items[..items as usize])), now);
+        rest.iter().for_each(|item| self.append(rest_key, item.clone()));
+        (end.items, end.continues) = (rest.len() as u32, false);
+        self.handle_output(key.participant, Output::End { spurt: part, end }, now);
     }
 
     fn refresh(&mut self, key: SpurtKey) {
@@ -386,6 +418,18 @@ impl Spurt {
             Stream::Ended => None,
         }
     }
+}
+
+/// How long items last; a gap as long as the frame before it.
+fn length(items: &[Item]) -> Duration {
+    let mut slot = Duration::from_millis(20);
+    let lengths = items.iter().map(|item| {
+        if let Item::Frame(packet) = item {
+            slot = packet_duration(packet).unwrap_or(slot);
+        }
+        slot
+    });
+    lengths.sum()
 }
 
 fn cost(item: &Item) -> usize {

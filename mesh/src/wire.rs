@@ -47,6 +47,21 @@ pub struct ParticipantAlias(pub u16);
 #[serde(transparent)]
 pub struct SpurtNo(pub u32);
 
+impl SpurtNo {
+    const PART_SHIFT: u32 = 28;
+
+    /// The number as it was counted: of all parts of one spurt the same.
+    pub fn counted(self) -> u32 {
+        self.0 & ((1 << Self::PART_SHIFT) - 1)
+    }
+
+    /// What is left of this spurt when a core has ended it before its edge did. The same each time it is asked for, so that a
+    /// replay is known as one. `None` after 15 parts.
+    pub fn next_part(self) -> Option<Self> {
+        self.0.checked_add(1 << Self::PART_SHIFT).map(Self)
+    }
+}
+
 /// The fencing epoch of a meeting's ownership: rises by one with each new owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]

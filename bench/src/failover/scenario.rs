@@ -78,7 +78,7 @@ impl Scenario {
             Self::RegionIsolated => lasting(pick(120, 20)),
             Self::Stall => lasting(s(8)),
             Self::BurstyLoss => lasting(pick(30, 10)),
-            Self::RollingRestart => lasting(pick(75, 75)),
+            Self::RollingRestart => lasting(pick(75, 60)),
             Self::MixedVersion => lasting(pick(60, 15)),
             Self::CertificateRotation => lasting(pick(40, 30)),
         }

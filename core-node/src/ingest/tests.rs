@@ -53,6 +53,24 @@ fn a_spurt_is_acknowledged_only_when_it_is_on_disk_and_whole_only_with_its_trail
 }
 
 #[test]
+fn a_spurt_that_was_ended_early_is_done_to_where_it_was_and_its_next_part_is_taken() {
+    let mut ingest = Ingest::new(Limits::default());
+    open(&mut ingest, &key(7), 0).unwrap();
+    let append = ingest.handle_items(&key(7), 0, frames(0..5)).unwrap().unwrap();
+    ingest.handle_logged(append.receipt());
+    ingest.end_open_below(Epoch(2));
+    assert!(matches!(events(&mut ingest)[..], [_, Event::Whole { .. }]));
+    ingest.handle_done(&key(7));
+    assert_eq!((open(&mut ingest, &key(7), 5), ingest.done_to(&key(7))), (Ok(Opened::Done), Some(5)));
+    let rest = key(7).with_spurt(SpurtNo(7).next_part().unwrap());
+    assert_eq!(open(&mut ingest, &rest, 0), Ok(Opened::Ready { next: 0 }));
+    let append = ingest.handle_items(&rest, 0, [frames(5..8), vec![end(3)]].concat()).unwrap().unwrap();
+    ingest.handle_logged(append.receipt());
+    ingest.handle_done(&rest);
+    assert_eq!(ingest.done_to(&rest), None, "it had its trailer");
+}
+
+#[test]
 fn a_replay_of_what_is_done_hears_so_and_costs_nothing() {
     let mut ingest = Ingest::new(Limits::default());
     open(&mut ingest, &key(0), 0).unwrap();

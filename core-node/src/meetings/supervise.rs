@@ -38,8 +38,9 @@ use crate::{
     replicate::sender::Replicator,
 };
 
-/// How long an edge that lost its lease has to bring the rest of what it was sending, before that ends where it is.
-const LATE_GRACE: Duration = Duration::from_secs(10);
+/// How long an edge that lost its lease has to bring the rest of what it was sending, before that ends where it is. What
+/// comes later makes an utterance of its own.
+const LATE_GRACE: Duration = Duration::from_secs(2);
 
 type Placing = Pin<Box<dyn Future<Output = Result<Epoch, (Epoch, Unplaced)>> + Send>>;
 

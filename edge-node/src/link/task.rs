@@ -368,6 +368,7 @@ fn alias_of(message: &ToEdge) -> Option<MeetingAlias> {
     match message {
         ToEdge::Durable { alias, .. }
         | ToEdge::Done { alias, .. }
+        | ToEdge::DoneTo { alias, .. }
         | ToEdge::Refused { alias, .. }
         | ToEdge::Leave { alias }
         | ToEdge::Standby { alias, .. }

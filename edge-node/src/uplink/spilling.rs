@@ -215,6 +215,10 @@ impl Uplink {
         spurt.bytes += bytes;
         self.bytes += bytes;
         self.spilling.loaded = Some(key);
+        if let Some(items) = self.cut.remove(&key) {
+            let since = self.spurts.get(&key).map(|spurt| spurt.since);
+            since.into_iter().for_each(|since| self.keep_rest(key, items, since));
+        }
     }
 
     /// Takes up a spurt that an earlier process has left on disk; in the order in which they were spoken.

@@ -64,6 +64,48 @@ fn uplink() -> (Uplink, Instant) {
 }
 
 #[test]
+fn what_a_core_has_not_made_words_of_is_sent_as_the_next_part_from_memory_and_from_disk() {
+    for evicted in [false, true] {
+        let now = Instant::now();
+        let mut uplink = Uplink::new(Settings { spill: true, ..Settings::default() });
+        speak(&mut uplink, key(0, 3), 10, true, now);
+        uplink.handle_connected(&node(1), now);
+        transmitted(&mut uplink);
+        if evicted {
+            uplink.spill_all();
+            assert!(!uplink.poll_spill(99, now).is_empty());
+            uplink.handle_spilled(true);
+            assert!(uplink.evict_oldest());
+        }
+        uplink.handle_done_to(ParticipantAlias(0), SpurtNo(3), 4, now);
+        if evicted {
+            assert_eq!(uplink.poll_load(), Some(key(0, 3)));
+            uplink.handle_loaded(key(0, 3), (0..10).map(frame).collect());
+        }
+        let rest = key(0, 3 | 1 << 28);
+        // The TOC of these frames says 40 ms.
+        let captured = Micros(7 + 4 * 40_000);
+        let open = uplink.poll_transmit(Micros(99));
+        assert_eq!(open, Some(Transmit::Open { key: rest, offset: 0, captured }), "evicted: {evicted}");
+        assert_eq!(uplink.poll_transmit(Micros(99)), Some(Transmit::Item { key: rest, item: frame(4) }));
+        assert_eq!(transmitted(&mut uplink), ["items 0/268435459 5", "end 0/268435459 6"]);
+        uplink.handle_done(ParticipantAlias(0), rest.spurt);
+        assert!(uplink.is_empty() && uplink.bytes() == 0);
+    }
+}
+
+#[test]
+fn a_core_that_has_it_all_leaves_no_rest() {
+    let now = Instant::now();
+    let mut uplink = Uplink::new(Settings::default());
+    speak(&mut uplink, key(0, 0), 5, true, now);
+    speak(&mut uplink, key(0, 1), 5, false, now);
+    uplink.handle_done_to(ParticipantAlias(0), SpurtNo(0), 5, now);
+    uplink.handle_done_to(ParticipantAlias(0), SpurtNo(1), 2, now);
+    assert_eq!(uplink.spurts.keys().copied().collect::<Vec<_>>(), [key(0, 1)], "still being spoken");
+}
+
+#[test]
 fn a_spurt_is_transmitted_as_it_is_spoken() {
     let (mut uplink, now) = uplink();
     speak(&mut uplink, key(0, 0), 2, false, now);

@@ -177,6 +177,18 @@ pub enum ToEdge {
         /// In which turn.
         term: Term,
     },
+    /// As `Done`, of a spurt that the core ended where it was when its edge had fallen silent: the words are made of that
+    /// much. What the edge has beyond it is brought home as another spurt, [`SpurtNo::next_part`].
+    DoneTo {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// Whose.
+        participant: ParticipantAlias,
+        /// Which spurt.
+        spurt: SpurtNo,
+        /// How many of its items the words are made of.
+        items: u32,
+    },
 }
 
 /// Where an edge stands with a meeting.
