@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     key::{ParticipantId, SpurtKey},
+    merge::{Fresh, Slot},
     utterance::duration_of,
 };
 
@@ -190,6 +191,9 @@ pub struct Counts {
     pub spurts: u64,
     /// Spurts whose words are out.
     pub spurts_done: u64,
+    /// Frames that another edge had brought already, and that no words were made of again.
+    #[serde(default)]
+    pub frames_twice: u64,
 }
 
 /// A spurt as the store remembers it.
@@ -197,12 +201,16 @@ pub struct Counts {
 pub struct Restored {
     /// Which.
     pub key: SpurtKey,
+    /// Capture time of item 0.
+    pub captured: Micros,
     /// Items on disk, without a hole.
     pub items: u32,
     /// Of those, frames.
     pub frames: u64,
     /// Their length.
     pub media: Duration,
+    /// What merging needs to know of them; empty for a spurt that is done.
+    pub slots: Vec<Slot>,
     /// The trailer, if it is on disk.
     pub end: Option<SpurtEnd>,
     /// Its words are out.
@@ -224,7 +232,10 @@ pub struct Ingest {
 
 #[derive(Debug)]
 struct Spurt {
+    captured: Micros,
     opened: Option<(Micros, TraceContext)>,
+    /// Accepted items that [`Ingest::take_fresh`] has not returned yet.
+    fresh: Vec<Slot>,
     accepted: u32,
     logged: u32,
     media: Duration,
@@ -265,6 +276,8 @@ impl Ingest {
             return;
         }
         let held = Spurt {
+            captured: spurt.captured,
+            fresh: spurt.slots,
             opened: None,
             accepted: spurt.items,
             logged: spurt.items,
@@ -418,6 +431,20 @@ impl Ingest {
         self.events.pop_front()
     }
 
+    /// What is on disk of a spurt since the last time; `None` if there is nothing new.
+    pub fn take_fresh(&mut self, key: &SpurtKey) -> Option<Fresh> {
+        let spurt = self.spurts.get_mut(key)?;
+        let first = spurt.accepted - spurt.fresh.len() as u32;
+        let count = spurt.logged.saturating_sub(first) as usize;
+        let slots: Vec<Slot> = spurt.fresh.drain(..count).collect();
+        (!slots.is_empty()).then_some(Fresh { captured: spurt.captured, first, slots })
+    }
+
+    /// Frames that another edge had brought already, so many so far.
+    pub fn note_twice(&mut self, frames: u64) {
+        self.counts.frames_twice = self.counts.frames_twice.max(frames);
+    }
+
     /// The totals.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -463,6 +490,8 @@ const DEFAULT_SLOT: Duration = Duration::from_millis(20);
 impl Spurt {
     fn new(captured: Micros, trace: TraceContext) -> Self {
         Self {
+            captured,
+            fresh: vec![],
             opened: Some((captured, trace)),
             accepted: 0,
             logged: 0,
@@ -537,6 +566,7 @@ impl Spurt {
             counts.frames_received += 1;
         }
         self.media += self.slot;
+        self.fresh.push(Slot::of(item, self.slot.as_micros() as u32));
     }
 }
 

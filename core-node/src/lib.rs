@@ -23,6 +23,7 @@ pub mod link;
 pub mod log;
 pub mod meeting;
 pub mod meetings;
+pub mod merge;
 pub mod peers;
 pub mod publish;
 pub mod record;

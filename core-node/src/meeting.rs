@@ -5,7 +5,7 @@
 mod copies;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
@@ -30,6 +30,7 @@ use crate::{
     link::ToLink,
     lock,
     log::{Log, LogClosed, Pending},
+    merge::Fresh,
     publish::Publisher,
     record::{MeetingRecord, Owner, Participant},
     replicate::{entry::Entry, handle::Replication},
@@ -486,22 +487,43 @@ impl Meeting {
     pub async fn drain(&self, durable: Option<Micros>) {
         let _turn = self.events.lock().await;
         loop {
-            let event = lock(&self.ingest).poll_event();
-            let Some(event) = event else { break };
+            let Some((event, fresh)) = self.next_event() else { break };
             match event {
-                Event::Durable { key, upto, media, grown } => {
+                Event::Durable { key, upto, grown, .. } => {
                     if grown {
-                        self.hear(Heard::Progress { key: key.clone(), media, durable }).await;
+                        self.hear(Heard::Progress { key: key.clone(), durable, fresh }).await;
                     }
                     self.tell_edge(key.epoch, ToLink::Durable { meeting: self.id, key, upto }).await;
                 }
-                Event::Whole { key, continues, media } => {
-                    self.hear(Heard::Whole { key, continues, media }).await;
+                Event::Whole { key, continues, .. } => {
+                    self.hear(Heard::Whole { key, continues, fresh }).await;
                     self.progress.notify_one();
                 }
                 Event::Done { key } => self.tell_done(&key).await,
             }
         }
+    }
+
+    fn next_event(&self) -> Option<(Event, Option<Fresh>)> {
+        let mut ingest = lock(&self.ingest);
+        let event = ingest.poll_event()?;
+        let fresh = match &event {
+            Event::Durable { key, grown: true, .. } | Event::Whole { key, .. } => ingest.take_fresh(key),
+            _ => None,
+        };
+        Some((event, fresh))
+    }
+
+    /// The epochs under which edges capture now, or may.
+    pub fn captors(&self) -> BTreeSet<Epoch> {
+        let record = lock(&self.record);
+        let newest = record.owners.iter().rev().take(MAX_LINKS);
+        newest.filter(|(_, owner)| owner.until.is_none()).map(|(epoch, _)| Epoch(*epoch)).collect()
+    }
+
+    /// So many frames, so far, had been brought by another edge already.
+    pub fn note_twice(&self, frames: u64) {
+        lock(&self.ingest).note_twice(frames);
     }
 
     async fn hear(&self, heard: Heard) {

@@ -41,6 +41,7 @@ use crate::{
     lock,
     log::{Log, LogClosed},
     meeting::{Meeting, Notice, Parts, wall},
+    merge::Cover,
     publish::Publisher,
     record::{CoreRole, MeetingRecord, Participant, Serving, Spec, Status},
     replicate::{
@@ -378,9 +379,10 @@ impl Meetings {
         // An edge that knows no leases renews none.
         let longest = if record.owner().is_some_and(|o| o.leased) { LEASE_MAX } else { Duration::ZERO };
         let grantor = Grantor::resumed(record.serving.term, owner, longest, Instant::now());
+        let covers = self.store.covers(record.id)?;
         let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantor, finals, next_seq);
         lock(&self.live).insert(meeting.id, meeting.clone());
-        self.launch(meeting, lifecycle, start);
+        self.launch(meeting, lifecycle, Ends { covers, ..start });
         Ok(())
     }
 
@@ -415,7 +417,7 @@ impl Meetings {
             notices,
         };
         let meeting = Meeting::new(parts);
-        (Arc::new(meeting), Ends { heard: heard_end, notices: notices_end })
+        (Arc::new(meeting), Ends { covers: vec![], heard: heard_end, notices: notices_end })
     }
 
     fn replicator(&self, record: &MeetingRecord) -> Replicator {
@@ -442,7 +444,7 @@ impl Meetings {
             interim: self.settings.interim.filter(|_| record.spec.interim),
             language: record.spec.language.clone().or_else(|| self.settings.language.clone()),
         };
-        let scribe = scribe::run(meeting.clone(), self.pool.clone(), settings, ends.heard, stop.clone());
+        let scribe = scribe::run(meeting.clone(), self.pool.clone(), settings, ends.covers, ends.heard, stop.clone());
         self.tasks.spawn(scribe.instrument(span.clone()));
         let wanted = self.wanted(&record.spec);
         let pairing = replication::Pairing::new(self.clone(), meeting.clone(), wanted.policy.residency.clone());
@@ -488,6 +490,8 @@ fn forget_live(live: &Live, id: MeetingId) {
 
 /// The receiving ends of a meeting's queues.
 struct Ends {
+    /// What is out already of what several edges captured.
+    covers: Vec<Cover>,
     heard: mpsc::Receiver<crate::utterance::Heard>,
     notices: mpsc::Receiver<Notice>,
 }

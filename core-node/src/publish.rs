@@ -19,6 +19,7 @@ use crate::{
     key::SpurtKey,
     lock,
     log::{Log, LogClosed},
+    merge::Cover,
     record::{Gap, Status},
     replicate::{entry::Entry, handle::Replication, sender::Replicator, snapshot::finished},
     store::{Op, Store, StoreError},
@@ -156,29 +157,41 @@ impl Publisher {
         Ok(())
     }
 
-    /// Stores a final with the done marks of its spurts, here and at the standby, and sends it. Returns the segment
-    /// if there is one.
+    /// Stores a final with the done marks of its spurts, here and at the standby, and sends it. `done` says which those
+    /// are; finals are stored in the order in which it is called. Returns them, and the segment if there is one.
     ///
     /// # Errors
     /// The store takes no more writes, or another core serves the meeting; nothing was sent.
-    pub async fn finish(&self, draft: Draft, spurts: Vec<SpurtKey>) -> Result<Option<Arc<Segment>>, LogClosed> {
+    pub async fn finish(
+        &self,
+        draft: Draft,
+        cover: Option<Cover>,
+        done: impl FnOnce() -> Vec<SpurtKey>,
+    ) -> Result<(Option<Arc<Segment>>, Vec<SpurtKey>), LogClosed> {
         let mut numbered = self.numbered().await?;
-        let at = draft.words;
+        let (at, spurts) = (draft.words, done());
         let segment = match numbered.transcript.handle_final(draft) {
             Finality::Segment(segment) => Some(segment),
             Finality::Silence | Finality::Repeated => None,
         };
         // On failure it stays hidden: another core may make its own of the same speech.
         lock(&self.feed.newest).held = segment.as_ref().map(|s| s.seq);
-        let op = Op::Finish { meeting: self.meeting, spurts: spurts.clone(), segment: segment.clone(), at };
-        self.log.write(op).await?;
-        self.ship(spurts, segment.clone()).await?;
+        self.store(spurts.clone(), segment.clone(), at, cover).await?;
         lock(&self.feed.newest).held = None;
         let segment: Option<Arc<Segment>> = segment.map(Arc::from);
         if let Some(segment) = &segment {
             self.feed.send(Event { seq: segment.seq, what: What::Final(segment.clone()) });
         }
-        Ok(segment)
+        Ok((segment, spurts))
+    }
+
+    /// These spurts are done without words of their own: all of them was there already, or is nothing.
+    ///
+    /// # Errors
+    /// The store takes no more writes, or another core serves the meeting.
+    pub async fn drop_spurts(&self, spurts: Vec<SpurtKey>, at: Micros) -> Result<(), LogClosed> {
+        let _numbered = self.transcript.lock().await;
+        self.store(spurts, None, at, None).await
     }
 
     /// Sends where the meeting stands; the last such event ends the feed. Returns its number.
@@ -258,8 +271,22 @@ impl Publisher {
         Ok(numbered)
     }
 
-    /// Has the standby hold what is on disk here.
-    async fn ship(&self, spurts: Vec<SpurtKey>, segment: Option<Box<Segment>>) -> Result<(), LogClosed> {
+    /// Writes it down, here and at the standby.
+    async fn store(
+        &self,
+        spurts: Vec<SpurtKey>,
+        segment: Option<Box<Segment>>,
+        at: Micros,
+        cover: Option<Cover>,
+    ) -> Result<(), LogClosed> {
+        let op = Op::Finish {
+            meeting: self.meeting,
+            spurts: spurts.clone(),
+            segment: segment.clone(),
+            at,
+            cover: cover.clone(),
+        };
+        self.log.write(op).await?;
         let mut number = self.replication.see(Replicator::written);
         if self.replication.see(Replicator::wants_entries) {
             let (store, meeting) = (self.store.clone(), self.meeting);
@@ -268,7 +295,7 @@ impl Publisher {
                 tracing::error!(%meeting, %error, "a done mark could not be read back");
                 LogClosed
             })?;
-            number = self.replication.push(|| Entry::Finish { spurts, segment });
+            number = self.replication.push(|| Entry::Finish { spurts, segment, cover });
         }
         self.replication.settled(number).await
     }
@@ -390,6 +417,7 @@ mod tests {
     fn draft(spurt: u32, text: &str) -> Draft {
         Draft {
             key: key(spurt),
+            item: 0,
             participant: None,
             text: Text { text: text.into(), ..Text::default() },
             captured: Micros(u64::from(spurt) * 1_000_000),
@@ -441,11 +469,11 @@ mod tests {
         publisher.status(Status::Active, None).await.unwrap();
         publisher.partial(draft(0, "on")).await.unwrap();
         publisher.partial(draft(0, "one")).await.unwrap();
-        publisher.finish(draft(0, "one."), vec![key(0)]).await.unwrap();
+        publisher.finish(draft(0, "one."), None, || vec![key(0)]).await.unwrap();
         publisher.partial(draft(1, "tw")).await.unwrap();
         publisher.partial(draft(1, "two")).await.unwrap();
         let mut late = publisher.listen(store.clone(), 2).unwrap();
-        publisher.finish(draft(1, "two."), vec![key(1)]).await.unwrap();
+        publisher.finish(draft(1, "two."), None, || vec![key(1)]).await.unwrap();
         publisher.partial(draft(1, "too late")).await.unwrap();
         publisher.status(Status::Done, None).await.unwrap();
         let from_two = [(4, "final one."), (7, "final two."), (9, "end")];
@@ -461,7 +489,7 @@ mod tests {
         publisher.status(Status::Active, None).await.unwrap();
         assert!(slow.next().await.unwrap().is_some());
         for n in 0..400 {
-            publisher.finish(draft(n, "word"), vec![key(n)]).await.unwrap();
+            publisher.finish(draft(n, "word"), None, || vec![key(n)]).await.unwrap();
         }
         publisher.status(Status::Done, None).await.unwrap();
         let finals = rest(&mut slow).await.into_iter().filter(|(_, what)| what == "final word").count();

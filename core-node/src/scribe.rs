@@ -6,12 +6,15 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use mesh::{clock::Micros, wire::spurt::EdgeStages};
+use mesh::{
+    clock::Micros,
+    wire::spurt::{EdgeStages, Item},
+};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -21,15 +24,20 @@ use crate::{
     lock,
     log::LogClosed,
     meeting::{Meeting, wall},
-    store::{Store, StoreError},
+    merge::{Cover, Fresh, Merger, ledger::Ledger},
+    store::{Speech, Store, StoreError},
     transcribe::{Clip, Text, TranscribeError, pool::Pool},
     transcript::Draft,
     turns::HOLD,
-    utterance::{Decoded, Heard, Joiner, Utterance},
+    utterance::{Decoded, Heard, Name, Piece, Utterance, duration_of},
 };
 
 /// Shorter than this nobody says a word: no engine is asked.
 const MIN_UTTERANCE: Duration = Duration::from_millis(120);
+
+/// The same for what was left over beside an utterance: where one edge heard speech begin or end, and another a little
+/// earlier or later, there is less than a word, and its words would be guessed.
+const MIN_REST: Duration = Duration::from_millis(400);
 
 /// New sound that is worth another partial.
 const PARTIAL_STEP: Duration = Duration::from_millis(400);
@@ -48,16 +56,19 @@ pub struct Settings {
     pub language: Option<String>,
 }
 
-/// Makes one meeting's words until `heard` ends or `stop` fires.
+/// Makes one meeting's words until `heard` ends or `stop` fires. `covers` is what those had that are out already.
 pub async fn run(
     meeting: Arc<Meeting>,
     pool: Pool,
     settings: Settings,
+    covers: Vec<Cover>,
     mut heard: mpsc::Receiver<Heard>,
     stop: CancellationToken,
 ) {
     let mut scribe = Scribe::new(meeting, pool, settings);
+    covers.iter().for_each(|cover| scribe.merger.recall(cover));
     loop {
+        scribe.merge();
         scribe.start_finals();
         scribe.publish_due(Instant::now());
         let timeout = scribe.poll_timeout();
@@ -72,7 +83,7 @@ pub async fn run(
                 None => return,
             },
             () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
-                scribe.joiner.handle_timeout(Instant::now());
+                scribe.merger.handle_timeout(Instant::now());
             }
             Some(_) = scribe.partials.join_next() => {}
             () = sleep_until(partial.unwrap_or_else(Instant::now).into()), if partial.is_some() => {
@@ -86,7 +97,8 @@ struct Scribe {
     meeting: Arc<Meeting>,
     pool: Pool,
     settings: Settings,
-    joiner: Joiner,
+    merger: Merger,
+    ledger: Arc<Mutex<Ledger>>,
     waiting: VecDeque<Utterance>,
     finals: JoinSet<Option<Finished>>,
     /// Finals whose speaker said something before that has no words yet.
@@ -98,8 +110,7 @@ struct Scribe {
     /// Something has come in since one was last thought of.
     grown: bool,
     /// How much of each growing utterance was in its last partial.
-    partial_lengths: BTreeMap<SpurtKey, Duration>,
-    media: BTreeMap<SpurtKey, Duration>,
+    partial_lengths: BTreeMap<Name, Duration>,
     durable: BTreeMap<SpurtKey, Micros>,
 }
 
@@ -109,7 +120,8 @@ impl Scribe {
             meeting,
             pool,
             settings,
-            joiner: Joiner::default(),
+            merger: Merger::default(),
+            ledger: Arc::default(),
             waiting: VecDeque::new(),
             finals: JoinSet::new(),
             held: vec![],
@@ -118,45 +130,76 @@ impl Scribe {
             next_partial: Instant::now(),
             grown: false,
             partial_lengths: BTreeMap::new(),
-            media: BTreeMap::new(),
             durable: BTreeMap::new(),
         }
     }
 
     fn hear(&mut self, heard: Heard) {
-        let now = Instant::now();
+        // Before anything else: who captures decides whether anybody is waited for.
+        self.merger.handle_captors(self.meeting.captors(), Instant::now());
         match heard {
-            Heard::Progress { key, media, durable } => {
-                self.grown = true;
-                self.joiner.handle_progress(&key, media, now);
+            Heard::Progress { key, durable, fresh } => {
                 // A trailer alone adds nothing: the stamp stays that of the last frame.
-                if self.media.insert(key.clone(), media) != Some(media) {
-                    self.durable.extend(durable.map(|at| (key, at)));
+                if fresh.is_some() {
+                    self.grown = true;
+                    self.durable.extend(durable.map(|at| (key.clone(), at)));
                 }
+                self.take(&key, fresh);
             }
-            Heard::Whole { key, continues, media } => {
-                self.joiner.handle_whole(&key, continues, media, now);
-                self.media.insert(key, media);
+            Heard::Whole { key, continues, fresh } => {
+                self.take(&key, fresh);
+                self.merger.handle_whole(&key, continues, Instant::now());
             }
+            Heard::Captors => {}
+        }
+    }
+
+    fn take(&mut self, key: &SpurtKey, fresh: Option<Fresh>) {
+        if let Some(fresh) = fresh {
+            self.merger.handle_fresh(key, &fresh, Instant::now());
+        }
+    }
+
+    /// What has become ready, and what is over without words of its own.
+    fn merge(&mut self) {
+        let mut ledger = lock(&self.ledger);
+        while let Some(utterance) = self.merger.poll_ready() {
+            ledger.begin(&utterance.spurts);
+            self.waiting.push_back(utterance);
+        }
+        let mut over = vec![];
+        while let Some(key) = self.merger.poll_settled() {
+            over.extend(ledger.settle(&key).then_some(key));
+        }
+        drop(ledger);
+        self.meeting.note_twice(self.merger.twice());
+        for key in &over {
+            self.durable.remove(key);
+        }
+        if !over.is_empty() {
+            self.publishing.spawn(drop_spurts(self.meeting.clone(), over));
         }
     }
 
     fn start_finals(&mut self) {
-        self.waiting.extend(std::iter::from_fn(|| self.joiner.poll_ready()));
         metrics::gauge!("nearfield_core_scribe_waiting_utterances").set(self.waiting.len() as f64);
         while self.finals.len() < self.settings.parallel {
             let Some(utterance) = self.waiting.pop_front() else { return };
-            let key = utterance.spurts.last().unwrap_or(utterance.key()).clone();
-            let durable = self.durable.get(&key).copied();
+            let last = utterance.pieces.last().map_or(&utterance.name.key, |piece| &piece.key);
+            let (epoch, spurt) = (last.epoch.0, last.spurt.0);
+            let durable = self.durable.get(last).copied();
             for spurt in &utterance.spurts {
                 self.durable.remove(spurt);
-                self.media.remove(spurt);
             }
-            self.partial_lengths.remove(utterance.key());
-            let job = Job { meeting: self.meeting.clone(), utterance, language: self.settings.language.clone() };
-            let span = tracing::info_span!("utterance", epoch = key.epoch.0, spurt = key.spurt.0);
-            self.finals.spawn(job.make_final(self.pool.clone(), durable).instrument(span));
+            self.partial_lengths.remove(&utterance.name);
+            let span = tracing::info_span!("utterance", epoch, spurt);
+            self.finals.spawn(self.job(utterance).make_final(self.pool.clone(), durable).instrument(span));
         }
+    }
+
+    fn job(&self, utterance: Utterance) -> Job {
+        let (meeting, language) = (self.meeting.clone(), self.settings.language.clone());
+        Job { meeting, utterance, language, ledger: self.ledger.clone() }
     }
 
     fn final_ended(&mut self, result: Result<Option<Finished>, tokio::task::JoinError>) {
@@ -184,7 +227,7 @@ impl Scribe {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let held = self.held.iter().map(|finished| finished.since + HOLD);
-        self.joiner.poll_timeout().into_iter().chain(held).min()
+        self.merger.poll_timeout().into_iter().chain(held).min()
     }
 
     /// When a partial is to be made of what has come in.
@@ -196,16 +239,15 @@ impl Scribe {
     /// One partial at a time for a meeting: what is behind is better served by the next.
     fn start_partials(&mut self, now: Instant) {
         self.grown = false;
-        let behind = self.joiner.growing().into_iter().filter_map(|utterance| {
-            let length: Duration = utterance.spurts.iter().filter_map(|key| self.media.get(key)).sum();
-            let last = self.partial_lengths.get(utterance.key()).copied().unwrap_or_default();
+        let behind = self.merger.growing().into_iter().filter_map(|utterance| {
+            let length = utterance.length;
+            let last = self.partial_lengths.get(&utterance.name).copied().unwrap_or_default();
             (length >= last + PARTIAL_STEP).then_some((length - last, length, utterance))
         });
         let Some((_, length, utterance)) = behind.max_by_key(|(new, _, _)| *new) else { return };
         self.next_partial = now + self.settings.interim.unwrap_or_default();
-        self.partial_lengths.insert(utterance.key().clone(), length);
-        let job = Job { meeting: self.meeting.clone(), utterance, language: self.settings.language.clone() };
-        self.partials.spawn(job.make_partial(self.pool.clone()));
+        self.partial_lengths.insert(utterance.name.clone(), length);
+        self.partials.spawn(self.job(utterance).make_partial(self.pool.clone()));
     }
 }
 
@@ -220,15 +262,31 @@ impl Finished {
     async fn publish(self) {
         let Self { job, draft, .. } = self;
         let spoken = draft.captured.plus(draft.length);
-        match job.meeting.publisher.finish(draft, job.utterance.spurts.clone()).await {
-            Ok(Some(_)) => {
+        let done = || lock(&job.ledger).finish(&job.utterance.spurts);
+        let done = match job.meeting.publisher.finish(draft, job.utterance.cover.clone(), done).await {
+            Ok((Some(_), done)) => {
                 metrics::counter!("nearfield_core_segments_final_total").increment(1);
                 metrics::histogram!("nearfield_core_word_delay_seconds").record(wall().since(spoken).as_secs_f64());
+                done
             }
-            Ok(None) => metrics::counter!("nearfield_core_utterances_silent_total").increment(1),
+            Ok((None, done)) => {
+                metrics::counter!("nearfield_core_utterances_silent_total").increment(1);
+                done
+            }
             Err(LogClosed) => return,
-        }
-        job.meeting.handle_done(&job.utterance.spurts).await;
+        };
+        // What more comes of a spurt whose words are out in part is late, and holds up nothing.
+        job.utterance.spurts.iter().for_each(|key| lock(&job.meeting.turns).end(key));
+        job.meeting.handle_done(&done).await;
+    }
+}
+
+/// Spurts of which all was there already.
+async fn drop_spurts(meeting: Arc<Meeting>, spurts: Vec<SpurtKey>) {
+    // An error means that the store has ended or another core serves: what follows from it is done elsewhere.
+    if meeting.publisher.drop_spurts(spurts.clone(), wall()).await.is_ok() {
+        metrics::counter!("nearfield_core_merge_spurts_dropped_total").increment(spurts.len() as u64);
+        meeting.handle_done(&spurts).await;
     }
 }
 
@@ -237,6 +295,7 @@ struct Job {
     meeting: Arc<Meeting>,
     utterance: Utterance,
     language: Option<String>,
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 /// An utterance's sound and what is known of it.
@@ -274,8 +333,8 @@ impl Job {
     }
 
     async fn load(&self) -> Option<Sound> {
-        let (store, id, spurts) = (self.meeting.store.clone(), self.meeting.id, self.utterance.spurts.clone());
-        let loaded = tokio::task::spawn_blocking(move || load(&store, id, &spurts)).await;
+        let (store, id, pieces) = (self.meeting.store.clone(), self.meeting.id, self.utterance.pieces.clone());
+        let loaded = tokio::task::spawn_blocking(move || load(&store, id, &pieces)).await;
         match loaded {
             Ok(Ok(sound)) => sound,
             Ok(Err(error)) => {
@@ -298,7 +357,7 @@ impl Job {
         let mut pause = Duration::from_secs(1);
         loop {
             let clip = self.clip(sound);
-            if clip.duration() < MIN_UTTERANCE {
+            if clip.duration() < if self.utterance.rest { MIN_REST } else { MIN_UTTERANCE } {
                 return Some(Text::default());
             }
             match pool.transcribe_final(clip).await {
@@ -317,8 +376,9 @@ impl Job {
     }
 
     fn draft(&self, sound: &Sound, text: Text, durable: Micros) -> Draft {
-        let key = self.utterance.key().clone();
-        let owner = self.meeting.owner(key.epoch);
+        let Name { key, item } = self.utterance.name.clone();
+        let first = self.utterance.pieces.first().map_or(key.epoch, |piece| piece.key.epoch);
+        let owner = self.meeting.owner(first);
         Draft {
             participant: Some(self.meeting.speaker(&key.participant)),
             text,
@@ -330,20 +390,27 @@ impl Job {
             words: wall(),
             edge: owner.map(|o| (o.edge, o.region)),
             key,
+            item,
         }
     }
 }
 
 /// Reads and decodes an utterance; `None` if nothing of it is there.
-fn load(store: &Store, meeting: mesh::wire::MeetingId, spurts: &[SpurtKey]) -> Result<Option<Sound>, StoreError> {
+fn load(store: &Store, meeting: mesh::wire::MeetingId, pieces: &[Piece]) -> Result<Option<Sound>, StoreError> {
     let mut decoded = Decoded::new().map_err(|e| StoreError::Record { what: "log", why: e.to_string() })?;
     let mut sound: Option<Sound> = None;
-    for key in spurts {
-        let Some(speech) = store.speech(meeting, key)? else { continue };
-        speech.items.iter().for_each(|item| decoded.push(item));
+    let mut spurts: BTreeMap<&SpurtKey, Option<Speech>> = BTreeMap::new();
+    for Piece { key, items } in pieces {
+        let speech = match spurts.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(store.speech(meeting, key)?),
+        };
+        let Some(speech) = speech else { continue };
+        let (first, end) = (items.start as usize, (items.end as usize).min(speech.items.len()));
+        speech.items.iter().take(end).skip(first).for_each(|item| decoded.push(item));
         let sound = sound.get_or_insert_with(|| Sound {
             samples: Arc::default(),
-            captured: speech.captured,
+            captured: speech.captured.plus(length(&speech.items[..first.min(end)])),
             received: speech.received,
             stages: None,
             bad_packets: 0,
@@ -352,4 +419,15 @@ fn load(store: &Store, meeting: mesh::wire::MeetingId, spurts: &[SpurtKey]) -> R
         sound.stages = speech.stages;
     }
     Ok(sound.map(|sound| Sound { bad_packets: decoded.bad_packets(), samples: decoded.finish(), ..sound }))
+}
+
+fn length(items: &[Item]) -> Duration {
+    let mut slot = duration_of(&[]);
+    let lengths = items.iter().map(|item| {
+        if let Item::Frame(packet) = item {
+            slot = duration_of(packet);
+        }
+        slot
+    });
+    lengths.sum()
 }

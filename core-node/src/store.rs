@@ -9,6 +9,7 @@
 //! | log | the spurt's key, first item | [`Chunk`], by the mesh's codec; removed when the spurt is done |
 //! | sequences | meeting | every event number of it given out so far is below this |
 //! | segments | meeting, seq | final [`Segment`], JSON |
+//! | covers | meeting, participant id, when it was said | [`Cover`], JSON; removed when the meeting has ended |
 //!
 //! A spurt's done mark and the segment made of it are written in one transaction: a second final of
 //! the same speech cannot be.
@@ -37,6 +38,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     ingest::Restored,
     key::SpurtKey,
+    merge::{Cover, Slot},
     record::{MeetingRecord, Participant},
     transcript::Segment,
     utterance::duration_of,
@@ -48,6 +50,7 @@ const PLACEMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new
 const SPURTS: TableDefinition<'_, (u128, u64, &str, u32), &[u8]> = TableDefinition::new("spurts");
 const LOG: TableDefinition<'_, (u128, u64, &str, u32, u32), &[u8]> = TableDefinition::new("log");
 const SEQUENCES: TableDefinition<'_, u128, u64> = TableDefinition::new("sequences");
+const COVERS: TableDefinition<'_, (u128, &str, i64), &[u8]> = TableDefinition::new("covers");
 const SEGMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("segments");
 
 /// Why the store could not do what was asked: the disk's or the file's fault, never a caller's.
@@ -163,6 +166,8 @@ pub enum Op {
         segment: Option<Box<Segment>>,
         /// When.
         at: Micros,
+        /// What the words were made of, where several edges captured it.
+        cover: Option<Cover>,
     },
     /// Every event number below this may have been given out.
     Sequence(MeetingId, u64),
@@ -180,6 +185,8 @@ pub enum Op {
         spurts: Vec<(SpurtKey, SpurtRecord)>,
         /// The words, unless there were none.
         segment: Option<Box<Segment>>,
+        /// What the words were made of, where several edges captured it.
+        cover: Option<Cover>,
     },
     /// Another core serves the meeting: speech whose words are not out here is forgotten.
     Forget(MeetingId),
@@ -335,7 +342,7 @@ impl Store {
     /// See [`StoreError`].
     pub fn spurts(&self, meeting: MeetingId) -> Result<Vec<Restored>, StoreError> {
         let rows = self.spurt_records(meeting)?;
-        rows.into_iter().map(|(key, record)| self.restored(meeting, key, record.done)).collect()
+        rows.into_iter().map(|(key, record)| self.restored(meeting, key, &record)).collect()
     }
 
     /// Every spurt of a meeting: when it was captured, and what the disk holds or held of it.
@@ -344,7 +351,7 @@ impl Store {
     /// See [`StoreError`].
     pub fn held(&self, meeting: MeetingId) -> Result<Vec<(Micros, Restored)>, StoreError> {
         let rows = self.spurt_records(meeting)?.into_iter();
-        rows.map(|(key, record)| Ok((record.captured, self.restored(meeting, key, record.done)?))).collect()
+        rows.map(|(key, record)| Ok((record.captured, self.restored(meeting, key, &record)?))).collect()
     }
 
     /// What is remembered of every spurt of a meeting.
@@ -363,12 +370,22 @@ impl Store {
         rows.collect()
     }
 
-    fn restored(&self, meeting: MeetingId, key: SpurtKey, done: Option<DoneMark>) -> Result<Restored, StoreError> {
-        if let Some(mark) = done {
-            let (items, frames) = (mark.items, mark.frames);
-            return Ok(Restored { key, items, frames, media: Default::default(), end: None, done: true });
+    /// What each utterance had, of those that several edges captured; the oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn covers(&self, meeting: MeetingId) -> Result<Vec<Cover>, StoreError> {
+        let table = self.db.begin_read()?.open_table(COVERS)?;
+        let (from, to) = cover_keys(meeting);
+        table.range(from..to)?.map(|row| json("covers", row?.1.value())).collect()
+    }
+
+    fn restored(&self, meeting: MeetingId, key: SpurtKey, record: &SpurtRecord) -> Result<Restored, StoreError> {
+        let (media, end, slots, captured) = (Default::default(), None, vec![], record.captured);
+        if let Some(DoneMark { items, frames, .. }) = record.done {
+            return Ok(Restored { key, captured, items, frames, media, slots, end, done: true });
         }
-        let mut restored = Restored { items: 0, frames: 0, media: Default::default(), end: None, done: false, key };
+        let mut restored = Restored { key, captured, items: 0, frames: 0, media, slots, end, done: false };
         let mut slot = duration_of(&[]);
         for row in self.db.begin_read()?.open_table(LOG)?.range(log_keys(meeting, &restored.key))? {
             let (at, chunk) = row?;
@@ -378,12 +395,13 @@ impl Store {
             let chunk: Chunk = coded("log", chunk.value())?;
             restored.items += chunk.items.len() as u32;
             restored.end = chunk.end;
-            for packet in &chunk.items {
-                if let Some(packet) = packet {
+            for item in items(chunk) {
+                if let Item::Frame(packet) = &item {
                     slot = duration_of(packet);
                     restored.frames += 1;
                 }
                 restored.media += slot;
+                restored.slots.push(Slot::of(&item, slot.as_micros() as u32));
             }
         }
         Ok(restored)
@@ -396,8 +414,12 @@ impl Speech {
             self.received = chunk.received;
         }
         self.stages = chunk.end.map(|end| end.stages);
-        self.items.extend(chunk.items.into_iter().map(|i| i.map_or(Item::Gap, |p| Item::Frame(p.into()))));
+        self.items.extend(items(chunk));
     }
+}
+
+fn items(chunk: Chunk) -> impl Iterator<Item = Item> {
+    chunk.items.into_iter().map(|i| i.map_or(Item::Gap, |p| Item::Frame(p.into())))
 }
 
 impl Chunk {
@@ -419,6 +441,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
     transaction.open_table(LOG)?;
     transaction.open_table(SEQUENCES)?;
     transaction.open_table(SEGMENTS)?;
+    transaction.open_table(COVERS)?;
     Ok(())
 }
 
@@ -432,7 +455,7 @@ fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
             let bytes = encode("log", chunk)?;
             transaction.open_table(LOG)?.insert(log_key(*meeting, key, *first), bytes.as_slice())?;
         }
-        Op::Finish { meeting, spurts, segment, at } => {
+        Op::Finish { meeting, spurts, segment, at, cover } => {
             for key in spurts {
                 finish_spurt(transaction, *meeting, key, *at)?;
             }
@@ -440,6 +463,7 @@ fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
                 let at = (meeting.as_u128(), segment.seq);
                 transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
             }
+            keep_cover(transaction, *meeting, cover)?;
         }
         Op::Sequence(meeting, below) => {
             transaction.open_table(SEQUENCES)?.insert(meeting.as_u128(), below)?;
@@ -447,6 +471,10 @@ fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
         Op::Meeting(record) => {
             let bytes = to_json("meetings", record)?;
             transaction.open_table(MEETINGS)?.insert(record.id.as_u128(), bytes.as_slice())?;
+            if record.status.ended() {
+                let (from, to) = cover_keys(record.id);
+                transaction.open_table(COVERS)?.retain_in(from..to, |_, _| false)?;
+            }
         }
         Op::Participant(meeting, participant) => {
             let at = (meeting.as_u128(), participant.id.as_str());
@@ -456,7 +484,7 @@ fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
             let at = (meeting.as_u128(), epoch.0);
             transaction.open_table(PLACEMENTS)?.insert(at, to_json("placements", decision)?.as_slice())?;
         }
-        Op::Taken { meeting, spurts, segment } => {
+        Op::Taken { meeting, spurts, segment, cover } => {
             for (key, record) in spurts {
                 drop_items(transaction, *meeting, key)?;
                 let bytes = encode("spurts", record)?;
@@ -466,6 +494,7 @@ fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
                 let at = (meeting.as_u128(), segment.seq);
                 transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
             }
+            keep_cover(transaction, *meeting, cover)?;
         }
         Op::Forget(meeting) => forget(transaction, *meeting)?,
         Op::Barrier => {}
@@ -518,6 +547,18 @@ fn finish_spurt(
     record.done = record.done.or(Some(mark));
     spurts.insert(spurt_key(meeting, key), encode("spurts", &record)?.as_slice())?;
     Ok(())
+}
+
+fn keep_cover(transaction: &WriteTransaction, meeting: MeetingId, cover: &Option<Cover>) -> Result<(), StoreError> {
+    if let Some(cover) = cover {
+        let at = (meeting.as_u128(), cover.participant.as_str(), cover.at);
+        transaction.open_table(COVERS)?.insert(at, to_json("covers", cover)?.as_slice())?;
+    }
+    Ok(())
+}
+
+fn cover_keys(meeting: MeetingId) -> ((u128, &'static str, i64), (u128, &'static str, i64)) {
+    ((meeting.as_u128(), "", i64::MIN), (after(meeting), "", i64::MIN))
 }
 
 fn after(meeting: MeetingId) -> u128 {
@@ -618,7 +659,7 @@ mod tests {
         let store = Store::open(&dir.path().join("core.redb")).unwrap();
         let meeting = MeetingId::from_u128(9);
         store.write(&[append(meeting, 0, 0, &[frame(1), Item::Gap], true)]).unwrap();
-        let finish = Op::Finish { meeting, spurts: vec![key(0)], segment: None, at: Micros(9) };
+        let finish = Op::Finish { meeting, spurts: vec![key(0)], segment: None, at: Micros(9), cover: None };
         store.write([&finish]).unwrap();
         store.write([&finish]).unwrap();
         assert_eq!(store.speech(meeting, &key(0)).unwrap().unwrap().items, []);

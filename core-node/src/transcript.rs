@@ -113,8 +113,10 @@ pub struct Timing {
 /// Words that are not yet a segment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draft {
-    /// The first spurt of the utterance.
+    /// The spurt that names the utterance.
     pub key: SpurtKey,
+    /// The item in it that does.
+    pub item: u32,
     /// Who spoke.
     pub participant: Option<Speaker>,
     /// What the engine made of it.
@@ -187,7 +189,7 @@ impl Transcript {
 
     /// The next revision of a partial; `None` if it is final already or says nothing.
     pub fn handle_partial(&mut self, draft: Draft) -> Option<Segment> {
-        let id = segment_id(self.meeting, &draft.key);
+        let id = segment_id(self.meeting, &draft.key, draft.item);
         if self.finals.contains(&id) || draft.text.text.trim().is_empty() {
             return None;
         }
@@ -196,7 +198,7 @@ impl Transcript {
 
     /// The final. One without words is a segment only if partials had promised some.
     pub fn handle_final(&mut self, draft: Draft) -> Finality {
-        let id = segment_id(self.meeting, &draft.key);
+        let id = segment_id(self.meeting, &draft.key, draft.item);
         if !self.finals.insert(id) {
             return Finality::Repeated;
         }
@@ -257,14 +259,17 @@ impl Draft {
     }
 }
 
-/// The segment made of the utterance that begins with this spurt: a UUID of version 8 (RFC 9562
+/// The segment made of the utterance that this item of a spurt names: a UUID of version 8 (RFC 9562
 /// section 5.8) from the SHA-256 of the key.
-pub fn segment_id(meeting: MeetingId, key: &SpurtKey) -> Uuid {
+pub fn segment_id(meeting: MeetingId, key: &SpurtKey, item: u32) -> Uuid {
     let mut hash = Sha256::new();
     hash.update(meeting.as_bytes());
     hash.update(key.epoch.0.to_be_bytes());
     hash.update(key.spurt.0.to_be_bytes());
     hash.update(key.participant.as_bytes());
+    if item > 0 {
+        hash.update(item.to_be_bytes());
+    }
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash.finalize()[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
@@ -294,6 +299,7 @@ mod tests {
         let word = Word { text: text.into(), start_ms: 100, end_ms: 300, confidence: 0.5 };
         Draft {
             key: SpurtKey { epoch: Epoch(1), participant: "a".into(), spurt: SpurtNo(spurt) },
+            item: 0,
             participant: None,
             text: Text { text: text.into(), language: None, confidence: None, words: vec![word] },
             captured: Micros(1_000_000 + u64::from(spurt) * 2_000_000),
@@ -334,7 +340,7 @@ mod tests {
 
     #[test]
     fn what_was_final_before_a_restart_is_not_made_again() {
-        let id = segment_id(Uuid::from_u128(5), &draft(3, "").key);
+        let id = segment_id(Uuid::from_u128(5), &draft(3, "").key, 0);
         let mut transcript = Transcript::new(Uuid::from_u128(5), None, 77, [id]);
         assert_eq!(transcript.handle_final(draft(3, "again")), Finality::Repeated);
         assert_eq!(transcript.take_seq(), 77);

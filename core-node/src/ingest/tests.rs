@@ -121,7 +121,16 @@ fn a_new_epoch_ends_what_the_old_owner_left_open() {
 fn what_the_store_remembers_is_taken_up_where_it_was() {
     let mut ingest = Ingest::new(Limits::default());
     let media = Duration::from_millis(40);
-    let restored = |n, end, done| Restored { key: key(n), items: 2, frames: 1, media, end, done };
+    let restored = |n, end, done| Restored {
+        key: key(n),
+        captured: Micros(1),
+        items: 2,
+        frames: 1,
+        media,
+        slots: vec![],
+        end,
+        done,
+    };
     ingest.restore(restored(0, None, true));
     ingest.restore(restored(1, Some(SpurtEnd { items: 2, continues: true, stages: EdgeStages::default() }), false));
     ingest.restore(restored(2, None, false));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     key::SpurtKey,
+    merge::Cover,
     record::{MeetingRecord, Participant},
     store::DoneMark,
     transcript::Segment,
@@ -54,6 +55,9 @@ pub enum Entry {
         spurts: Vec<DoneSpurt>,
         /// The words, unless there were none.
         segment: Option<Box<Segment>>,
+        /// What the words were made of, where several edges captured it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cover: Option<Cover>,
     },
     /// The meeting as it now stands. The first one in a stream completes the snapshot.
     Record(Box<MeetingRecord>),

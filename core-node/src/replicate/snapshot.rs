@@ -25,9 +25,15 @@ pub fn snapshot(store: &Store, meeting: MeetingId) -> Result<Option<Vec<Entry>>,
     let decisions = store.decisions(meeting)?.into_iter();
     entries.extend(decisions.map(|(epoch, decision)| Entry::Placement { epoch, decision }));
     let done: Vec<DoneSpurt> = store.spurt_records(meeting)?.into_iter().filter_map(done_spurt).collect();
-    entries.extend(done.chunks(SPURTS_PER_ENTRY).map(|c| Entry::Finish { spurts: c.to_vec(), segment: None }));
+    entries.extend(done.chunks(SPURTS_PER_ENTRY).map(|c| Entry::Finish {
+        spurts: c.to_vec(),
+        segment: None,
+        cover: None,
+    }));
     let segments = store.segments(meeting, 0)?.into_iter();
-    entries.extend(segments.map(|s| Entry::Finish { spurts: vec![], segment: Some(s.into()) }));
+    entries.extend(segments.map(|s| Entry::Finish { spurts: vec![], segment: Some(s.into()), cover: None }));
+    let covers = store.covers(meeting)?.into_iter();
+    entries.extend(covers.map(|c| Entry::Finish { spurts: vec![], segment: None, cover: Some(c) }));
     entries.push(Entry::Sequence { below: store.sequence(meeting)? });
     entries.push(Entry::Record(record.into()));
     Ok(Some(entries))
@@ -49,10 +55,10 @@ pub fn op(meeting: MeetingId, entry: Entry, by: &NodeId, term: Term) -> Option<O
         Entry::Participant(participant) => Op::Participant(meeting, participant),
         Entry::Placement { epoch, decision } => Op::Placement(meeting, epoch, decision),
         Entry::Sequence { below } => Op::Sequence(meeting, below),
-        Entry::Finish { spurts, segment } => {
+        Entry::Finish { spurts, segment, cover } => {
             let row = |s: &DoneSpurt| SpurtRecord { captured: s.captured, trace: s.trace, done: Some(s.mark) };
             let spurts = spurts.iter().map(|s| (s.key(), row(s))).collect();
-            Op::Taken { meeting, spurts, segment }
+            Op::Taken { meeting, spurts, segment, cover }
         }
         Entry::Record(record) => Op::Meeting(Box::new(held(*record, by, term))),
     })

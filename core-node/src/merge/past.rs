@@ -1,0 +1,171 @@
+//! What utterances have had already, for copies of it that come late.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    time::Duration,
+};
+
+use mesh::wire::{Epoch, SpurtNo};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    align::{align, align_by_time, shift},
+    held::{Run, Spurts, State},
+    slot::{Cell, Part, Slot, Source, media, span},
+};
+
+/// Items remembered of one meeting, the newest: three hours of speech in packets of 20 ms, 7 MB.
+pub(super) const MAX_PAST: usize = 540_000;
+
+/// What one utterance had, while more than one edge captured: kept with its words, so that no restart and no takeover
+/// has it said twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cover {
+    /// Who spoke.
+    pub participant: String,
+    /// When its first item was said, in microseconds by the clock of the speaker's first edge.
+    pub at: i64,
+    /// Its items in the order in which they were said.
+    pub slots: Vec<Slot>,
+    /// The spurts it was made of, and those that had the same.
+    pub parts: Vec<Part>,
+    /// What each edge's clock was ahead of the first one's.
+    pub lags: Vec<(Epoch, i64)>,
+}
+
+impl Cover {
+    pub(super) fn new(participant: &str, cells: &[Cell], parts: Vec<Part>, lags: &BTreeMap<Epoch, i64>) -> Self {
+        Self {
+            participant: participant.into(),
+            at: span(cells).start,
+            slots: cells.iter().map(|c| Slot { print: c.print, micros: c.micros }).collect(),
+            parts,
+            lags: lags.iter().map(|(epoch, lag)| (*epoch, *lag)).collect(),
+        }
+    }
+}
+
+/// One speaker's past.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    strips: VecDeque<Strip>,
+    items: usize,
+    /// What utterances had of spurts before a restart.
+    recalled: BTreeMap<(Epoch, SpurtNo), Vec<Range<u32>>>,
+}
+
+#[derive(Debug)]
+struct Strip {
+    cells: Vec<Cell>,
+    /// By spurt: how much of `cells` it has been compared with and found to be the same.
+    seen: BTreeMap<(Epoch, SpurtNo), usize>,
+}
+
+impl Past {
+    /// Remembers an utterance.
+    pub(super) fn push(&mut self, cover: &Cover) {
+        let mut at = cover.at;
+        let mut cells = vec![];
+        for slot in &cover.slots {
+            cells.push(Cell { at, micros: slot.micros, print: slot.print, source: None });
+            at += i64::from(slot.micros);
+        }
+        self.items += cells.len();
+        self.strips.push_back(Strip { cells, seen: BTreeMap::new() });
+    }
+
+    pub(super) fn items(&self) -> usize {
+        self.items
+    }
+
+    /// When the oldest remembered was said.
+    pub(super) fn oldest(&self) -> Option<i64> {
+        self.strips.front().map(|s| span(&s.cells).start)
+    }
+
+    pub(super) fn forget_oldest(&mut self) {
+        self.items -= self.strips.pop_front().map_or(0, |s| s.cells.len());
+    }
+
+    /// Remembers an utterance of before a restart.
+    pub(super) fn recall(&mut self, cover: &Cover) {
+        self.push(cover);
+        for Part { epoch, spurt, items } in &cover.parts {
+            self.recalled.entry((*epoch, *spurt)).or_default().push(items.clone());
+        }
+    }
+
+    /// Whether, before a restart, this item of a spurt went into an utterance or was the same as one that did.
+    pub(super) fn had(&self, epoch: Epoch, spurt: SpurtNo, item: u32) -> bool {
+        self.recalled.get(&(epoch, spurt)).is_some_and(|had| had.iter().any(|items| items.contains(&item)))
+    }
+
+    /// The items of `run` that utterances have had; the clock of its edge is learnt on the way. `margin` is how well that
+    /// is known; `foreign` says whether its packets are known to be others than those of `span`.
+    pub(super) fn known(
+        &mut self,
+        run: &Run,
+        spurts: &mut Spurts,
+        margin: Duration,
+        foreign: impl Fn(&[Cell], &[Cell]) -> bool,
+    ) -> Vec<Part> {
+        let mut known = vec![];
+        for strip in self.strips.iter_mut().filter(|s| run.meets(&span(&s.cells), margin)) {
+            for part in &run.parts {
+                let cells = spurts.cells(std::slice::from_ref(part));
+                known.extend(strip.known(part, &cells, run.state != State::Growing, spurts, &foreign));
+            }
+        }
+        known
+    }
+}
+
+impl Strip {
+    fn known(
+        &mut self,
+        part: &Part,
+        cells: &[Cell],
+        ended: bool,
+        spurts: &mut Spurts,
+        foreign: impl Fn(&[Cell], &[Cell]) -> bool,
+    ) -> Vec<Part> {
+        let from = self.seen.get(&(part.epoch, part.spurt)).copied().unwrap_or(0);
+        let rest = &self.cells[from..];
+        let mut pairs = align(rest, cells);
+        if !pairs.is_empty() {
+            let lag = spurts.lag(part.epoch).unwrap_or(0) - shift(rest, cells, &pairs);
+            spurts.learn(part.epoch, lag);
+        } else if ended {
+            pairs = align_by_time(rest, cells);
+        }
+        let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else {
+            let same = foreign(rest, cells);
+            return if same { within(cells, &span(rest)) } else { vec![] };
+        };
+        self.seen.insert((part.epoch, part.spurt), from + last.0 + 1);
+        let paired = |n: usize| pairs.binary_search_by_key(&n, |(_, j)| *j).is_ok();
+        // The place of a packet that was lost says nothing beside one that was not.
+        let known = (first.1..=last.1).filter(|n| paired(*n) || !cells[*n].is_frame()).filter_map(|n| item(&cells[n]));
+        known.collect()
+    }
+}
+
+fn within(cells: &[Cell], span: &Range<i64>) -> Vec<Part> {
+    cells.iter().filter(|c| span.contains(&(c.at + i64::from(c.micros / 2)))).filter_map(item).collect()
+}
+
+fn item(cell: &Cell) -> Option<Part> {
+    let Source { epoch, spurt, item } = cell.source?;
+    Some(Part { epoch, spurt, items: item..item + 1 })
+}
+
+/// Whether two are long enough together, and in the same time, for their packets to be others on purpose.
+pub(super) fn coincide(a: &[Cell], b: &[Cell]) -> bool {
+    let (one, two) = (span(a), span(b));
+    let common = one.end.min(two.end) - one.start.max(two.start);
+    let inside =
+        |cells: &[Cell], other: &Range<i64>| cells.iter().filter(|c| c.is_frame() && other.contains(&c.at)).count();
+    let shorter = media(a).min(media(b)) as i64;
+    common > 0 && 2 * common >= shorter && inside(a, &two).min(inside(b, &one)) >= 10
+}

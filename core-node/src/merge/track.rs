@@ -1,0 +1,306 @@
+//! One speaker: when a run of spurts is an utterance, and what the other edges add to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use mesh::wire::Epoch;
+
+use super::{
+    align::{SLACK, align, align_by_time, overlay, shift, zip},
+    held::{Run, Spurts, State},
+    past::{Cover, Past, coincide},
+    slot::{Cell, Part, media, parts, span},
+};
+use crate::utterance::MAX_UTTERANCE;
+
+/// How well two edges' capture times agree once their clocks are known to each other.
+const NEAR: Duration = Duration::from_millis(300);
+/// An edge that captures, but has nothing of an utterance, is waited for so long ...
+const ABSENT_WAIT: Duration = Duration::from_millis(400);
+/// ... until it has missed so many in a row.
+const MAX_MISSES: u32 = 3;
+/// One that brings it, but more slowly, is waited for so long after its last item, ...
+const BEHIND_WAIT: Duration = Duration::from_millis(500);
+/// ... and so long at most.
+const BEHIND_MOST: Duration = Duration::from_millis(1500);
+/// One that heard more than the edge whose utterance it is goes on until its own end; so long after its last item.
+const BEYOND_WAIT: Duration = Duration::from_secs(1);
+
+/// Utterances in a row in which an edge has nothing but other packets, before they are held to be the same speech.
+const STRANGE: u32 = 3;
+
+/// One speaker.
+#[derive(Debug, Default)]
+pub(super) struct Track {
+    pub(super) spurts: Spurts,
+    pub(super) past: Past,
+    /// Utterances in a row of which an edge had nothing.
+    misses: BTreeMap<Epoch, u32>,
+    /// How often an edge had nothing but other packets than another at the same time; `None` once it had the same.
+    strange: BTreeMap<Epoch, Option<u32>>,
+    /// Where the growing utterance that was spoken of begins.
+    named: Option<Part>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// What it is made of.
+    pub(super) cells: Vec<Cell>,
+    /// That, and what was the same.
+    pub(super) taken: Vec<Part>,
+    /// Where what was spoken of as growing begins, or else its first item.
+    pub(super) name: Part,
+    pub(super) rest: bool,
+    /// Packets that were there twice.
+    pub(super) twice: u64,
+}
+
+/// What may happen next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Made(Made),
+    Wait(Instant),
+    Nothing,
+}
+
+impl Track {
+    /// Drops what utterances have had. Returns how many packets that were.
+    pub(super) fn drop_known(&mut self) -> u64 {
+        if self.past.items() == 0 {
+            return 0;
+        }
+        let mut dropped = 0;
+        for run in self.spurts.runs() {
+            let (margin, strange) = (self.margin(run.epoch), self.is_strange(run.epoch));
+            let foreign = |a: &[Cell], b: &[Cell]| strange && coincide(a, b);
+            let known = self.past.known(&run, &mut self.spurts, margin, foreign);
+            if !known.is_empty() {
+                self.misses.remove(&run.epoch);
+            }
+            dropped += self.spurts.take(&known);
+        }
+        dropped
+    }
+
+    /// Learns how far the clocks of edges are apart whose speech has not been together in an utterance yet.
+    pub(super) fn acquaint(&mut self) {
+        let runs = self.spurts.runs();
+        let (old, new): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|r| self.spurts.lag(r.epoch).is_some());
+        let far = Duration::from_micros(SLACK as u64);
+        for new in new {
+            for old in old.iter().filter(|r| r.meets(&new.span, far)) {
+                let (mut cells, mut theirs) = (self.spurts.cells(&old.parts), self.spurts.cells(&new.parts));
+                let pairs = align(&cells, &theirs);
+                if !pairs.is_empty() {
+                    self.synchronise(&mut cells, &mut theirs, old, new, &pairs);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The next utterance, if there is one. `captors` are the epochs whose edges capture now.
+    pub(super) fn next(&mut self, captors: &BTreeSet<Epoch>, now: Instant) -> Next {
+        let runs = self.spurts.runs();
+        let mut soonest: Option<Instant> = None;
+        for run in &runs {
+            let wait = match run.state {
+                State::Growing => continue,
+                State::Waiting(until) if until > now => {
+                    soonest = Some(soonest.map_or(until, |s| s.min(until)));
+                    continue;
+                }
+                State::Ended | State::Cut | State::Waiting(_) => self.wait(run, &runs, captors),
+            };
+            match wait.filter(|until| *until > now) {
+                None => return Next::Made(self.make(run, &runs, captors)),
+                // What was said later must not come out before.
+                Some(until) => return Next::Wait(soonest.map_or(until, |s| s.min(until))),
+            }
+        }
+        soonest.map_or(Next::Nothing, Next::Wait)
+    }
+
+    /// Until when the other edges may still add to `run`.
+    fn wait(&self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Option<Instant> {
+        captors.iter().filter(|e| **e != run.epoch).filter_map(|e| self.wait_for(*e, run, runs)).max()
+    }
+
+    fn wait_for(&self, epoch: Epoch, run: &Run, runs: &[Run]) -> Option<Instant> {
+        let margin = self.margin(epoch).max(self.margin(run.epoch));
+        let mut others = runs.iter().filter(|r| r.epoch == epoch && r.meets(&run.span, margin)).peekable();
+        if others.peek().is_none() {
+            let missed = self.misses.get(&epoch).is_some_and(|n| *n >= MAX_MISSES);
+            return (!missed).then(|| run.since + ABSENT_WAIT);
+        }
+        let growing = others.filter(|r| matches!(r.state, State::Growing | State::Waiting(_)));
+        growing.filter_map(|other| until(run, other, margin)).max()
+    }
+
+    fn margin(&self, epoch: Epoch) -> Duration {
+        if self.spurts.lag(epoch).is_some() { NEAR } else { Duration::from_micros(SLACK as u64) }
+    }
+
+    fn make(&mut self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Made {
+        let mut cells = self.spurts.cells(&run.parts);
+        let mut taken = run.parts.clone();
+        let mut heard = BTreeSet::from([run.epoch]);
+        for other in runs.iter().filter(|r| r.epoch != run.epoch) {
+            let margin = self.margin(other.epoch).max(self.margin(run.epoch));
+            if !other.meets(&span(&cells), margin) {
+                continue;
+            }
+            let added = self.add(&mut cells, run, other);
+            if !added.is_empty() {
+                heard.insert(other.epoch);
+            }
+            taken.extend(added);
+        }
+        self.count_misses(&heard, captors);
+        let frames = cells.iter().filter(|c| c.is_frame()).count() as u64;
+        let twice = self.spurts.take(&taken).saturating_sub(frames);
+        let first = parts(&cells[..cells.len().min(1)]).pop().unwrap_or_else(|| run.parts[0].clone());
+        let named = self.named.take_if(|name| taken.iter().any(|p| has(p, name)));
+        Made { cells, taken, name: named.unwrap_or(first), rest: run.rest, twice }
+    }
+
+    /// Adds what `other` has to the utterance that `run` makes. Returns what of it was used or was the same.
+    fn add(&mut self, cells: &mut Vec<Cell>, run: &Run, other: &Run) -> Vec<Part> {
+        let mut theirs = self.spurts.cells(&other.parts);
+        let mut pairs = align(cells, &theirs);
+        if pairs.is_empty() {
+            pairs = align_by_time(cells, &theirs);
+        } else {
+            self.synchronise(cells, &mut theirs, run, other, &pairs);
+        }
+        let cut = run.state == State::Cut;
+        let (Some(first), Some(last)) = (pairs.first().copied(), pairs.last().copied()) else {
+            if !self.meet_strangers(cells, &theirs, run.epoch, other.epoch) {
+                return vec![];
+            }
+            let end = span(cells).end;
+            theirs.retain(|c| !cut || c.at < end);
+            *cells = overlay(cells, &theirs);
+            return parts(&theirs);
+        };
+        let mut range = fit(cells.len(), theirs.len(), first, last, cut);
+        let mut room = (MAX_UTTERANCE.as_micros() as u64).saturating_sub(media(cells));
+        // Too long in all: what lies outside is an utterance of its own.
+        let ahead = first.1.saturating_sub(first.0);
+        match room.checked_sub(media(&theirs[..ahead])) {
+            Some(left) => room = left,
+            None => range.start = ahead,
+        }
+        let reach = (last.1 + cells.len() - last.0).min(range.end);
+        if media(&theirs[reach..range.end]) > room {
+            range.end = reach;
+        }
+        let moved: Vec<(usize, usize)> = pairs.iter().map(|(i, j)| (*i, j - range.start)).collect();
+        *cells = zip(cells, &theirs[range.clone()], &moved);
+        parts(&theirs[range])
+    }
+
+    /// The two were captured at the same time: so far apart are the clocks.
+    fn synchronise(
+        &mut self,
+        cells: &mut [Cell],
+        theirs: &mut [Cell],
+        run: &Run,
+        other: &Run,
+        pairs: &[(usize, usize)],
+    ) {
+        self.strange.extend([(run.epoch, None), (other.epoch, None)]);
+        let by = shift(cells, theirs, pairs);
+        if self.spurts.lag(run.epoch).is_none() && self.spurts.lag(other.epoch).is_none() {
+            self.spurts.learn(run.epoch, 0);
+        }
+        if self.spurts.lag(run.epoch).is_none() {
+            cells.iter_mut().for_each(|c| c.at -= by);
+            self.spurts.learn(run.epoch, by);
+        } else {
+            theirs.iter_mut().for_each(|c| c.at += by);
+            let lag = self.spurts.lag(other.epoch).unwrap_or(0) - by;
+            self.spurts.learn(other.epoch, lag);
+        }
+    }
+
+    /// Two have no packet in common. Whether they are the same speech all the same: a relay that encodes anew for each
+    /// subscriber. A wrong clock looks like it as well, so it takes several in a row.
+    fn meet_strangers(&mut self, mine: &[Cell], theirs: &[Cell], one: Epoch, two: Epoch) -> bool {
+        if !coincide(mine, theirs) {
+            return false;
+        }
+        for epoch in [one, two] {
+            if let Some(times) = self.strange.entry(epoch).or_insert(Some(0)) {
+                *times += 1;
+            }
+        }
+        self.is_strange(one) && self.is_strange(two)
+    }
+
+    fn is_strange(&self, epoch: Epoch) -> bool {
+        self.strange.get(&epoch).is_some_and(|times| times.is_some_and(|times| times > STRANGE))
+    }
+
+    fn count_misses(&mut self, heard: &BTreeSet<Epoch>, captors: &BTreeSet<Epoch>) {
+        self.misses.retain(|epoch, _| captors.contains(epoch) && !heard.contains(epoch));
+        for epoch in captors.iter().filter(|e| !heard.contains(e)) {
+            *self.misses.entry(*epoch).or_default() += 1;
+        }
+    }
+
+    /// What is growing, as far as it is here, and its name: of what two edges bring only what the longer one has.
+    pub(super) fn growing(&mut self) -> Option<(Part, Vec<Part>)> {
+        let runs = self.spurts.runs();
+        let growing = runs.iter().filter(|r| r.state == State::Growing);
+        let best = growing.max_by_key(|r| (r.span.end, r.span.end - r.span.start))?;
+        let first = best.parts.first()?.clone();
+        self.named.take_if(|name| !self.spurts.holds(name));
+        let named = self.named.get_or_insert(Part { items: first.items.start..first.items.start + 1, ..first });
+        Some((named.clone(), best.parts.clone()))
+    }
+
+    /// What it has made, to be remembered.
+    pub(super) fn remember(&mut self, participant: &str, made: &Made) -> Cover {
+        let cover = Cover::new(participant, &made.cells, made.taken.clone(), self.spurts.lags());
+        self.past.push(&cover);
+        cover
+    }
+
+    pub(super) fn recall(&mut self, cover: &Cover) {
+        cover.lags.iter().for_each(|(epoch, lag)| self.spurts.learn(*epoch, *lag));
+        self.past.recall(cover);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.spurts.is_empty() && self.past.items() == 0
+    }
+}
+
+/// Until when `other`, which is still growing, may add to `run`.
+fn until(run: &Run, other: &Run, margin: Duration) -> Option<Instant> {
+    let beyond = other.span.end - run.span.end;
+    let behind = || (run.since.max(other.fresh) + BEHIND_WAIT).min(run.since + BEHIND_MOST);
+    match run.state {
+        // The speaker goes on in any case: what is beyond belongs to the next one.
+        State::Cut => (beyond < 0).then(behind),
+        _ if beyond <= 100_000 => Some(behind()),
+        _ if margin > NEAR => Some((other.fresh + BEYOND_WAIT).min(run.since + BEHIND_MOST)),
+        _ => Some(other.fresh + BEYOND_WAIT),
+    }
+}
+
+/// What of `theirs` goes with the utterance: all, or what was said before its end.
+fn fit(mine: usize, theirs: usize, first: (usize, usize), last: (usize, usize), cut: bool) -> Range<usize> {
+    debug_assert!(first.1 <= last.1 && last.0 < mine);
+    let end = if cut { (last.1 + mine - last.0).min(theirs) } else { theirs };
+    0..end
+}
+
+fn has(part: &Part, name: &Part) -> bool {
+    part.epoch == name.epoch && part.spurt == name.spurt && part.items.contains(&name.items.start)
+}
