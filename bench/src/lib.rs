@@ -10,6 +10,7 @@ pub mod gossip;
 pub mod latency;
 pub mod link;
 pub mod oracle;
+pub mod placement;
 pub mod relay;
 pub mod report;
 pub mod speech;

@@ -1,7 +1,7 @@
 //! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
 
 use anyhow::Result;
-use bench::{certs, demo, failover, gossip, latency, link, relay};
+use bench::{certs, demo, failover, gossip, latency, link, placement, relay};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ enum Command {
     Latency(latency::Args),
     /// How late speech comes over a bad path, by the way it is sent: ours, datagrams, one stream, WebSockets.
     Link(link::Args),
+    /// How far the edges we choose are from the best ones, and the nearest by distance, on a matrix of round trips.
+    Placement(placement::Args),
     /// The stand-in meeting relay (WebRTC, WHEP) of a plan made by the demo.
     Relay(relay::Args),
     /// A small certificate authority: certificates for nodes.
@@ -47,6 +49,7 @@ fn main() -> Result<()> {
             runtime()?.block_on(link::run(world, args))
         }
         Command::Gossip(args) => gossip::run(&args),
+        Command::Placement(args) => placement::run(&args),
         Command::Latency(args) => runtime()?.block_on(latency::run(args)),
         Command::Relay(args) => runtime()?.block_on(relay::run(args)),
     }

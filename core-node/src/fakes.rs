@@ -72,6 +72,14 @@ pub(crate) struct FakeMesh {
     me: Identity,
     pub(crate) members: watch::Sender<Arc<Vec<Member>>>,
     pub(crate) refuse: Mutex<Vec<String>>,
+    /// Edges that never answer.
+    pub(crate) mute: Mutex<Vec<String>>,
+    /// Edges that were asked to probe, in order.
+    pub(crate) probed: Mutex<Vec<String>>,
+    /// Where the relay is; `None`: wherever the alphabet begins.
+    pub(crate) relay: Mutex<Option<geo::RegionId>>,
+    /// The round trip to every edge.
+    pub(crate) rtt: Mutex<Option<Duration>>,
     /// Edges that speak version 2.
     pub(crate) leasing: Mutex<Vec<String>>,
     /// Other cores that can be reached.
@@ -90,7 +98,7 @@ impl Mesh for FakeMesh {
     }
 
     fn rtt(&self, _: &mesh::identity::NodeId) -> Option<Duration> {
-        None
+        *self.rtt.lock().unwrap()
     }
 
     async fn wire(&self, node: &mesh::identity::NodeId) -> Version {
@@ -105,12 +113,14 @@ impl Mesh for FakeMesh {
             let core = core.upgrade().ok_or("gone")?;
             return Ok(core.answer(&self.me, request.clone()).await);
         }
+        if matches!(request, Request::Probe { .. }) {
+            self.probed.lock().unwrap().push(node.to_string());
+        }
+        if self.mute.lock().unwrap().contains(&node.to_string()) {
+            std::future::pending::<()>().await;
+        }
         match request {
-            // The farther down the alphabet, the farther away.
-            Request::Probe { .. } => {
-                let far = node.as_str().bytes().last().unwrap_or(0);
-                Ok(Response::Probed { rtt_us: u64::from(far) * 10_000, answered: 3 })
-            }
+            Request::Probe { .. } => Ok(Response::Probed { rtt_us: self.to_relay(node), answered: 3 }),
             Request::Assign(_) if self.refuse.lock().unwrap().contains(&node.to_string()) => {
                 Ok(Response::Refused { reason: "full".into() })
             }
@@ -125,6 +135,25 @@ impl Mesh for FakeMesh {
             Request::Release { .. } => Ok(Response::Released),
             _ => Err("not in this stand-in".into()),
         }
+    }
+}
+
+impl FakeMesh {
+    /// In microseconds.
+    fn to_relay(&self, node: &mesh::identity::NodeId) -> u64 {
+        let Some(relay) = self.relay.lock().unwrap().clone() else {
+            // The farther down the alphabet, the farther away.
+            return u64::from(node.as_str().bytes().last().unwrap_or(0)) * 10_000;
+        };
+        let members = self.members.borrow().clone();
+        let member = members.iter().find(|m| m.identity.node == *node).unwrap();
+        let model = LatencyModel::new(RegionMap::built_in());
+        model.estimate(&member.identity.region, &relay).unwrap().rtt.as_micros() as u64
+    }
+
+    /// Changes what every edge says of itself.
+    pub(crate) fn edges(&self, members: Vec<Member>) {
+        self.members.send_replace(Arc::new(members));
     }
 }
 
@@ -205,6 +234,10 @@ impl Core {
             me: identity(name, Role::Core, "eu-central"),
             members: watch::channel(Arc::new(edges.to_vec())).0,
             refuse: Mutex::default(),
+            mute: Mutex::default(),
+            probed: Mutex::default(),
+            relay: Mutex::default(),
+            rtt: Mutex::default(),
             leasing: Mutex::default(),
             cores: Mutex::default(),
             assigned: assigned_in,
@@ -222,7 +255,7 @@ impl Core {
         let store = Arc::new(Store::open(file).unwrap());
         let log = Log::start(store.clone()).unwrap();
         let pool = Pool::new(Arc::new(FakeEngine { stuck }), 2, 4);
-        let placer = Placer { mesh: mesh.clone(), model: LatencyModel::new(RegionMap::built_in()) };
+        let placer = Placer::new(mesh.clone(), LatencyModel::new(RegionMap::built_in()));
         let meetings = Meetings::resume(settings, store, log, pool, placer).unwrap();
         let acceptor = Acceptor::new(meetings.clone(), "test", Caps { meetings: 10, participants: 10 });
         let report = member(mesh.me.clone(), Some("127.0.0.1:80")).report.unwrap();
@@ -330,6 +363,7 @@ pub(crate) fn spec() -> Spec {
         residency: vec![],
         prefer: vec![],
         max_rtt_ms: None,
+        stun: None,
         language: None,
         interim: true,
         vad: VadSettings::default(),

@@ -78,7 +78,7 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap) -> 
     let log = Log::start(store.clone())?;
     let (node, inbound) = Node::start(settings).await?;
     let mesh = Arc::new(node.clone());
-    let placer = Placer { mesh: mesh.clone(), model: LatencyModel::new(map) };
+    let placer = Placer::new(mesh.clone(), LatencyModel::new(map));
     let meetings = Meetings::resume(config.meetings(), store, log.clone(), pool, placer)?;
     let acceptor = Acceptor::new(meetings.clone(), SOFTWARE, config.link_caps());
     tokio::spawn(acceptor.clone().run(inbound));

@@ -8,6 +8,7 @@ pub mod lifecycle;
 pub mod place;
 mod replication;
 pub mod residency;
+mod review;
 mod standby;
 mod supervise;
 pub mod takeover;
@@ -449,6 +450,8 @@ impl Meetings {
         let wanted = self.wanted(&record.spec);
         let pairing = replication::Pairing::new(self.clone(), meeting.clone(), wanted.policy.residency.clone());
         self.tasks.spawn(pairing.run(stop.clone()).instrument(span.clone()));
+        let review = review::Review::new(meeting.clone(), self.placer.clone(), wanted.clone());
+        self.tasks.spawn(review.run(stop.clone()).instrument(span.clone()));
         let this = self.clone();
         let supervise = async move {
             meeting.drain(None).await;
@@ -465,7 +468,8 @@ impl Meetings {
     fn wanted(&self, spec: &Spec) -> Wanted {
         // A place that this node's map has lost since allows nothing, rather than everything.
         let residency = allowed(self.placer.model.map(), &spec.residency).unwrap_or_else(|_| Some(Default::default()));
-        Wanted { source: spec.source.clone(), policy: policy(residency, &spec.prefer, spec.max_rtt_ms) }
+        let policy = policy(residency, &spec.prefer, spec.max_rtt_ms);
+        Wanted { source: spec.source.clone(), stun: spec.stun.clone(), policy }
     }
 
     fn remember_key(&self, record: &MeetingRecord) {

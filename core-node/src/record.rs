@@ -131,6 +131,9 @@ pub struct Spec {
     pub prefer: Vec<RegionId>,
     /// No edge farther from the relay than this, in milliseconds.
     pub max_rtt_ms: Option<u32>,
+    /// `host:port` at which the relay answers STUN, where edges are to measure it so.
+    #[serde(default)]
+    pub stun: Option<String>,
     /// Spoken language, BCP 47; `None` to detect it.
     pub language: Option<String>,
     /// Whether partial results are wanted.

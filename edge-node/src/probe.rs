@@ -8,22 +8,33 @@ use std::{
 use rtc::stun::message::{BINDING_REQUEST, BINDING_SUCCESS, Message, TransactionId};
 use tokio::{
     net::{TcpStream, UdpSocket, lookup_host},
+    task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
 
-/// For a whole probe, name lookup included.
-pub const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// For a whole probe, name lookup included; less than a core waits, so that it hears of a silent relay too.
+pub const PROBE_DEADLINE: Duration = Duration::from_millis(1500);
 
-/// Round trips measured within it, one after another.
+/// Round trips measured, each beginning [`GAP`] after the one before. One would do on an idle path; what queues
+/// and schedulers add to it differs from one to the next.
 pub const PROBES: usize = 5;
 
-/// Before a STUN request counts as lost: one of few, so most of the deadline is left for the others.
-const STUN_WAIT: Duration = Duration::from_millis(500);
+/// See [`PROBES`].
+const GAP: Duration = Duration::from_millis(30);
+
+/// With so many answered, the others have twice the shortest and [`GRACE`].
+const ENOUGH: usize = 3;
+
+/// See [`ENOUGH`].
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Before a STUN request counts as lost.
+const STUN_WAIT: Duration = Duration::from_secs(1);
 
 /// What a probe found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured {
-    /// Median of the round trips.
+    /// The shortest round trip: nothing makes one shorter than the path, and much makes it longer.
     pub rtt: Duration,
     /// How many there were, 1 to [`PROBES`].
     pub answered: u8,
@@ -62,30 +73,36 @@ pub async fn probe(relay: &str, stun: bool) -> Result<Measured, ProbeError> {
     let found = found.map_err(|_| no_address("the resolver is too slow".into()))?;
     let address = found.map_err(|e| no_address(e.to_string()))?.next().ok_or_else(|| no_address("none".into()))?;
 
-    let mut rtts = vec![];
-    let mut why = String::from("too slow");
-    while rtts.len() < PROBES {
-        let sent = Instant::now();
-        let once = async { if stun { binding(address).await } else { TcpStream::connect(address).await.map(drop) } };
-        match timeout_at(deadline, once).await {
-            Ok(Ok(())) => rtts.push(sent.elapsed()),
+    let mut samples: JoinSet<std::io::Result<Duration>> =
+        (0..PROBES as u32).map(|n| sample(address, stun, GAP * n)).collect();
+    let (mut rtts, mut end, mut why) = (vec![], deadline, String::from("too slow"));
+    while let Ok(Some(sample)) = timeout_at(end, samples.join_next()).await {
+        match sample.map_err(std::io::Error::other).flatten() {
+            Ok(rtt) => rtts.push(rtt),
             // A refused connection has made the round trip too, but it is not a relay's.
-            Ok(Err(error)) => {
-                why = error.to_string();
-                if error.kind() != std::io::ErrorKind::TimedOut {
-                    break;
-                }
-            }
-            Err(_) => break,
+            Err(error) => why = error.to_string(),
+        }
+        if let Some(found) = shortest(&rtts).filter(|_| rtts.len() >= ENOUGH) {
+            end = end.min(Instant::now() + found.rtt * 2 + GRACE);
         }
     }
-    median(rtts).ok_or(ProbeError::Silent { relay: relay.into(), why })
+    shortest(&rtts).ok_or(ProbeError::Silent { relay: relay.into(), why })
 }
 
-fn median(mut rtts: Vec<Duration>) -> Option<Measured> {
-    rtts.sort_unstable();
-    let rtt = *rtts.get(rtts.len().checked_sub(1)? / 2)?;
-    Some(Measured { rtt, answered: rtts.len() as u8 })
+/// One round trip, begun after `wait`.
+async fn sample(address: SocketAddr, stun: bool, wait: Duration) -> std::io::Result<Duration> {
+    tokio::time::sleep(wait).await;
+    let sent = Instant::now();
+    if stun {
+        binding(address).await?;
+    } else {
+        TcpStream::connect(address).await?;
+    }
+    Ok(sent.elapsed())
+}
+
+fn shortest(rtts: &[Duration]) -> Option<Measured> {
+    rtts.iter().min().map(|rtt| Measured { rtt: *rtt, answered: rtts.len() as u8 })
 }
 
 /// One STUN Binding transaction.
@@ -128,11 +145,39 @@ mod tests {
     const HERE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
     #[test]
-    fn the_median_ignores_a_straggler() {
+    fn what_queues_add_is_left_out() {
         let ms = Duration::from_millis;
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![ms(900), ms(10), ms(12)]).unwrap().rtt, ms(12));
-        assert_eq!(median(vec![ms(12), ms(10)]).unwrap(), Measured { rtt: ms(10), answered: 2 });
+        assert_eq!(shortest(&[]), None);
+        assert_eq!(shortest(&[ms(900), ms(12), ms(10)]).unwrap(), Measured { rtt: ms(10), answered: 3 });
+    }
+
+    #[tokio::test]
+    async fn lost_requests_hold_nothing_up_once_enough_are_answered() {
+        let server = UdpSocket::bind(HERE).await.unwrap();
+        let relay = server.local_addr().unwrap().to_string();
+        let answer_three = async {
+            let mut buffer = [0; 1500];
+            for n in 0.. {
+                let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+                if n % 2 == 0 {
+                    server.send_to(&response_to(&buffer[..length]), from).await.unwrap();
+                }
+            }
+        };
+        let begun = Instant::now();
+        tokio::select! {
+            measured = probe(&relay, true) => assert_eq!(measured.unwrap().answered, 3),
+            () = answer_three => unreachable!("serves for ever"),
+        }
+        assert!(begun.elapsed() < STUN_WAIT, "{:?}", begun.elapsed());
+    }
+
+    fn response_to(request: &[u8]) -> Vec<u8> {
+        let mut read = Message::new();
+        read.unmarshal_binary(request).unwrap();
+        let mut response = Message::new();
+        response.build(&[Box::new(read.transaction_id), Box::new(BINDING_SUCCESS)]).unwrap();
+        response.raw
     }
 
     #[tokio::test]
@@ -161,12 +206,8 @@ mod tests {
             let mut buffer = [0; 1500];
             loop {
                 let (length, from) = server.recv_from(&mut buffer).await.unwrap();
-                let mut request = Message::new();
-                request.unmarshal_binary(&buffer[..length]).unwrap();
-                let mut response = Message::new();
-                response.build(&[Box::new(request.transaction_id), Box::new(BINDING_SUCCESS)]).unwrap();
                 server.send_to(b"not stun", from).await.unwrap();
-                server.send_to(&response.raw, from).await.unwrap();
+                server.send_to(&response_to(&buffer[..length]), from).await.unwrap();
             }
         };
         tokio::select! {

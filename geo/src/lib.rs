@@ -19,6 +19,7 @@ pub mod client;
 pub mod latency;
 pub mod map;
 pub mod matrix;
+pub mod places;
 pub mod region;
 pub mod server;
 

@@ -156,17 +156,7 @@ mod tests {
 
     #[test]
     fn each_built_in_region_lies_where_azures_list_says() {
-        #[derive(Deserialize)]
-        struct Azure {
-            region: String,
-            lat: f64,
-            lon: f64,
-        }
-        let places: BTreeMap<String, Place> = crate::table(include_str!("../data/azure_regions.csv"))
-            .deserialize::<Azure>()
-            .map(|row| row.unwrap())
-            .map(|azure| (azure.region, Place::new(azure.lat, azure.lon).unwrap()))
-            .collect();
+        let places = crate::places::azure();
         for region in RegionMap::built_in().iter() {
             let azure = region.azure.as_deref().unwrap();
             assert_eq!(places.get(azure), Some(&region.place), "{}", region.id);

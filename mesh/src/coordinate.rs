@@ -7,6 +7,7 @@
 
 mod vivaldi;
 
+use geo::region::Place;
 use serde::{Deserialize, Serialize};
 
 /// A place in a three-dimensional Euclidean space of milliseconds, with a height above it for the access
@@ -29,6 +30,12 @@ pub use self::vivaldi::{Refused, Settings, Vivaldi};
 /// Nothing on Earth is further away, in milliseconds: a round trip beyond it is an error or a lie.
 pub const FARTHEST_MS: f64 = 4_000.0;
 
+/// The radius of a globe on which chords are about as long as round trips are (14.3 ms for 1000 km, see `geo::latency`).
+const GLOBE_MS: f64 = 100.0;
+
+/// Half of what a round trip has beyond its distance.
+const ACCESS_MS: f32 = 6.0;
+
 /// Steps of a millisecond on the wire.
 const STEPS: f32 = 8.0;
 
@@ -49,6 +56,25 @@ impl Coordinate {
             && (0.0..=f32::from(u16::MAX) / STEPS).contains(&height)
             && (0.0..=1.0).contains(&error);
         sound.then_some(Self { position, height, error })
+    }
+
+    /// Of a node that has measured nothing yet.
+    pub fn unknown() -> Self {
+        Self { position: [0.0; 3], height: 0.0, error: 1.0 }
+    }
+
+    /// How far a node has moved that is at `other` by now, in milliseconds.
+    pub fn moved_ms(&self, other: &Self) -> f64 {
+        let position = euclidean(&self.position.map(f64::from), &other.position.map(f64::from));
+        position + f64::from((self.height - other.height).abs())
+    }
+
+    /// A stand-in for the coordinate of a node of which only its place on the globe is known. It compares with its like
+    /// alone, never with what [`Vivaldi`] has learnt.
+    pub fn on_map(place: Place) -> Self {
+        let (lat, lon) = (place.lat().to_radians(), place.lon().to_radians());
+        let direction = [lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()];
+        Self { position: direction.map(|x| (x * GLOBE_MS) as f32), height: ACCESS_MS, error: 0.5 }
     }
 
     /// Whether it can be one: what has not come off the wire is to be checked before it is used.
@@ -114,6 +140,15 @@ mod tests {
         }
         assert_eq!(Coordinate::new([0.0; 3], -1.0, 0.5), None);
         assert_eq!(Coordinate::new([0.0; 3], 1.0, 1.5), None);
+    }
+
+    #[test]
+    fn a_place_on_the_map_is_nearer_to_what_is_near() {
+        let at = |lat, lon| Coordinate::on_map(Place::new(lat, lon).unwrap());
+        let (frankfurt, london, new_york, tokyo) = (at(50.1, 8.7), at(51.5, -0.1), at(40.7, -74.0), at(35.7, 139.7));
+        let ms = [london, new_york, tokyo].map(|other| frankfurt.rtt_ms(&other).round());
+        assert_eq!(ms, [22.0, 106.0, 146.0]);
+        assert!(tokyo.is_sane());
     }
 
     proptest! {

@@ -2,7 +2,8 @@
 //!
 //! One task (`gossip`) owns the SWIM state and is the only one to touch it; one task per connection
 //! (`inbound`) reads what a peer sends and hands it on; `pool` holds the connections, `dial` makes
-//! them, `join` feeds in seeds, `renewal` renews certificates and `vigil` judges peers by them. Everything else is this handle.
+//! them, `join` feeds in seeds, `locate` learns
+//! where the node is from their round trips, `renewal` renews certificates and `vigil` judges peers by them. Everything else is this handle.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
@@ -11,6 +12,7 @@ mod error;
 mod gossip;
 mod inbound;
 mod join;
+mod locate;
 mod peer;
 mod pool;
 mod renewal;
@@ -38,6 +40,7 @@ use self::{gossip::Input, pool::Pool};
 pub use crate::membership::Member;
 use crate::{
     clock::Micros,
+    coordinate::Coordinate,
     identity::{Identity, NodeId, certs::Credentials},
     membership, seeds,
     transport::{HandshakeError, Transport},
@@ -96,6 +99,8 @@ struct Shared {
     own_addresses: Mutex<BTreeSet<SocketAddr>>,
     report: Mutex<Report>,
     report_changed: Notify,
+    /// Where it is, as far as it has learnt.
+    coordinate: Mutex<Coordinate>,
     members: watch::Receiver<Arc<Vec<Member>>>,
     gossip: mpsc::Sender<Input>,
     /// Weak: the gossip task holds the strong one, so that the reader sees the end when the node stops.
@@ -134,6 +139,7 @@ impl Node {
             turns: Mutex::default(),
             own_addresses: Mutex::default(),
             report_changed: Notify::new(),
+            coordinate: Mutex::new(Coordinate::unknown()),
             members,
             gossip,
             inbound: inbound.downgrade(),
@@ -143,6 +149,7 @@ impl Node {
         tokio::spawn(gossip::run(shared.clone(), settings.swim, gossip_end, members_in, inbound));
         tokio::spawn(inbound::accept(shared.clone()));
         tokio::spawn(join::run(shared.clone(), seeds));
+        tokio::spawn(locate::run(shared.clone()));
         tokio::spawn(renewal::run(shared.clone()));
         Ok((Self { shared }, inbound_end))
     }

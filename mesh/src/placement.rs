@@ -12,12 +12,14 @@
 //! assigned since an edge's report was written counts as load, and among those near-equal to the best, two are drawn
 //! and the less stressed one is chosen (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
 //!
-//! [`Search`] decides whom to probe, [`should_move`] whether a live meeting is better served elsewhere.
+//! [`Search`] decides whom to probe, [`Watch`] and [`should_move`] whether a live meeting is better served elsewhere.
 
 mod locate;
 mod moving;
 mod policy;
 mod search;
+mod site;
+mod watch;
 mod why;
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +30,9 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     moving::{History, Hysteresis, Move, should_move},
     policy::{MAX_STRESS_PERMILLE, Policy},
-    search::{Effort, Search, Site},
+    search::{Effort, Search},
+    site::{Site, sites},
+    watch::Watch,
 };
 use crate::{
     identity::{NodeId, Role},
@@ -61,15 +65,28 @@ pub struct Measured {
     pub rtt: Duration,
     /// By what.
     pub source: RttSource,
+    /// How long ago it was measured; zero where that means nothing.
+    pub age: Duration,
+}
+
+impl Measured {
+    /// A round trip known by `source` as of now.
+    pub fn now(rtt: Duration, source: RttSource) -> Self {
+        Self { rtt, source, age: Duration::ZERO }
+    }
+
+    fn is_measured(&self) -> bool {
+        matches!(self.source, RttSource::Probe | RttSource::Remembered)
+    }
 }
 
 /// How a round trip is known, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RttSource {
-    /// The node itself measured it, just now.
+    /// The node itself measured it, just now or within the minute: [`Measured::age`].
     Probe,
-    /// The node itself measured it, for an earlier meeting at the same relay.
+    /// The node itself measured it, longer ago.
     Remembered,
     /// Computed from where both are in the space of round trips.
     Coordinate,
@@ -104,6 +121,8 @@ pub struct Row {
     pub rtt_relay_ms: Option<f64>,
     /// How that is known.
     pub rtt_relay_source: Option<RttSource>,
+    /// How long before the decision it was measured, in milliseconds; `None` where it was not.
+    pub rtt_relay_age_ms: Option<u64>,
     /// Round trip to the core, in milliseconds.
     pub rtt_core_ms: Option<f64>,
     /// How that is known.
@@ -145,6 +164,8 @@ pub enum Reason {
     Residency,
     /// It has said nothing of itself, or nothing lately.
     Health,
+    /// It has stopped answering, whatever membership thinks of it.
+    Silent,
     /// It takes no new meetings.
     Draining,
     /// It is near its limit.
@@ -200,9 +221,7 @@ struct Scored<'a> {
 impl<'a> Scored<'a> {
     /// A candidate whose way to the core is unknown counts as far from it as the furthest known.
     fn new(candidate: &'a Candidate, policy: &Policy, far_core: Duration) -> Self {
-        let core = candidate.rtt_core.map_or(far_core, |core| core.rtt);
-        let stress = candidate.stress().unwrap_or_default();
-        let score = |relay: Measured| ms(relay.rtt) + policy.core_weight * ms(core) + ms(policy.stress_weight) * stress;
+        let cost = candidate.cost_ms(policy, far_core);
         Self {
             candidate,
             knowledge: match candidate.rtt_relay.map(|relay| relay.source) {
@@ -211,7 +230,7 @@ impl<'a> Scored<'a> {
                 None => 2,
             },
             preference: policy.preference(&candidate.region),
-            score_ms: candidate.rtt_relay.map(score),
+            score_ms: candidate.rtt_relay.map(|relay| ms(relay.rtt) + cost),
         }
     }
 
@@ -272,6 +291,9 @@ impl Candidate {
             score_ms,
             rtt_relay_ms: self.rtt_relay.map(|relay| ms(relay.rtt)),
             rtt_relay_source: self.rtt_relay.map(|relay| relay.source),
+            rtt_relay_age_ms: self
+                .rtt_relay
+                .and_then(|relay| relay.is_measured().then(|| relay.age.as_millis() as u64)),
             rtt_core_ms: self.rtt_core.map(|core| ms(core.rtt)),
             rtt_core_source: self.rtt_core.map(|core| core.source),
             stress: self.report.as_ref().map(|report| f64::from(report.stress_permille) / 1000.0),
@@ -286,4 +308,4 @@ fn ms(duration: Duration) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

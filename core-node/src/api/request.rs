@@ -86,6 +86,9 @@ struct PlacementBody {
     /// No edge farther from the relay than this.
     #[schema(minimum = 1, maximum = 1000)]
     max_rtt_ms: Option<u32>,
+    /// `host:port` at which the relay's media server answers STUN (RFC 8489) over UDP: edges then measure the way that
+    /// the media takes, and not the one to the signalling.
+    stun: Option<String>,
 }
 
 /// How words are made.
@@ -134,12 +137,14 @@ impl CreateMeeting {
         ensure((100..=3000).contains(&self.vad.hangover_ms), "vad.hangover_ms", "100 to 3000")?;
         let max_rtt_ms = self.placement.max_rtt_ms;
         ensure(max_rtt_ms.is_none_or(|ms| (1..=1000).contains(&ms)), "placement.max_rtt_ms", "1 to 1000")?;
+        ensure(self.placement.stun.as_deref().is_none_or(is_address), "placement.stun", "`host:port`")?;
         Ok(Spec {
             source: self.source.checked()?,
             meeting_url: self.meeting_url,
             residency: self.placement.residency,
             prefer: self.placement.prefer,
             max_rtt_ms,
+            stun: self.placement.stun,
             language,
             interim: self.transcription.interim,
             vad: VadSettings { preroll_ms: self.vad.preroll_ms, hangover_ms: self.vad.hangover_ms },
@@ -185,6 +190,20 @@ impl SourceBody {
 fn secret(text: Option<String>, field: &str) -> Result<Option<Secret>, Problem> {
     ensure(text.as_ref().is_none_or(|t| t.len() <= MAX_TEXT), field, "at most 2048 bytes long")?;
     Ok(text.map(Secret))
+}
+
+/// `host:port`; an IPv6 address in brackets.
+fn is_address(text: &str) -> bool {
+    let whole = Url::parse(&format!("stun://{text}/")).ok().filter(|_| text.len() <= MAX_KEY);
+    whole.is_some_and(|url| url.has_host() && url.port().is_some_and(|port| port > 0) && is_only_authority(&url))
+}
+
+fn is_only_authority(url: &Url) -> bool {
+    url.username().is_empty()
+        && url.password().is_none()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
 }
 
 fn check_url(url: &str, schemes: &[&str]) -> Result<(), Problem> {

@@ -12,6 +12,7 @@ use mesh::{
         request::{Assignment, Join, Request, Response, Source},
     },
 };
+use tokio::time::timeout;
 
 use crate::{
     lock,
@@ -20,6 +21,26 @@ use crate::{
     peers::Mesh,
     record::Owner,
 };
+
+/// An edge that is there says yes or no at once, and connects to the relay afterwards.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why an edge has not taken a meeting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Declined {
+    /// There was no answer within [`ANSWER_DEADLINE`]. If it joins all the same, its lease is waited out.
+    #[error("no answer within {ANSWER_DEADLINE:?}")]
+    Silent,
+    /// It will not, or the meeting is not to be had.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<LogClosed> for Declined {
+    fn from(closed: LogClosed) -> Self {
+        Self::Refused(closed.to_string())
+    }
+}
 
 /// Has `owner` join `meeting` under `epoch`, which is newer than all before it and of this core's term.
 ///
@@ -31,9 +52,9 @@ pub(super) async fn invite(
     source: Source,
     epoch: Epoch,
     owner: Owner,
-) -> Result<(), String> {
+) -> Result<(), Declined> {
     let edge = owner.edge.clone();
-    let leases = peers.wire(&edge).await >= Version::V2;
+    let leases = in_time(peers.wire(&edge)).await? >= Version::V2;
     meeting.vacant().await;
     let mut record = None;
     let stored = meeting.update(|r| {
@@ -44,9 +65,10 @@ pub(super) async fn invite(
         r.owners.insert(epoch.0, Owner { leased: leases, ..owner });
         record = Some(r.clone());
     });
-    stored.await.map_err(|LogClosed| LogClosed.to_string())?;
-    let record = record.ok_or("the meeting has ended")?;
-    lock(&meeting.grantor).grant(edge.clone(), epoch, Instant::now()).map_err(|e| e.to_string())?;
+    stored.await?;
+    let record = record.ok_or_else(|| Declined::Refused("the meeting has ended".into()))?;
+    let granted = lock(&meeting.grantor).grant(edge.clone(), epoch, Instant::now());
+    granted.map_err(|e| Declined::Refused(e.to_string()))?;
     let assignment = Assignment {
         meeting: meeting.id,
         epoch,
@@ -57,7 +79,7 @@ pub(super) async fn invite(
     };
     let lease = peers.rtt(&edge).map_or(LEASE_MAX, lease_for);
     let request = if leases { join(meeting, assignment, lease) } else { Request::Assign(assignment) };
-    match peers.request(&edge, &request).await? {
+    match in_time(peers.request(&edge, &request)).await?.map_err(Declined::Refused)? {
         Response::Accepted => {
             tracing::info!(meeting = %meeting.id, %edge, epoch = epoch.0, leases, "meeting placed");
             Ok(())
@@ -65,11 +87,15 @@ pub(super) async fn invite(
         answer => {
             meeting.release(&edge, epoch);
             match answer {
-                Response::Refused { reason } => Err(reason),
-                _ => Err("answered another question".into()),
+                Response::Refused { reason } => Err(Declined::Refused(reason)),
+                _ => Err(Declined::Refused("answered another question".into())),
             }
         }
     }
+}
+
+async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Declined> {
+    timeout(ANSWER_DEADLINE, answer).await.map_err(|_| Declined::Silent)
 }
 
 fn join(meeting: &Meeting, assignment: Assignment, lease: Duration) -> Request {

@@ -1,36 +1,40 @@
-//! Choosing the edge for a meeting: the nearest few measure their way to its relay, the best is asked
-//! to join, the next best if it will not.
+//! Choosing the edge for a meeting: the edges likely to be nearest measure their way to its relay, the best is
+//! asked to join, the next best if it will not. A meeting whose edge is lost is placed by what was measured within the
+//! minute, without asking anybody; [`review`](super::review) sees to it that there is something.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod measure;
+mod memory;
+mod patience;
+mod ramp;
+mod target;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
 use geo::{RegionId, latency::LatencyModel};
 use mesh::{
     clock::Micros,
+    coordinate::Coordinate,
     identity::{NodeId, Role},
     node::Member,
-    placement::{Candidate, Decision, Measured, Policy, RttSource, Verdict, rank},
-    wire::{
-        Epoch,
-        request::{Request, Response, Source},
-    },
+    placement::{Candidate, Decision, Measured, Policy, RttSource, Site, Verdict, rank, sites},
+    wire::{Epoch, request::Source},
 };
-use reqwest::Url;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::sync::Semaphore;
 
-use super::{invite::invite, lifecycle::Unplaced};
-use crate::{log::LogClosed, meeting::Meeting, peers::Mesh, record::Owner};
-
-/// Edges asked to measure for one meeting.
-const MAX_PROBED: usize = 8;
-
-/// A probe answered later than this is no answer: a relay that far away is no choice.
-const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+use self::{measure::Distances, memory::Memory, ramp::Ramp, target::Target};
+use super::{
+    invite::{Declined, invite},
+    lifecycle::Unplaced,
+};
+use crate::{lock, log::LogClosed, meeting::Meeting, peers::Mesh, record::Owner};
 
 /// Edges asked to take one meeting before it has to wait.
 const MAX_ASKED: usize = 3;
@@ -38,12 +42,24 @@ const MAX_ASKED: usize = 3;
 /// A report older than this is no sign of health. Reports come every 10 s; clocks differ.
 const REPORT_AGE: Duration = Duration::from_secs(60);
 
+/// So many edges with fresh measurements are enough to replace one without measuring: the best may decline.
+const ENOUGH: usize = 2;
+
+/// Live meetings whose surroundings are measured at once; the others wait.
+const MAX_REVIEWS: usize = 16;
+
+/// What was measured within this, for whatever meeting, is not measured again for a review.
+const REVIEWED: Duration = Duration::from_secs(20);
+
 /// Chooses edges.
 pub struct Placer {
     /// The other nodes.
     pub mesh: Arc<dyn Mesh>,
     /// Distances where nothing was measured.
     pub model: LatencyModel,
+    memory: Mutex<Memory>,
+    ramp: Mutex<Ramp>,
+    reviews: Semaphore,
 }
 
 /// What a meeting asks of its edge.
@@ -51,11 +67,18 @@ pub struct Placer {
 pub struct Wanted {
     /// The way in.
     pub source: Source,
+    /// Where the relay answers STUN, if that is known.
+    pub stun: Option<String>,
     /// The conditions.
     pub policy: Policy,
 }
 
 impl Placer {
+    /// Knows nothing yet of any relay.
+    pub fn new(mesh: Arc<dyn Mesh>, model: LatencyModel) -> Self {
+        Self { mesh, model, memory: Mutex::default(), ramp: Mutex::default(), reviews: Semaphore::new(MAX_REVIEWS) }
+    }
+
     /// Finds an edge for `meeting` and has it join, under epochs above `after`. Returns the epoch taken.
     ///
     /// # Errors
@@ -63,11 +86,12 @@ impl Placer {
     pub async fn place(&self, meeting: &Meeting, wanted: Wanted, after: Epoch) -> Result<Epoch, (Epoch, Unplaced)> {
         let begun = Instant::now();
         let failed = |code, detail: String, retry| Unplaced { code, detail, retry };
-        let relay = relay_address(&wanted.source)
+        let target = Target::of(&wanted.source, wanted.stun.as_deref())
             .ok_or_else(|| (after, failed("bad_source", "the source's address names no host".into(), false)))?;
-        let candidates = self.candidates(&wanted.policy, &relay).await;
-        let policy = Policy { fresh_since: Some(fresh_since()), ..wanted.policy.clone() };
-        let decision = rank(&candidates, &policy, uuid::Uuid::new_v4().as_u128() as u64);
+        let policy = self.current(&wanted.policy);
+        let had_edge = !meeting.record().owners.is_empty();
+        let distances = self.distances(&target, &policy, had_edge).await;
+        let decision = rank(&self.candidates(&distances), &policy, uuid::Uuid::new_v4().as_u128() as u64);
         metrics::histogram!("nearfield_core_placement_seconds").record(begun.elapsed().as_secs_f64());
         let mut epoch = after;
         let mut refusals = vec![];
@@ -79,16 +103,44 @@ impl Placer {
                 Err(reason) => refusals.push(format!("{}: {reason}", row.node)),
             }
         }
+        let edges = decision.rows.len();
         let detail = match refusals.is_empty() {
-            true => format!("none of {} edges may take it", candidates.len()),
+            true => format!("none of {edges} edges may take it"),
             false => refusals.join("; "),
         };
-        let code = if candidates.is_empty() || !refusals.is_empty() { "no_edge" } else { "no_edge_allowed" };
+        let code = if edges == 0 || !refusals.is_empty() { "no_edge" } else { "no_edge_allowed" };
         if refusals.is_empty() {
             // Why all were excluded is worth as much as why one was chosen; the log's end is noticed elsewhere.
             let _ = meeting.decided(Epoch(epoch.0 + 1), shown(&decision, Epoch(epoch.0 + 1), None)).await;
         }
         Err((epoch, failed(code, detail, true)))
+    }
+
+    /// Measures again, where that is some time ago, what a live meeting depends on: its own edge, and those that would be
+    /// next. The ranking of all; `None` if its source names no relay.
+    pub async fn review(&self, wanted: &Wanted, owner: &NodeId) -> Option<Decision> {
+        // Closed by nobody.
+        let _turn = self.reviews.acquire().await.ok()?;
+        let target = Target::of(&wanted.source, wanted.stun.as_deref())?;
+        let policy = self.current(&wanted.policy);
+        let (fresh, sites) = (self.fresh(&target), self.sites(&policy));
+        let ready = sites.iter().filter(|site| site.node != *owner && fresh.contains_key(&site.node)).count();
+        if ready < ENOUGH.min(sites.len()) {
+            self.search(&target, sites).await;
+        }
+        let known = || rank(&self.candidates(&self.known(&target)), &policy, 0);
+        let eligible = known().rows.into_iter().filter(|row| !matches!(row.verdict, Verdict::Excluded(_)));
+        let next = eligible.map(|row| row.node).filter(|node| node != owner).take(ENOUGH);
+        let measured: BTreeSet<NodeId> = next.chain([owner.clone()]).collect();
+        self.refresh(&target, measured, REVIEWED).await;
+        Some(known())
+    }
+
+    /// `edge` is not to be asked until it is heard of again.
+    pub fn handle_silent(&self, edge: &NodeId) {
+        metrics::counter!("nearfield_core_edges_silent_total").increment(1);
+        let report = report_of(&self.mesh.members().borrow(), edge);
+        lock(&self.memory).handle_silent(edge, report, Instant::now());
     }
 
     async fn assign(
@@ -99,79 +151,72 @@ impl Placer {
         owner: Owner,
         decision: &Decision,
     ) -> Result<(), String> {
+        let edge = owner.edge.clone();
         let stopped = |LogClosed| LogClosed.to_string();
-        meeting.decided(epoch, shown(decision, epoch, Some(&owner.edge))).await.map_err(stopped)?;
-        invite(&*self.mesh, meeting, wanted.source.clone(), epoch, owner).await
+        let report = report_of(&self.mesh.members().borrow(), &edge).unwrap_or_default();
+        lock(&self.ramp).handle_asked(&edge, report, Instant::now());
+        meeting.decided(epoch, shown(decision, epoch, Some(&edge))).await.map_err(stopped)?;
+        let asked = invite(&*self.mesh, meeting, wanted.source.clone(), epoch, owner).await;
+        asked.map_err(|declined| {
+            lock(&self.ramp).handle_refused(&edge);
+            if declined == Declined::Silent {
+                self.handle_silent(&edge);
+            }
+            declined.to_string()
+        })
     }
 
-    async fn candidates(&self, policy: &Policy, relay: &Relay) -> Vec<Candidate> {
+    /// How far edges are from `target`. In a `hurry` what was measured within the minute is enough.
+    async fn distances(&self, target: &Target, policy: &Policy, hurry: bool) -> Distances {
+        let sites = self.sites(policy);
+        let fresh = self.fresh(target);
+        let ready = sites.iter().filter(|site| fresh.contains_key(&site.node)).count();
+        if hurry && ready > 0 && ready >= sites.len().min(ENOUGH) {
+            metrics::counter!("nearfield_core_placements_unprobed_total").increment(1);
+            return fresh;
+        }
+        self.search(target, sites).await
+    }
+
+    /// The policy of a meeting at this moment.
+    fn current(&self, policy: &Policy) -> Policy {
         let members = self.mesh.members().borrow().clone();
-        let nearest = self.nearest(&members, policy);
-        let probed = self.probe(&nearest, relay).await;
-        let here = self.mesh.identity().region.clone();
-        let edges = members.iter().filter(|m| m.identity.role == Role::Edge);
-        edges
-            .map(|m| Candidate {
-                node: m.identity.node.clone(),
-                region: m.identity.region.clone(),
-                role: m.identity.role,
-                report: m.report.clone(),
-                pending: 0,
-                rtt_relay: probed.get(&m.identity.node).map(|rtt| Measured { rtt: *rtt, source: RttSource::Probe }),
-                rtt_core: self.rtt_to_core(m, &here),
-            })
-            .collect()
+        let silent = lock(&self.memory).silent(|edge| report_of(&members, edge), Instant::now());
+        Policy { fresh_since: Some(fresh_since()), silent, ..policy.clone() }
     }
 
-    /// The edges worth asking: those the policy's fixed conditions allow, region by region, regions near
-    /// the preferred one (else near this core) first.
-    fn nearest(&self, members: &[Member], policy: &Policy) -> Vec<NodeId> {
+    /// The edges that may take it, wherever its relay is.
+    fn sites(&self, policy: &Policy) -> Vec<Site> {
         let hint = policy.prefer.first().unwrap_or(&self.mesh.identity().region);
-        let allowed = |region: &RegionId| policy.residency.as_ref().is_none_or(|r| r.contains(region));
-        let mut by_region: BTreeMap<(bool, Option<Duration>, RegionId), Vec<&Member>> = BTreeMap::new();
-        for member in members.iter().filter(|m| m.identity.role == Role::Edge && allowed(&m.identity.region)) {
-            let fit = member.report.as_ref().is_some_and(|r| !r.draining && r.meetings < r.capacity);
-            if fit {
-                let rtt = self.model.estimate(hint, &member.identity.region).map(|l| l.rtt);
-                by_region.entry((rtt.is_none(), rtt, member.identity.region.clone())).or_default().push(member);
-            }
-        }
-        let longest = by_region.values().map(Vec::len).max().unwrap_or(0);
-        let turns = (0..longest).flat_map(|turn| by_region.values().filter_map(move |edges| edges.get(turn)));
-        turns.take(MAX_PROBED).map(|m| m.identity.node.clone()).collect()
+        let map = |region: &RegionId| Some(Coordinate::on_map(self.model.map().region(region)?.place));
+        let guess = |region: &RegionId| self.model.estimate(hint, region).map(|latency| latency.rtt);
+        sites(&self.candidates(&Distances::new()), policy, map, guess)
     }
 
-    async fn probe(&self, edges: &[NodeId], relay: &Relay) -> BTreeMap<NodeId, Duration> {
-        let mut probes = JoinSet::new();
-        for edge in edges.iter().cloned() {
-            let mesh = self.mesh.clone();
-            let request = Request::Probe { relay: relay.0.clone(), stun: false };
-            probes.spawn(async move {
-                let answer = timeout(PROBE_DEADLINE, mesh.request(&edge, &request)).await;
-                (edge, answer)
-            });
-        }
-        let mut answers = BTreeMap::new();
-        while let Some(probe) = probes.join_next().await {
-            match probe {
-                Ok((edge, Ok(Ok(Response::Probed { rtt_us, answered: 1.. })))) => {
-                    answers.insert(edge, Duration::from_micros(rtt_us));
-                }
-                Ok((edge, _)) => tracing::debug!(%edge, "no answer to a probe"),
-                Err(error) => tracing::error!(%error, "a probe was abandoned"),
-            }
-        }
-        answers
+    /// All edges, as they are now.
+    fn candidates(&self, distances: &Distances) -> Vec<Candidate> {
+        let members = self.mesh.members().borrow().clone();
+        let here = &self.mesh.identity().region;
+        let (ramp, now) = (lock(&self.ramp), Instant::now());
+        let candidate = |m: &Member| Candidate {
+            node: m.identity.node.clone(),
+            region: m.identity.region.clone(),
+            role: m.identity.role,
+            report: m.report.clone(),
+            pending: m.report.as_ref().map_or(0, |report| ramp.pending(&m.identity.node, report.at, now)),
+            rtt_relay: distances.get(&m.identity.node).copied(),
+            rtt_core: self.rtt_to_core(m, here),
+        };
+        members.iter().filter(|m| m.identity.role == Role::Edge).map(candidate).collect()
     }
 
     fn rtt_to_core(&self, edge: &Member, here: &RegionId) -> Option<Measured> {
         let told = edge.report.as_ref().and_then(|r| r.rtts.iter().find(|(region, _)| region == here));
         let measured = self.mesh.rtt(&edge.identity.node).or(told.map(|(_, us)| Duration::from_micros(u64::from(*us))));
         if let Some(rtt) = measured {
-            return Some(Measured { rtt, source: RttSource::Gossip });
+            return Some(Measured::now(rtt, RttSource::Gossip));
         }
-        let rtt = self.model.estimate(here, &edge.identity.region)?.rtt;
-        Some(Measured { rtt, source: RttSource::Model })
+        Some(Measured::now(self.model.estimate(here, &edge.identity.region)?.rtt, RttSource::Model))
     }
 }
 
@@ -181,13 +226,9 @@ pub fn policy(residency: Option<BTreeSet<RegionId>>, prefer: &[RegionId], max_rt
     Policy { residency, prefer: prefer.to_vec(), max_rtt, ..Policy::default() }
 }
 
-/// `host:port` of a relay's signalling.
-struct Relay(String);
-
-fn relay_address(source: &Source) -> Option<Relay> {
-    let (Source::Whep { url, .. } | Source::Janus { url, .. }) = source;
-    let url = Url::parse(url).ok()?;
-    Some(Relay(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)))
+fn report_of(members: &[Member], edge: &NodeId) -> Option<Micros> {
+    let member = members.iter().find(|m| m.identity.node == *edge)?;
+    member.report.as_ref().map(|report| report.at)
 }
 
 fn shown(decision: &Decision, epoch: Epoch, asked: Option<&NodeId>) -> serde_json::Value {

@@ -169,6 +169,7 @@ impl Supervisor {
             if self.lifecycle.status() == Status::Active {
                 self.begin_gap(GapReason::EdgeLost, self.meeting.heard_at());
             }
+            self.placer.handle_silent(&lapsed.edge);
             self.lifecycle.handle_edge_down(now);
         }
     }

@@ -157,7 +157,8 @@ impl Gossip {
         report.at = Micros::from_system(SystemTime::now()).max(Micros(self.last_report.0 + 1));
         report.rtts = self.shared.pool.rtts();
         // A node that behaves as an older release says no more than that did.
-        let extension = Extension { wire: self.shared.transport.wire().number(), coordinate: report.coordinate() };
+        let coordinate = Some(*lock(&self.shared.coordinate));
+        let extension = Extension { wire: self.shared.transport.wire().number(), coordinate };
         report.extension = report.reads_extension().then_some(extension);
         self.last_report = report.at;
         self.next_report = now + REPORT_PERIOD;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex, time::Duration};
 
 use geo::RegionId;
 
-use super::{Peer, lock};
+use super::{Peer, locate::Sample, lock};
 use crate::{identity::NodeId, wire::report::MAX_RTTS};
 
 /// Two nodes that dial each other at once keep both connections; a node that restarts leaves some
@@ -62,11 +62,23 @@ impl Pool {
         lock(&self.peers).values().flatten().cloned().collect()
     }
 
+    /// What the newest open connection to each node shows.
+    pub(super) fn samples(&self) -> BTreeMap<NodeId, Sample> {
+        let peers = lock(&self.peers);
+        let newest = peers.iter().filter_map(|(node, all)| Some((node, all.iter().rev().find(|peer| is_open(peer))?)));
+        newest.map(|(node, peer)| (node.clone(), sample(peer))).collect()
+    }
+
     /// The lowest smoothed round trip into each region, nearest regions first, as reports carry it.
     pub(super) fn rtts(&self) -> Vec<(RegionId, u32)> {
         let measured = self.all().into_iter().map(|peer| (peer.identity.region, peer.connection.rtt()));
         nearest(measured)
     }
+}
+
+fn sample(peer: &Peer) -> Sample {
+    let stats = peer.connection.stats();
+    Sample { connection: peer.connection.stable_id(), acks: stats.frame_rx.acks, rtt: stats.path.rtt }
 }
 
 fn is_open(peer: &Peer) -> bool {

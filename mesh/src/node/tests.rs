@@ -110,6 +110,25 @@ async fn three_nodes_find_each_other_through_one_seed_and_hear_reports() {
 }
 
 #[tokio::test]
+async fn nodes_learn_from_each_other_where_they_are_and_tell_it() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let at = |node, seeds: &[SocketAddr]| Settings { software: "0.2.0".into(), ..settings(&authority, node, seeds) };
+    let (a, _a_in) = Node::start(at("a", &[])).await.unwrap();
+    let (b, _b_in) = Node::start(at("b", &[a.address()])).await.unwrap();
+    for (node, other) in [(&a, "b"), (&b, "a")] {
+        let learnt = |member: &Member| {
+            let there = member.report.as_ref().and_then(|report| report.coordinate());
+            member.identity.node == id(other) && there.is_some_and(|there| there.is_sane() && there.error < 0.95)
+        };
+        let mut members = node.members();
+        let told = members.wait_for(|members| members.iter().any(learnt));
+        timeout(PATIENCE, told).await.expect("a coordinate").unwrap();
+    }
+    assert!(count(&counters, "nearfield_mesh_coordinate_samples_total{outcome=\"used\"}") >= 4);
+}
+
+#[tokio::test]
 async fn nodes_speak_the_newest_version_that_both_of_them_know() {
     let authority = authority();
     let older = settings(&authority, "a", &[]);

@@ -79,13 +79,13 @@ pub fn should_move(current: &Row, best: &Row, hysteresis: &Hysteresis, history: 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
     use super::*;
 
-    fn row(node: &str, verdict: Verdict, score: f64) -> Row {
+    pub(in super::super) fn row(node: &str, verdict: Verdict, score: f64) -> Row {
         Row {
             node: node.parse().unwrap(),
             region: "eu".parse().unwrap(),
@@ -93,6 +93,7 @@ mod tests {
             score_ms: Some(score),
             rtt_relay_ms: Some(score),
             rtt_relay_source: Some(RttSource::Probe),
+            rtt_relay_age_ms: Some(0),
             rtt_core_ms: None,
             rtt_core_source: None,
             stress: Some(0.1),

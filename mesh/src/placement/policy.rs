@@ -18,6 +18,8 @@ pub const MAX_STRESS_PERMILLE: u16 = 800;
 pub struct Policy {
     /// Nodes that are not to be chosen: the one to be replaced, the other one of a meeting with two.
     pub without: BTreeSet<NodeId>,
+    /// Nodes that have stopped answering, though membership has not found out yet.
+    pub silent: BTreeSet<NodeId>,
     /// The oldest wire version that will do; a node that has not said otherwise speaks the first.
     pub wire: u8,
     /// The regions where the meeting's speech may be; `None` allows all, an empty set none.
@@ -44,6 +46,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             without: BTreeSet::new(),
+            silent: BTreeSet::new(),
             wire: 1,
             residency: None,
             prefer: Vec::new(),
@@ -57,8 +60,20 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Whether `candidate` may join if it is near enough.
+    pub fn admits(&self, candidate: &Candidate) -> bool {
+        self.check_node(candidate).is_ok()
+    }
+
     /// Whether `candidate` may join; if not, the first condition that it fails.
     pub(super) fn check(&self, candidate: &Candidate) -> Result<(), Reason> {
+        self.check_node(candidate)?;
+        let near = |limit| candidate.rtt_relay.is_some_and(|relay| relay.rtt <= limit);
+        if self.max_rtt.is_none_or(near) { Ok(()) } else { Err(Reason::MaxRtt) }
+    }
+
+    /// Everything but the distance to the relay.
+    fn check_node(&self, candidate: &Candidate) -> Result<(), Reason> {
         if candidate.role != Role::Edge {
             return Err(Reason::Role);
         }
@@ -67,6 +82,9 @@ impl Policy {
         }
         if self.residency.as_ref().is_some_and(|allowed| !allowed.contains(&candidate.region)) {
             return Err(Reason::Residency);
+        }
+        if self.silent.contains(&candidate.node) {
+            return Err(Reason::Silent);
         }
         let fresh = self.fresh_since.unwrap_or_default();
         let report = candidate.report.as_ref().filter(|report| report.at >= fresh).ok_or(Reason::Health)?;
@@ -82,8 +100,7 @@ impl Policy {
         if candidate.stress_permille().is_some_and(|stress| stress >= MAX_STRESS_PERMILLE) {
             return Err(Reason::Stress);
         }
-        let near = |limit| candidate.rtt_relay.is_some_and(|relay| relay.rtt <= limit);
-        if self.max_rtt.is_none_or(near) { Ok(()) } else { Err(Reason::MaxRtt) }
+        Ok(())
     }
 
     /// The place of `region` among those preferred; their number if it is not one.

@@ -14,23 +14,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{locate::locate, ms};
+use super::{Measured, RttSource, Site, locate::locate, ms};
 use crate::{coordinate::Coordinate, identity::NodeId};
-
-/// An edge that may be asked, all fixed conditions being met.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Site {
-    /// Which.
-    pub node: NodeId,
-    /// Where it is; `None` if nothing is known of that.
-    pub coordinate: Option<Coordinate>,
-    /// What it costs however near it is to the relay, in milliseconds: the weighted way to the core and stress.
-    pub cost_ms: f64,
-    /// It is in the region that the customer wants most.
-    pub preferred: bool,
-    /// How far it is from where the relay is guessed to be before anything is measured; the nearest is asked first.
-    pub guess: Option<Duration>,
-}
 
 /// How much is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +52,8 @@ pub struct Search {
     measured: BTreeMap<NodeId, Duration>,
     asked: BTreeMap<NodeId, u8>,
     relay: Option<Coordinate>,
+    /// Something was measured since the relay was last located.
+    stale: bool,
     round: u32,
     questions: usize,
 }
@@ -85,15 +72,17 @@ impl Search {
             measured: BTreeMap::new(),
             asked: BTreeMap::new(),
             relay: None,
+            stale: true,
             round: 0,
             questions: 0,
         };
-        this.relay = this.locate();
+        this.settle();
         this
     }
 
     /// Whom to ask next, all at once; nobody when the search is over.
     pub fn next_round(&mut self) -> Vec<NodeId> {
+        self.settle();
         if self.round >= self.effort.rounds {
             return vec![];
         }
@@ -119,8 +108,17 @@ impl Search {
         if self.asked.contains_key(node) {
             self.measured.insert(node.clone(), rtt);
             self.rings.insert(node.clone(), ms(rtt));
-            self.relay = self.locate();
+            self.stale = true;
         }
+    }
+
+    /// How far each edge is from the relay: as measured, or else by where that seemed to be at the last call of
+    /// [`Search::next_round`], where it seemed to be anywhere.
+    pub fn distances(&self) -> BTreeMap<NodeId, Measured> {
+        let measured = |site: &Site| Some(Measured::now(*self.measured.get(&site.node)?, RttSource::Probe));
+        let estimated = |site: &Site| Some(Measured::now(self.estimate(&site.coordinate?)?, RttSource::Coordinate));
+        let known = |site: &Site| Some((site.node.clone(), measured(site).or_else(|| estimated(site))?));
+        self.sites.iter().filter_map(known).collect()
     }
 
     /// What was measured.
@@ -128,14 +126,15 @@ impl Search {
         &self.measured
     }
 
-    /// How far an edge at `coordinate` is from the relay, by where that seems to be.
-    pub fn estimate(&self, coordinate: &Coordinate) -> Option<Duration> {
+    fn estimate(&self, coordinate: &Coordinate) -> Option<Duration> {
         self.relay.map(|relay| Duration::from_secs_f64(relay.rtt_ms(coordinate) / 1000.0))
     }
 
-    fn locate(&self) -> Option<Coordinate> {
-        let ring = |site: &Site| Some((site.coordinate?, *self.rings.get(&site.node)?));
-        locate(&self.sites.iter().filter_map(ring).collect::<Vec<_>>())
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            let ring = |site: &Site| Some((site.coordinate?, *self.rings.get(&site.node)?));
+            self.relay = locate(&self.sites.iter().filter_map(ring).collect::<Vec<_>>());
+        }
     }
 
     fn open(&self) -> impl Iterator<Item = &Site> {

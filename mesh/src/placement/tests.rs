@@ -8,10 +8,10 @@ use super::*;
 use crate::{clock::Micros, wire::report::Extension};
 
 fn measured(ms: u64, source: RttSource) -> Option<Measured> {
-    Some(Measured { rtt: Duration::from_millis(ms), source })
+    Some(Measured::now(Duration::from_millis(ms), source))
 }
 
-fn edge(name: &str, region: &str, probe_ms: u64) -> Candidate {
+pub(super) fn edge(name: &str, region: &str, probe_ms: u64) -> Candidate {
     Candidate {
         node: name.parse().unwrap(),
         region: region.parse().unwrap(),
@@ -80,6 +80,7 @@ fn each_hard_condition_has_its_own_reason() {
         fresh_since: Some(Micros(500)),
         wire: 2,
         without: ["dead".parse().unwrap()].into(),
+        silent: ["mute".parse().unwrap()].into(),
         ..Policy::default()
     };
     let speaks = |wire| Some(Extension { wire, coordinate: None });
@@ -97,6 +98,7 @@ fn each_hard_condition_has_its_own_reason() {
     assert_eq!(excluded(with_report(good(), |r| r.extension = speaks(1))), Reason::Version);
     assert_eq!(excluded(with_report(good(), |r| r.extension = None)), Reason::Version);
     assert_eq!(excluded(edge("dead", "eu", 5)), Reason::Taken);
+    assert_eq!(excluded(edge("mute", "eu", 5)), Reason::Silent);
     assert_eq!(excluded(with_report(good(), |r| r.stress_permille = 800)), Reason::Stress);
     assert_eq!(excluded(with_report(good(), |r| r.meetings = 10)), Reason::Capacity);
     assert_eq!(excluded(Candidate { rtt_relay: measured(61, RttSource::Probe), ..good() }), Reason::MaxRtt);
@@ -171,6 +173,20 @@ fn near_equals_share_the_load() {
 }
 
 #[test]
+fn what_was_measured_within_the_minute_counts_as_probed_and_tells_its_age() {
+    let at = |name, source, secs| {
+        let rtt = Measured { age: Duration::from_secs(secs), ..Measured::now(Duration::from_millis(5), source) };
+        Candidate { rtt_relay: Some(rtt), ..edge(name, "eu", 0) }
+    };
+    let all = [at("old", RttSource::Remembered, 300), at("reused", RttSource::Probe, 23), edge("now", "eu", 90)];
+    let rows = rank(&all, &Policy::default(), 0).rows;
+    let told: Vec<_> = rows.iter().map(|row| (row.node.as_str(), row.rtt_relay_age_ms)).collect();
+    assert_eq!(told, [("reused", Some(23_000)), ("now", Some(0)), ("old", Some(300_000))]);
+    assert_eq!(rows[0].why, "5.0 ms measured to the relay 23 s ago: the best that meets every condition.");
+    assert!(rows[2].why.starts_with("5.0 ms to the relay 300 s ago, not probed since: "), "{}", rows[2].why);
+}
+
+#[test]
 fn a_decision_reads_well_as_json() {
     let decision = rank(
         &[edge("a", "eu", 5), edge("b", "eu", 25), edge("c", "us", 5)],
@@ -196,7 +212,7 @@ fn source() -> impl Strategy<Value = RttSource> {
 fn rtt() -> impl Strategy<Value = Option<Measured>> {
     prop::option::weighted(
         0.9,
-        (0u64..200_000, source()).prop_map(|(us, source)| Measured { rtt: Duration::from_micros(us), source }),
+        (0u64..200_000, source()).prop_map(|(us, source)| Measured::now(Duration::from_micros(us), source)),
     )
 }
 

@@ -1,5 +1,7 @@
 //! Verdicts in words, for the API and for whoever asks why a meeting is where it is.
 
+use std::time::Duration;
+
 use super::{Candidate, MAX_STRESS_PERMILLE, Policy, Reason, RttSource, Scored, ms};
 
 /// Why an eligible candidate stands at `index`, the chosen one being at 0; `near` were equal to the best.
@@ -24,8 +26,13 @@ fn distance(scored: &Scored<'_>) -> String {
         return "Its distance to the relay is unknown, so it comes last".to_owned();
     };
     let how = match relay.source {
+        RttSource::Probe if relay.age >= Duration::from_secs(1) => {
+            return format!("{:.1} ms measured to the relay {} s ago", ms(relay.rtt), relay.age.as_secs());
+        }
         RttSource::Probe => "measured to the relay",
-        RttSource::Remembered => "to the relay as measured earlier, not probed now",
+        RttSource::Remembered => {
+            return format!("{:.1} ms to the relay {} s ago, not probed since", ms(relay.rtt), relay.age.as_secs());
+        }
         RttSource::Coordinate => "to the relay by coordinates, not probed",
         RttSource::Gossip => "to the relay's region by its report, not probed",
         RttSource::Model => "to the relay by the latency model, not probed",
@@ -49,6 +56,7 @@ pub(super) fn excluded(candidate: &Candidate, reason: Reason, policy: &Policy) -
         Reason::Residency => format!("The meeting's speech may not be in {}.", candidate.region),
         Reason::Health if report.is_some() => "Its last report is too old to rely on.".to_owned(),
         Reason::Health => "It has not reported its state yet.".to_owned(),
+        Reason::Silent => "It has stopped answering.".to_owned(),
         Reason::Draining => "It is draining and takes no new meetings.".to_owned(),
         Reason::Taken => "It captures the meeting already, or is the one to be replaced.".to_owned(),
         Reason::Version => {

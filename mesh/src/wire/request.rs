@@ -54,9 +54,9 @@ pub const MAX_REPLICA: usize = 48 * 1024;
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Response {
-    /// Median round trip of the probes that were answered, in microseconds.
+    /// Round trip by the probes that were answered, in microseconds.
     Probed {
-        /// The median.
+        /// The shortest; of version 1 the median.
         rtt_us: u64,
         /// How many of the probes were answered.
         answered: u8,
