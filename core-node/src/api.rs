@@ -6,6 +6,7 @@ pub mod health;
 pub mod meetings;
 pub mod nodes;
 pub mod problem;
+pub mod receipt;
 mod request;
 pub mod spurts;
 pub mod transcript;
@@ -64,6 +65,7 @@ pub fn router(app: App) -> Router {
         .routes(routes!(meetings::placement))
         .routes(routes!(meetings::participants))
         .routes(routes!(spurts::list))
+        .routes(routes!(receipt::one))
         .routes(routes!(transcript::whole))
         .routes(routes!(transcript::stream))
         .routes(routes!(nodes::list))

@@ -9,13 +9,19 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use core_node::{
+    SOFTWARE,
     accept::Acceptor,
     api::{self, App},
     config::{Config, ENV_PREFIX},
     log::Log,
     meetings::{Meetings, place::Placer},
+    receipt::{
+        jws::MAX_JWS,
+        show::show,
+        verify::{Against, verify},
+    },
     store::Store,
     transcribe::{Transcriber, openai::OpenAi, pool::Pool, whisper::Whisper},
 };
@@ -43,18 +49,48 @@ struct Cli {
     /// Only checks the configuration and the certificate.
     #[arg(long)]
     check: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
 }
 
-const SOFTWARE: &str = concat!("core-node/", env!("CARGO_PKG_VERSION"));
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Checks the signed receipt of a meeting, offline, and shows what it says. Ends with 1 if it is not to be believed.
+    VerifyReceipt(VerifyReceipt),
+}
+
+#[derive(Debug, Args)]
+struct VerifyReceipt {
+    /// The receipt, as GET /v1/meetings/{id}/receipt answered.
+    file: PathBuf,
+    /// The certificates of the mesh's authorities, PEM.
+    #[arg(long)]
+    ca: PathBuf,
+    /// What they have revoked, PEM.
+    #[arg(long)]
+    crl: Option<PathBuf>,
+    /// The mesh's own regions, if it has any: `geo.regions_file`.
+    #[arg(long)]
+    regions: Option<PathBuf>,
+    /// Also checks that this is its transcript: the JSON of GET /v1/meetings/{id}/transcript.
+    #[arg(long)]
+    transcript: Option<PathBuf>,
+}
 
 /// How often the node says how busy it is, if that has changed.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest file that `verify-receipt` reads, in bytes.
+const MAX_FILE: u64 = 1 << 30;
 
 /// Spurts waiting for one worker that count as full stress: about half a minute of work.
 const FULL_BACKLOG: usize = 16;
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let Some(Command::VerifyReceipt(args)) = &cli.command {
+        return verify_receipt(args);
+    }
     let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
     let config: Config = source.parse()?;
     config.check(&source)?;
@@ -107,6 +143,30 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap) -> 
     node.shutdown().await;
     info!("core down");
     failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!("the store failed: {reason}")))
+}
+
+#[allow(clippy::print_stdout, reason = "a command for people: its table is what it is for")]
+fn verify_receipt(args: &VerifyReceipt) -> Result<()> {
+    let read = |path: &PathBuf| -> Result<Vec<u8>> {
+        let length = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
+        anyhow::ensure!(length <= MAX_FILE, "{}: longer than {MAX_FILE} bytes", path.display());
+        std::fs::read(path).with_context(|| path.display().to_string())
+    };
+    let (receipt, ca) = (read(&args.file)?, read(&args.ca)?);
+    anyhow::ensure!(receipt.len() as u64 <= MAX_JWS, "{}: longer than {MAX_JWS} bytes", args.file.display());
+    let crl = args.crl.as_ref().map(read).transpose()?;
+    let transcript = args.transcript.as_ref().map(read).transpose()?;
+    let mut map = RegionMap::built_in();
+    if let Some(path) = &args.regions {
+        let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
+        map = map.overlaid(&text).with_context(|| path.display().to_string())?;
+    }
+    let against = Against { ca: &ca, crl: crl.as_deref(), map: &map, transcript: transcript.as_deref() };
+    let checked = verify(&receipt, &against);
+    let (receipt, signer) = checked.with_context(|| format!("{}: not to be believed", args.file.display()))?;
+    print!("{}", show(&receipt, &signer));
+    println!("The receipt is valid.");
+    Ok(())
 }
 
 fn regions(config: &Config, source: &Source) -> Result<RegionMap, ConfigError> {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use mesh::{
-    identity::{Identity, NodeId},
+    identity::{Identity, NodeId, certs::Credentials},
     node::{Member, Node},
     wire::{
         Version,
@@ -18,6 +18,9 @@ use tokio::sync::watch;
 pub trait Mesh: Send + Sync {
     /// Who this node is.
     fn identity(&self) -> &Identity;
+
+    /// What proves it, and signs for it.
+    fn credentials(&self) -> Credentials;
 
     /// The live members, this node excluded.
     fn members(&self) -> watch::Receiver<Arc<Vec<Member>>>;
@@ -39,6 +42,10 @@ pub trait Mesh: Send + Sync {
 impl Mesh for Node {
     fn identity(&self) -> &Identity {
         Node::identity(self)
+    }
+
+    fn credentials(&self) -> Credentials {
+        Node::credentials(self)
     }
 
     fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {

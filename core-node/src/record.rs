@@ -1,5 +1,7 @@
 //! What is remembered of a meeting.
 
+pub mod turns;
+
 use std::collections::BTreeMap;
 
 use geo::RegionId;
@@ -15,6 +17,7 @@ use mesh::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::turns::CoreTurn;
 use crate::ingest::Counts;
 
 /// A meeting, as it was asked for and as it stands. Holds secrets: it is never sent out as it is.
@@ -56,6 +59,9 @@ pub struct MeetingRecord {
     /// When nobody captured it, oldest first; at most [`MAX_GAPS`], the newest are kept.
     #[serde(default)]
     pub gaps: Vec<Gap>,
+    /// The cores that served it or stood by, in order.
+    #[serde(default)]
+    pub cores: Vec<CoreTurn>,
 }
 
 /// Gaps remembered of one meeting.
@@ -91,6 +97,17 @@ pub enum CoreRole {
     Standby,
     /// Another core serves it, and this one is not its standby.
     Moved,
+}
+
+impl CoreRole {
+    /// As receipts write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Standby => "standby",
+            Self::Moved => "moved",
+        }
+    }
 }
 
 /// A time in which nobody captured a meeting, by this core's clock.
@@ -199,6 +216,9 @@ pub struct Owner {
     /// A successor is joining; it captures until it is told to leave.
     #[serde(default)]
     pub leaving: bool,
+    /// When it was asked to join.
+    #[serde(default)]
+    pub since: Option<Micros>,
     /// Speech captured under its epoch later than this is not taken; `None` while it owns the meeting.
     #[serde(default)]
     pub until: Option<Micros>,
@@ -207,7 +227,7 @@ pub struct Owner {
 impl Owner {
     /// An owner of the meeting's first slot, until further notice.
     pub fn new(edge: NodeId, region: RegionId) -> Self {
-        Self { edge, region, slot: 0, leased: false, leaving: false, until: None }
+        Self { edge, region, slot: 0, leased: false, leaving: false, since: None, until: None }
     }
 }
 

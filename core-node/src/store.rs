@@ -10,6 +10,7 @@
 //! | sequences | meeting | every event number of it given out so far is below this |
 //! | segments | meeting, seq | final [`Segment`], JSON |
 //! | covers | meeting, participant id, when it was said | [`Cover`], JSON; removed when the meeting has ended |
+//! | receipts | meeting | its signed receipt |
 //!
 //! A spurt's done mark and the segment made of it are written in one transaction: a second final of
 //! the same speech cannot be.
@@ -52,6 +53,7 @@ const LOG: TableDefinition<'_, (u128, u64, &str, u32, u32), &[u8]> = TableDefini
 const SEQUENCES: TableDefinition<'_, u128, u64> = TableDefinition::new("sequences");
 const COVERS: TableDefinition<'_, (u128, &str, i64), &[u8]> = TableDefinition::new("covers");
 const SEGMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("segments");
+const RECEIPTS: TableDefinition<'_, u128, &str> = TableDefinition::new("receipts");
 
 /// Why the store could not do what was asked: the disk's or the file's fault, never a caller's.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +190,8 @@ pub enum Op {
         /// What the words were made of, where several edges captured it.
         cover: Option<Cover>,
     },
+    /// What is attested of a meeting that is over.
+    Receipt(MeetingId, String),
     /// Another core serves the meeting: speech whose words are not out here is forgotten.
     Forget(MeetingId),
     /// Nothing: what was queued before it is on disk when it is answered.
@@ -313,6 +317,15 @@ impl Store {
         let table = self.db.begin_read()?.open_table(SEGMENTS)?;
         let Some(first) = since.checked_add(1) else { return Ok(vec![]) };
         table.range(both(meeting, first))?.map(|row| json("segments", row?.1.value())).collect()
+    }
+
+    /// The signed receipt of a meeting, if it was made here.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn receipt(&self, meeting: MeetingId) -> Result<Option<String>, StoreError> {
+        let table = self.db.begin_read()?.open_table(RECEIPTS)?;
+        Ok(table.get(meeting.as_u128())?.map(|row| row.value().to_owned()))
     }
 
     /// A spurt as far as the log holds it without a hole; `None` if it has no items there.
@@ -442,6 +455,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
     transaction.open_table(SEQUENCES)?;
     transaction.open_table(SEGMENTS)?;
     transaction.open_table(COVERS)?;
+    transaction.open_table(RECEIPTS)?;
     Ok(())
 }
 
@@ -495,6 +509,9 @@ fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
                 transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
             }
             keep_cover(transaction, *meeting, cover)?;
+        }
+        Op::Receipt(meeting, receipt) => {
+            transaction.open_table(RECEIPTS)?.insert(meeting.as_u128(), receipt.as_str())?;
         }
         Op::Forget(meeting) => forget(transaction, *meeting)?,
         Op::Barrier => {}

@@ -259,6 +259,7 @@ async fn the_openapi_document_names_every_route() {
         "/v1/meetings/{id}",
         "/v1/meetings/{id}/participants",
         "/v1/meetings/{id}/placement",
+        "/v1/meetings/{id}/receipt",
         "/v1/meetings/{id}/spurts",
         "/v1/meetings/{id}/transcript",
         "/v1/meetings/{id}/transcript/stream",

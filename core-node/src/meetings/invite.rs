@@ -62,7 +62,7 @@ pub(super) async fn invite(
         // What an owner captures after its lease is nobody's; in a hand-over the end is set later.
         r.owners.values_mut().filter(|o| o.until.is_none() && !o.leaving).for_each(|o| o.until = Some(now));
         r.epoch = epoch;
-        r.owners.insert(epoch.0, Owner { leased: leases, ..owner });
+        r.owners.insert(epoch.0, Owner { leased: leases, since: Some(now), ..owner });
         record = Some(r.clone());
     });
     stored.await?;

@@ -20,7 +20,8 @@ use super::Meetings;
 use crate::{
     link::ToLink,
     log::LogClosed,
-    meeting::Meeting,
+    meeting::{Meeting, wall},
+    record::{CoreRole, MeetingRecord},
     replicate::{
         choose::{Avoided, fit, ranked},
         sender::{Event, Replicator, Send},
@@ -102,6 +103,8 @@ impl Pairing {
             }
             if placer.mesh.wire(&core).await >= Version::V2 {
                 tracing::info!(standby = %core, "standby chosen");
+                // Noted before it is sent anything: it has part in the meeting from now on. An error ends this task later.
+                let _ = note_standby(&self.meeting, &members, &core).await;
                 return self.meeting.replication.with(|m, now| m.handle_chosen(core, now));
             }
             self.avoided.add(core, Instant::now());
@@ -115,6 +118,7 @@ impl Pairing {
             Event::Avoid(core) => {
                 tracing::warn!(standby = %core, "the standby is no good");
                 metrics::counter!("nearfield_core_standbys_dropped_total").increment(1);
+                self.meeting.update_here(|record| record.end_turn(&core, CoreRole::Standby, wall())).await?;
                 self.avoided.add(core, Instant::now());
             }
             Event::Persist(core) => {
@@ -184,6 +188,17 @@ impl Pairing {
             self.meeting.replication.with(Replicator::handle_unfit);
         }
     }
+}
+
+/// `core` has part in the meeting from now on.
+async fn note_standby(meeting: &Meeting, members: &[Member], core: &NodeId) -> Result<(), LogClosed> {
+    let Some(member) = members.iter().find(|m| m.identity.node == *core) else { return Ok(()) };
+    let software = member.report.as_ref().map_or("", |r| &r.software);
+    let term = meeting.replication.see(Replicator::term);
+    let begin = |record: &mut MeetingRecord| {
+        record.begin_turn(&member.identity, CoreRole::Standby, term, software, wall());
+    };
+    meeting.update_here(begin).await.map(|_| ())
 }
 
 /// The answer awaited; never, when there is none.

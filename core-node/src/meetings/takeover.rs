@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Meetings, residency::allowed};
 use crate::{
     link::ToLink,
-    meeting::Meeting,
+    meeting::{Meeting, wall},
     publish::Moved,
     record::{CoreRole, MeetingRecord, Serving},
     store::Op,
@@ -137,6 +137,9 @@ impl Meetings {
                 Err(_) => RefusedReason::Full.into(),
             });
         };
+        if !self.may_hold(&meeting.record()) {
+            return Err(RefusedReason::Residency.into());
+        }
         let owned = meeting.owner(epoch).is_some_and(|o| o.edge == edge.node && o.region == edge.region);
         if owned { Ok(meeting) } else { Err(RefusedReason::NotAllowed.into()) }
     }
@@ -166,6 +169,7 @@ impl Meetings {
         let (id, former) = (record.id, record.serving.by.take());
         let begun = Instant::now();
         record.serving = Serving { term, role: CoreRole::Serving, by: None, standby: None };
+        self.note_turn(&mut record, former.as_ref(), term);
         if self.log.write(Op::Meeting(Box::new(record.clone()))).await.is_err() || self.take_up(record).is_err() {
             return Err(RefusedReason::Full.into());
         }
@@ -176,6 +180,16 @@ impl Meetings {
             tokio::spawn(tell_former(Arc::downgrade(self), id, former, term));
         }
         self.live(id).ok_or_else(|| RefusedReason::Ended.into())
+    }
+
+    /// This core's turn begins, and that of the one before has ended.
+    fn note_turn(&self, record: &mut MeetingRecord, former: Option<&NodeId>, term: Term) {
+        let (me, at) = (self.placer.mesh.identity(), wall());
+        if let Some(former) = former {
+            record.end_turn(former, CoreRole::Serving, at);
+        }
+        record.end_turn(&me.node, CoreRole::Standby, at);
+        record.begin_turn(me, CoreRole::Serving, term, crate::SOFTWARE, at);
     }
 
     /// `core` serves the meeting, in a later term: nothing of it is live here any more.

@@ -8,6 +8,7 @@
 
 mod authority;
 mod error;
+mod signing;
 mod trust;
 
 use std::{
@@ -32,6 +33,7 @@ use self::trust::Trust;
 pub use self::{
     authority::{Authority, AuthorityError},
     error::{BadCertificate, CertError},
+    signing::{Algorithm, Claim, NotProven, SignError},
     trust::Unacceptable,
 };
 use super::Identity;
@@ -67,6 +69,7 @@ pub struct Credentials {
     expires: SystemTime,
     wire: Version,
     trust: Trust,
+    own: Arc<CertifiedKey>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     files: Option<Arc<(CertPaths, Pem)>>,
@@ -158,6 +161,7 @@ impl Credentials {
             client: Arc::new(client_tls(&trust, &own, &provider).map_err(tls)?),
             server: Arc::new(server_tls(&trust, &own, &provider).map_err(tls)?),
             trust,
+            own,
             files: None,
         })
     }
@@ -280,12 +284,17 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, BadCert
 }
 
 fn identity_of(certificate: &X509Certificate<'_>, trust_domain: &str) -> Result<Identity, BadCertificate> {
+    Ok(Identity::from_spiffe(uri_of(certificate)?, trust_domain)?)
+}
+
+/// The SPIFFE id in a certificate.
+fn uri_of<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, BadCertificate> {
     let names = certificate.subject_alternative_name().map_err(|e| BadCertificate::Malformed(e.to_string()))?;
     let names = names.map_or(&[][..], |extension| &extension.value.general_names);
     let uris: Vec<&str> =
         names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None }).collect();
     match uris[..] {
-        [uri] => Ok(Identity::from_spiffe(uri, trust_domain)?),
+        [uri] => Ok(uri),
         _ => Err(BadCertificate::Uris(uris.len())),
     }
 }

@@ -1,0 +1,72 @@
+//! Receipts of meetings that are over: made once, kept with the transcript.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+use mesh::{identity::certs::SignError, wire::MeetingId};
+
+use super::Meetings;
+use crate::{
+    log::LogClosed,
+    meeting::wall,
+    receipt::{Receipt, jws::seal},
+    record::Status,
+    store::{Op, StoreError},
+};
+
+/// Why there is no receipt.
+#[derive(Debug, thiserror::Error)]
+pub enum NoReceipt {
+    /// No meeting has that id.
+    #[error("no meeting has this id here")]
+    Unknown,
+    /// It is not over.
+    #[error("the meeting is `{}`: its receipt is made when it is over", .0.as_str())]
+    NotEnded(Status),
+    /// Its key does not sign.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store takes no more writes.
+    #[error(transparent)]
+    Log(#[from] LogClosed),
+}
+
+impl Meetings {
+    /// The signed receipt of a meeting that is over. Made at its end; of one that ended before there were receipts, or
+    /// whose core is gone, when it is first asked for.
+    ///
+    /// # Errors
+    /// See [`NoReceipt`].
+    pub async fn receipt(&self, id: MeetingId) -> Result<String, NoReceipt> {
+        // One at a time: whoever asks is told the same.
+        let _turn = self.sealing.lock().await;
+        let record = self.record(id)?.ok_or(NoReceipt::Unknown)?;
+        if !record.status.ended() || self.live(id).is_some() {
+            return Err(NoReceipt::NotEnded(record.status));
+        }
+        if let Some(kept) = self.store.receipt(id)? {
+            return Ok(kept);
+        }
+        let (store, credentials) = (self.store.clone(), self.placer.mesh.credentials());
+        let made = tokio::task::spawn_blocking(move || {
+            let receipt = Receipt::of(&store, &record, credentials.identity(), wall())?;
+            let payload = serde_json::to_vec(&receipt);
+            let payload = payload.map_err(|e| StoreError::Record { what: "receipts", why: e.to_string() })?;
+            Ok::<_, NoReceipt>(seal(&payload, &credentials)?)
+        });
+        let made = made.await.map_err(|e| StoreError::Record { what: "receipts", why: e.to_string() })??;
+        self.log.write(Op::Receipt(id, made.clone())).await?;
+        metrics::counter!("nearfield_core_receipts_signed_total").increment(1);
+        Ok(made)
+    }
+
+    /// Makes the receipt of a meeting that has just ended.
+    pub(super) async fn seal(&self, id: MeetingId) {
+        if let Err(error) = self.receipt(id).await {
+            metrics::counter!("nearfield_core_receipts_failed_total").increment(1);
+            tracing::error!(meeting = %id, %error, "no receipt yet; it is tried again when it is asked for");
+        }
+    }
+}
