@@ -4,7 +4,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use geo::{latency::LatencyModel, map::RegionMap};
 use mesh::{
     clock::Micros,
-    identity::{Identity, Role},
+    identity::{
+        Identity, Role,
+        certs::{Authority, Credentials},
+    },
     node::Member,
     trace::TraceContext,
     wire::{
@@ -36,7 +39,7 @@ use crate::{
     log::Log,
     meetings::{Meetings, Settings, place::Placer},
     peers::Mesh,
-    record::Spec,
+    record::{MeetingRecord, Spec},
     store::Store,
     transcribe::{Clip, Text, TranscribeError, Transcriber, Word, pool::Pool},
 };
@@ -46,6 +49,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const ALIAS: MeetingAlias = MeetingAlias(1);
 pub(crate) const ALICE: ParticipantAlias = ParticipantAlias(1);
+
+/// Meetings whose scribes are to panic at the next they hear.
+pub(crate) static POISONED: Mutex<Vec<MeetingId>> = Mutex::new(vec![]);
+
+pub(crate) fn break_if_poisoned(meeting: MeetingId) {
+    let poisoned = POISONED.lock().unwrap().contains(&meeting);
+    assert!(!poisoned, "poisoned");
+}
+
+const DOMAIN: &str = "nearfield.test";
+
+/// Who vouches for all of them.
+pub(crate) fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(|| Authority::create(DOMAIN, Duration::from_secs(3600)).unwrap())
+}
 
 pub(crate) fn identity(node: &str, role: Role, region: &str) -> Identity {
     Identity { node: node.parse().unwrap(), role, region: region.parse().unwrap() }
@@ -70,6 +89,7 @@ pub(crate) fn member(identity: Identity, api: Option<&str>) -> Member {
 /// A mesh whose edges answer every probe and take every meeting, unless they are told not to.
 pub(crate) struct FakeMesh {
     me: Identity,
+    credentials: Credentials,
     pub(crate) members: watch::Sender<Arc<Vec<Member>>>,
     pub(crate) refuse: Mutex<Vec<String>>,
     /// Edges that never answer.
@@ -80,6 +100,8 @@ pub(crate) struct FakeMesh {
     pub(crate) relay: Mutex<Option<geo::RegionId>>,
     /// The round trip to every edge.
     pub(crate) rtt: Mutex<Option<Duration>>,
+    /// Every edge that was asked for anything.
+    pub(crate) asked: Mutex<Vec<String>>,
     /// Edges that speak version 2.
     pub(crate) leasing: Mutex<Vec<String>>,
     /// Other cores that can be reached.
@@ -91,6 +113,10 @@ pub(crate) struct FakeMesh {
 impl Mesh for FakeMesh {
     fn identity(&self) -> &Identity {
         &self.me
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.credentials.clone()
     }
 
     fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
@@ -119,6 +145,7 @@ impl Mesh for FakeMesh {
         if self.mute.lock().unwrap().contains(&node.to_string()) {
             std::future::pending::<()>().await;
         }
+        self.asked.lock().unwrap().push(node.to_string());
         match request {
             Request::Probe { .. } => Ok(Response::Probed { rtt_us: self.to_relay(node), answered: 3 }),
             Request::Assign(_) if self.refuse.lock().unwrap().contains(&node.to_string()) => {
@@ -228,16 +255,30 @@ impl Core {
     }
 
     pub(crate) fn named(name: &str, file: &Path, stuck: bool, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::placed(name, "eu-central", file, stuck, change)
+    }
+
+    pub(crate) fn placed(
+        name: &str,
+        region: &str,
+        file: &Path,
+        stuck: bool,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let (assigned_in, assigned) = mpsc::unbounded_channel();
         let edges = ["edge-a", "edge-b", "edge-c"].map(|e| member(identity(e, Role::Edge, "eu-central"), None));
+        let me = identity(name, Role::Core, region);
+        let (cert, key) = authority().issue(&me, Duration::from_secs(3600)).unwrap();
         let mesh = Arc::new(FakeMesh {
-            me: identity(name, Role::Core, "eu-central"),
+            credentials: Credentials::from_pem(authority().ca_pem(), &cert, &key, DOMAIN).unwrap(),
+            me,
             members: watch::channel(Arc::new(edges.to_vec())).0,
             refuse: Mutex::default(),
             mute: Mutex::default(),
             probed: Mutex::default(),
             relay: Mutex::default(),
             rtt: Mutex::default(),
+            asked: Mutex::default(),
             leasing: Mutex::default(),
             cores: Mutex::default(),
             assigned: assigned_in,
@@ -284,8 +325,13 @@ impl Core {
 
     /// An edge that has connected and said hello.
     pub(crate) async fn connect(&self, edge: &str) -> Edge {
+        self.connect_from(edge, "eu-central").await
+    }
+
+    /// As [`Core::connect`], by an edge whose certificate names `region`.
+    pub(crate) async fn connect_from(&self, edge: &str, region: &str) -> Edge {
         let (sink, from_core) = mpsc::unbounded_channel();
-        let (link, writer) = self.acceptor.link(identity(edge, Role::Edge, "eu-central"), Sink(sink));
+        let (link, writer) = self.acceptor.link(identity(edge, Role::Edge, region), Sink(sink));
         tokio::spawn(writer);
         let mut edge = Edge { link, from_core };
         self.say(&edge, ToCore::Hello { software: "test".into() }).await;
@@ -370,6 +416,11 @@ pub(crate) fn spec() -> Spec {
         metadata: serde_json::Map::new(),
         deduplication_key: None,
     }
+}
+
+/// A meeting that was just asked for.
+pub(crate) fn record() -> MeetingRecord {
+    crate::meetings::new_record(spec(), TraceContext::new(7), None)
 }
 
 /// The stream of one spurt of 20 ms frames, type byte left out.

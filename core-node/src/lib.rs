@@ -17,6 +17,8 @@
 pub mod accept;
 pub mod api;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingest;
 pub mod key;
 pub mod link;
@@ -26,6 +28,7 @@ pub mod meetings;
 pub mod merge;
 pub mod peers;
 pub mod publish;
+pub mod receipt;
 pub mod record;
 pub mod replicate;
 pub mod scribe;
@@ -37,6 +40,9 @@ pub mod utterance;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// This program and its version.
+pub const SOFTWARE: &str = concat!("core-node/", env!("CARGO_PKG_VERSION"));
+
 /// Locks; a holder that panicked left nothing half done, since each holds it for one plain change.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -47,6 +53,10 @@ mod failover_tests;
 #[cfg(test)]
 mod fakes;
 #[cfg(test)]
+mod isolation_tests;
+#[cfg(test)]
 mod leaving_tests;
+#[cfg(test)]
+mod residency_tests;
 #[cfg(test)]
 mod tests;

@@ -72,6 +72,9 @@ const CLOCK_MARGIN: Duration = Duration::from_secs(2);
 /// Edges that may be connected about one meeting; beyond it the one with the oldest epoch is not answered.
 const MAX_LINKS: usize = 8;
 
+/// How long one meeting may keep an edge's control stream waiting.
+const NOTICE_WAIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
+
 /// How long a stream waits for transcription to catch up before it is given up.
 const BACKLOG_WAIT: Duration = Duration::from_secs(60);
 
@@ -106,6 +109,7 @@ pub struct Meeting {
     /// Told when a spurt is done, or its streams' state changed.
     progress: Notify,
     room: Notify,
+    stuck: Notify,
 }
 
 /// What a [`Meeting`] is made of.
@@ -159,6 +163,7 @@ impl Meeting {
             notices: parts.notices,
             progress: Notify::new(),
             room: Notify::new(),
+            stuck: Notify::new(),
         }
     }
 
@@ -221,10 +226,18 @@ impl Meeting {
         Ok(())
     }
 
-    /// Tells the supervisor.
+    /// Tells the supervisor. One that takes nothing in for [`NOTICE_WAIT`] is [`Meeting::stuck`]: whoever tells it has
+    /// other meetings to serve.
     pub async fn notify(&self, notice: Notice) {
-        // An error means that the meeting has ended.
-        let _ = self.notices.send(notice).await;
+        // An error of the queue means that the meeting has ended.
+        if tokio::time::timeout(NOTICE_WAIT, self.notices.send(notice)).await.is_err() {
+            self.stuck.notify_one();
+        }
+    }
+
+    /// Returns when the supervisor has not taken in what it was told.
+    pub async fn stuck(&self) {
+        self.stuck.notified().await;
     }
 
     /// Returns when [`Meeting::backlog`] may have changed.

@@ -3,9 +3,11 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 mod answer;
+mod guard;
 mod invite;
 pub mod lifecycle;
 pub mod place;
+pub mod receipts;
 mod replication;
 pub mod residency;
 mod review;
@@ -155,6 +157,8 @@ pub struct Meetings {
     standbys: Standbys,
     /// Held while a meeting changes hands here, so that it does so once.
     hands: tokio::sync::Mutex<()>,
+    /// Held while a receipt is made.
+    sealing: tokio::sync::Mutex<()>,
     draining: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -182,6 +186,7 @@ impl Meetings {
             keys: Mutex::default(),
             standbys: Standbys::default(),
             hands: tokio::sync::Mutex::default(),
+            sealing: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -213,7 +218,9 @@ impl Meetings {
             return Ok(Created { record, existing: true });
         }
         self.check(&spec)?;
-        let record = new_record(spec, trace, idempotency);
+        let mut record = new_record(spec, trace, idempotency);
+        let (me, at) = (self.placer.mesh.identity(), record.created_at);
+        record.begin_turn(me, CoreRole::Serving, Term(1), crate::SOFTWARE, at);
         let intake = (Ingest::new(self.settings.intake), Turns::default());
         let (meeting, start) = self.assemble(record.clone(), vec![], intake, Grantor::new(Term(1)), vec![], 1);
         self.insert(&meeting, &record)?;
@@ -446,13 +453,17 @@ impl Meetings {
             language: record.spec.language.clone().or_else(|| self.settings.language.clone()),
         };
         let scribe = scribe::run(meeting.clone(), self.pool.clone(), settings, ends.covers, ends.heard, stop.clone());
-        self.tasks.spawn(scribe.instrument(span.clone()));
+        let guarded = self.clone().guarded(meeting.clone(), "the scribe", scribe);
+        self.tasks.spawn(guarded.instrument(span.clone()));
+        self.tasks.spawn(self.clone().watch_queue(meeting.clone()).instrument(span.clone()));
         let wanted = self.wanted(&record.spec);
         let pairing = replication::Pairing::new(self.clone(), meeting.clone(), wanted.policy.residency.clone());
-        self.tasks.spawn(pairing.run(stop.clone()).instrument(span.clone()));
+        let guarded = self.clone().guarded(meeting.clone(), "replication", pairing.run(stop.clone()));
+        self.tasks.spawn(guarded.instrument(span.clone()));
         let review = review::Review::new(meeting.clone(), self.placer.clone(), wanted.clone());
-        self.tasks.spawn(review.run(stop.clone()).instrument(span.clone()));
-        let this = self.clone();
+        let guarded = self.clone().guarded(meeting.clone(), "the review of its place", review.run(stop.clone()));
+        self.tasks.spawn(guarded.instrument(span.clone()));
+        let (this, watched) = (self.clone(), meeting.clone());
         let supervise = async move {
             meeting.drain(None).await;
             let supervisor = supervise::Supervisor::new(meeting.clone(), lifecycle, this.placer.clone(), wanted);
@@ -460,9 +471,11 @@ impl Meetings {
             if meeting.record().status.ended() {
                 stop.cancel();
                 forget_live(&this.live, meeting.id);
+                this.seal(meeting.id).await;
             }
         };
-        self.tasks.spawn(supervise.instrument(span));
+        let guarded = self.clone().guarded(watched, "the supervisor", supervise);
+        self.tasks.spawn(guarded.instrument(span));
     }
 
     fn wanted(&self, spec: &Spec) -> Wanted {
@@ -500,7 +513,7 @@ struct Ends {
     notices: mpsc::Receiver<Notice>,
 }
 
-fn new_record(spec: Spec, trace: TraceContext, idempotency: Option<(String, String)>) -> MeetingRecord {
+pub(crate) fn new_record(spec: Spec, trace: TraceContext, idempotency: Option<(String, String)>) -> MeetingRecord {
     MeetingRecord {
         id: MeetingId::now_v7(),
         created_at: wall(),
@@ -519,5 +532,6 @@ fn new_record(spec: Spec, trace: TraceContext, idempotency: Option<(String, Stri
         counts: Counts::default(),
         serving: Serving::default(),
         gaps: vec![],
+        cores: vec![],
     }
 }

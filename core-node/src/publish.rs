@@ -145,6 +145,12 @@ impl Publisher {
         self.transcript.lock().await.transcript.set_origin(captured);
     }
 
+    /// Keeps anything from being published while what it returns is held.
+    #[cfg(test)]
+    pub(crate) async fn hold(&self) -> impl Drop + '_ {
+        self.transcript.lock().await
+    }
+
     /// Sends a partial, unless the utterance is final already.
     ///
     /// # Errors

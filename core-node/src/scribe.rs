@@ -135,6 +135,8 @@ impl Scribe {
     }
 
     fn hear(&mut self, heard: Heard) {
+        #[cfg(test)]
+        crate::fakes::break_if_poisoned(self.meeting.id);
         // Before anything else: who captures decides whether anybody is waited for.
         self.merger.handle_captors(self.meeting.captors(), Instant::now());
         match heard {
@@ -202,11 +204,15 @@ impl Scribe {
         Job { meeting, utterance, language, ledger: self.ledger.clone() }
     }
 
+    /// What breaks one final would break it again: the whole meeting ends for it, rather than never.
     fn final_ended(&mut self, result: Result<Option<Finished>, tokio::task::JoinError>) {
         match result {
             Ok(finished) => self.held.extend(finished),
             Err(error) => {
                 tracing::error!(meeting = %self.meeting.id, %error, "a final was abandoned; its speech stays stored");
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
             }
         }
     }

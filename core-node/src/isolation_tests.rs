@@ -1,0 +1,63 @@
+//! What breaks in one meeting, and the meeting beside it.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use mesh::wire::{
+    Epoch,
+    control::{EdgeState, ToEdge},
+};
+
+use crate::{
+    fakes::{ALIAS, Core, POISONED},
+    meeting::Notice,
+    record::Status,
+};
+
+#[tokio::test]
+async fn a_panic_in_one_meeting_fails_it_with_its_reason_and_the_one_beside_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::start(&dir.path().join("core.redb"), false);
+    let (broken, sound) = (core.create().await, core.create().await);
+    core.assigned().await;
+    core.assigned().await;
+    let edges = core.meetings.record(broken).unwrap().unwrap().owners;
+    let owner = |c: &Core, id| c.meetings.record(id).unwrap().unwrap().owner().unwrap().edge.to_string();
+    assert_eq!(edges.len(), 1);
+    let mut one = core.connect(&owner(&core, broken)).await;
+    core.open(&one, broken, Epoch(1)).await;
+    let mut other = core.connect(&owner(&core, sound)).await;
+    core.open(&other, sound, Epoch(1)).await;
+
+    POISONED.lock().unwrap().push(broken);
+    core.spurt(&one, 0, 50, 0, false).await;
+    core.until("the end of the broken one", |c| c.meetings.live(broken).is_none()).await;
+    let record = core.meetings.store().meeting(broken).unwrap().unwrap();
+    assert_eq!((record.status, record.sub_code.as_deref()), (Status::Failed, Some("internal_error")));
+    assert_eq!(record.detail.as_deref(), Some("the scribe broke: poisoned"));
+    assert_eq!(one.next_but_durable().await, ToEdge::Leave { alias: ALIAS });
+    let receipt = core.meetings.receipt(broken).await;
+    assert!(receipt.is_ok(), "a failed meeting has its receipt, too");
+
+    core.spurt(&other, 0, 50, 0, false).await;
+    core.until("words of the other", |c| c.meetings.store().segments(sound, 0).unwrap().len() == 1).await;
+    assert!(matches!(other.next_but_durable().await, ToEdge::Done { .. }));
+}
+
+#[tokio::test]
+async fn a_meeting_that_takes_in_nothing_holds_its_edge_s_other_meetings_up_once_and_is_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::start(&dir.path().join("core.redb"), false);
+    let id = core.create().await;
+    core.assigned().await;
+    let meeting = core.meetings.live(id).unwrap();
+    // What its supervisor waits for is held by somebody.
+    let held = meeting.publisher.hold().await;
+    // As many as wait for it, and some.
+    for _ in 0..70 {
+        meeting.notify(Notice::State(Epoch(1), EdgeState::Live, None)).await;
+    }
+    core.until("failed", |c| c.meetings.live(id).is_none()).await;
+    drop(held);
+    let record = core.meetings.store().meeting(id).unwrap().unwrap();
+    assert_eq!((record.status, record.detail.as_deref()), (Status::Failed, Some("its supervisor stands still")));
+}

@@ -1,0 +1,82 @@
+//! What breaks in one meeting ends that one: a panic in any of its tasks, or one that takes in nothing any more.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use mesh::wire::request::Request;
+use tokio::time::timeout;
+
+use super::{Meetings, forget_live};
+use crate::{
+    link::ToLink,
+    meeting::{Meeting, wall},
+    record::Status,
+};
+
+/// How long the end of a broken meeting may wait for its standby, and for whoever holds its parts.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Meetings {
+    /// Runs `work`, a task of `meeting`. Should it panic the meeting fails, and no other notices.
+    pub(super) async fn guarded(
+        self: Arc<Self>,
+        meeting: Arc<Meeting>,
+        what: &'static str,
+        work: impl Future<Output = ()> + Send,
+    ) {
+        if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+            self.fail(&meeting, format!("{what} broke: {}", message(&*panic))).await;
+        }
+    }
+
+    /// Fails the meeting if its supervisor takes in no more of what is said to it.
+    pub(super) async fn watch_queue(self: Arc<Self>, meeting: Arc<Meeting>) {
+        tokio::select! {
+            () = meeting.stop.cancelled() => {}
+            () = meeting.stuck() => self.fail(&meeting, "its supervisor stands still".into()).await,
+        }
+    }
+
+    /// Ends a meeting that cannot go on: its tasks stop, its edges leave, and its status says why. What is stored of it stays.
+    async fn fail(&self, meeting: &Arc<Meeting>, why: String) {
+        if meeting.record().status.ended() {
+            return;
+        }
+        metrics::counter!("nearfield_core_meetings_broken_total").increment(1);
+        tracing::error!(meeting = %meeting.id, why, "a meeting is given up; the others go on");
+        let end = async {
+            // The standby hears of it before the task that tells it is stopped.
+            let failed = meeting.update(|record| {
+                record.status = Status::Failed;
+                record.sub_code = Some("internal_error".into());
+                record.detail = Some(why.clone());
+                record.ended_at = Some(wall());
+            });
+            // Errors: another core serves it, or the store has ended and the node ends with it.
+            let _ = timeout(PATIENCE, failed).await;
+            let code = Some("internal_error".into());
+            if let Ok(Ok(seq)) = timeout(PATIENCE, meeting.publisher.status(Status::Failed, code)).await {
+                let _ = meeting.update_here(|record| record.last_seq = seq).await;
+            }
+        };
+        end.await;
+        meeting.stop.cancel();
+        let id = meeting.id;
+        let _ = timeout(PATIENCE, meeting.tell_all(|_| ToLink::Leave { meeting: id })).await;
+        if let Some(owner) = meeting.record().owner() {
+            let mesh = self.placer.mesh.clone();
+            let edge = owner.edge.clone();
+            tokio::spawn(async move { mesh.request(&edge, &Request::Release { meeting: id }).await });
+        }
+        forget_live(&self.live, id);
+        self.seal(id).await;
+    }
+}
+
+/// What a panic said, cut at 200 characters.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("without a word").chars().take(200).collect()
+}
