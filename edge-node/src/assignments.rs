@@ -25,6 +25,8 @@ use tracing::{Instrument, debug, error, info, info_span};
 use crate::{
     connect,
     driver::{self, Order, Tools},
+    guard::{self, Pulse},
+    isolate::{self, parent::Isolated},
     link::Links,
     meeting::{self, Offer},
     probe,
@@ -49,6 +51,8 @@ pub struct Settings {
     pub spill: Option<spill::Settings>,
     /// Of the ways in.
     pub connect: connect::Settings,
+    /// Whether each meeting has a process of its own; `None`: none has.
+    pub isolate: Option<isolate::Settings>,
     /// How long meetings may take to flush when the node is told to stop.
     pub drain: Duration,
 }
@@ -181,7 +185,11 @@ impl Assignments {
     }
 
     fn admit(&self, assignment: &Assignment) -> Result<(Box<dyn connect::Connector>, watch::Receiver<Order>), String> {
-        let connector = connect::connector(&assignment.source, &self.settings.connect).map_err(|e| e.to_string())?;
+        let mut connector =
+            connect::connector(&assignment.source, &self.settings.connect).map_err(|e| e.to_string())?;
+        if let Some(isolate) = self.settings.isolate.clone() {
+            connector = Box::new(Isolated::new(isolate, assignment.source.clone(), assignment.vad));
+        }
         let mut live = self.lock();
         if let Some(held) = live.get(&assignment.meeting)
             && held.epoch >= assignment.epoch
@@ -204,7 +212,14 @@ impl Assignments {
         let (meeting, epoch) = (offer.assignment.meeting, offer.assignment.epoch);
         let _slot = Slot { of: self, meeting, epoch };
         let span = info_span!("meeting", %meeting, epoch = epoch.0, trace = %offer.assignment.trace);
-        driver::run(offer, connector, self.tools(), orders).instrument(span).await;
+        let pulse = Pulse::default();
+        let work = driver::run(offer.clone(), connector, self.tools(), orders.clone(), pulse.clone());
+        if let Err(broken) = guard::watch(work.instrument(span.clone()), pulse).await {
+            metrics::counter!("nearfield_edge_meetings_broken_total").increment(1);
+            error!(%meeting, %broken, "a meeting is given up; the others go on");
+            let why = format!("the edge gave the meeting up: {broken}");
+            driver::give_up(offer, why, self.tools(), orders).instrument(span).await;
+        }
     }
 
     fn tools(&self) -> Tools {

@@ -9,7 +9,7 @@ use mesh::config::{
 use serde::Deserialize;
 
 use crate::{
-    assignments, connect, meeting,
+    assignments, budget, connect, meeting,
     uplink::{self, spill},
 };
 
@@ -40,6 +40,36 @@ pub struct Config {
     /// What it keeps until it is done.
     #[serde(default)]
     pub uplink: UplinkSection,
+    /// What keeps meetings apart.
+    #[serde(default)]
+    pub isolation: IsolationSection,
+}
+
+/// How meetings are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Each is a task of its own.
+    #[default]
+    Task,
+    /// The relay and media path of each are in a process of its own.
+    Process,
+}
+
+/// `[isolation]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IsolationSection {
+    /// How.
+    pub mode: Isolation,
+    /// Megabytes of memory one meeting's process may take, 64 to 65,536.
+    pub process_megabytes: u64,
+    /// Packets a second one meeting may send, 100 to 1,000,000.
+    pub packets_per_second: u32,
+    /// Kilobytes a second one meeting may send, 10 to 1,000,000.
+    pub kilobytes_per_second: u32,
+    /// Seconds of more than that after which it is ended, 1 to 3600.
+    pub flood_seconds: u64,
 }
 
 /// `[capacity]`
@@ -84,6 +114,29 @@ impl Default for CapacitySection {
     }
 }
 
+impl Default for IsolationSection {
+    fn default() -> Self {
+        let budget::Settings { packets_per_second, bytes_per_second, patience } = budget::Settings::default();
+        Self {
+            mode: Isolation::default(),
+            process_megabytes: 512,
+            packets_per_second,
+            kilobytes_per_second: bytes_per_second / 1000,
+            flood_seconds: patience.as_secs(),
+        }
+    }
+}
+
+impl IsolationSection {
+    fn budget(&self) -> budget::Settings {
+        budget::Settings {
+            packets_per_second: self.packets_per_second,
+            bytes_per_second: self.kilobytes_per_second * 1000,
+            patience: Duration::from_secs(self.flood_seconds),
+        }
+    }
+}
+
 impl Default for UplinkSection {
     fn default() -> Self {
         Self { ring_megabytes: 32, spill_dir: None, spill_megabytes: 256, spill_minutes: 60, orphan_seconds: 30 }
@@ -102,7 +155,12 @@ impl Config {
         source.range("uplink.ring_megabytes", self.uplink.ring_megabytes, 1..=1024)?;
         source.range("uplink.spill_megabytes", self.uplink.spill_megabytes, 1..=65_536)?;
         source.range("uplink.spill_minutes", self.uplink.spill_minutes, 1..=10_080)?;
-        source.range("uplink.orphan_seconds", self.uplink.orphan_seconds, 0..=3600)
+        source.range("uplink.orphan_seconds", self.uplink.orphan_seconds, 0..=3600)?;
+        let isolation = &self.isolation;
+        source.range("isolation.process_megabytes", isolation.process_megabytes, 64..=65_536)?;
+        source.range("isolation.packets_per_second", isolation.packets_per_second, 100..=1_000_000)?;
+        source.range("isolation.kilobytes_per_second", isolation.kilobytes_per_second, 10..=1_000_000)?;
+        source.range("isolation.flood_seconds", isolation.flood_seconds, 1..=3600)
     }
 
     /// What [`assignments::Assignments`] needs of it.
@@ -118,10 +176,12 @@ impl Config {
                 uplink,
                 orphan: Duration::from_secs(*orphan_seconds),
                 hand_over: Duration::from_secs(self.capacity.hand_over_seconds),
+                budget: self.isolation.budget(),
                 ..meeting::Settings::default()
             },
             spill,
             connect: connect::Settings { bind: self.media.bind.clone() },
+            isolate: None,
             drain: Duration::from_secs(self.capacity.drain_seconds),
         }
     }
@@ -155,6 +215,9 @@ mod tests {
         assert_eq!(uplink.spill_megabytes, default.spill_megabytes);
         assert_eq!(uplink.spill_minutes, default.spill_minutes);
         assert_eq!(uplink.orphan_seconds, default.orphan_seconds);
+        let (isolation, default) = (config.isolation, IsolationSection::default());
+        assert_eq!((isolation.mode, isolation.budget()), (Isolation::Task, budget::Settings::default()));
+        assert_eq!(isolation.process_megabytes, default.process_megabytes);
     }
 
     #[test]

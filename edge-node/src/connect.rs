@@ -15,11 +15,15 @@ use std::{net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use mesh::wire::{control::EdgeState, request::Source};
+use mesh::wire::{
+    control::{EdgeState, EdgeTotals},
+    request::Source,
+};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::media::{AudioLevel, BadParticipantId, ParticipantId, RtpPacket};
+use crate::spurt::Output;
 use roster::Roster;
 
 /// Tries in a row before a lost relay is given up.
@@ -53,6 +57,23 @@ pub enum Event {
         state: EdgeState,
         /// Why, in words; never a secret.
         detail: Option<String>,
+    },
+    /// The media path is in another process: instead of packets there will be speech, and some of it may follow the
+    /// order to leave. Comes first.
+    Apart,
+    /// What a participant's media path there yields.
+    Speech {
+        /// The platform's id.
+        id: ParticipantId,
+        /// The next of it.
+        output: Output,
+    },
+    /// What a participant's media path there has done so far.
+    Tally {
+        /// The platform's id.
+        id: ParticipantId,
+        /// So far.
+        totals: EdgeTotals,
     },
 }
 
@@ -150,6 +171,17 @@ pub enum ConnectError {
     /// The media connection could not be set up on this side.
     #[error("cannot set up a media connection: {0}")]
     Media(String),
+    /// What the process that joins the relay for us said when it gave up.
+    #[error("{0}")]
+    Apart(String),
+    /// The process that joins the relay for us is gone.
+    #[error("the meeting's process is gone for the {deaths}. time in a minute: {why}")]
+    ProcessGone {
+        /// How often lately.
+        deaths: usize,
+        /// How.
+        why: String,
+    },
     /// Every try to come back failed.
     #[error("the relay is lost after {tries} tries; the last: {last}")]
     Lost {
@@ -168,6 +200,8 @@ impl ConnectError {
             Self::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502..=504),
             Self::Janus { code, .. } => janus::is_transient(*code),
             Self::Source { .. } | Self::BadMessage { .. } | Self::Media(_) | Self::Lost { .. } => false,
+            // Its parent has tried again already.
+            Self::Apart(_) | Self::ProcessGone { .. } => false,
         }
     }
 }

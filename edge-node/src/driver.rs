@@ -29,6 +29,7 @@ use self::{
 
 use crate::{
     connect::{ConnectError, Connector, Event},
+    guard::Pulse,
     link::{EVENTS, LinkEvent, Links, Tagged},
     meeting::{Action, Meeting, Offer, Settings},
     uplink::{
@@ -62,11 +63,24 @@ pub struct Tools {
 }
 
 /// Runs a meeting until its last word is done or given up.
-pub async fn run(offer: Offer, connector: Box<dyn Connector>, tools: Tools, orders: watch::Receiver<Order>) {
+pub async fn run(
+    offer: Offer,
+    connector: Box<dyn Connector>,
+    tools: Tools,
+    orders: watch::Receiver<Order>,
+    pulse: Pulse,
+) {
     let meeting = Meeting::new(offer, tools.settings, Instant::now());
     let disk = Disk::new(tools.spill.map(|spill| Spill::new(spill, meeting.origin())));
-    Driver::new(meeting, Relay::Ready(connector), disk, tools.links).run(orders).await;
+    Driver { pulse, ..Driver::new(meeting, Relay::Ready(connector), disk, tools.links) }.run(orders).await;
     info!("meeting left");
+}
+
+/// Tells the core that this edge cannot go on with a meeting, and why: its own task of it is gone.
+pub async fn give_up(offer: Offer, why: String, tools: Tools, orders: watch::Receiver<Order>) {
+    let mut meeting = Meeting::new(offer, tools.settings, Instant::now());
+    meeting.handle_ended(Some(why), Instant::now(), wall());
+    Driver::new(meeting, Relay::Gone, Disk::new(None), tools.links).run(orders).await;
 }
 
 /// Brings home what an earlier process has captured and not got home.
@@ -86,6 +100,7 @@ struct Driver {
     trace: TraceContext,
     writing: Writing,
     disk: Disk,
+    pulse: Pulse,
 }
 
 impl Driver {
@@ -94,12 +109,13 @@ impl Driver {
         let trace = meeting.origin().trace;
         let cores = Cores::new(links, events_tx, meeting.origin());
         let writing = Writing::Idle(Writer::new(MeetingAlias(0), trace, None));
-        Self { meeting, cores, events, relay, trace, writing, disk }
+        Self { meeting, cores, events, relay, trace, writing, disk, pulse: Pulse::default() }
     }
 
     async fn run(mut self, mut orders: watch::Receiver<Order>) {
         self.act().await;
         while !self.meeting.is_over() {
+            self.pulse.beat();
             self.flush().await;
             let deadline = self.writing.copies_due().into_iter().fold(self.meeting.poll_timeout(), Instant::min);
             tokio::select! {

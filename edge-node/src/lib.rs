@@ -18,15 +18,22 @@
 //! - [`uplink`]: kept until its words are out, replayed to whichever core is next
 //! - [`link`]: the control stream to that core
 //!
+//! [`budget`], [`guard`] and [`isolate`] see to it that what befalls one meeting befalls no other.
+//!
 //! `media` and what lies between `meeting` and `uplink` is pure: time comes in as an argument, nothing waits.
 
 pub mod assignments;
+pub mod budget;
 pub mod config;
 pub mod connect;
 pub mod decode;
 pub mod driver;
 pub mod failover;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gate;
+pub mod guard;
+pub mod isolate;
 pub mod jitter;
 pub mod link;
 pub mod media;

@@ -1,12 +1,13 @@
 //! `edge-node --config edge.toml`: load, build, run, drain.
 
-use std::path::PathBuf;
+use std::{os::fd::AsFd, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use edge_node::{
-    assignments::Assignments,
-    config::{Config, ENV_PREFIX},
+    assignments::{self, Assignments},
+    config::{Config, ENV_PREFIX, Isolation},
+    isolate::{self, child},
 };
 use mesh::{
     config::{Source, sections::node_settings},
@@ -15,7 +16,10 @@ use mesh::{
     node::Node,
     telemetry,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    net::unix::pipe,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -32,13 +36,24 @@ struct Cli {
     /// Only checks the configuration and the certificate.
     #[arg(long)]
     check: bool,
+    /// `process`: each meeting's relay connection and media path run in a process of their own; as `isolation.mode`.
+    #[arg(long, value_name = "MODE", value_parser = ["task", "process"])]
+    isolate: Option<String>,
+    /// Serves one meeting for the process that started this one.
+    #[arg(long, hide = true)]
+    meeting_process: bool,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
+    let isolate = cli.isolate.iter().map(|mode| format!("isolation.mode={mode}"));
+    let sets: Vec<String> = cli.sets.iter().cloned().chain(isolate).collect();
+    let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &sets)?;
     let config: Config = source.parse()?;
     config.check(&source)?;
+    if cli.meeting_process {
+        return serve_parent(config);
+    }
     let Config { node, mesh, tls, .. } = &config;
     let settings = node_settings(&source, Role::Edge, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
     if cli.check {
@@ -50,11 +65,31 @@ fn main() -> Result<()> {
     runtime.block_on(run(config, settings))
 }
 
+/// A meeting's own process; see [`edge_node::isolate`].
+fn serve_parent(config: Config) -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let assignments::Settings { meeting, connect, .. } = config.serving();
+    runtime.block_on(async {
+        telemetry::init(&config.log)?;
+        let input = pipe::Receiver::from_owned_fd(std::io::stdin().as_fd().try_clone_to_owned()?)?;
+        let output = pipe::Sender::from_owned_fd(std::io::stdout().as_fd().try_clone_to_owned()?)?;
+        let ended = child::run(input, output, (meeting, connect).into()).await;
+        ended.context("a meeting's process, which edge-node starts by itself")
+    })
+}
+
 async fn run(config: Config, settings: mesh::node::Settings) -> Result<()> {
     let metrics = telemetry::init(&config.log)?;
     let (node, inbound) = Node::start(settings).await?;
     let stop = CancellationToken::new();
-    let assignments = Assignments::new(node.clone(), config.serving());
+    let mut serving = config.serving();
+    if config.isolation.mode == Isolation::Process {
+        let memory = config.isolation.process_megabytes << 20;
+        let isolate = isolate::Settings::of_this_program(memory);
+        serving.isolate = Some(isolate.context("isolation.mode")?);
+    }
+    let assignments = Assignments::new(node.clone(), serving);
     let members = node.members();
     let ready = move || !members.borrow().is_empty();
     health::serve(config.http.listen, health::router(metrics, ready)).await.context("http.listen")?;

@@ -36,10 +36,12 @@ use self::{
     totals::Totals,
 };
 use crate::{
+    budget::{self, Budget, Verdict},
     connect::Event,
     failover::{self, Failover},
     media::{ParticipantId, RtpPacket},
     pipeline::{self, Pipeline},
+    spurt::Output,
     uplink::{
         self, SpurtKey, Transmit, Uplink,
         format::{Origin, Record},
@@ -67,6 +69,8 @@ pub struct Settings {
     pub orphan: Duration,
     /// How long to keep capturing, on the way out, for another edge to take the meeting.
     pub hand_over: Duration,
+    /// What it may ask of this edge.
+    pub budget: budget::Settings,
 }
 
 impl Default for Settings {
@@ -77,6 +81,7 @@ impl Default for Settings {
             failover: failover::Settings::default(),
             orphan: Duration::from_secs(30),
             hand_over: Duration::from_secs(8),
+            budget: budget::Settings::default(),
         }
     }
 }
@@ -84,6 +89,8 @@ impl Default for Settings {
 /// How long a meeting that is left waits for its last words to be done: while it has a core, without any word from it.
 /// Without a core it waits as long as speech is kept.
 pub const FLUSH: Duration = Duration::from_secs(30);
+/// How long a media path in another process may take to yield the rest of what was said.
+const REST: Duration = Duration::from_secs(2);
 /// How long an offered meeting waits for its lease.
 const OFFER: Duration = Duration::from_secs(10);
 
@@ -124,6 +131,9 @@ pub struct Meeting {
     beats: bool,
     participants: BTreeMap<ParticipantId, Participant>,
     uplink: Uplink,
+    budget: Budget,
+    /// The media path is in another process, which has not ended.
+    apart: bool,
     state: (EdgeState, Option<String>),
     phase: Phase,
     /// The lease is over: what is left is late speech.
@@ -151,6 +161,16 @@ struct Participant {
     name: Option<String>,
     present: bool,
     pipeline: Pipeline,
+    budget: Budget,
+    /// What its media path in another process has done.
+    tally: EdgeTotals,
+}
+
+impl Participant {
+    fn new(alias: ParticipantAlias, name: Option<String>, pipeline: Pipeline, now: Instant) -> Self {
+        let budget = Budget::new(budget::Settings::of_participant(), now);
+        Self { alias, name, present: true, pipeline, budget, tally: EdgeTotals::default() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +201,8 @@ impl Meeting {
             ownership: Ownership::new(assignment.epoch, leased, settings.orphan),
             failover: Failover::new(settings.failover.clone(), core, term, standby, leased, now),
             uplink: Uplink::new(settings.uplink.clone()),
+            budget: Budget::new(settings.budget.clone(), now),
+            apart: false,
             assignment,
             settings,
             opened: None,
@@ -216,7 +238,7 @@ impl Meeting {
             let Record::Participant { participant: alias, id, name } = row else { continue };
             let Ok(id) = ParticipantId::new(id) else { continue };
             let pipeline = Pipeline::new(this.assignment.vad, this.settings.pipeline.clone());
-            this.participants.insert(id, Participant { alias, name, present: true, pipeline });
+            this.participants.insert(id, Participant::new(alias, name, pipeline, now));
         }
         for (key, captured, items, end) in spurts {
             this.uplink.restore(key, captured, items, end, now);
@@ -234,14 +256,20 @@ impl Meeting {
     pub fn handle_event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Packet(packet) => self.handle_packet(packet, now),
-            Event::Joined { id, name } => self.handle_joined(id, name),
+            Event::Joined { id, name } => self.handle_joined(id, name, now),
             Event::Left { id } => self.handle_left(&id, now),
             Event::State { state, detail } => self.handle_state(state, detail),
+            Event::Apart => self.apart = true,
+            Event::Speech { id, output } => self.handle_speech(&id, output, now),
+            Event::Tally { id, totals } => {
+                self.participants.entry(id).and_modify(|p| p.tally = totals);
+            }
         }
     }
 
     /// The connector has ended; `failure` says why if it was not asked to.
     pub fn handle_ended(&mut self, failure: Option<String>, now: Instant, wall: Micros) {
+        self.apart = false;
         match failure {
             Some(why) => {
                 self.handle_state(EdgeState::Failed, Some(why));
@@ -402,6 +430,9 @@ impl Meeting {
             tracing::info!("offered, but no lease came");
             self.phase = Phase::Over;
         }
+        if matches!(self.phase, Phase::Flushing { since, .. } if now >= since + REST) {
+            self.apart = false;
+        }
         if self.flush_deadline().is_some_and(|until| until <= now) {
             metrics::counter!("nearfield_edge_meeting_unflushed_total").increment(1);
             self.phase = Phase::Over;
@@ -432,7 +463,7 @@ impl Meeting {
             return None;
         }
         let transmit = self.uplink.poll_transmit(wall);
-        if transmit.is_none() && self.uplink.is_sent() {
+        if transmit.is_none() && self.uplink.is_sent() && !self.apart {
             self.close_when_sent();
         }
         transmit
@@ -480,7 +511,7 @@ impl Meeting {
     pub fn is_over(&self) -> bool {
         match self.phase {
             Phase::Listening => false,
-            Phase::Flushing { said, .. } => said && self.control.is_empty() && self.uplink.is_empty(),
+            Phase::Flushing { said, .. } => said && self.control.is_empty() && self.uplink.is_empty() && !self.apart,
             Phase::Over => true,
         }
     }
@@ -576,17 +607,46 @@ impl Meeting {
     }
 
     fn handle_packet(&mut self, packet: RtpPacket, now: Instant) {
-        if self.phase != Phase::Listening || !self.admit(&packet.participant, None) {
+        if self.phase != Phase::Listening || !self.affords(&packet, now) || !self.admit(&packet.participant, None, now)
+        {
             return;
         }
         if let Some(participant) = self.participants.get_mut(&packet.participant) {
+            if participant.budget.handle_packet(packet.payload.len(), now) != Verdict::Within {
+                metrics::counter!("nearfield_edge_flood_packets_dropped_total", "of" => "participant").increment(1);
+                return;
+            }
             participant.pipeline.handle_packet(packet, now);
             drain(participant, &mut self.uplink, now);
         }
     }
 
-    fn handle_joined(&mut self, id: ParticipantId, name: Option<String>) {
-        if !self.admit(&id, name.clone()) {
+    /// Whether the meeting's budget has room for it. A flood that does not end ends the meeting.
+    fn affords(&mut self, packet: &RtpPacket, now: Instant) -> bool {
+        let verdict = self.budget.handle_packet(packet.payload.len(), now);
+        if verdict != Verdict::Within {
+            metrics::counter!("nearfield_edge_flood_packets_dropped_total", "of" => "meeting").increment(1);
+        }
+        if verdict == Verdict::Flooded {
+            let why = flooded(&self.settings.budget);
+            tracing::warn!(why, "leaving the meeting");
+            self.handle_ended(Some(why), now, packet.arrived_at);
+        }
+        verdict == Verdict::Within
+    }
+
+    /// What a media path in another process yields; some of it after this side has left.
+    fn handle_speech(&mut self, id: &ParticipantId, output: Output, now: Instant) {
+        if self.phase == Phase::Over || !self.admit(id, None, now) {
+            return;
+        }
+        if let Some(participant) = self.participants.get(id) {
+            self.uplink.handle_output(participant.alias, output, now);
+        }
+    }
+
+    fn handle_joined(&mut self, id: ParticipantId, name: Option<String>, now: Instant) {
+        if !self.admit(&id, name.clone(), now) {
             return;
         }
         let Some(participant) = self.participants.get_mut(&id) else { return };
@@ -618,7 +678,7 @@ impl Meeting {
     }
 
     /// Makes sure `id` is in the table; `false` if the table is full.
-    fn admit(&mut self, id: &ParticipantId, name: Option<String>) -> bool {
+    fn admit(&mut self, id: &ParticipantId, name: Option<String>, now: Instant) -> bool {
         if self.participants.contains_key(id) {
             return true;
         }
@@ -632,7 +692,7 @@ impl Meeting {
         }
         let alias = ParticipantAlias(self.participants.len() as u16);
         let pipeline = Pipeline::new(self.assignment.vad, self.settings.pipeline.clone());
-        let participant = Participant { alias, name, present: true, pipeline };
+        let participant = Participant::new(alias, name, pipeline, now);
         let row = self.opened.map(|alias| row(alias, id, &participant));
         self.rows.push(table_row(id, &participant));
         self.participants.insert(id.clone(), participant);
@@ -680,7 +740,8 @@ impl Meeting {
             // Its own are not known, and these would take the place of those told before.
             return;
         }
-        let pipelines = self.participants.values().map(|p| p.pipeline.totals());
+        let here = self.participants.values().map(|p| p.pipeline.totals());
+        let pipelines = here.chain(self.participants.values().map(|p| p.tally));
         let totals: EdgeTotals = self.totals.sum(pipelines, self.uplink.overflowed());
         if let Some(totals) = self.totals.report(totals) {
             self.say(ToCore::Stats { alias, totals });
@@ -693,6 +754,12 @@ impl Meeting {
             self.control.push_back(message);
         }
     }
+}
+
+/// Why a flood ends a meeting.
+pub(crate) fn flooded(budget: &budget::Settings) -> String {
+    let budget::Settings { packets_per_second, bytes_per_second, patience } = budget;
+    format!("a flood: over {packets_per_second} packets or {bytes_per_second} bytes a second for {patience:?}")
 }
 
 fn drain(participant: &mut Participant, uplink: &mut Uplink, now: Instant) {

@@ -55,6 +55,8 @@ struct Place {
     opened: Option<(MeetingId, Epoch)>,
     /// The core has renewed its lease on this stream or an earlier one.
     served: bool,
+    /// Something it should have heard did not fit.
+    behind: bool,
 }
 
 /// Why a link that was up is up no more.
@@ -153,10 +155,14 @@ impl Link {
                         Ok(())
                     }
                 },
-                _ = up.every.tick(), if up.beating() => match self.has_newer_connection(&up) {
-                    true => Err("the core has come back on another connection".into()),
-                    false => up.beat_or_give_up().await,
-                },
+                _ = up.every.tick() => {
+                    self.catch_up(&up.peer);
+                    match self.has_newer_connection(&up) {
+                        _ if !up.beating() => Ok(()),
+                        true => Err("the core has come back on another connection".into()),
+                        false => up.beat_or_give_up().await,
+                    }
+                }
                 answer = detours.next() => {
                     self.handle_detour(answer, detours, up.quiet >= DETOUR_AFTER);
                     Ok(())
@@ -179,7 +185,7 @@ impl Link {
     fn handle_down(&mut self, command: Command) {
         match command {
             Command::Register(alias, events) => {
-                self.meetings.entry(alias).or_insert(Place { events, opened: None, served: false });
+                self.meetings.entry(alias).or_insert(Place { events, opened: None, served: false, behind: false });
             }
             Command::Unregister(alias) => drop(self.meetings.remove(&alias)),
             Command::Send(_) | Command::Reset(_) => {}
@@ -238,13 +244,34 @@ impl Link {
             self.meetings.entry(alias).and_modify(|place| place.opened = None);
         }
         let event = (self.core.clone(), alias, LinkEvent::Message(message));
-        match self.meetings.get(&alias).map(|place| place.events.try_send(event)) {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                warn!(core = %self.core, alias = alias.0, "a meeting does not keep up with its acknowledgements");
-                metrics::counter!("nearfield_edge_link_events_overflowed_total").increment(1);
-                Err("event queue of a meeting full".into())
+        match self.meetings.get(&alias).filter(|p| !p.behind).map(|place| place.events.try_send(event)) {
+            Some(Err(mpsc::error::TrySendError::Full(_))) => self.fall_behind(up, alias),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A meeting does not keep up. Its lease is renewed no more; once there is room it begins anew, as on a new stream.
+    fn fall_behind(&mut self, up: &mut Up, alias: MeetingAlias) {
+        if let Some(place) = self.meetings.get_mut(&alias).filter(|place| !place.behind) {
+            warn!(core = %self.core, alias = alias.0, "a meeting does not keep up with its acknowledgements");
+            metrics::counter!("nearfield_edge_link_events_overflowed_total").increment(1);
+            (place.behind, place.opened) = (true, None);
+            up.beats.handle_closed(alias);
+        }
+    }
+
+    /// Meetings that had fallen behind, and have room again, hear of the stream as if it were new.
+    fn catch_up(&mut self, peer: &Peer) {
+        for (alias, place) in self.meetings.iter_mut().filter(|(_, place)| place.behind) {
+            if place.events.capacity() < EVENTS / 2 {
+                continue;
             }
-            _ => Ok(()),
+            place.behind = false;
+            for event in [LinkEvent::Disconnected, LinkEvent::Connected(peer.clone())] {
+                // There is room.
+                let _ = place.events.try_send((self.core.clone(), *alias, event));
+            }
         }
     }
 

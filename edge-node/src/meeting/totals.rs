@@ -52,6 +52,7 @@ impl Totals {
             sum.packets_decoded += totals.packets_decoded;
             sum.packets_forwarded += totals.packets_forwarded;
             sum.packets_lost += totals.packets_lost;
+            sum.media_cpu_us += totals.media_cpu_us;
             sum
         })
     }

@@ -1,0 +1,111 @@
+//! Watches over one meeting's task, so that whatever becomes of it happens to that meeting alone, and is told.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: waits by the clock")]
+
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often a task's pulse is felt.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// So many times in a row without a pulse, and the task stands still. Counted, not timed: while the whole process is
+/// stopped no meeting is to blame.
+const STILL: u32 = 15;
+
+/// Beaten by a task each time it looks around: at least once a second.
+#[derive(Debug, Clone, Default)]
+pub struct Pulse(Arc<AtomicU64>);
+
+/// How a task ended that should have gone on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// It panicked.
+    #[error("its task broke: {0}")]
+    Panicked(String),
+    /// It did nothing for too long.
+    #[error("its task stood still for {STILL} s")]
+    Still,
+}
+
+impl Pulse {
+    /// The task is at work.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs `work` as a task of its own to its end.
+///
+/// # Errors
+/// It panicked, or `pulse` stopped. A task that stands still is given up: it goes no further than its next wait.
+pub async fn watch(work: impl Future<Output = ()> + Send + 'static, pulse: Pulse) -> Result<(), Broken> {
+    let mut task = AbortOnDropHandle::new(tokio::spawn(work));
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut last, mut still) = (pulse.count(), 0);
+    loop {
+        tokio::select! {
+            ended = &mut task => return ended.or_else(|e| match e.try_into_panic() {
+                Ok(panic) => Err(Broken::Panicked(message(&*panic))),
+                // Only the runtime's end cancels it.
+                Err(_) => Ok(()),
+            }),
+            _ = ticks.tick() => {}
+        }
+        let now = pulse.count();
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
+        if still > STILL {
+            return Err(Broken::Still);
+        }
+    }
+}
+
+/// What a panic said, cut at 200 characters.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("without a word").chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_told_with_what_it_said() {
+        let broken = watch(async { panic!("item {} of 3", 4) }, Pulse::default()).await;
+        assert_eq!(broken, Err(Broken::Panicked("item 4 of 3".into())));
+        assert_eq!(watch(async {}, Pulse::default()).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_stands_still_is_given_up_and_one_that_works_is_not() {
+        let begun = Instant::now();
+        assert_eq!(watch(std::future::pending(), Pulse::default()).await, Err(Broken::Still));
+        assert!((15..18).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        let pulse = Pulse::default();
+        let beating = pulse.clone();
+        let work = async move {
+            for _ in 0..60 {
+                sleep(Duration::from_secs(1)).await;
+                beating.beat();
+            }
+        };
+        assert_eq!(watch(work, pulse).await, Ok(()));
+    }
+}

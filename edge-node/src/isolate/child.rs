@@ -1,0 +1,257 @@
+//! The child's side: one meeting's relay and media path, told over standard output.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use mesh::{
+    clock::Micros,
+    wire::{control::EdgeTotals, request::VadSettings, spurt::Item},
+};
+use nix::{
+    sys::resource::{Resource, setrlimit},
+    time::{ClockId, clock_gettime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{FromChild, ToChild, stream};
+use crate::{
+    budget::{self, Budget, Verdict},
+    connect::{self, ConnectError, Event},
+    media::{ParticipantId, RtpPacket},
+    meeting,
+    pipeline::{self, Output, Pipeline},
+};
+
+/// Events of the relay that wait; the connector drops packets when it is full, and counts them.
+const EVENTS: usize = 2048;
+/// Messages to the parent that wait; when full, the media path waits, and the relay's packets are dropped.
+const QUEUE: usize = 1024;
+/// How often totals are told.
+const TALLY: Duration = Duration::from_secs(1);
+/// Participants one meeting may have.
+const MAX_PARTICIPANTS: usize = 500;
+
+/// What a child is run with, out of the same configuration as its parent.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// Of each participant's media path.
+    pub pipeline: pipeline::Settings,
+    /// Of the ways in.
+    pub connect: connect::Settings,
+    /// What the meeting may ask.
+    pub budget: budget::Settings,
+}
+
+impl From<(meeting::Settings, connect::Settings)> for Tools {
+    fn from((meeting, connect): (meeting::Settings, connect::Settings)) -> Self {
+        Self { pipeline: meeting.pipeline, connect, budget: meeting.budget }
+    }
+}
+
+/// Serves one meeting: commands come from `input`, and what is heard goes to `output`. Returns when it is over, or when
+/// the parent is gone.
+///
+/// # Errors
+/// The parent said no sensible first word.
+pub async fn run(
+    mut input: impl AsyncRead + Unpin + Send + 'static,
+    output: impl AsyncWrite + Unpin + Send + 'static,
+    tools: Tools,
+) -> std::io::Result<()> {
+    let Some(ToChild::Begin { source, vad, memory }) = stream::receive(&mut input).await? else {
+        return Err(std::io::Error::other("not begun by a parent"));
+    };
+    limit(memory);
+    let stop = CancellationToken::new();
+    let leave = stop.clone();
+    tokio::spawn(async move {
+        // Whatever comes next, the end of the parent included, means to leave.
+        let _ = stream::receive::<ToChild>(&mut input).await;
+        leave.cancel();
+    });
+    let (said, queue) = mpsc::channel(QUEUE);
+    let writer = tokio::spawn(write(output, queue));
+    let failure = match connect::connector(&source, &tools.connect) {
+        Ok(connector) => {
+            let (events_tx, events) = mpsc::channel(EVENTS);
+            let relay = tokio::spawn(connector.run(events_tx, stop.clone()));
+            let failure = Media::new(vad, tools, said.clone()).serve(events, &stop).await;
+            failure.or(match relay.await {
+                Ok(ended) => ended.err().map(|e: ConnectError| e.to_string()),
+                Err(e) => Some(format!("the connector broke: {e}")),
+            })
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    // An error means that the parent is gone.
+    let _ = said.send(FromChild::Ended { failure }).await;
+    drop(said);
+    let _ = writer.await;
+    Ok(())
+}
+
+/// Memory beyond `bytes` is refused, and the sounds of a meeting are not written to a core file.
+fn limit(bytes: u64) {
+    for (what, most) in [(Resource::RLIMIT_DATA, bytes), (Resource::RLIMIT_CORE, 0)] {
+        if let Err(error) = setrlimit(what, most, most) {
+            tracing::warn!(%error, ?what, "no limit");
+        }
+    }
+}
+
+async fn write(mut output: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<FromChild>) {
+    while let Some(message) = queue.recv().await {
+        if stream::send(&mut output, &message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The media paths of one meeting.
+struct Media {
+    vad: VadSettings,
+    tools: Tools,
+    participants: BTreeMap<ParticipantId, Participant>,
+    budget: Budget,
+    said: mpsc::Sender<FromChild>,
+    cpu: Duration,
+}
+
+struct Participant {
+    pipeline: Pipeline,
+    budget: Budget,
+}
+
+impl Media {
+    fn new(vad: VadSettings, tools: Tools, said: mpsc::Sender<FromChild>) -> Self {
+        let budget = Budget::new(tools.budget.clone(), Instant::now());
+        Self { vad, tools, participants: BTreeMap::new(), budget, said, cpu: thread_cpu() }
+    }
+
+    /// Until the relay's last event. Returns why, if it was this side that ended it.
+    async fn serve(mut self, mut events: mpsc::Receiver<Event>, stop: &CancellationToken) -> Option<String> {
+        let mut ticks = interval(TALLY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failure = None;
+        loop {
+            let due = self.participants.values().filter_map(|p| p.pipeline.poll_timeout()).min();
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => failure = failure.or(self.handle(event).await),
+                    None => break,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    self.each(|pipeline, now, wall| pipeline.handle_timeout(now, wall)).await;
+                }
+                _ = ticks.tick() => self.tally().await,
+            }
+            if failure.is_some() {
+                stop.cancel();
+            }
+        }
+        self.each(Pipeline::finish).await;
+        self.tally().await;
+        failure
+    }
+
+    async fn handle(&mut self, event: Event) -> Option<String> {
+        match event {
+            Event::Packet(packet) => return self.handle_packet(packet).await,
+            Event::Joined { id, name } => self.say(FromChild::Joined { id: id.as_str().into(), name }).await,
+            Event::Left { id } => self.say(FromChild::Left { id: id.as_str().into() }).await,
+            Event::State { state, detail } => self.say(FromChild::State { state, detail }).await,
+            // Only parents hear of these.
+            Event::Apart | Event::Speech { .. } | Event::Tally { .. } => {}
+        }
+        None
+    }
+
+    async fn handle_packet(&mut self, packet: RtpPacket) -> Option<String> {
+        let now = Instant::now();
+        match self.budget.handle_packet(packet.payload.len(), now) {
+            Verdict::Within => {}
+            Verdict::Dropped => return None,
+            Verdict::Flooded => return Some(meeting::flooded(&self.tools.budget)),
+        }
+        let id = packet.participant.clone();
+        if !self.participants.contains_key(&id) {
+            if self.participants.len() >= MAX_PARTICIPANTS {
+                return None;
+            }
+            let pipeline = Pipeline::new(self.vad, self.tools.pipeline.clone());
+            let budget = Budget::new(budget::Settings::of_participant(), now);
+            self.participants.insert(id.clone(), Participant { pipeline, budget });
+        }
+        let participant = self.participants.get_mut(&id)?;
+        if participant.budget.handle_packet(packet.payload.len(), now) == Verdict::Within {
+            participant.pipeline.handle_packet(packet, now);
+            let outputs = drain(&mut participant.pipeline);
+            self.speak(&id, outputs).await;
+        }
+        None
+    }
+
+    async fn each(&mut self, act: impl Fn(&mut Pipeline, Instant, Micros)) {
+        let (now, wall) = (Instant::now(), Micros::from_system(SystemTime::now()));
+        let mut spoken = vec![];
+        for (id, participant) in &mut self.participants {
+            act(&mut participant.pipeline, now, wall);
+            spoken.push((id.clone(), drain(&mut participant.pipeline)));
+        }
+        for (id, outputs) in spoken {
+            self.speak(&id, outputs).await;
+        }
+    }
+
+    async fn speak(&self, id: &ParticipantId, outputs: Vec<Output>) {
+        for output in outputs {
+            let id = id.as_str().to_owned();
+            self.say(match output {
+                Output::Start { spurt, captured } => FromChild::Start { id, spurt, captured },
+                Output::Item { spurt, offset, item, stages } => {
+                    let packet = if let Item::Frame(packet) = item { Some(packet.to_vec()) } else { None };
+                    FromChild::Item { id, spurt, offset, packet, stages }
+                }
+                Output::End { spurt, end } => FromChild::End { id, spurt, end },
+            })
+            .await;
+        }
+    }
+
+    /// CPU time is that of this thread, told with the first participant.
+    async fn tally(&mut self) {
+        let cpu = thread_cpu().saturating_sub(self.cpu).as_micros() as u64;
+        let mut tallies: Vec<(String, EdgeTotals)> =
+            self.participants.iter().map(|(id, p)| (id.as_str().to_owned(), p.pipeline.totals())).collect();
+        match tallies.first_mut() {
+            Some((_, totals)) => totals.media_cpu_us = cpu,
+            None => tallies.push((String::new(), EdgeTotals::default())),
+        }
+        for (id, totals) in tallies {
+            self.say(FromChild::Tally { id, totals }).await;
+        }
+    }
+
+    async fn say(&self, message: FromChild) {
+        // An error means that the parent is gone; the end of standard input says so, too.
+        let _ = self.said.send(message).await;
+    }
+}
+
+fn drain(pipeline: &mut Pipeline) -> Vec<Output> {
+    std::iter::from_fn(|| pipeline.poll_output()).collect()
+}
+
+/// The child's runtime has one thread, which does all of its work.
+fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+}

@@ -1,0 +1,197 @@
+//! One meeting's children, one after the other, told as if they were one: spurts are numbered on, what a dead child left
+//! open ends, and totals add up.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use mesh::wire::{
+    SpurtNo,
+    control::EdgeTotals,
+    spurt::{Item, SpurtEnd},
+};
+
+use super::FromChild;
+use crate::{connect::Event, media::ParticipantId, spurt::Output};
+
+/// Participants one meeting's children may name; later ones are not heard.
+const MAX_PARTICIPANTS: usize = 500;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Translator {
+    participants: BTreeMap<ParticipantId, Participant>,
+}
+
+#[derive(Debug, Default)]
+struct Participant {
+    present: bool,
+    /// The next number of a spurt.
+    next: u32,
+    open: Option<Open>,
+    /// Of children that are gone, and of the one there is.
+    before: EdgeTotals,
+    totals: EdgeTotals,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// Its number in the child.
+    theirs: SpurtNo,
+    ours: SpurtNo,
+    items: u32,
+}
+
+impl Translator {
+    /// What the child's word means; `None` if it makes no sense.
+    pub(crate) fn translate(&mut self, said: FromChild) -> Option<Event> {
+        match said {
+            FromChild::State { state, detail } => Some(Event::State { state, detail }),
+            FromChild::Joined { id, name } => {
+                let (id, participant) = self.participant(id)?;
+                participant.present = true;
+                Some(Event::Joined { id, name })
+            }
+            FromChild::Left { id } => {
+                let (id, participant) = self.participant(id)?;
+                participant.present = false;
+                Some(Event::Left { id })
+            }
+            FromChild::Start { id, spurt, captured } => {
+                let (id, participant) = self.participant(id)?;
+                if participant.open.is_some() {
+                    return None;
+                }
+                let ours = SpurtNo(participant.next);
+                participant.next += 1;
+                participant.open = Some(Open { theirs: spurt, ours, items: 0 });
+                Some(Event::Speech { id, output: Output::Start { spurt: ours, captured } })
+            }
+            FromChild::Item { id, spurt, offset, packet, stages } => {
+                let (id, participant) = self.participant(id)?;
+                let open = participant.open.as_mut().filter(|o| o.theirs == spurt && o.items == offset)?;
+                open.items += 1;
+                let item = packet.map_or(Item::Gap, |p| Item::Frame(Bytes::from(p)));
+                Some(Event::Speech { id, output: Output::Item { spurt: open.ours, offset, item, stages } })
+            }
+            FromChild::End { id, spurt, end } => {
+                let (id, participant) = self.participant(id)?;
+                let open = participant.open.take_if(|o| o.theirs == spurt && o.items == end.items)?;
+                Some(Event::Speech { id, output: Output::End { spurt: open.ours, end } })
+            }
+            FromChild::Tally { id, totals } => {
+                let (id, participant) = self.participant(id)?;
+                participant.totals = totals;
+                Some(Event::Tally { id, totals: sum(participant.before, totals) })
+            }
+            FromChild::Ended { .. } => None,
+        }
+    }
+
+    /// The child is gone: what it left open ends where it is, and nobody is there until the next one says so.
+    pub(crate) fn handle_gone(&mut self) -> Vec<Event> {
+        let mut events = vec![];
+        for (id, participant) in &mut self.participants {
+            if let Some(Open { ours, items, .. }) = participant.open.take() {
+                let end = SpurtEnd { items, continues: false, stages: Default::default() };
+                events.push(Event::Speech { id: id.clone(), output: Output::End { spurt: ours, end } });
+            }
+            if std::mem::take(&mut participant.present) {
+                events.push(Event::Left { id: id.clone() });
+            }
+            participant.before = sum(participant.before, std::mem::take(&mut participant.totals));
+        }
+        events
+    }
+
+    fn participant(&mut self, id: String) -> Option<(ParticipantId, &mut Participant)> {
+        let id = ParticipantId::new(id).ok()?;
+        if self.participants.len() >= MAX_PARTICIPANTS && !self.participants.contains_key(&id) {
+            return None;
+        }
+        Some((id.clone(), self.participants.entry(id).or_default()))
+    }
+}
+
+fn sum(a: EdgeTotals, b: EdgeTotals) -> EdgeTotals {
+    EdgeTotals {
+        packets_in: a.packets_in + b.packets_in,
+        opus_bytes_in: a.opus_bytes_in + b.opus_bytes_in,
+        media_ms_in: a.media_ms_in + b.media_ms_in,
+        packets_decoded: a.packets_decoded + b.packets_decoded,
+        packets_forwarded: a.packets_forwarded + b.packets_forwarded,
+        packets_lost: a.packets_lost + b.packets_lost,
+        uplink_bytes: a.uplink_bytes + b.uplink_bytes,
+        media_cpu_us: a.media_cpu_us + b.media_cpu_us,
+        packets_overflowed: a.packets_overflowed + b.packets_overflowed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use mesh::clock::Micros;
+
+    use super::*;
+
+    fn start(spurt: u32) -> FromChild {
+        FromChild::Start { id: "a".into(), spurt: SpurtNo(spurt), captured: Micros(5) }
+    }
+
+    fn item(spurt: u32, offset: u32) -> FromChild {
+        let packet = Some(vec![offset as u8]);
+        FromChild::Item { id: "a".into(), spurt: SpurtNo(spurt), offset, packet, stages: Default::default() }
+    }
+
+    fn number(event: Option<Event>) -> Option<u32> {
+        match event? {
+            Event::Speech { output: Output::Start { spurt, .. }, .. }
+            | Event::Speech { output: Output::Item { spurt, .. }, .. }
+            | Event::Speech { output: Output::End { spurt, .. }, .. } => Some(spurt.0),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_second_child_s_spurts_are_numbered_on_and_what_the_first_left_open_ends() {
+        let mut told = Translator::default();
+        told.translate(FromChild::Joined { id: "a".into(), name: None });
+        assert_eq!(number(told.translate(start(0))), Some(0));
+        assert_eq!(number(told.translate(item(0, 0))), Some(0));
+        assert_eq!(number(told.translate(item(0, 1))), Some(0));
+        let gone = told.handle_gone();
+        let [Event::Speech { output: Output::End { spurt, end }, .. }, Event::Left { .. }] = &gone[..] else {
+            panic!("{gone:?}")
+        };
+        assert_eq!((spurt.0, end.items), (0, 2));
+        assert_eq!(number(told.translate(start(0))), Some(1), "the second child begins at 0 again");
+        assert_eq!(number(told.translate(item(0, 0))), Some(1));
+    }
+
+    #[test]
+    fn a_child_that_talks_nonsense_is_not_repeated() {
+        let mut told = Translator::default();
+        assert_eq!(told.translate(item(0, 0)), None, "never begun");
+        told.translate(start(3));
+        assert_eq!(told.translate(start(4)), None, "the one before is open");
+        assert_eq!(told.translate(item(3, 1)), None, "a hole");
+        let end = SpurtEnd { items: 7, continues: false, stages: Default::default() };
+        assert_eq!(told.translate(FromChild::End { id: "a".into(), spurt: SpurtNo(3), end }), None);
+        assert_eq!(told.translate(FromChild::Left { id: String::new() }), None);
+        for n in 0..2 * MAX_PARTICIPANTS {
+            told.translate(FromChild::Joined { id: format!("p{n}"), name: None });
+        }
+        assert_eq!(told.participants.len(), MAX_PARTICIPANTS);
+    }
+
+    #[test]
+    fn totals_add_up_over_children() {
+        let mut told = Translator::default();
+        let totals = |packets_in| EdgeTotals { packets_in, ..EdgeTotals::default() };
+        let tally = |n| FromChild::Tally { id: "a".into(), totals: totals(n) };
+        told.translate(tally(10));
+        told.handle_gone();
+        let Some(Event::Tally { totals: both, .. }) = told.translate(tally(4)) else { panic!() };
+        assert_eq!(both, totals(14));
+    }
+}
