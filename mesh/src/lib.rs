@@ -11,6 +11,8 @@ pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod coordinate;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod identity;
 pub mod lease;

@@ -1,0 +1,141 @@
+//! The fuzz targets over their seeds, and over what becomes of these when they are damaged.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{fs, path::PathBuf};
+
+use edge_node::{
+    fuzzing::{self, TARGETS},
+    isolate::{FromChild, ToChild},
+};
+use mesh::{
+    clock::Micros,
+    codec,
+    wire::{
+        SpurtNo,
+        control::{EdgeState, EdgeTotals},
+        request::{Source, VadSettings},
+        spurt::{EdgeStages, SpurtEnd},
+    },
+};
+use proptest::prelude::*;
+
+fn corpus(target: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+}
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let mut files: Vec<_> = fs::read_dir(corpus(target)).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{target} has no seeds");
+    files.iter().map(|f| fs::read(f).unwrap()).collect()
+}
+
+/// What becomes of a seed: bytes changed, cut out, put in, doubled.
+fn damaged(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
+    let edit = (any::<u16>(), any::<u8>(), 0..5u8);
+    (prop::sample::select(seeds(target)), prop::collection::vec(edit, 0..12)).prop_map(|(mut bytes, edits)| {
+        for (at, value, how) in edits {
+            let at = usize::from(at) % (bytes.len() + 1);
+            match how {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, value),
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                3 if bytes.len() < 4000 => bytes.extend_from_within(at..),
+                _ if at < bytes.len() => bytes[at] ^= value,
+                _ => {}
+            }
+        }
+        bytes
+    })
+}
+
+#[test]
+fn every_target_takes_its_seeds() {
+    for (name, target) in TARGETS {
+        seeds(name).iter().for_each(|seed| target(seed));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn spilled_files_take_damage(data in damaged("spill")) {
+        fuzzing::spill(&data);
+    }
+
+    #[test]
+    fn sound_files_take_any_edits(edits in prop::collection::vec(any::<u8>(), 0..33)) {
+        fuzzing::spill(&[&[1], &edits[..]].concat());
+    }
+
+    #[test]
+    fn opus_packets_take_damage(data in damaged("opus")) {
+        fuzzing::opus(&data);
+    }
+
+    #[test]
+    fn children_may_say_anything(data in damaged("child")) {
+        fuzzing::child(&data);
+    }
+}
+
+/// Writes the seeds anew: `cargo test -p edge-node --test fuzz -- --ignored`.
+#[test]
+#[ignore = "writes the seeds; to be run when messages have changed"]
+fn write_seeds() {
+    let sound = [&[0], &fuzzing::spilled().2[..]].concat();
+    let spill = vec![sound.clone(), sound[..sound.len() * 2 / 3].to_vec(), vec![1, 0, 90, 4, 0, 0, 200, 255, 0]];
+    let opus = vec![
+        [&[0x78], &[0x55; 40][..]].concat(),
+        vec![0x08],
+        [&[0x4b, 0x42, 3], &[7; 30][..], &[0; 3][..]].concat(),
+        [&[0xff, 0x85, 2, 3], &[9; 40][..]].concat(),
+    ];
+    for (target, seeds) in [("spill", spill), ("opus", opus), ("child", vec![one_child(), two_children()])] {
+        let dir = corpus(target);
+        fs::create_dir_all(&dir).unwrap();
+        for (n, seed) in seeds.iter().enumerate() {
+            fs::write(dir.join(format!("seed-{n:02}")), seed).unwrap();
+        }
+    }
+}
+
+fn said(open: bool) -> Vec<FromChild> {
+    let (id, spurt, stages) = ("p".to_owned(), SpurtNo(0), EdgeStages::default());
+    let item = |offset| {
+        let packet = (offset != 1).then(|| vec![0x78; 30]);
+        FromChild::Item { id: id.clone(), spurt, offset, packet, stages }
+    };
+    let mut said = vec![
+        FromChild::State { state: EdgeState::Live, detail: None },
+        FromChild::Joined { id: id.clone(), name: Some("N".into()) },
+        FromChild::Start { id: id.clone(), spurt, captured: Micros(5) },
+    ];
+    said.extend((0..3).map(item));
+    if !open {
+        said.push(FromChild::End { id: id.clone(), spurt, end: SpurtEnd { items: 3, continues: false, stages } });
+    }
+    said.extend([FromChild::Tally { id: id.clone(), totals: EdgeTotals::default() }, FromChild::Left { id }]);
+    said
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_le_bytes()[..], message].concat()
+}
+
+fn one_child() -> Vec<u8> {
+    let source = Source::Whep { url: "http://relay/whep".into(), token: None, participants: vec![] };
+    let begin = ToChild::Begin { source, vad: VadSettings::default(), memory: 1 << 29 };
+    let mut bytes = framed(&codec::encode(&begin).unwrap());
+    said(false).iter().for_each(|m| bytes.extend(framed(&codec::encode(m).unwrap())));
+    bytes
+}
+
+fn two_children() -> Vec<u8> {
+    let mut bytes = vec![];
+    said(true).iter().for_each(|m| bytes.extend(framed(&codec::encode(m).unwrap())));
+    bytes.extend(framed(&[]));
+    said(false).iter().for_each(|m| bytes.extend(framed(&codec::encode(m).unwrap())));
+    bytes
+}
