@@ -34,6 +34,7 @@ pub fn record() -> MeetingRecord {
     let source = Source::Whep { url: "http://relay.example/whep".into(), token: None, participants: vec![] };
     let spec = Spec {
         source,
+        stun: None,
         meeting_url: None,
         residency: vec!["eu".into()],
         prefer: vec![],

@@ -120,7 +120,7 @@ fn entries() -> Vec<Entry> {
     vec![
         Entry::Begin { stream: 1 },
         Entry::Participant(participant()),
-        Entry::Finish { spurts: vec![spurt], segment: None },
+        Entry::Finish { spurts: vec![spurt], segment: None, cover: None },
         Entry::Sequence { below: 1024 },
         Entry::Record(Box::new(fuzzing::record())),
         Entry::Dropped,
