@@ -28,4 +28,5 @@ pub mod stream;
 pub mod telemetry;
 pub mod trace;
 pub mod transport;
+pub mod version;
 pub mod wire;

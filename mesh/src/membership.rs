@@ -14,12 +14,24 @@
 //! | a node that is alone, or held down, stops announcing | seeds and members are tried from here |
 //! | joining needs the seed's name | an announcement to anyone, which the receiver takes for itself |
 //! | the table grows with what peers claim | [`MAX_MEMBERS_KNOWN`] |
+//! | a change of the list waits for the next gossip | it is passed on at once |
+//! | downs, and joins, that news has missed stay unknown | lists are compared by digest with each probe (`sync`) |
+//! | a suspect hears of it by chance, and its suspector of the answer | both are told directly |
+//! | a node that is itself slow suspects others | it waits longer (`health`); one that slept judges nobody for it |
+//! | reports fill the packets | in full only when changed, or asked for; else a note of 14 bytes (`news`, `rumours`) |
+//! | one lost packet of a probe costs 16 others | a second direct attempt before others are asked (`probing`) |
 
+mod health;
+mod news;
 mod outbox;
+mod own;
 mod packet;
 mod peer;
+mod probing;
 mod reports;
+mod rumours;
 mod settings;
+mod sync;
 mod timers;
 mod upkeep;
 
@@ -27,27 +39,34 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use foca::{Foca, Message};
+use foca::{Foca, Message, Timer};
 use rand::{SeedableRng, rngs::StdRng};
 
 use self::{
+    health::Health,
+    news::Item,
     outbox::{Note, Outbox},
+    own::Own,
     packet::PacketCodec,
     peer::Peer,
+    probing::Probing,
     reports::Reports,
+    rumours::Rumours,
+    sync::Sync,
     timers::Timers,
-    upkeep::{Deadlines, Own},
+    upkeep::Deadlines,
 };
 pub use self::{
-    packet::{MAX_PACKET, PacketError},
+    packet::{MAX_PACKET, PacketError, inspect},
     settings::Settings,
 };
 use crate::{
     identity::{Identity, NodeId},
+    version::Version,
     wire::report::Report,
 };
 
@@ -56,6 +75,9 @@ pub const MAX_MEMBERS_KNOWN: usize = 4096;
 
 /// How many members are asked whom they know after joining, beside the first.
 const ASK_AFTER_JOIN: u8 = 10;
+
+/// A change of the list is passed on at once, but not more often than this.
+const SPREAD_GAP: Duration = Duration::from_millis(50);
 
 /// The most members that are told directly when this node leaves; gossip tells the rest.
 const MAX_FAREWELLS: usize = 128;
@@ -100,6 +122,16 @@ pub struct Membership {
     settings: Settings,
     foca: Foca<Peer, PacketCodec, StdRng, Reports>,
     reports: Reports,
+    rumours: Rumours,
+    /// What each node is known to speak; a node that is not here is sent no news.
+    versions: BTreeMap<NodeId, Version>,
+    sync: Sync,
+    health: Health,
+    probing: Option<Probing>,
+    /// Smoothed time to the answer of a probe, where one came.
+    rtts: BTreeMap<NodeId, Duration>,
+    /// foca's, as its packets say it.
+    incarnation: foca::Incarnation,
     outbox: Outbox,
     timers: Timers,
     deadlines: Deadlines,
@@ -115,6 +147,11 @@ pub struct Membership {
     joined: bool,
     /// Until when what this node held down was doubtful, since it was itself held down or alone.
     doubtful_until: Option<Instant>,
+    /// How often nobody has answered our announcements.
+    join_tries: u32,
+    /// When rumours and changes of the list were sent out last.
+    told_at: Option<Instant>,
+    spread_at: Option<Instant>,
     /// How many more members to ask whom they know, one each repair period: an answer holds about 25.
     to_ask: u8,
     left: bool,
@@ -131,7 +168,7 @@ impl Membership {
     /// random choice: equal inputs in equal order give equal outputs.
     pub fn new(me: Identity, addr: SocketAddr, incarnation: u64, settings: Settings, seed: u64) -> Self {
         let settings = settings.sane();
-        let reports = Reports::default();
+        let reports = Reports::new(settings.wire);
         let foca = Foca::with_custom_broadcast(
             Peer::new(me, addr, incarnation),
             settings.foca(1),
@@ -143,6 +180,13 @@ impl Membership {
             settings,
             foca,
             reports,
+            rumours: Rumours::default(),
+            versions: BTreeMap::new(),
+            sync: Sync::default(),
+            health: Health::default(),
+            probing: None,
+            rtts: BTreeMap::new(),
+            incarnation: 0,
             outbox: Outbox::default(),
             timers: Timers::default(),
             deadlines: Deadlines::default(),
@@ -154,6 +198,9 @@ impl Membership {
             configured_for: 1,
             joined: false,
             doubtful_until: None,
+            join_tries: 0,
+            told_at: None,
+            spread_at: None,
             to_ask: 0,
             left: false,
             rejoins: 0,
@@ -175,6 +222,13 @@ impl Membership {
         self.announce_to(Peer::anyone(to), now);
     }
 
+    /// The connection to `node` speaks `wire`: what of ours it reads is decided by that.
+    pub fn handle_version(&mut self, node: &NodeId, wire: Version) {
+        if self.versions.get(node) != Some(&wire) {
+            self.versions.insert(node.clone(), wire);
+        }
+    }
+
     /// Takes in a packet that came on a connection whose certificate says `from`.
     ///
     /// # Errors
@@ -193,6 +247,8 @@ impl Membership {
         if let Message::ForwardedAck { origin, .. } = &header.message {
             self.hints.remove(&origin.node);
         }
+        self.note_answer(&from.node, &header.message, now);
+        let (sender, rejoins, incarnation) = (header.src.clone(), self.rejoins, self.incarnation);
         let taken = if header.dst.is_anyone() && header.message == Message::Announce {
             let mut readdressed = packet::readdress(header, self.foca.identity().clone())?;
             readdressed.extend_from_slice(&packet[length..]);
@@ -200,7 +256,15 @@ impl Membership {
         } else {
             self.foca.handle_data(packet, &mut self.outbox)
         };
+        self.read_items(now);
         self.settle(now);
+        if self.rejoins > rejoins {
+            // Whoever tells us that we are down should be the first to hear of our new life.
+            self.announce_to(sender, now);
+        } else if self.incarnation > incarnation {
+            // Whoever suspects us, or has heard of it, should be the first to hear that we are well.
+            self.send(sender, Message::Gossip, &[]);
+        }
         Ok(taken?)
     }
 
@@ -209,6 +273,7 @@ impl Membership {
         if self.left {
             return;
         }
+        self.notice_sleep(now);
         while let Some(timer) = self.timers.pop(now) {
             if let Err(error) = self.foca.handle_timer(timer, &mut self.outbox) {
                 tracing::debug!(%error, "SWIM timer");
@@ -224,7 +289,7 @@ impl Membership {
             return None;
         }
         let hint = self.hints.values().min().copied();
-        [self.timers.next(), self.deadlines.next(), hint].into_iter().flatten().min()
+        [self.timers.next(), self.deadlines.next(), hint, self.probe_again_at()].into_iter().flatten().min()
     }
 
     /// The connection to `node` was lost: probe it now rather than when its turn comes.
@@ -292,6 +357,11 @@ impl Membership {
         self.reports.get(node)
     }
 
+    /// How far this node trusts its own judgement: 0 in full, to 8 hardly.
+    pub fn doubt_of_itself(&self) -> u8 {
+        self.health.score()
+    }
+
     /// How often this node was held down in error and has had to renew itself.
     pub fn rejoins(&self) -> u64 {
         self.rejoins
@@ -322,16 +392,53 @@ impl Membership {
     /// Turns what foca asked for in its last call into timers, events and packets.
     fn settle(&mut self, now: Instant) {
         for (timer, after) in std::mem::take(&mut self.outbox.timers) {
+            let after = self.stretched(&timer, after);
+            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
+                self.accuse(member_id.clone(), *incarnation);
+            }
             self.timers.set(timer, after, now);
         }
         self.settle_notes(now);
         for (to, packet) in std::mem::take(&mut self.outbox.sends) {
-            if !self.is_needless(&to, &packet) {
-                self.queue(to, packet);
-            }
+            self.settle_send(to, packet, now);
         }
         self.reconfigure();
         self.arm(now);
+    }
+
+    fn settle_send(&mut self, to: Peer, packet: Bytes, now: Instant) {
+        let Ok((header, _)) = packet::header(&packet) else { return };
+        if self.is_needless(&to, &header) {
+            return;
+        }
+        self.note_incarnation(header.src_incarnation);
+        if let Message::Ping(number) = header.message {
+            self.begin_probe(&to, number, now);
+            let digest =
+                self.reads_news(&to.node).then(|| Item::Digest(self.digest(now)).encode(MAX_PACKET - packet.len()));
+            return self.queue_with_news(to, packet, digest.flatten().as_deref().unwrap_or_default());
+        }
+        match header.message {
+            Message::Announce | Message::TurnUndead => self.queue(to, packet),
+            _ => self.queue_with_news(to, packet, &[]),
+        }
+    }
+
+    fn reads_news(&self, node: &NodeId) -> bool {
+        self.settings.wire >= Version::V2 && self.versions.get(node).is_some_and(|wire| *wire >= Version::V2)
+    }
+
+    /// Adds to a packet what its receiver should hear, as far as it fits.
+    fn queue_with_news(&mut self, to: Peer, packet: Bytes, tail: &[u8]) {
+        let length = packet.len() + tail.len();
+        let rumours = if self.reads_news(&to.node) {
+            self.rumours.fill(&to.node, MAX_PACKET.saturating_sub(length), &self.reports)
+        } else {
+            vec![]
+        };
+        let packet =
+            if length + rumours.len() == packet.len() { packet } else { [&packet, tail, &rumours].concat().into() };
+        self.queue(to, packet);
     }
 
     fn settle_notes(&mut self, now: Instant) {
@@ -343,18 +450,22 @@ impl Membership {
                     moved.remove(&peer.node);
                     self.events.push_back(Event::Up(self.view(&peer)));
                     self.repeat_report(now);
+                    self.spread(now);
                 }
                 Note::Down(peer) => {
                     tracing::debug!(node = %peer.node, "down");
                     self.hints.remove(&peer.node);
                     moved.remove(&peer.node);
                     self.events.push_back(Event::Down(peer.node));
+                    self.spread(now);
                 }
                 // A node that only renewed itself is the same node: no event.
-                Note::Renamed { before, after } if before.moved(&after) => {
-                    moved.insert(after.node);
+                Note::Renamed { before, after } => {
+                    self.sync.changed(now);
+                    if before.moved(&after) {
+                        moved.insert(after.node);
+                    }
                 }
-                Note::Renamed { .. } => {}
                 Note::Rejoined => {
                     self.rejoins += 1;
                     self.note_joined(false, now);
@@ -370,24 +481,55 @@ impl Membership {
         }
     }
 
+    /// Passes a change of the list on at once rather than with the next gossip.
+    fn spread(&mut self, now: Instant) {
+        self.sync.changed(now);
+        if self.spread_at.is_some_and(|at| at + SPREAD_GAP > now) {
+            return;
+        }
+        self.spread_at = Some(now);
+        if let Err(error) = self.foca.gossip(&mut self.outbox) {
+            tracing::debug!(%error, "change not passed on");
+        }
+    }
+
     fn note_joined(&mut self, joined: bool, now: Instant) {
         self.joined = joined;
         if !joined {
             self.doubtful_until = Some(now + self.settings.repair_period);
         }
+        self.sync.changed(now);
+        self.join_tries = 0;
         self.to_ask = if joined { ASK_AFTER_JOIN } else { 0 };
     }
 
     /// foca tells a suspect that it is down even when it has refuted; it would renew itself for nothing.
-    fn is_needless(&self, to: &Peer, packet: &[u8]) -> bool {
-        let undead = |(header, _): (foca::Header<Peer>, usize)| header.message == Message::TurnUndead;
-        packet::header(packet).is_ok_and(undead) && self.foca.iter_members().any(|member| member.id() == to)
+    fn is_needless(&self, to: &Peer, header: &foca::Header<Peer>) -> bool {
+        header.message == Message::TurnUndead && self.foca.iter_members().any(|member| member.id() == to)
     }
 
     fn send(&mut self, to: Peer, message: Message<Peer>, updates: &[foca::Member<Peer>]) {
-        if let Some(packet) = packet::craft(self.foca.identity().clone(), to.clone(), message, updates) {
-            self.queue(to, packet);
+        if let Some(packet) = packet::craft(self.source(), to.clone(), message, updates) {
+            self.queue_with_news(to, packet, &[]);
         }
+    }
+
+    fn source(&self) -> (Peer, foca::Incarnation) {
+        (self.foca.identity().clone(), self.incarnation)
+    }
+
+    /// Sends items, which must fit.
+    fn send_with(&mut self, to: Peer, items: &[u8]) {
+        let packet = packet::craft(self.source(), to.clone(), Message::Gossip, &[]);
+        if let Some(packet) = packet.filter(|packet| packet.len() + items.len() <= MAX_PACKET) {
+            self.queue_with_news(to, packet, items);
+        }
+    }
+
+    /// How many bytes of items fit into a packet to `to`.
+    fn room(&self, to: &Peer) -> usize {
+        let packet = packet::craft(self.source(), to.clone(), Message::Gossip, &[]);
+        packet.map_or(0, |packet| MAX_PACKET.saturating_sub(packet.len()))
     }
 
     fn queue(&mut self, to: Peer, packet: Bytes) {

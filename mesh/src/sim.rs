@@ -29,10 +29,16 @@ use self::{network::Network, view::View};
 use crate::{
     identity::{Identity, NodeId, Role},
     membership::{Event, MAX_PACKET, Member, Membership, Settings, Transmit},
+    version::Version,
 };
 
 /// The world's clock reads this at its start, in Unix milliseconds.
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
+
+/// What each packet costs beside itself in the payload of UDP: our type byte (1) and QUIC's short header (1),
+/// connection id (8), packet number (2), DATAGRAM frame's type and length (3, RFC 9221 section 4) and AEAD tag (16).
+/// QUIC's acknowledgements and keep-alives, which the connections cost with or without gossip, are not in it.
+pub const FRAMING: u64 = 31;
 
 /// Packets that the socket of a stalled node holds; the newest are lost, as a kernel does it.
 const SOCKET: usize = 256;
@@ -45,7 +51,7 @@ pub struct World {
     pub log_changes: bool,
     /// Packets sent since this was last set to 0.
     pub packets: u64,
-    /// Their bytes, QUIC's and UDP's own not counted.
+    /// Their bytes, with [`FRAMING`] for each.
     pub bytes: u64,
     settings: Settings,
     network: Network,
@@ -63,6 +69,7 @@ pub struct World {
 struct Node {
     identity: Identity,
     addr: SocketAddr,
+    wire: Version,
     /// `None` while crashed.
     swim: Option<Membership>,
     /// When it is to be woken; `None` if it is not.
@@ -113,10 +120,11 @@ impl World {
             number: 0,
         };
         for index in 0..count {
-            let (identity, addr) = (identity(index), address(index, 0));
+            let (identity, addr, settings) = (identity(index), address(index, 0), &world.settings);
             let node = Node {
                 identity,
                 addr,
+                wire: settings.wire,
                 swim: None,
                 wake: None,
                 stalled: None,
@@ -159,12 +167,18 @@ impl World {
         self.at_address.retain(|_, at| *at != index);
         self.at_address.insert(addr, index);
         let identity = self.nodes[index].identity.clone();
-        let swim = Membership::new(identity, addr, incarnation, self.settings.clone(), seed);
+        let settings = Settings { wire: self.nodes[index].wire, ..self.settings.clone() };
+        let swim = Membership::new(identity, addr, incarnation, settings, seed);
         let node = &mut self.nodes[index];
         node.rejoins += node.swim.take().map_or(0, |swim| swim.rejoins());
         (node.addr, node.swim, node.wake, node.stalled) = (addr, Some(swim), None, None);
         self.view.reset(index);
         self.begin_reports(index);
+    }
+
+    /// What node `index` speaks from its next start on.
+    pub fn set_wire(&mut self, index: usize, wire: Version) {
+        self.nodes[index].wire = wire;
     }
 
     /// The process is gone without a word.
@@ -311,6 +325,8 @@ impl World {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Arrival { from, to, packet } => self.arrive(from, to, packet),
+            // Another wake-up has taken its place.
+            Happening::Wake(index) if self.nodes[index].wake != Some(self.now) => {}
             Happening::Wake(index) if self.nodes[index].stalled.is_some() => {}
             Happening::Wake(index) => self.wake_up(index),
             Happening::Resume(index) => {
@@ -342,7 +358,11 @@ impl World {
 
     fn deliver(&mut self, from: usize, to: usize, packet: &[u8]) {
         let sender = self.nodes[from].identity.clone();
-        let taken = self.with(to, |swim, now| swim.handle_packet(&sender, packet, now));
+        let agreed = self.nodes[from].wire.min(self.nodes[to].wire);
+        let taken = self.with(to, |swim, now| {
+            swim.handle_version(&sender.node, agreed);
+            swim.handle_packet(&sender, packet, now)
+        });
         assert!(matches!(taken, None | Some(Ok(()))), "{sender:?} sent what {to} refused: {taken:?}");
     }
 
@@ -373,7 +393,7 @@ impl World {
     fn transmit(&mut self, from: usize, Transmit { to, packet, .. }: Transmit) {
         assert!(packet.len() <= MAX_PACKET, "{} bytes", packet.len());
         self.packets += 1;
-        self.bytes += packet.len() as u64;
+        self.bytes += packet.len() as u64 + FRAMING;
         let target = self.at_address.get(&to).copied();
         if let Some(delay) = self.network.carry(from, target, &mut self.rng) {
             self.push(self.now + delay, Happening::Arrival { from, to, packet });

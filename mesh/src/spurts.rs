@@ -28,8 +28,6 @@ use crate::{
     },
 };
 
-/// Above everything: a control stream must never wait for speech.
-pub(crate) const CONTROL: i32 = i32::MAX;
 /// A spurt that began this long ago, in seconds, is a replay; longer than any spurt.
 const LIVE: u64 = 45;
 /// Copies leave this much of the datagram buffer to gossip.
@@ -159,6 +157,7 @@ mod tests {
     fn control_goes_above_requests_and_these_above_speech_the_newest_first() {
         let second = |s: u64| priority(Micros(s * 1_000_000));
         let now = 1_800_000_000;
+        use crate::stream::CONTROL;
         assert!(CONTROL > 0 && 0 > second(now) && second(now) > second(now - 1) && second(now - 1) > second(0));
         assert_eq!(priority(Micros(u64::MAX)), -1);
     }

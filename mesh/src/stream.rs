@@ -5,6 +5,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::codec::{self, DecodeError, EncodeError};
 
+/// The priority of control streams, above everything: they must never wait for speech.
+pub(crate) const CONTROL: i32 = i32::MAX;
+
 /// The writing half.
 #[derive(Debug)]
 pub struct MessageSender {

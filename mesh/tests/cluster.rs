@@ -5,8 +5,12 @@
 // An `Instant` can only come from the clock: it is the base of virtual time, nothing waits on it.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
 
+#[path = "cluster/goals.rs"]
+mod goals;
 #[path = "cluster/hostile.rs"]
 mod hostile;
+#[path = "cluster/repairs.rs"]
+mod repairs;
 
 use std::time::Duration;
 
@@ -229,7 +233,7 @@ fn a_goodbye_is_heard_within_a_second() {
 }
 
 #[test]
-fn a_report_reaches_all_within_2_s_and_is_repeated_for_those_who_come_later() {
+fn a_report_reaches_all_within_3_s_and_is_repeated_for_those_who_come_later() {
     let seed = 71;
     let mut world = World::joined(NODES, 0.05, seed);
     let mut times = vec![];
@@ -247,7 +251,7 @@ fn a_report_reaches_all_within_2_s_and_is_repeated_for_those_who_come_later() {
     }
     println!("reports: seed {seed}, 5 % loss: at all 29 others after {times:?}");
     assert_eq!(times.len(), 5, "seed {seed}");
-    assert!(percentile(&mut times, 1.0) <= secs(2), "seed {seed}");
+    assert!(percentile(&mut times, 1.0) <= secs(3), "seed {seed}");
 
     world.start(9, 1, EPOCH_MS + 600_000);
     world.announce(9, 0);

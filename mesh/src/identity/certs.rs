@@ -37,7 +37,7 @@ pub use self::{
     trust::Unacceptable,
 };
 use super::Identity;
-use crate::wire::Version;
+use crate::version::Version;
 
 /// The PEM files a node needs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes};
 use foca::{Header, Member, Message};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::peer::Peer;
+use super::{news, peer::Peer, reports};
 use crate::{
     codec::{self, DecodeError, EncodeError},
     identity::NodeId,
@@ -134,6 +134,38 @@ pub(super) fn members(mut body: &[u8]) -> Result<Vec<Member<Peer>>, PacketError>
     Ok(members)
 }
 
+/// Reads all of `packet` as a node would, without a node: how many nodes and items it names. For fuzzing.
+///
+/// # Errors
+/// As [`super::Membership::handle_packet`]. Arbitrary bytes never panic.
+pub fn inspect(packet: &[u8]) -> Result<usize, PacketError> {
+    let (header, length) = header(packet)?;
+    let mut rest = packet.get(length..).unwrap_or_default();
+    let mut parts = 0;
+    if rest.len() >= 2 && header.message != Message::Broadcast {
+        for _ in 0..rest.get_u16() {
+            let (_, used) = codec::decode_body::<Member<Peer>>(rest)?;
+            rest.advance(used);
+            parts += 1;
+        }
+    }
+    while rest.len() > 2 {
+        let length = usize::from(rest.get_u16());
+        let item = rest.get(..length).ok_or_else(|| PacketError::Malformed("item ends early".into()))?;
+        let read = if item.first() == Some(&news::MARK) {
+            news::Item::decode(item).err()
+        } else {
+            reports::decode(item).err()
+        };
+        if let Some(error) = read {
+            return Err(PacketError::Malformed(error.to_string()));
+        }
+        rest.advance(length);
+        parts += 1;
+    }
+    Ok(parts)
+}
+
 /// `packet` with its destination replaced: how an announcement to anyone becomes one to us.
 pub(super) fn readdress(mut header: Header<Peer>, dst: Peer) -> Result<Vec<u8>, PacketError> {
     header.dst = dst;
@@ -144,10 +176,16 @@ pub(super) fn readdress(mut header: Header<Peer>, dst: Peer) -> Result<Vec<u8>, 
 
 /// A packet of our own making that any foca reads, telling of as many of `members` as fit.
 ///
-/// It leaves foca's incarnation of the sender at 0, which can neither refute nor overwrite a later one.
-pub(super) fn craft(src: Peer, dst: Peer, message: Message<Peer>, members: &[Member<Peer>]) -> Option<Bytes> {
+/// The sender's incarnation is the one that foca has told last: an older one can neither refute nor overwrite.
+pub(super) fn craft(
+    src: (Peer, foca::Incarnation),
+    dst: Peer,
+    message: Message<Peer>,
+    members: &[Member<Peer>],
+) -> Option<Bytes> {
+    let (src, src_incarnation) = src;
     let mut bytes = Vec::with_capacity(MAX_PACKET);
-    codec::encode_body(&Header { src, src_incarnation: 0, dst, message }, &mut bytes).ok()?;
+    codec::encode_body(&Header { src, src_incarnation, dst, message }, &mut bytes).ok()?;
     let tally = bytes.len();
     bytes.put_u16(0);
     let mut count = 0u16;

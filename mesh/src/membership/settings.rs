@@ -6,12 +6,12 @@ use std::{
 };
 
 use super::MAX_PACKET;
+use crate::version::Version;
 
 /// SWIM's timing.
 ///
 /// The defaults were found by simulation with 100 nodes over ten regions' real round trips at 5 %
-/// loss: first detection of a crash 4.7 s after it (mean), last node 5.7 s, no false "down" in 99
-/// node-hours. foca's own presets do worse here: its WAN one takes 38 to 100 s, its LAN one suspects
+/// loss: see `bench gossip`. foca's own presets do worse here: its WAN one takes 38 to 100 s, its LAN one suspects
 /// tens of healthy nodes each hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -19,13 +19,14 @@ pub struct Settings {
     /// [`Settings::suspicion`]. Shorter: more traffic. Must leave room for an indirect probe after
     /// [`Settings::probe_rtt`], so at least twice that.
     pub probe_period: Duration,
-    /// How long a probe waits for the direct answer before others are asked to try (400 ms: above the
-    /// longest round trip between two regions, about 330 ms). Shorter than the real round trip: every
+    /// How long a probe waits for the direct answer before others are asked to try (500 ms: two attempts at most
+    /// distances between regions, one at the longest, about 330 ms). Shorter than the real round trip: every
     /// probe of a far node costs indirect ones.
     pub probe_rtt: Duration,
-    /// How long a suspect has to answer before it is declared down (3 s). Shorter: loss and pauses take
-    /// healthy nodes out. Longer: meetings wait longer for a new edge. A node that stalls for longer
-    /// than this is declared down, and comes back by itself.
+    /// How long a suspect has to answer before it is declared down (2 s; it is told directly, so its answer comes
+    /// within two round trips mostly). Shorter: loss and pauses take healthy nodes out. Longer: meetings wait longer
+    /// for a new edge. Of 100 crashes one waits 4.6 s for its first probe, and 1 s until that has failed: with 2 s the
+    /// mesh knows within 8 s. A node that stalls for longer than this may be declared down, and comes back by itself.
     pub suspicion: Duration,
     /// How many others are asked to probe for us (4). One alone would make every lossy path a suspicion.
     pub indirect_probes: NonZeroUsize,
@@ -33,15 +34,16 @@ pub struct Settings {
     pub gossip_period: Duration,
     /// To how many nodes at a time (3).
     pub gossip_fanout: NonZeroUsize,
-    /// How often one random member is asked whom it knows (10 s); its answer holds about 25 members, so
-    /// this is how a node that joins a large mesh fills its table.
+    /// How often one random member is asked whom it knows (60 s); its answer holds about 25 members. Lists are
+    /// compared every second, so this is for meshes of wire version 1.
     pub announce_period: Duration,
-    /// How often seeds and members are announced to while none of them accepts us (1 s).
+    /// How often seeds and members are announced to while none of them accepts us (250 ms, twice as long after
+    /// each time up to 2 s): at 5 % loss one first announcement in twenty is lost.
     pub join_period: Duration,
     /// How often seeds that are not members are tried while some member is known (30 s): what joins two
     /// meshes that have forgotten each other.
     pub seed_period: Duration,
-    /// How often three of the nodes held down are announced to (5 s; foca's own value is 65 to 125 s).
+    /// How often three of the nodes held down are announced to (3 s; foca's own value is 65 to 125 s).
     /// It bounds how long a partition outlasts its cause, and costs a dial each while nodes are dead.
     pub rejoin_period: Duration,
     /// How often those that came or went within the last 15 s are named to two random members (1 s).
@@ -51,9 +53,12 @@ pub struct Settings {
     pub forget_after: Duration,
     /// The longest time between two broadcasts of the own report (10 s).
     pub report_period: Duration,
-    /// The shortest (1 s): reports published faster are merged, the newest goes out. 100 nodes that
-    /// report every 2 s already fill the gossip.
+    /// The shortest (1 s): reports published faster are merged, the newest goes out.
     pub report_gap: Duration,
+    /// The shortest while only stress, round trips or the coordinate have changed, and not by much (2 s).
+    pub load_gap: Duration,
+    /// The newest wire version spoken. Version 1 broadcasts reports whole and sends no news along.
+    pub wire: Version,
 }
 
 impl Default for Settings {
@@ -63,19 +68,21 @@ impl Default for Settings {
         }
         Self {
             probe_period: Duration::from_secs(1),
-            probe_rtt: Duration::from_millis(400),
-            suspicion: Duration::from_secs(3),
+            probe_rtt: Duration::from_millis(500),
+            suspicion: Duration::from_secs(2),
             indirect_probes: count(4),
             gossip_period: Duration::from_millis(200),
             gossip_fanout: count(3),
-            announce_period: Duration::from_secs(10),
-            join_period: Duration::from_secs(1),
+            announce_period: Duration::from_secs(60),
+            join_period: Duration::from_millis(250),
             seed_period: Duration::from_secs(30),
-            rejoin_period: Duration::from_secs(5),
+            rejoin_period: Duration::from_secs(3),
             repair_period: Duration::from_secs(1),
             forget_after: Duration::from_secs(3600),
             report_period: Duration::from_secs(10),
             report_gap: Duration::from_secs(1),
+            load_gap: Duration::from_secs(2),
+            wire: Version::NEWEST,
         }
     }
 }

@@ -16,7 +16,7 @@ fn membership(peer: &Peer) -> Membership {
 }
 
 fn gossip(from: &Peer, to: &Peer, members: &[foca::Member<Peer>]) -> Bytes {
-    packet::craft(from.clone(), to.clone(), Message::Gossip, members).unwrap()
+    packet::craft((from.clone(), 0), to.clone(), Message::Gossip, members).unwrap()
 }
 
 #[test]
@@ -41,13 +41,15 @@ fn the_table_is_capped_and_a_packet_beyond_it_is_refused_whole() {
 fn only_a_member_held_down_is_told_that_it_is() {
     let (me, other, now) = (peer("me", 1), peer("other", 2), Instant::now());
     let mut swim = membership(&me);
-    let undead = packet::craft(me.clone(), other.clone(), Message::TurnUndead, &[]).unwrap();
+    let undead = packet::craft((me.clone(), 0), other.clone(), Message::TurnUndead, &[]).unwrap();
     let hello = gossip(&other, &me, &[]);
     swim.handle_packet(&other.identity(), &hello, now).unwrap();
+    let undead = packet::header(&undead).unwrap().0;
+    let greeting = packet::header(&hello).unwrap().0;
     assert!(swim.is_needless(&other, &undead));
     swim.handle_packet(&other.identity(), &gossip(&other, &me, &[foca::Member::down(other.clone())]), now).unwrap();
     assert!(!swim.is_needless(&other, &undead));
-    assert!(!swim.is_needless(&other, &hello));
+    assert!(!swim.is_needless(&other, &greeting));
 }
 
 #[test]
@@ -88,5 +90,6 @@ fn reports_published_in_a_rush_go_out_as_one() {
     swim.handle_timeout(now + Settings::default().report_gap);
     let sent = swim.reports.get(&me.node).unwrap();
     assert_eq!((sent.meetings, sent.node.clone()), (99, me.node));
-    assert_eq!(swim.foca.custom_broadcast_backlog(), 1);
+    assert_eq!((swim.rumours.len(), swim.rumours.brisk()), (1, 1));
+    assert_eq!(swim.foca.custom_broadcast_backlog(), 0);
 }

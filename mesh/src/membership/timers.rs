@@ -49,6 +49,12 @@ impl Timers {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
+    /// Puts every timer off: the process did not run meanwhile, so no time has passed for what they wait for.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        let later = |Reverse(entry): Reverse<Entry>| Reverse(Entry { at: entry.at + by, ..entry });
+        self.heap = std::mem::take(&mut self.heap).into_iter().map(later).collect();
+    }
+
     /// The next one that is due at `now`.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Timer<Peer>> {
         if self.next()? > now {

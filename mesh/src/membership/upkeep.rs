@@ -1,5 +1,5 @@
 //! What SWIM leaves undone: finding the mesh, healing partitions, spreading changes for certain,
-//! acting on lost connections, and repeating the own report.
+//! acting on lost connections, and telling rumours that do not wait.
 
 use std::{
     collections::BTreeSet,
@@ -10,8 +10,8 @@ use std::{
 use foca::{Member, Message, State, Timer};
 use rand::{rngs::StdRng, seq::SliceRandom};
 
-use super::{Membership, packet, peer::Peer, reports};
-use crate::{identity::NodeId, wire::report::Report};
+use super::{Membership, health::LATE, packet, peer::Peer};
+use crate::identity::NodeId;
 
 /// The most seeds remembered; the oldest makes room.
 const MAX_SEEDS: usize = 64;
@@ -22,6 +22,12 @@ const REPAIR_FANOUT: usize = 2;
 /// How long a change is repeated: at two members each second from everyone who knows, about thirty
 /// receipts are to be expected. Longer would carry the downs of a partition into its healing.
 const REPAIR_FOR: Duration = Duration::from_secs(15);
+/// The longest wait between two announcements while nobody accepts us.
+const LONGEST_JOIN: Duration = Duration::from_secs(2);
+/// News of a change waits this long for more, then goes out.
+const GATHER: Duration = Duration::from_millis(20);
+/// So many rumours that nobody waits for are still told with probes alone: two packets each second.
+const CROWD: usize = 60;
 /// Probe number of our own probes: their answers are seen by us, not by foca's probe in progress.
 const HINT_PROBE: foca::ProbeNumber = 0;
 
@@ -35,29 +41,23 @@ pub(super) struct Deadlines {
     /// When to look for changes, repeat the recent ones and forget.
     repair: Option<Instant>,
     /// When to send the own report again.
-    report: Option<Instant>,
-}
-
-/// The own report as it was published last.
-#[derive(Debug)]
-pub(super) struct Own {
-    report: Report,
-    published: Instant,
-    sent: Option<Instant>,
+    pub(super) report: Option<Instant>,
+    /// When to send rumours that do not wait for a packet to travel with.
+    pub(super) tell: Option<Instant>,
 }
 
 impl Deadlines {
     pub(super) fn next(&self) -> Option<Instant> {
-        [self.seeds, self.rejoin, self.repair, self.report].into_iter().flatten().min()
+        [self.seeds, self.rejoin, self.repair, self.report, self.tell].into_iter().flatten().min()
     }
 }
 
 /// Whether `deadline` has come; if so it is taken.
-fn due(deadline: &mut Option<Instant>, now: Instant) -> bool {
+pub(super) fn due(deadline: &mut Option<Instant>, now: Instant) -> bool {
     deadline.take_if(|at| *at <= now).is_some()
 }
 
-fn sooner(deadline: &mut Option<Instant>, at: Instant) {
+pub(super) fn sooner(deadline: &mut Option<Instant>, at: Instant) {
     *deadline = Some(deadline.map_or(at, |old| old.min(at)));
 }
 
@@ -81,7 +81,8 @@ impl Membership {
         self.deadlines.rejoin.get_or_insert(now + self.settings.rejoin_period);
         self.deadlines.repair.get_or_insert(now + self.settings.repair_period);
         if !self.joined {
-            sooner(&mut self.deadlines.seeds, now + self.settings.join_period);
+            let at = now + self.join_wait();
+            sooner(&mut self.deadlines.seeds, at);
         }
     }
 
@@ -99,6 +100,10 @@ impl Membership {
         if due(&mut self.deadlines.report, now) {
             self.send_report(now);
         }
+        if due(&mut self.deadlines.tell, now) {
+            self.tell(now);
+        }
+        self.probe_again(now);
         while let Some(node) = self.hints.iter().find(|(_, at)| **at <= now).map(|(node, _)| node.clone()) {
             self.hints.remove(&node);
             self.suspect(&node, now);
@@ -123,6 +128,11 @@ impl Membership {
         self.settle(now);
     }
 
+    fn join_wait(&self) -> Duration {
+        let longest = LONGEST_JOIN.max(self.settings.join_period);
+        self.settings.join_period.saturating_mul(1 << self.join_tries.min(8)).min(longest)
+    }
+
     fn try_seeds(&mut self, now: Instant) {
         let mut known: BTreeSet<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
         known.insert(self.foca.identity().addr);
@@ -133,7 +143,8 @@ impl Membership {
             targets.extend(some_of(members, REJOIN_FANOUT, &mut self.rng));
         }
         targets.into_iter().for_each(|peer| self.announce_to(peer, now));
-        let period = if self.joined { self.settings.seed_period } else { self.settings.join_period };
+        self.join_tries = if self.joined { 0 } else { self.join_tries.saturating_add(1) };
+        let period = if self.joined { self.settings.seed_period } else { self.join_wait() };
         self.deadlines.seeds = Some(now + period);
     }
 
@@ -167,7 +178,13 @@ impl Membership {
         self.tell_of_changes(now);
         self.ask_around(now);
         let (me, history) = (&self.foca.identity().node, &self.history);
-        self.reports.retain(|node| node == me || history.contains_key(node));
+        let known = |node: &NodeId| node == me || history.contains_key(node);
+        self.reports.retain(known);
+        self.rumours.retain(known);
+        self.versions.retain(|node, _| known(node));
+        self.rtts.retain(|node, _| known(node));
+        self.sync.tidy(now, self.settings.repair_period);
+        self.ask_for_reports(now);
         self.deadlines.repair = Some(now + self.settings.repair_period);
     }
 
@@ -216,54 +233,53 @@ impl Membership {
         if let Err(error) = self.foca.apply_many([suspicion].into_iter(), true, &mut self.outbox) {
             tracing::debug!(%error, "suspicion not raised");
         }
+        let peer = member_id.clone();
         let timer = Timer::ChangeSuspectToDown { member_id, incarnation, token: self.timers.token() };
-        self.timers.set(timer, self.settings.suspicion, now);
+        let time = self.health.suspicion(self.settings.suspicion);
+        self.timers.set(timer, time, now);
+        self.accuse(peer, incarnation);
         self.settle(now);
     }
 
-    pub(super) fn take_report(&mut self, mut report: Report, now: Instant) {
-        report.node = self.foca.identity().node.clone();
-        let sent = self.own.take().and_then(|own| own.sent);
-        self.own = Some(Own { report, published: now, sent });
-        sooner(&mut self.deadlines.report, sent.map_or(now, |at| at + self.settings.report_gap));
-        if due(&mut self.deadlines.report, now) {
-            self.send_report(now);
+    /// Rumours are to go out soon, or as soon as the last ones have had their time.
+    pub(super) fn tell_soon(&mut self, now: Instant) {
+        if self.rumours.brisk() > 0 || self.rumours.len() > CROWD {
+            let next = self.told_at.map_or(now, |at| at + self.settings.gossip_period);
+            sooner(&mut self.deadlines.tell, next.max(now + GATHER));
         }
     }
 
-    /// A newcomer has heard nobody's report yet and would wait for the next period's.
-    pub(super) fn repeat_report(&mut self, now: Instant) {
-        if let Some(own) = &self.own {
-            sooner(&mut self.deadlines.report, own.sent.map_or(now, |at| now.max(at + self.settings.report_gap)));
+    /// Tells rumours to random members: of changes to several, of a mere crowd to one.
+    fn tell(&mut self, now: Instant) {
+        self.told_at = Some(now);
+        let fanout = if self.rumours.brisk() > 0 { self.settings.gossip_fanout.get() } else { 1 };
+        for peer in self.some_new(fanout) {
+            let tail = self.rumours.fill(&peer.node, self.room(&peer), &self.reports);
+            if !tail.is_empty() {
+                self.send_with(peer, &tail);
+            }
         }
+        self.tell_soon(now);
     }
 
-    /// What is broadcast reaches every live member, and may be passed on by any.
-    fn all_read_extensions(&self) -> bool {
-        let reads = |peer: &Peer| self.reports.get(&peer.node).is_some_and(|report| report.reads_extension());
-        self.foca.iter_members().all(|member| reads(member.id()))
+    /// Random members that speak version 2.
+    pub(super) fn some_new(&mut self, count: usize) -> Vec<Peer> {
+        let new = self.foca.iter_members().map(Member::id).filter(|peer| self.reads_news(&peer.node));
+        let new = new.cloned().collect();
+        some_of(new, count, &mut self.rng)
     }
 
-    /// A repeated report is as much later as it is repeated later, or nobody would pass it on.
-    fn send_report(&mut self, now: Instant) {
-        let extended = self.all_read_extensions();
-        let Some(own) = &mut self.own else { return };
-        let mut report = own.report.clone();
-        report.at = report.at.plus(now.saturating_duration_since(own.published));
-        if let Some(last) = self.reports.get(&report.node) {
-            report.at = report.at.max(last.at.plus(Duration::from_micros(1)));
-        }
-        own.sent = Some(now);
-        self.deadlines.report = Some(now + self.settings.report_period);
-        let Some(bytes) = reports::encode(&report, extended) else {
-            tracing::warn!(
-                limit = reports::MAX_REPORT,
-                "own report is too long to be sent; shorten `api` or `software`"
-            );
+    /// All of a stretched process's waits begin anew where they were: it has heard nobody meanwhile, and what was
+    /// sent to it waits in its socket.
+    pub(super) fn notice_sleep(&mut self, now: Instant) {
+        let late = self.timers.next().map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+        if late < LATE {
             return;
-        };
-        if let Err(error) = self.foca.add_broadcast(&bytes) {
-            tracing::debug!(%error, "own report not queued");
         }
+        tracing::info!(?late, "woke late");
+        self.health.slept(late);
+        let by = late + self.settings.probe_rtt;
+        self.timers.postpone(by);
+        self.hints.values_mut().for_each(|at| *at += by);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     clock::Micros,
     identity::{Identity, NodeId},
     membership::{Event, Membership, Settings, Transmit},
+    version::Version,
     wire::{self, report::Extension},
 };
 
@@ -25,13 +26,14 @@ const REPORT_PERIOD: Duration = Duration::from_secs(10);
 const OUTBOX: usize = 16;
 /// Addresses for which packets wait or a dial failed lately; beyond it packets are dropped.
 const OUTBOXES: usize = 1024;
-/// After a failed dial the address is left alone for this long, doubled with each failure up to the second.
-const QUIET: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+/// After a failed dial the address is left alone for this long, doubled with each failure up to the
+/// second: a partition outlasts its cause by that and by [`Settings::rejoin_period`].
+const QUIET: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
 /// What reaches the task.
 pub(super) enum Input {
     /// A SWIM packet, without its type byte, from an authenticated peer.
-    Packet { from: Identity, packet: Bytes },
+    Packet { from: Identity, wire: Version, packet: Bytes },
     /// The last connection to a node was lost.
     Lost(NodeId),
     /// A dial that [`Gossip::send`] began has ended.
@@ -70,6 +72,7 @@ pub(super) async fn run(
     let now = Instant::now();
     // Rises with every start, so that what others remember of an earlier run of this node loses.
     let incarnation = Micros::from_system(SystemTime::now()).as_millis();
+    let settings = Settings { wire: shared.transport.wire(), ..settings };
     let membership = Membership::new(shared.me.clone(), shared.advertise, incarnation, settings, rand::random());
     let mut gossip = Gossip {
         shared: shared.clone(),
@@ -97,7 +100,7 @@ pub(super) async fn run(
 impl Gossip {
     fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Packet { from, packet } => self.packet(&from, &packet, now),
+            Input::Packet { from, wire, packet } => self.packet(&from, wire, &packet, now),
             Input::Lost(node) => self.membership.hint_lost(&node, now),
             Input::Announce(addr) => self.membership.announce(addr, now),
             Input::Dialled { addr, outcome } => self.dialled(addr, outcome, now),
@@ -106,7 +109,8 @@ impl Gossip {
         }
     }
 
-    fn packet(&mut self, from: &Identity, packet: &[u8], now: Instant) {
+    fn packet(&mut self, from: &Identity, wire: Version, packet: &[u8], now: Instant) {
+        self.membership.handle_version(&from.node, wire);
         metrics::counter!("nearfield_mesh_gossip_packets_total", "direction" => "in").increment(1);
         if let Err(error) = self.membership.handle_packet(from, packet, now) {
             debug!(node = %from.node, %error, "gossip packet refused");
@@ -122,6 +126,7 @@ impl Gossip {
         self.membership.handle_timeout(now);
         if now >= self.next_report {
             self.report(now);
+            metrics::gauge!("nearfield_mesh_local_health").set(self.membership.doubt_of_itself());
             self.outboxes.retain(|_, outbox| outbox.dialling || outbox.quiet_until > now);
         }
     }
@@ -157,9 +162,9 @@ impl Gossip {
         report.at = Micros::from_system(SystemTime::now()).max(Micros(self.last_report.0 + 1));
         report.rtts = self.shared.pool.rtts();
         // A node that behaves as an older release says no more than that did.
-        let coordinate = Some(*lock(&self.shared.coordinate));
-        let extension = Extension { wire: self.shared.transport.wire().number(), coordinate };
-        report.extension = report.reads_extension().then_some(extension);
+        let (wire, coordinate) = (self.shared.transport.wire(), Some(*lock(&self.shared.coordinate)));
+        let extension = Extension { wire: wire.number(), coordinate };
+        report.extension = (wire >= Version::V2).then_some(extension);
         self.last_report = report.at;
         self.next_report = now + REPORT_PERIOD;
         self.membership.publish(report, now);
@@ -189,6 +194,9 @@ impl Gossip {
         let outbox = self.outboxes.entry(to).or_insert_with(|| Outbox::new(now));
         if !outbox.dialling && outbox.quiet_until > now {
             return dropped("quiet");
+        }
+        if outbox.dialling && node.is_none() {
+            return; // one announcement is enough, and it waits already
         }
         if outbox.waiting.len() >= OUTBOX {
             outbox.waiting.pop_front();

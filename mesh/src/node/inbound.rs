@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     identity::{Identity, certs::Unacceptable},
-    spurts,
-    stream::{MessageReceiver, MessageSender},
+    stream::{self, MessageReceiver, MessageSender},
     transport::{HandshakeError, close as code, connection_reason},
+    version::Version,
     wire,
 };
 
@@ -66,12 +66,13 @@ pub(super) fn take_in(shared: &Arc<Shared>, peer: Peer) -> Result<(), ConnectErr
 async fn serve(shared: Arc<Shared>, peer: Peer) {
     debug!(addr = %peer.connection.remote_address(), "connected");
     let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
+    let wire = peer.wire();
     let mut unacceptable = pin!(vigil::watch(&shared, &peer));
     let end = loop {
         tokio::select! {
             why = &mut unacceptable => break end_for(&peer, why),
             datagram = peer.connection.read_datagram() => match datagram {
-                Ok(bytes) => take_datagram(&shared, &peer, &bytes),
+                Ok(bytes) => take_datagram(&shared, &peer, wire, &bytes),
                 Err(e) => break e,
             },
             stream = peer.connection.accept_uni() => match stream {
@@ -120,10 +121,10 @@ async fn lose(shared: &Shared, peer: &Peer, end: &ConnectionError) {
     }
 }
 
-fn take_datagram(shared: &Shared, peer: &Peer, datagram: &bytes::Bytes) {
+fn take_datagram(shared: &Shared, peer: &Peer, wire: Version, datagram: &bytes::Bytes) {
     match datagram.first() {
         Some(&wire::DATAGRAM_SWIM) => {
-            let packet = Input::Packet { from: peer.identity.clone(), packet: datagram.slice(1..) };
+            let packet = Input::Packet { from: peer.identity.clone(), wire, packet: datagram.slice(1..) };
             if let Err(TrySendError::Full(_)) = shared.gossip.try_send(packet) {
                 metrics::counter!("nearfield_mesh_gossip_dropped_total", "queue" => "inbox").increment(1);
             }
@@ -154,7 +155,7 @@ async fn bi(shared: Arc<Shared>, peer: Peer, stream: (SendStream, RecvStream), r
     match first_byte(&mut recv).await {
         Some(wire::STREAM_CONTROL) => {
             // Closed already is found out by whoever writes to it.
-            let _ = send.set_priority(spurts::CONTROL);
+            let _ = send.set_priority(stream::CONTROL);
             let (send, recv) = (MessageSender::new(send), MessageReceiver::new(recv));
             hand_on(&shared, Inbound::Control { peer, send, recv }).await;
         }

@@ -6,8 +6,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use super::{OpenError, REQUEST_DEADLINE, RequestError, STREAM_DEADLINE};
 use crate::{
     identity::Identity,
-    spurts,
-    stream::{MessageReceiver, MessageSender, StreamError},
+    stream::{self, MessageReceiver, MessageSender, StreamError},
     wire::{
         self,
         request::{Request, Response},
@@ -112,7 +111,7 @@ impl Peer {
             timeout(STREAM_DEADLINE, self.connection.open_bi()).await.map_err(|_| OpenError::Deadline)??;
         if kind == wire::STREAM_CONTROL {
             // It can only fail for a stream that is closed, which the next line finds out.
-            let _ = send.set_priority(spurts::CONTROL);
+            let _ = send.set_priority(stream::CONTROL);
         }
         send.write_all(&[kind]).await?;
         Ok((MessageSender::new(send), MessageReceiver::new(recv)))

@@ -9,6 +9,7 @@ use crate::{
     clock::Micros,
     coordinate::Coordinate,
     identity::Role,
+    version::Version,
     wire::report::{Extension, Report},
 };
 
@@ -59,10 +60,25 @@ impl World {
         }
     }
 
-    /// Lets node `index` report `change` at once.
-    pub fn publish(&mut self, index: usize, change: impl FnOnce(&mut Report)) {
+    /// A report as it would be now, round trips and coordinate a little off as they are when measured.
+    fn measured(&mut self, index: usize) -> Report {
         let State { stress, meetings } = self.nodes[index].load;
         let mut report = Report { stress_permille: stress, meetings, ..report(index, self.now) };
+        for (_, micros) in &mut report.rtts {
+            *micros = (f64::from(*micros) * self.rng.random_range(0.97..1.03)) as u32;
+        }
+        if let Some(place) = report.extension.as_mut().and_then(|e| e.coordinate.as_mut()) {
+            place.position.iter_mut().for_each(|part| *part += self.rng.random_range(-0.5..0.5));
+        }
+        if self.nodes[index].wire < Version::V2 {
+            (report.software, report.extension) = (Version::V1.software().into(), None);
+        }
+        report
+    }
+
+    /// Lets node `index` report `change` at once.
+    pub fn publish(&mut self, index: usize, change: impl FnOnce(&mut Report)) {
+        let mut report = self.measured(index);
         change(&mut report);
         self.nodes[index].load = State { stress: report.stress_permille, meetings: report.meetings };
         self.with(index, |swim, now| swim.publish(report, now));

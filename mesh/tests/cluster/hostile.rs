@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use mesh::{
-    membership::{MAX_PACKET, Membership, PacketError, Settings},
+    membership::{MAX_PACKET, Membership, PacketError, Settings, inspect},
     sim::{EPOCH_MS, address, id, identity},
+    version::Version,
 };
 use proptest::prelude::*;
 
@@ -103,10 +104,27 @@ proptest! {
         let before = victim.members();
         for packet in packets {
             let refused = victim.handle_packet(&identity(1), &packet, now);
-            prop_assert!(refused.is_err());
+            prop_assert!(refused.is_err() && inspect(&packet).is_err());
             prop_assert!(packet.len() <= MAX_PACKET || refused == Err(PacketError::TooLong(packet.len())));
         }
         prop_assert_eq!(victim.members(), before);
+    }
+
+    #[test]
+    fn arbitrary_news_is_taken_in_or_refused(which in any::<prop::sample::Index>(), items in prop::collection::vec((0u8..11, prop::collection::vec(any::<u8>(), 0..90)), 1..6)) {
+        let now = Instant::now();
+        let (mut victim, packets) = pair(now);
+        victim.handle_version(&id(1), Version::V2);
+        let mut packet = which.get(&packets).clone();
+        for (kind, rest) in items {
+            packet.extend((rest.len() as u16 + 2).to_be_bytes());
+            packet.extend([0, kind]);
+            packet.extend(rest);
+        }
+        let read = inspect(&packet).is_ok();
+        let taken = victim.handle_packet(&identity(1), &packet, now).is_ok();
+        prop_assert!(read || !taken, "taken in, though it cannot be read");
+        while victim.poll_transmit().is_some() {}
     }
 
     #[test]

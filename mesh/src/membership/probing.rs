@@ -1,0 +1,108 @@
+//! The probe under way: a second direct attempt before others are asked, and what its outcome says of this node.
+
+use std::time::{Duration, Instant};
+
+use foca::{Member, Message, ProbeNumber, State, Timer};
+
+use super::{Membership, news, peer::Peer};
+use crate::identity::NodeId;
+
+/// Never sooner than this after the first attempt.
+const SOONEST: Duration = Duration::from_millis(60);
+
+/// The probe that foca has begun last.
+#[derive(Debug)]
+pub(super) struct Probing {
+    target: Peer,
+    number: ProbeNumber,
+    sent: Instant,
+    answered: bool,
+    /// When to try directly once more; taken when it was done.
+    again: Option<Instant>,
+    /// Whether anybody was heard since.
+    heard: bool,
+}
+
+impl Membership {
+    /// foca pings `target`; so the probe before it is over.
+    pub(super) fn begin_probe(&mut self, target: &Peer, number: ProbeNumber, now: Instant) {
+        match self.probing.take() {
+            Some(before) if before.answered => self.health.answered(),
+            Some(before) if !before.heard => self.health.deaf(),
+            _ => {}
+        }
+        // A seventh more than the round trip and a little: most answers that come at all have come by then.
+        let usual = self.rtts.get(&target.node).map_or(self.settings.probe_rtt, |rtt| *rtt + *rtt / 7 + SOONEST / 3);
+        let again = now + usual.clamp(SOONEST, self.settings.probe_rtt);
+        let target = target.clone();
+        self.probing = Some(Probing { target, number, sent: now, answered: false, again: Some(again), heard: false });
+    }
+
+    /// Somebody sent `message`: perhaps the answer.
+    pub(super) fn note_answer(&mut self, from: &NodeId, message: &Message<Peer>, now: Instant) {
+        let Some(probing) = &mut self.probing else { return };
+        probing.heard = true;
+        match message {
+            Message::Ack(number) if *number == probing.number && *from == probing.target.node => {
+                if !probing.answered && probing.again.is_some() {
+                    let sample = now.saturating_duration_since(probing.sent);
+                    let smoothed = self.rtts.get(from).map_or(sample, |rtt| (*rtt * 7 + sample) / 8);
+                    self.rtts.insert(from.clone(), smoothed);
+                }
+                probing.answered = true;
+            }
+            Message::ForwardedAck { origin, probe_number } if *probe_number == probing.number => {
+                probing.answered |= origin.node == probing.target.node;
+            }
+            _ => {}
+        }
+    }
+
+    /// When the second attempt is due.
+    pub(super) fn probe_again_at(&self) -> Option<Instant> {
+        self.probing.as_ref().filter(|probing| !probing.answered).and_then(|probing| probing.again)
+    }
+
+    pub(super) fn probe_again(&mut self, now: Instant) {
+        if self.probe_again_at().is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(probing) = &mut self.probing else { return };
+        probing.again = None;
+        let (target, number) = (probing.target.clone(), probing.number);
+        if self.active(&target.node).is_some_and(|member| *member.id() == target) {
+            self.send(target, Message::Ping(number), &[]);
+        }
+    }
+
+    /// How long a timer is to be, by this node's health.
+    pub(super) fn stretched(&self, timer: &Timer<Peer>, after: Duration) -> Duration {
+        match timer {
+            Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => self.health.probe(after),
+            Timer::ChangeSuspectToDown { .. } => self.health.suspicion(after),
+            _ => after,
+        }
+    }
+
+    /// Tells a suspect at once, and others who may reach it if we do not: it has little time to answer.
+    pub(super) fn accuse(&mut self, suspect: Peer, incarnation: foca::Incarnation) {
+        let suspicion = Member::new(suspect.clone(), incarnation, State::Suspect);
+        self.send(suspect, Message::Gossip, &[suspicion]);
+        if let Err(error) = self.foca.gossip(&mut self.outbox) {
+            tracing::debug!(%error, "suspicion not passed on");
+        }
+    }
+
+    /// foca has bumped our incarnation: somebody suspected us, and we have refuted it.
+    pub(super) fn note_incarnation(&mut self, incarnation: foca::Incarnation) {
+        if incarnation > self.incarnation {
+            self.health.suspected();
+        }
+        self.incarnation = incarnation;
+    }
+
+    /// The key of this node.
+    pub(super) fn own_key(&self) -> news::Key {
+        news::Key::of(&self.foca.identity().node)
+    }
+}

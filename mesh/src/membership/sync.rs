@@ -1,0 +1,282 @@
+//! Finding what news has missed: lists of live members are compared, and differences are looked into.
+//!
+//! ```text
+//! a ──ping, digest──▶ b      once a second, to a random member
+//! a ◀───────── roll ─── b    if the digests differ and both lists have been quiet
+//! a ── roll, doubt, missing, members ─▶ b
+//! a ◀────── doubt, missing, members ─── b
+//! ```
+//!
+//! A life that one holds to be over and the other does not is not simply taken as over: after a partition
+//! that would carry its errors on. Whoever holds it alive probes it; whoever holds it down announces to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use foca::{Member, Message, State};
+
+use super::{
+    Membership,
+    news::{self, Digest, Item, Key},
+    peer::Peer,
+    reports::{Heard, Reports, Telling},
+};
+use crate::{clock::Micros, version::Version, wire::report::Report};
+
+/// A list that has not changed for this long is quiet: gossip of the last change has ended.
+const QUIET: Duration = Duration::from_secs(2);
+/// A roll is called at most this often.
+const ROLL_GAP: Duration = Duration::from_secs(1);
+/// Packets that one roll call may cause; the next one finds the rest.
+const MAX_PACKETS: usize = 24;
+/// Members told of, probed or announced to for one part of a roll.
+const MAX_TOLD: usize = 48;
+const MAX_DOUBTS: usize = 8;
+/// The longest wait before reports that are lacking are asked for again.
+const LONGEST_WANT: Duration = Duration::from_secs(30);
+/// Reports given to one that wants some.
+const MAX_REPORTS_GIVEN: usize = 48;
+
+/// When lists changed and were compared.
+#[derive(Debug, Default)]
+pub(super) struct Sync {
+    changed: Option<Instant>,
+    /// No roll is called before it.
+    next: Option<Instant>,
+    /// Whose reports were asked for when; forgotten with each repair.
+    asked: BTreeMap<Key, Instant>,
+    /// When to ask for reports that are lacking, and how long to wait after that.
+    want: Option<(Instant, Duration)>,
+}
+
+impl Sync {
+    /// The list of live members has changed.
+    pub(super) fn changed(&mut self, now: Instant) {
+        self.changed = Some(now);
+        self.want = None;
+    }
+
+    fn quiet(&self, now: Instant) -> bool {
+        self.changed.is_none_or(|at| at + QUIET <= now)
+    }
+
+    /// Forgets whom it asked long ago.
+    pub(super) fn tidy(&mut self, now: Instant, period: Duration) {
+        self.asked.retain(|_, at| *at + period > now);
+    }
+}
+
+impl Membership {
+    pub(super) fn digest(&self, now: Instant) -> Digest {
+        let me = self.foca.identity();
+        let own = news::life_hash(&me.node, me.life);
+        let others = self.foca.iter_members().map(|member| news::life_hash(&member.id().node, member.id().life));
+        let sum = others.fold(own, u64::wrapping_add);
+        Digest { count: self.foca.num_members() as u16, sum: (sum >> 32) as u32, quiet: self.sync.quiet(now) }
+    }
+
+    /// Takes in what others of version 2 sent along with the packet that foca has just read.
+    pub(super) fn read_items(&mut self, now: Instant) {
+        let mut missing = BTreeSet::new();
+        let mut sender = None;
+        for (from, item) in self.reports.take_inbox() {
+            match item {
+                Item::Notes(notes) => notes.iter().for_each(|note| {
+                    let heard = |reports: &Reports| reports.hear_note(note);
+                    missing.extend(self.hear_state(note.key, note.at, heard, &from, now));
+                }),
+                Item::Marks(marks) => marks.iter().for_each(|mark| {
+                    let heard = |reports: &Reports| reports.hear_mark(mark);
+                    missing.extend(self.hear_state(mark.key, mark.at, heard, &from, now));
+                }),
+                Item::Report(report) => self.hear_report(*report, Some(&from), now),
+                Item::Answer(report) => self.hear_report(*report, None, now),
+                Item::Want(keys) => self.give_reports(&from, &keys),
+                Item::Digest(theirs) => self.compare(&from, theirs, now),
+                Item::Roll { answer, range, lives } => self.hear_roll(&from, answer, range, &lives, now),
+                Item::Doubt(lives) => self.hear_doubt(&lives, now),
+                Item::Missing(lives) => self.introduce(&from, &lives),
+            }
+            sender = Some(from);
+        }
+        if let Some(from) = sender.filter(|_| !missing.is_empty()) {
+            self.ask(from, missing, now);
+        }
+    }
+
+    /// Takes in a note or a mark; the key, if the report that it continues is to be asked for.
+    fn hear_state(
+        &mut self,
+        key: Key,
+        at: u32,
+        heard: impl FnOnce(&Reports) -> Heard,
+        from: &Peer,
+        now: Instant,
+    ) -> Option<Key> {
+        if key == self.own_key() {
+            let at = self.reports.by_key(key).map(|own| news::millis(at, own.at.as_millis()));
+            self.outdo(Micros(at.unwrap_or_default() * 1000), now);
+            return None;
+        }
+        match heard(&self.reports) {
+            Heard::News { node, telling, brisk } => {
+                self.rumours.hear(node, telling, brisk, Some(from.node.clone()));
+                self.tell_soon(now);
+                None
+            }
+            Heard::Known => None,
+            Heard::Missing => Some(key),
+        }
+    }
+
+    /// `from` is `None` if we had asked for it: then it is not passed on.
+    fn hear_report(&mut self, report: Report, from: Option<&Peer>, now: Instant) {
+        let node = report.node.clone();
+        if node == self.foca.identity().node {
+            return self.outdo(report.at, now);
+        }
+        if report.wire() >= Version::V2.number() {
+            self.versions.entry(node.clone()).or_insert(Version::V2);
+        }
+        if self.reports.hear_report(report)
+            && let Some(from) = from
+        {
+            self.rumours.hear(node, Telling::Full, true, Some(from.node.clone()));
+            self.tell_soon(now);
+        }
+    }
+
+    /// Asks a random member for the reports that are lacking: soon after the list has changed, then ever more
+    /// rarely, for some nodes have nothing to report.
+    pub(super) fn ask_for_reports(&mut self, now: Instant) {
+        let (at, wait) = self.sync.want.unwrap_or((now, self.settings.repair_period));
+        if at > now {
+            return;
+        }
+        let lacking = |peer: &&Peer| self.reports.get(&peer.node).is_none();
+        let keys = self.foca.iter_members().map(Member::id).filter(lacking).map(|peer| Key::of(&peer.node)).collect();
+        self.sync.want = Some((now + wait, (wait * 2).min(LONGEST_WANT)));
+        if let Some(whom) = self.some_new(1).pop() {
+            self.ask(whom, keys, now);
+        }
+    }
+
+    /// Asks `whom` for the reports with these keys, each at most once in a repair period.
+    pub(super) fn ask(&mut self, whom: Peer, keys: BTreeSet<Key>, now: Instant) {
+        let new: Vec<Key> =
+            keys.into_iter().filter(|key| !self.sync.asked.contains_key(key)).take(MAX_REPORTS_GIVEN).collect();
+        self.sync.asked.extend(new.iter().map(|key| (*key, now)));
+        if !new.is_empty() {
+            self.send_items(whom, &[Item::Want(new)]);
+        }
+    }
+
+    fn give_reports(&mut self, to: &Peer, keys: &[Key]) {
+        let reports = keys.iter().take(MAX_REPORTS_GIVEN).filter_map(|key| self.reports.by_key(*key));
+        let items: Vec<Item> = reports.map(|report| Item::Answer(Box::new((*report).clone()))).collect();
+        self.send_items(to.clone(), &items);
+    }
+
+    fn compare(&mut self, from: &Peer, theirs: Digest, now: Instant) {
+        let ours = self.digest(now);
+        let alike = (ours.count, ours.sum) == (theirs.count, theirs.sum);
+        if alike || !ours.quiet || !theirs.quiet || self.sync.next.is_some_and(|at| at > now) {
+            return;
+        }
+        self.sync.next = Some(now + ROLL_GAP);
+        self.call_roll(from, (Key::FIRST, Key::LAST), false);
+    }
+
+    /// The live members by the key of their life, this node included.
+    fn lives(&self, range: (Key, Key)) -> BTreeMap<Key, Peer> {
+        let me = self.foca.identity().clone();
+        let all = self.foca.iter_members().map(|member| member.id().clone()).chain([me]);
+        let keyed = all.map(|peer| (Key::of_life(&peer.node, peer.life), peer));
+        keyed.filter(|(key, _)| (range.0..=range.1).contains(key)).collect()
+    }
+
+    fn call_roll(&mut self, to: &Peer, range: (Key, Key), answer: bool) {
+        let lives: Vec<Key> = self.lives(range).into_keys().collect();
+        let mut first = range.0;
+        let chunks: Vec<&[Key]> = lives.chunks(news::keys_in(self.room(to)).max(1)).take(MAX_PACKETS).collect();
+        for (number, chunk) in chunks.iter().enumerate() {
+            // The ranges meet, so that what lies between two of our keys is in one of them.
+            let last = if number + 1 == chunks.len() { range.1 } else { chunk[chunk.len() - 1] };
+            self.send_items(to.clone(), &[Item::Roll { answer, range: (first, last), lives: chunk.to_vec() }]);
+            first = last.next();
+        }
+    }
+
+    fn hear_roll(&mut self, from: &Peer, answer: bool, range: (Key, Key), theirs: &[Key], now: Instant) {
+        let mut ours = self.lives(range);
+        let over: BTreeMap<Key, Peer> = self.over();
+        let (mut doubt, mut missing) = (vec![], vec![]);
+        for key in theirs {
+            if ours.remove(key).is_none() {
+                if over.contains_key(key) { doubt.push(*key) } else { missing.push(*key) }
+            }
+        }
+        doubt.truncate(MAX_DOUBTS);
+        missing.truncate(MAX_TOLD);
+        let mistaken: Vec<Peer> = doubt.iter().filter_map(|key| over.get(key).cloned()).collect();
+        if !answer {
+            self.call_roll(from, range, true);
+        }
+        self.tell_members(from, ours.into_values());
+        let items = [Item::Doubt(doubt), Item::Missing(missing)];
+        let wanted =
+            items.into_iter().filter(|item| !matches!(item, Item::Doubt(k) | Item::Missing(k) if k.is_empty()));
+        self.send_items(from.clone(), &wanted.collect::<Vec<_>>());
+        mistaken.into_iter().for_each(|peer| self.announce_to(peer, now));
+    }
+
+    /// The lives that this node holds to be over.
+    fn over(&self) -> BTreeMap<Key, Peer> {
+        let down = self.foca.iter_membership_state().filter(|member| member.state() == State::Down);
+        down.map(|member| (Key::of_life(&member.id().node, member.id().life), member.id().clone())).collect()
+    }
+
+    /// Somebody holds these lives to be over: see for ourselves.
+    fn hear_doubt(&mut self, lives: &[Key], now: Instant) {
+        let ours = self.lives((Key::FIRST, Key::LAST));
+        let doubted: Vec<Peer> = lives.iter().take(MAX_DOUBTS).filter_map(|key| ours.get(key).cloned()).collect();
+        for peer in doubted {
+            self.hint_lost(&peer.node, now);
+        }
+    }
+
+    fn introduce(&mut self, to: &Peer, lives: &[Key]) {
+        let ours = self.lives((Key::FIRST, Key::LAST));
+        let known: Vec<Peer> = lives.iter().take(MAX_TOLD).filter_map(|key| ours.get(key).cloned()).collect();
+        self.tell_members(to, known.into_iter());
+    }
+
+    /// Names live members to `to`, with their incarnation.
+    fn tell_members(&mut self, to: &Peer, peers: impl Iterator<Item = Peer>) {
+        let wanted: BTreeSet<_> = peers.take(MAX_TOLD).map(|peer| peer.node).collect();
+        let members = self.foca.iter_members().filter(|m| wanted.contains(&m.id().node) && m.id().node != to.node);
+        // Not as suspects: a suspicion has a timer only where it was raised.
+        let alive = |m: &Member<Peer>| Member::new(m.id().clone(), m.incarnation(), State::Alive);
+        let members: Vec<Member<Peer>> = members.map(alive).collect();
+        for some in members.chunks(12) {
+            self.send(to.clone(), Message::Gossip, some);
+        }
+    }
+
+    /// Sends items, as many to a packet as fit.
+    pub(super) fn send_items(&mut self, to: Peer, items: &[Item]) {
+        let room = self.room(&to);
+        let mut tail = Vec::new();
+        for bytes in items.iter().filter_map(|item| item.encode(room)) {
+            if tail.len() + bytes.len() > room {
+                self.send_with(to.clone(), &std::mem::take(&mut tail));
+            }
+            tail.extend(bytes);
+        }
+        if !tail.is_empty() {
+            self.send_with(to, &tail);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What is done where SWIM's news does not come, comes too late or comes to a node that slept.
+
+use std::time::Duration;
+
+use mesh::{
+    membership::{Event, Settings},
+    sim::{EPOCH_MS, Load, World, id},
+    version::Version,
+};
+
+use super::{NODES, secs};
+
+/// Repeating recent changes is as good as switched off, so that comparing lists must do.
+fn without_repeats() -> Settings {
+    Settings { repair_period: secs(3600), ..Settings::default() }
+}
+
+#[test]
+fn a_node_that_all_news_of_a_crash_has_missed_finds_out_by_comparing() {
+    for seed in 101..=104 {
+        let mut world = World::joined_with(NODES, 0.0, seed, without_repeats());
+        world.crash(3);
+        let known = |world: &World| world.log.iter().any(|(_, _, event)| *event == Event::Down(id(3)));
+        world.run_until(secs(10), known);
+        world.cut(&[7]);
+        world.run_for(Duration::from_millis(2500));
+        world.heal();
+        let unaware = world.members(7).iter().any(|member| member.identity.node == id(3));
+        let took = world.run_until(secs(40), World::everyone_sees_everyone);
+        println!("seed {seed}: unaware {unaware}, all know after {took:?}");
+        assert!(unaware && took.is_some_and(|took| took <= secs(10)), "seed {seed}: {took:?}");
+        assert_eq!(world.false_downs(), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_node_that_slept_suspects_nobody_for_it() {
+    for seed in 111..=114 {
+        let mut world = World::joined(NODES, 0.0, seed);
+        let doubts = |world: &mut World| -> Vec<u8> {
+            (0..NODES).filter_map(|i| world.with(i, |swim, _| swim.doubt_of_itself())).collect()
+        };
+        assert_eq!(doubts(&mut world), vec![0; NODES], "seed {seed}");
+        world.stall(4, secs(3));
+        world.run_for(Duration::from_millis(3100));
+        let at_waking = doubts(&mut world);
+        assert!(at_waking[4] >= 3, "seed {seed}: {at_waking:?}");
+        world.run_for(secs(3));
+        // Whoever is suspected doubts itself: nobody else was.
+        let after = doubts(&mut world);
+        assert!((0..NODES).all(|i| i == 4 || after[i] == 0), "seed {seed}: {after:?}");
+        world.run_for(secs(60));
+        assert_eq!(doubts(&mut world), vec![0; NODES], "seed {seed}");
+        assert_eq!((world.false_downs(), world.rejoins()), (0, 0), "seed {seed}");
+    }
+}
+
+/// Nodes with an odd number are of the previous version.
+fn mixed(seed: u64) -> World {
+    let mut world = World::new(20, 0.02, seed);
+    for index in (1..20).step_by(2) {
+        world.set_wire(index, Version::V1);
+        world.start(index, 0, EPOCH_MS);
+    }
+    (1..20).for_each(|index| world.announce(index, 0));
+    assert!(world.run_until(secs(10), World::everyone_sees_everyone).is_some(), "seed {seed}");
+    world.set_load(Load::Idle);
+    world
+}
+
+#[test]
+fn nodes_of_both_versions_hear_each_other_s_reports() {
+    for seed in [121, 122] {
+        let mut world = mixed(seed);
+        world.run_for(secs(30));
+        for (node, meetings) in [(4, 100), (7, 101)] {
+            world.publish(node, |report| report.meetings = meetings);
+            let arrived =
+                |world: &World| (0..20).filter(|i| *i != node).all(|i| world.meetings(i, node) == Some(meetings));
+            let took = world.run_until(secs(30), arrived);
+            println!("seed {seed}: a report of node {node} at all others after {took:?}");
+            assert!(took.is_some_and(|took| took <= secs(12)), "seed {seed}: node {node}: {took:?}");
+        }
+        let start = world.now();
+        world.forget();
+        world.crash(9);
+        world.run_for(secs(20));
+        assert_eq!(world.told(9, true, start).len(), 19, "seed {seed}");
+        assert_eq!(world.false_downs(), 0, "seed {seed}");
+    }
+}
