@@ -57,6 +57,9 @@ pub struct Args {
     /// Shortens what takes long, for tests.
     #[arg(long)]
     pub short: bool,
+    /// Allows so many times the time: for a machine that is slow, or busy with other things.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub patience: u32,
     /// Decides who says what when, and every chance of the emulated Internet.
     #[arg(long, default_value_t = 5)]
     pub seed: u64,
@@ -153,7 +156,7 @@ async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Out
 }
 
 async fn judge(scenario: Scenario, args: &Args, stage: &Stage, broken: Broken, all: Vec<Findings>) -> Result<Outcome> {
-    let row = scenario.row(args.short);
+    let row = scenario.row(args.short).patient(args.patience);
     let mut complaints = broken.complaints;
     for (n, found) in all.iter().enumerate() {
         let of = if n == 0 { "" } else { "the other meeting: " };

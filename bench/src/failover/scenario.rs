@@ -141,6 +141,12 @@ impl Scenario {
 }
 
 impl Row {
+    /// As on a machine so many times as slow.
+    pub(super) fn patient(self, factor: u32) -> Self {
+        let longer = |limit: Option<Duration>| limit.map(|limit| limit * factor);
+        Self { resume: longer(self.resume), rejoin: longer(self.rejoin), ..self }
+    }
+
     /// What is wrong with a meeting, by this row; `main` for the one to which it happened.
     pub(super) fn complaints(&self, found: &Findings, main: bool) -> Vec<String> {
         let mut wrong = vec![];
@@ -216,6 +222,9 @@ mod tests {
         assert_eq!(complaints(Scenario::CoreKilled, &found(Some(2000))), Vec::<String>::new());
         assert_eq!(complaints(Scenario::CoreKilled, &found(Some(2001))), ["words resumed: 2001 ms"]);
         assert_eq!(complaints(Scenario::CoreKilled, &found(None)), ["words resumed: never"]);
+        let patient = Scenario::CoreKilled.row(true).patient(3);
+        assert_eq!(patient.complaints(&found(Some(6000)), true), Vec::<String>::new());
+        assert_eq!(patient.complaints(&found(None), true), ["words resumed: never"]);
     }
 
     #[test]
