@@ -248,7 +248,9 @@ impl Scribe {
         let behind = self.merger.growing().into_iter().filter_map(|utterance| {
             let length = utterance.length;
             let last = self.partial_lengths.get(&utterance.name).copied().unwrap_or_default();
-            (length >= last + PARTIAL_STEP).then_some((length - last, length, utterance))
+            // Merged with another edge's, it may be shorter than it was.
+            let new = length.saturating_sub(last);
+            (new >= PARTIAL_STEP).then_some((new, length, utterance))
         });
         let Some((_, length, utterance)) = behind.max_by_key(|(new, _, _)| *new) else { return };
         self.next_partial = now + self.settings.interim.unwrap_or_default();
