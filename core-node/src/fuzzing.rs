@@ -149,6 +149,8 @@ pub fn chunk() -> Chunk {
     Chunk { received: Micros(7), items: vec![Some(vec![0x78; 40]), None], end: None }
 }
 
+/// A target's name and body.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// The targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
-    [("replica", replica), ("stored", stored), ("receipt", receipt), ("intake", intake)];
+pub const TARGETS: [Target; 4] = [("replica", replica), ("stored", stored), ("receipt", receipt), ("intake", intake)];

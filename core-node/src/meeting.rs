@@ -226,8 +226,8 @@ impl Meeting {
         Ok(())
     }
 
-    /// Tells the supervisor. One that takes nothing in for [`NOTICE_WAIT`] is [`Meeting::stuck`]: whoever tells it has
-    /// other meetings to serve.
+    /// Tells the supervisor. One that takes nothing in for 10 s is [`Meeting::stuck`]: whoever tells it has other meetings
+    /// to serve.
     pub async fn notify(&self, notice: Notice) {
         // An error of the queue means that the meeting has ended.
         if tokio::time::timeout(NOTICE_WAIT, self.notices.send(notice)).await.is_err() {

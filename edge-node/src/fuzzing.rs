@@ -118,5 +118,8 @@ fn in_order(event: crate::connect::Event, order: &mut Order) {
     }
 }
 
+/// A target's name and body.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// The targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 3] = [("spill", spill), ("opus", opus), ("child", child)];
+pub const TARGETS: [Target; 3] = [("spill", spill), ("opus", opus), ("child", child)];

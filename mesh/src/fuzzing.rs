@@ -172,6 +172,8 @@ pub fn lease(data: &[u8]) {
     }
 }
 
+/// A target's name and body.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// The targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
-    [("gossip", gossip), ("control", control), ("spurt", spurt), ("lease", lease)];
+pub const TARGETS: [Target; 4] = [("gossip", gossip), ("control", control), ("spurt", spurt), ("lease", lease)];

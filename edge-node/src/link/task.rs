@@ -244,9 +244,9 @@ impl Link {
             self.meetings.entry(alias).and_modify(|place| place.opened = None);
         }
         let event = (self.core.clone(), alias, LinkEvent::Message(message));
-        match self.meetings.get(&alias).filter(|p| !p.behind).map(|place| place.events.try_send(event)) {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => self.fall_behind(up, alias),
-            _ => {}
+        let told = self.meetings.get(&alias).filter(|p| !p.behind).map(|place| place.events.try_send(event));
+        if matches!(told, Some(Err(mpsc::error::TrySendError::Full(_)))) {
+            self.fall_behind(up, alias);
         }
         Ok(())
     }
