@@ -14,4 +14,6 @@ pub mod placement;
 pub mod relay;
 pub mod report;
 pub mod speech;
+pub mod vad;
+pub mod words;
 pub mod world;

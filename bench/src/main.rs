@@ -1,7 +1,7 @@
 //! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
 
 use anyhow::Result;
-use bench::{certs, demo, failover, gossip, latency, link, placement, relay};
+use bench::{certs, demo, failover, gossip, latency, link, placement, relay, vad, words};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -27,6 +27,10 @@ enum Command {
     Placement(placement::Args),
     /// The stand-in meeting relay (WebRTC, WHEP) of a plan made by the demo.
     Relay(relay::Args),
+    /// Voice detectors on the same labelled recordings, and the edge's cascade of gate and detector.
+    Vad(vad::Args),
+    /// What the edge's gate costs in words, and what it saves in bytes.
+    Words(words::Args),
     /// A small certificate authority: certificates for nodes.
     Certs(certs::Args),
 }
@@ -50,6 +54,8 @@ fn main() -> Result<()> {
         }
         Command::Gossip(args) => gossip::run(&args),
         Command::Placement(args) => placement::run(&args),
+        Command::Vad(args) => vad::run(&args),
+        Command::Words(args) => runtime()?.block_on(words::run(args)),
         Command::Latency(args) => runtime()?.block_on(latency::run(args)),
         Command::Relay(args) => runtime()?.block_on(relay::run(args)),
     }
