@@ -255,10 +255,8 @@ impl Acceptor {
             }
             ToCore::Beat { seq } => self.beat(link, seq).await,
             ToCore::Standby { alias, core } => {
-                if let Some((meeting, epoch)) = self.meeting(link, alias)?
-                    && meeting.record().epoch == epoch
-                {
-                    meeting.replication.with(|m, _| m.handle_confirmed(core.as_ref()));
+                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                    meeting.handle_standby(epoch, core);
                 }
             }
             ToCore::HandOver { alias } => {
@@ -325,8 +323,8 @@ impl Acceptor {
                     return;
                 }
                 meeting.notify(Notice::Opened(epoch)).await;
-                if how == Opening::Leased && meeting.record().epoch == epoch {
-                    meeting.replication.with(|m, _| m.handle_attached());
+                if how == Opening::Leased {
+                    meeting.handle_attached(epoch);
                 }
             }
             Err(NotHere::Refused(reason)) => {

@@ -315,7 +315,13 @@ impl Core {
     }
 
     pub(crate) async fn create(&self) -> MeetingId {
-        self.meetings.create(spec(), TraceContext::new(7), None).await.map_err(|e| e.to_string()).unwrap().record.id
+        self.create_for(1).await
+    }
+
+    /// A meeting that so many edges capture.
+    pub(crate) async fn create_for(&self, redundancy: u8) -> MeetingId {
+        let spec = Spec { redundancy, ..spec() };
+        self.meetings.create(spec, TraceContext::new(7), None).await.map_err(|e| e.to_string()).unwrap().record.id
     }
 
     /// The next assignment an edge took.
@@ -415,6 +421,7 @@ pub(crate) fn spec() -> Spec {
         vad: VadSettings::default(),
         metadata: serde_json::Map::new(),
         deduplication_key: None,
+        redundancy: 1,
     }
 }
 

@@ -44,6 +44,7 @@ pub fn record() -> MeetingRecord {
         vad: VadSettings::default(),
         metadata: serde_json::Map::new(),
         deduplication_key: None,
+        redundancy: 1,
     };
     MeetingRecord { id: meeting(), ..crate::meetings::new_record(spec, TraceContext::new(7), None) }
 }

@@ -226,6 +226,8 @@ pub struct Ingest {
     /// Done spurts of which the edge may have more, and how many items the words were made of.
     short: BTreeMap<SpurtKey, u32>,
     sealed_below: Epoch,
+    /// Epochs below that which are not over.
+    unsealed: BTreeSet<Epoch>,
     counts: Counts,
     events: VecDeque<Event>,
 }
@@ -331,7 +333,7 @@ impl Ingest {
     }
 
     fn check_room(&mut self, key: &SpurtKey) -> Result<(), Refusal> {
-        if key.epoch < self.sealed_below {
+        if key.epoch < self.sealed_below && !self.unsealed.contains(&key.epoch) {
             return Err(Refusal::Sealed);
         }
         if self.spurts.len() >= self.limits.undone_spurts {
@@ -408,16 +410,18 @@ impl Ingest {
         self.short.get(key).copied()
     }
 
-    /// Epochs below `epoch` are over: their open spurts end where they are, and no new one is taken.
-    pub fn seal_below(&mut self, epoch: Epoch) {
+    /// Epochs below `epoch` are over, except `but`: their open spurts end where they are, and no new one is taken.
+    pub fn seal(&mut self, epoch: Epoch, but: BTreeSet<Epoch>) {
         self.sealed_below = self.sealed_below.max(epoch);
-        self.end_open_below(epoch);
+        self.end_open(epoch, &but);
+        self.unsealed = but;
     }
 
-    /// The open spurts of epochs below `epoch` end where they are; whole ones may still come.
-    pub fn end_open_below(&mut self, epoch: Epoch) {
+    /// The open spurts of epochs below `epoch`, except `but`, end where they are; whole ones may still come.
+    pub fn end_open(&mut self, epoch: Epoch, but: &BTreeSet<Epoch>) {
+        let over = |key: &SpurtKey| key.epoch < epoch && !but.contains(&key.epoch);
         let open: Vec<SpurtKey> =
-            self.spurts.iter().filter(|(k, s)| k.epoch < epoch && !s.whole).map(|(k, _)| k.clone()).collect();
+            self.spurts.iter().filter(|(k, s)| over(k) && !s.whole).map(|(k, _)| k.clone()).collect();
         for key in open {
             if let Some(spurt) = self.spurts.get_mut(&key) {
                 spurt.sealed = true;

@@ -58,7 +58,7 @@ async fn what_an_edge_has_beyond_a_spurt_that_was_ended_for_it_is_taken_as_its_n
     let cut = core.acceptor.read_spurt(&edge.link, &bytes[..bytes.len() / 2]).await;
     assert!(matches!(cut, Err(SpurtError::Truncated)), "{cut:?}");
     let live = core.meetings.live(meeting).unwrap();
-    live.end_open_below(Epoch(2)).await;
+    live.end_open(Epoch(2), &Default::default()).await;
     let items = match next(&mut edge).await {
         ToEdge::DoneTo { spurt: SpurtNo(0), items, .. } => items,
         other => panic!("{other:?}"),

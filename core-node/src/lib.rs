@@ -6,7 +6,8 @@
 //!    short names mean.
 //! 2. [`ingest`] takes each item once and in order, whatever is replayed.
 //! 3. [`log`] writes it to the [`store`], and only then is it acknowledged as *durable*.
-//! 4. [`utterance`] joins spurts that continue each other and decodes them.
+//! 4. [`merge`] joins spurts that continue each other, and lays those of several edges on top of each other;
+//!    [`utterance`] decodes what comes of it.
 //! 5. [`scribe`] has each utterance transcribed by [`transcribe`], partials and finals.
 //! 6. [`transcript`] gives the words their id, revision, number and time.
 //! 7. [`turns`] puts each speaker's finals in order; [`publish`] stores them, sends all to who listens; then the spurt is *done*.
@@ -56,6 +57,8 @@ mod fakes;
 mod isolation_tests;
 #[cfg(test)]
 mod leaving_tests;
+#[cfg(test)]
+mod redundancy_tests;
 #[cfg(test)]
 mod residency_tests;
 #[cfg(test)]

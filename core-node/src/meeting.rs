@@ -5,15 +5,15 @@
 mod copies;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime},
 };
 
 use mesh::{
     clock::Micros,
     identity::NodeId,
-    lease::{Grantor, NotYet},
+    lease::{Grantor, Lapsed, NotYet},
     trace::TraceContext,
     wire::{
         Epoch, MeetingId,
@@ -32,7 +32,7 @@ use crate::{
     log::{Log, LogClosed, Pending},
     merge::Fresh,
     publish::Publisher,
-    record::{MeetingRecord, Owner, Participant},
+    record::{MeetingRecord, Owner, Participant, SLOTS},
     replicate::{entry::Entry, handle::Replication},
     store::{Chunk, Op, SpurtRecord, Store},
     transcript::{Speaker, timestamp},
@@ -75,6 +75,9 @@ const MAX_LINKS: usize = 8;
 /// How long one meeting may keep an edge's control stream waiting.
 const NOTICE_WAIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
+/// Answers of one edge to announcements of a standby that wait for another edge's; the oldest go.
+const MAX_ANSWERS: usize = 16;
+
 /// How long a stream waits for transcription to catch up before it is given up.
 const BACKLOG_WAIT: Duration = Duration::from_secs(60);
 
@@ -96,8 +99,10 @@ pub struct Meeting {
     events: tokio::sync::Mutex<()>,
     /// By epoch: an edge whose epoch is over may still bring what it kept.
     links: Mutex<BTreeMap<Epoch, mpsc::Sender<ToLink>>>,
-    /// Its leases.
-    pub grantor: Mutex<Grantor>,
+    /// Its leases, by slot.
+    grantors: [Mutex<Grantor>; SLOTS],
+    /// What edges have answered to the announcements of a standby, as far as not all of them have.
+    answers: Mutex<BTreeMap<Epoch, VecDeque<Option<NodeId>>>>,
     /// When its edge was last heard of.
     heard_at: Mutex<Micros>,
     /// Its standby.
@@ -122,8 +127,8 @@ pub struct Parts {
     pub ingest: Ingest,
     /// What of it is not done.
     pub turns: Turns,
-    /// Its leases.
-    pub grantor: Grantor,
+    /// Its leases, by slot.
+    pub grantors: [Grantor; SLOTS],
     /// Its standby.
     pub replication: Arc<Replication>,
     /// Ends its tasks.
@@ -155,7 +160,8 @@ impl Meeting {
             turns: Mutex::new(parts.turns),
             events: tokio::sync::Mutex::default(),
             links: Mutex::default(),
-            grantor: Mutex::new(parts.grantor),
+            grantors: parts.grantors.map(Mutex::new),
+            answers: Mutex::default(),
             heard_at: Mutex::new(wall()),
             replication: parts.replication,
             stop: parts.stop,
@@ -256,7 +262,8 @@ impl Meeting {
         if self.owner(epoch).is_some_and(|o| o.leaving && o.edge == *edge) {
             return true;
         }
-        let mut grantor = lock(&self.grantor);
+        let Some(owner) = self.owner(epoch).filter(|o| o.until.is_none()) else { return false };
+        let mut grantor = self.grantor(owner.slot);
         let (fresh, now) = (grantor.poll_timeout().is_none(), Instant::now());
         let renewed = grantor.renew(edge, epoch, lease, now).is_ok();
         *lock(&self.heard_at) = wall();
@@ -283,7 +290,9 @@ impl Meeting {
 
     /// The edge has left the relay.
     pub fn release(&self, edge: &NodeId, epoch: Epoch) {
-        lock(&self.grantor).release(edge, epoch);
+        if let Some(owner) = self.owner(epoch) {
+            self.grantor(owner.slot).release(edge, epoch);
+        }
     }
 
     /// When an owner of it was last heard of.
@@ -291,10 +300,86 @@ impl Meeting {
         *lock(&self.heard_at)
     }
 
-    /// Returns when no edge can hold a lease any more, so that the next may be granted.
-    pub async fn vacant(&self) {
+    /// The leases of a slot.
+    pub fn grantor(&self, slot: u8) -> MutexGuard<'_, Grantor> {
+        lock(&self.grantors[usize::from(slot).min(SLOTS - 1)])
+    }
+
+    /// The lease that has run out, once; or when the next one does.
+    pub fn lapsed(&self, now: Instant) -> Option<Lapsed> {
+        (0..SLOTS as u8).find_map(|slot| self.grantor(slot).handle_timeout(now))
+    }
+
+    /// When the next lease runs out.
+    pub fn lease_end(&self) -> Option<Instant> {
+        (0..SLOTS as u8).filter_map(|slot| self.grantor(slot).poll_timeout()).min()
+    }
+
+    /// The edge of `epoch` captures no more: what it captures from now on is not wanted.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn retire(&self, epoch: Epoch) -> Result<(), LogClosed> {
+        if !lock(&self.record).captures(epoch) {
+            return Ok(());
+        }
+        let now = wall();
+        self.update_here(|record| {
+            if let Some(owner) = record.owners.get_mut(&epoch.0) {
+                owner.until.get_or_insert(now);
+            }
+        })
+        .await?;
+        self.sift_answers();
+        self.hear(Heard::Captors).await;
+        Ok(())
+    }
+
+    /// The edge of `epoch` has opened the meeting: it is told of the standby anew.
+    pub fn handle_attached(&self, epoch: Epoch) {
+        if lock(&self.record).captures(epoch) {
+            lock(&self.answers).clear();
+            self.replication.with(|m, _| m.handle_attached());
+        }
+    }
+
+    /// The edge of `epoch` answers the announcement of a standby. It counts when every edge that captures has answered:
+    /// any of them may turn to the standby.
+    pub fn handle_standby(&self, epoch: Epoch, core: Option<NodeId>) {
+        if !lock(&self.record).captures(epoch) {
+            return;
+        }
+        let mut answers = lock(&self.answers);
+        let queue = answers.entry(epoch).or_default();
+        queue.push_back(core);
+        if queue.len() > MAX_ANSWERS {
+            queue.pop_front();
+        }
+        drop(answers);
+        self.sift_answers();
+    }
+
+    fn sift_answers(&self) {
+        let asked = |(epoch, owner): (Epoch, &Owner)| owner.leased.then_some(epoch);
+        let asked: Vec<Epoch> = lock(&self.record).captors().filter_map(asked).collect();
+        let mut answers = lock(&self.answers);
+        answers.retain(|epoch, _| asked.contains(epoch));
+        let mut complete = vec![];
+        while !asked.is_empty() && asked.iter().all(|e| answers.get(e).is_some_and(|q| !q.is_empty())) {
+            let each: Vec<Option<NodeId>> = answers.values_mut().filter_map(VecDeque::pop_front).collect();
+            // One that still knows of a standby may turn to it.
+            complete.push(each.into_iter().flatten().next());
+        }
+        drop(answers);
+        for core in complete {
+            self.replication.with(|m, _| m.handle_confirmed(core.as_ref()));
+        }
+    }
+
+    /// Returns when no edge can hold a lease of `slot` any more, so that the next may be granted.
+    pub async fn vacant(&self, slot: u8) {
         loop {
-            let until = match lock(&self.grantor).may_grant(Instant::now()) {
+            let until = match self.grantor(slot).may_grant(Instant::now()) {
                 Err(NotYet::Leased(until)) => until,
                 _ => return,
             };
@@ -321,10 +406,13 @@ impl Meeting {
         }
     }
 
-    /// Sends to the edge that owns the meeting.
-    pub async fn tell_owner(&self, what: ToLink) -> bool {
-        let epoch = lock(&self.record).epoch;
-        self.tell_edge(epoch, what).await
+    /// Sends to every edge that captures; whether any of them is connected.
+    pub async fn tell_captors(&self, what: impl Fn() -> ToLink) -> bool {
+        let mut told = false;
+        for epoch in self.captors() {
+            told |= self.tell_edge(epoch, what()).await;
+        }
+        told
     }
 
     /// Sends to every edge that is connected.
@@ -484,15 +572,21 @@ impl Meeting {
         self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key: key.clone(), items }).await;
     }
 
-    /// Epochs below `epoch` are over.
+    /// Epochs below `epoch` are over, whoever captures.
     pub async fn seal_below(&self, epoch: Epoch) {
-        lock(&self.ingest).seal_below(epoch);
+        lock(&self.ingest).seal(epoch, BTreeSet::new());
         self.drain(None).await;
     }
 
-    /// The spurts that epochs below `epoch` have left open end where they are.
-    pub async fn end_open_below(&self, epoch: Epoch) {
-        lock(&self.ingest).end_open_below(epoch);
+    /// Epochs below `epoch` are over, but of those who capture.
+    pub async fn seal_former(&self, epoch: Epoch) {
+        lock(&self.ingest).seal(epoch, self.captors());
+        self.drain(None).await;
+    }
+
+    /// The spurts that epochs below `epoch`, except `but`, have left open end where they are.
+    pub async fn end_open(&self, epoch: Epoch, but: &BTreeSet<Epoch>) {
+        lock(&self.ingest).end_open(epoch, but);
         self.drain(None).await;
     }
 
@@ -529,9 +623,7 @@ impl Meeting {
 
     /// The epochs under which edges capture now, or may.
     pub fn captors(&self) -> BTreeSet<Epoch> {
-        let record = lock(&self.record);
-        let newest = record.owners.iter().rev().take(MAX_LINKS);
-        newest.filter(|(_, owner)| owner.until.is_none()).map(|(epoch, _)| Epoch(*epoch)).collect()
+        lock(&self.record).captors().map(|(epoch, _)| epoch).collect()
     }
 
     /// So many frames, so far, had been brought by another edge already.

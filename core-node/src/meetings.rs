@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 mod answer;
+mod apart;
 mod guard;
 mod invite;
 pub mod lifecycle;
@@ -11,6 +12,7 @@ pub mod receipts;
 mod replication;
 pub mod residency;
 mod review;
+pub mod second;
 mod standby;
 mod supervise;
 pub mod takeover;
@@ -37,6 +39,7 @@ use self::{
     lifecycle::Lifecycle,
     place::{Placer, Wanted, policy},
     residency::{UnknownPlace, allowed, core_within},
+    second::Second,
     standby::Standbys,
 };
 use crate::{
@@ -46,7 +49,7 @@ use crate::{
     meeting::{Meeting, Notice, Parts, wall},
     merge::Cover,
     publish::Publisher,
-    record::{CoreRole, MeetingRecord, Participant, Serving, Spec, Status},
+    record::{CoreRole, MeetingRecord, Participant, SLOTS, Serving, Spec, Status},
     replicate::{
         handle::Replication,
         sender::{self, Replicator},
@@ -222,7 +225,9 @@ impl Meetings {
         let (me, at) = (self.placer.mesh.identity(), record.created_at);
         record.begin_turn(me, CoreRole::Serving, Term(1), crate::SOFTWARE, at);
         let intake = (Ingest::new(self.settings.intake), Turns::default());
-        let (meeting, start) = self.assemble(record.clone(), vec![], intake, Grantor::new(Term(1)), vec![], 1);
+        let grantors = [(); SLOTS].map(|()| Grantor::new(Term(1)));
+        let second = Second::new(record.spec.redundancy > 1);
+        let (meeting, start) = self.assemble(record.clone(), vec![], intake, grantors, vec![], 1);
         self.insert(&meeting, &record)?;
         if let Err(error) = self.log.write(Op::Meeting(Box::new(record.clone()))).await {
             lock(&self.live).remove(&record.id);
@@ -230,7 +235,7 @@ impl Meetings {
         }
         self.remember_key(&record);
         metrics::counter!("nearfield_core_meetings_created_total").increment(1);
-        self.launch(meeting, Lifecycle::new(), start);
+        self.launch(meeting, Lifecycle::new(), second, start);
         Ok(Created { record, existing: false })
     }
 
@@ -379,18 +384,21 @@ impl Meetings {
         let finals = self.store.segments(record.id, 0)?.into_iter().map(|s| s.id).collect();
         let next_seq = self.store.sequence(record.id)?;
         // If the newest itself is leaving, it says so again.
-        let leaving = record.owners.range(..record.epoch.0).rev().find(|(_, o)| o.leaving && o.until.is_none());
-        let leaving = leaving.map(|(epoch, _)| Epoch(*epoch));
-        let lifecycle = Lifecycle::resumed(record.status, record.epoch, leaving, undone, Instant::now());
+        let leaving = record.captors().find(|(epoch, o)| o.leaving && *epoch != record.epoch);
+        let leaving = leaving.map(|(epoch, _)| epoch);
+        let staying = record.captors().filter(|(epoch, _)| Some(*epoch) != leaving);
+        let staying: Vec<(Epoch, u8)> = staying.map(|(epoch, o)| (epoch, o.slot)).collect();
+        // One is the first, whichever.
+        let (first, slot) = staying.first().copied().unwrap_or((record.epoch, 0));
+        let other = staying.iter().find(|(_, other)| *other != slot).map(|(epoch, _)| *epoch);
+        let lifecycle = Lifecycle::resumed(record.status, first, leaving, undone, Instant::now());
+        let second = Second::resumed(record.spec.redundancy > 1, 1 - slot.min(1), other, Instant::now());
         tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
-        let owner = record.owner().map(|o| lease::Owner { edge: o.edge.clone(), epoch: record.epoch });
-        // An edge that knows no leases renews none.
-        let longest = if record.owner().is_some_and(|o| o.leased) { LEASE_MAX } else { Duration::ZERO };
-        let grantor = Grantor::resumed(record.serving.term, owner, longest, Instant::now());
+        let grantors = [0, 1].map(|slot| grantor(&record, slot, Instant::now()));
         let covers = self.store.covers(record.id)?;
-        let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantor, finals, next_seq);
+        let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantors, finals, next_seq);
         lock(&self.live).insert(meeting.id, meeting.clone());
-        self.launch(meeting, lifecycle, Ends { covers, ..start });
+        self.launch(meeting, lifecycle, second, Ends { covers, ..start });
         Ok(())
     }
 
@@ -399,7 +407,7 @@ impl Meetings {
         record: MeetingRecord,
         participants: Vec<Participant>,
         (ingest, turns): (Ingest, Turns),
-        grantor: Grantor,
+        grantors: [Grantor; SLOTS],
         finals: Vec<uuid::Uuid>,
         next_seq: u64,
     ) -> (Arc<Meeting>, Ends) {
@@ -415,7 +423,7 @@ impl Meetings {
             participants,
             ingest,
             turns,
-            grantor,
+            grantors,
             replication,
             stop,
             publisher,
@@ -443,7 +451,7 @@ impl Meetings {
     }
 
     /// Starts the meeting's tasks.
-    fn launch(self: &Arc<Self>, meeting: Arc<Meeting>, lifecycle: Lifecycle, ends: Ends) {
+    fn launch(self: &Arc<Self>, meeting: Arc<Meeting>, lifecycle: Lifecycle, second: Second, ends: Ends) {
         let record = meeting.record();
         let span = tracing::info_span!("meeting", id = %meeting.id, trace = %record.trace);
         let stop = meeting.stop.clone();
@@ -466,7 +474,8 @@ impl Meetings {
         let (this, watched) = (self.clone(), meeting.clone());
         let supervise = async move {
             meeting.drain(None).await;
-            let supervisor = supervise::Supervisor::new(meeting.clone(), lifecycle, this.placer.clone(), wanted);
+            let supervisor =
+                supervise::Supervisor::new(meeting.clone(), lifecycle, second, this.placer.clone(), wanted);
             supervisor.run(ends.notices, stop.clone()).await;
             if meeting.record().status.ended() {
                 stop.cancel();
@@ -482,7 +491,7 @@ impl Meetings {
         // A place that this node's map has lost since allows nothing, rather than everything.
         let residency = allowed(self.placer.model.map(), &spec.residency).unwrap_or_else(|_| Some(Default::default()));
         let policy = policy(residency, &spec.prefer, spec.max_rtt_ms);
-        Wanted { source: spec.source.clone(), stun: spec.stun.clone(), policy }
+        Wanted { source: spec.source.clone(), stun: spec.stun.clone(), policy, slot: 0, apart: None }
     }
 
     fn remember_key(&self, record: &MeetingRecord) {
@@ -503,6 +512,15 @@ fn forget_live(live: &Live, id: MeetingId) {
     let mut live = lock(live);
     live.remove(&id);
     metrics::gauge!("nearfield_core_meetings_live_meetings").set(live.len() as f64);
+}
+
+/// The leases of a slot as they may be after a restart.
+fn grantor(record: &MeetingRecord, slot: u8, now: Instant) -> Grantor {
+    let newest = record.owners.iter().rev().find(|(_, o)| o.slot == slot);
+    let owner = newest.map(|(epoch, o)| lease::Owner { edge: o.edge.clone(), epoch: Epoch(*epoch) });
+    // An edge that knows no leases renews none.
+    let longest = if newest.is_some_and(|(_, o)| o.leased) { LEASE_MAX } else { Duration::ZERO };
+    Grantor::resumed(record.serving.term, owner, longest, now)
 }
 
 /// The receiving ends of a meeting's queues.

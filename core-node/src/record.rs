@@ -64,6 +64,12 @@ pub struct MeetingRecord {
     pub cores: Vec<CoreTurn>,
 }
 
+/// The newest owners of a meeting, among whom those are that capture it.
+const MAX_CAPTORS: usize = 8;
+
+/// Capture slots of a meeting.
+pub const SLOTS: usize = 2;
+
 /// Gaps remembered of one meeting.
 pub const MAX_GAPS: usize = 1000;
 
@@ -161,6 +167,13 @@ pub struct Spec {
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// At most one live meeting has it.
     pub deduplication_key: Option<String>,
+    /// How many edges capture it at a time: 1 or 2.
+    #[serde(default = "one")]
+    pub redundancy: u8,
+}
+
+fn one() -> u8 {
+    1
 }
 
 /// Where a meeting stands.
@@ -245,9 +258,20 @@ pub struct Participant {
 }
 
 impl MeetingRecord {
-    /// Who captures it now.
+    /// Who captures it now; of two the one that came last.
     pub fn owner(&self) -> Option<&Owner> {
-        self.owners.get(&self.epoch.0)
+        self.captors().next().map(|(_, owner)| owner).or_else(|| self.owners.get(&self.epoch.0))
+    }
+
+    /// All who capture it now, the newest first.
+    pub fn captors(&self) -> impl Iterator<Item = (Epoch, &Owner)> {
+        let newest = self.owners.iter().rev().take(MAX_CAPTORS);
+        newest.filter(|(_, owner)| owner.until.is_none()).map(|(epoch, owner)| (Epoch(*epoch), owner))
+    }
+
+    /// Whether `epoch` is its owner's still.
+    pub fn captures(&self, epoch: Epoch) -> bool {
+        self.owners.get(&epoch.0).is_some_and(|owner| owner.until.is_none())
     }
 
     /// The edges' totals over all epochs.

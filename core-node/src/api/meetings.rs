@@ -6,7 +6,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use mesh::{trace::TraceContext, wire::MeetingId};
+use mesh::{
+    trace::TraceContext,
+    wire::{Epoch, MeetingId},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
@@ -108,8 +111,15 @@ pub(super) async fn end(State(app): State<App>, Path(id): Path<String>) -> Resul
 #[utoipa::path(get, path = "/v1/meetings/{id}/placement", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, body = PlacementList), (status = 404, body = Problem)))]
 pub(super) async fn placement(State(app): State<App>, Path(id): Path<String>) -> Result<Json<PlacementList>, Problem> {
-    let id = record(&app, &id)?.id;
-    Ok(Json(PlacementList { placements: app.meetings.store().placements(id)? }))
+    let record = record(&app, &id)?;
+    let with_slot = |(epoch, mut decision): (Epoch, serde_json::Value)| {
+        if let (Some(owner), Some(row)) = (record.owners.get(&epoch.0), decision.as_object_mut()) {
+            row.insert("slot".into(), owner.slot.into());
+        }
+        decision
+    };
+    let decisions = app.meetings.store().decisions(record.id)?;
+    Ok(Json(PlacementList { placements: decisions.into_iter().map(with_slot).collect() }))
 }
 
 /// Who is or was in the meeting.

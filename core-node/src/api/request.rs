@@ -36,6 +36,14 @@ pub(super) struct CreateMeeting {
     metadata: serde_json::Map<String, serde_json::Value>,
     /// At most one live meeting has it: another is refused with 409.
     deduplication_key: Option<String>,
+    /// How many edges capture it at a time: 2 for one that no failure of an edge may cost a word.
+    #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 2)]
+    redundancy: u8,
+}
+
+fn one() -> u8 {
+    1
 }
 
 /// The way into the meeting.
@@ -51,6 +59,9 @@ enum SourceBody {
         /// Display names by the stream id in `a=msid`.
         #[serde(default)]
         participants: BTreeMap<String, String>,
+        /// The endpoint takes one receiver at a time: two edges cannot capture it.
+        #[serde(default)]
+        single_receiver: bool,
     },
     /// A Janus VideoRoom.
     Janus {
@@ -135,6 +146,11 @@ impl CreateMeeting {
         ensure(language.as_ref().is_none_or(code), "transcription.language", "an ISO 639 code such as `en`")?;
         ensure(self.vad.preroll_ms <= 2000, "vad.preroll_ms", "0 to 2000")?;
         ensure((100..=3000).contains(&self.vad.hangover_ms), "vad.hangover_ms", "100 to 3000")?;
+        ensure((1..=2).contains(&self.redundancy), "redundancy", "1 or 2")?;
+        if let Some(why) = self.source.single_receiver().filter(|_| self.redundancy > 1) {
+            let detail = format!("`redundancy` must be 1 for this source: {why}.");
+            return Err(Problem::field("single_receiver", "redundancy", detail));
+        }
         let max_rtt_ms = self.placement.max_rtt_ms;
         ensure(max_rtt_ms.is_none_or(|ms| (1..=1000).contains(&ms)), "placement.max_rtt_ms", "1 to 1000")?;
         ensure(self.placement.stun.as_deref().is_none_or(is_address), "placement.stun", "`host:port`")?;
@@ -150,6 +166,7 @@ impl CreateMeeting {
             vad: VadSettings { preroll_ms: self.vad.preroll_ms, hangover_ms: self.vad.hangover_ms },
             metadata: self.metadata,
             deduplication_key: self.deduplication_key,
+            redundancy: self.redundancy,
         })
     }
 }
@@ -166,9 +183,19 @@ fn check_lengths(body: &CreateMeeting) -> Result<(), Problem> {
 }
 
 impl SourceBody {
+    /// Why no more than one edge can receive from it at a time; `None` if several can. To be answered for each way in:
+    /// Zoom's RTMS, for one, sends a meeting to one receiver only.
+    fn single_receiver(&self) -> Option<&'static str> {
+        match self {
+            Self::Whep { single_receiver: true, .. } => Some("its endpoint takes one receiver at a time"),
+            // Each subscriber of a VideoRoom, and each WHEP resource, is a session of its own.
+            Self::Whep { .. } | Self::Janus { .. } => None,
+        }
+    }
+
     fn checked(self) -> Result<Source, Problem> {
         match self {
-            Self::Whep { url, token, participants } => {
+            Self::Whep { url, token, participants, .. } => {
                 check_url(&url, &["http", "https"])?;
                 ensure(participants.len() <= MAX_NAMES, "source.participants", "at most 500 names")?;
                 let short = participants.iter().all(|(id, name)| id.len() <= MAX_KEY && name.len() <= MAX_KEY);

@@ -70,7 +70,8 @@ async fn a_meeting_is_made_shown_and_ended_without_telling_its_secrets() {
     core.until("active", |c| c.meetings.record(assignment.meeting).unwrap().unwrap().status.as_str() == "active").await;
     let (_, _, shown) = call(&core, get_request(&path)).await;
     let shown: Value = serde_json::from_str(&shown).unwrap();
-    assert_eq!(shown["owner"], json!({"edge": "edge-a", "region": "eu-central", "epoch": 1}));
+    let owner = json!({"edge": "edge-a", "region": "eu-central", "epoch": 1, "slot": 0});
+    assert_eq!((&shown["owner"], &shown["edges"]), (&owner, &json!([owner])));
     assert_eq!((&shown["core"], &shown["participants"]), (&json!("core-1"), &json!(1)));
     let (_, _, who) = call(&core, get_request(&format!("{path}/participants"))).await;
     assert_eq!(serde_json::from_str::<Value>(&who).unwrap()["participants"][0]["name"], "Alice");
@@ -103,6 +104,17 @@ async fn bad_requests_are_told_what_is_wrong_and_where() {
         (with(|b| b["vad"] = json!({"preroll_ms": 2001})), 422, "invalid_field", Some("vad.preroll_ms")),
         (with(|b| b["vad"] = json!({"hangover_ms": "x"})), 422, "invalid_field", Some("vad.hangover_ms")),
         (with(|b| b["source"]["url"] = json!("ftp://x/")), 422, "invalid_field", Some("source.url")),
+        (with(|b| b["redundancy"] = json!(3)), 422, "invalid_field", Some("redundancy")),
+        (with(|b| b["redundancy"] = json!("two")), 422, "invalid_field", Some("redundancy")),
+        (
+            with(|b| {
+                b["redundancy"] = json!(2);
+                b["source"]["single_receiver"] = json!(true);
+            }),
+            422,
+            "single_receiver",
+            Some("redundancy"),
+        ),
         (with(|b| b["source"]["kind"] = json!("zoom")), 422, "invalid_field", Some("source.kind")),
         (with(|b| b["source"]["extra"] = json!(1)), 422, "unknown_field", Some("source.extra")),
         (

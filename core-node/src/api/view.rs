@@ -3,14 +3,14 @@
 use mesh::{
     identity::Identity,
     trace::TraceContext,
-    wire::{control::EdgeTotals, request::Source},
+    wire::{Epoch, control::EdgeTotals, request::Source},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    record::{Gap, GapReason, MeetingRecord, Status},
+    record::{Gap, GapReason, MeetingRecord, Owner, Status},
     transcript::timestamp,
 };
 
@@ -24,6 +24,10 @@ pub(super) struct MeetingView {
     /// Why it failed, in words.
     detail: Option<String>,
     owner: Option<OwnerView>,
+    /// All edges that capture it, by slot; two where `redundancy` is 2 or while it is handed over.
+    edges: Vec<OwnerView>,
+    /// How many edges were asked for.
+    redundancy: u8,
     /// The core that makes its words.
     core: String,
     /// That core's region.
@@ -42,6 +46,8 @@ pub(super) struct MeetingView {
     packet_gaps: u64,
     /// Items that came again after a replay, and were dropped.
     duplicates: u64,
+    /// Frames that another edge had brought already; no words were made of them again.
+    frames_twice: u64,
     /// Talk spurts begun.
     spurts: u64,
     /// Talk spurts whose words are out.
@@ -95,6 +101,15 @@ struct OwnerView {
     region: String,
     /// Rises with each new owner.
     epoch: u64,
+    /// Which of the meeting's edges it is, 0 or 1.
+    slot: u8,
+}
+
+impl OwnerView {
+    fn new(epoch: Epoch, owner: &Owner) -> Self {
+        let Owner { edge, region, slot, .. } = owner;
+        Self { edge: edge.to_string(), region: region.to_string(), epoch: epoch.0, slot: *slot }
+    }
 }
 
 /// What the edges have done for a meeting.
@@ -122,15 +137,16 @@ struct TotalsView {
 
 impl MeetingView {
     pub(super) fn new(record: MeetingRecord, participants: usize, core: &Identity) -> Self {
-        let owner = record.owner().map(|owner| OwnerView {
-            edge: owner.edge.to_string(),
-            region: owner.region.to_string(),
-            epoch: record.epoch.0,
-        });
+        let mut edges: Vec<OwnerView> = record.captors().map(|(epoch, owner)| OwnerView::new(epoch, owner)).collect();
+        edges.sort_by_key(|edge| (edge.slot, edge.epoch));
+        let last = || Some(OwnerView::new(record.epoch, record.owners.get(&record.epoch.0)?));
+        let owner = record.captors().next().map(|(epoch, owner)| OwnerView::new(epoch, owner)).or_else(last);
         Self {
             id: record.id,
             status: record.status,
             owner,
+            edges,
+            redundancy: record.spec.redundancy,
             core: core.node.to_string(),
             region: core.region.to_string(),
             source_kind: match record.spec.source {
@@ -143,6 +159,7 @@ impl MeetingView {
             frames_durable: record.counts.frames_durable,
             packet_gaps: record.counts.gaps_durable,
             duplicates: record.counts.duplicates,
+            frames_twice: record.counts.frames_twice,
             spurts: record.counts.spurts,
             spurts_done: record.counts.spurts_done,
             trace_id: record.trace.parse::<TraceContext>().ok().map(|t| format!("{:032x}", t.trace_id)),

@@ -58,7 +58,7 @@ fn a_spurt_that_was_ended_early_is_done_to_where_it_was_and_its_next_part_is_tak
     open(&mut ingest, &key(7), 0).unwrap();
     let append = ingest.handle_items(&key(7), 0, frames(0..5)).unwrap().unwrap();
     ingest.handle_logged(append.receipt());
-    ingest.end_open_below(Epoch(2));
+    ingest.end_open(Epoch(2), &BTreeSet::new());
     assert!(matches!(events(&mut ingest)[..], [_, Event::Whole { .. }]));
     ingest.handle_done(&key(7));
     assert_eq!((open(&mut ingest, &key(7), 5), ingest.done_to(&key(7))), (Ok(Opened::Done), Some(5)));
@@ -108,7 +108,7 @@ fn a_new_epoch_ends_what_the_old_owner_left_open() {
     open(&mut ingest, &key(0), 0).unwrap();
     open(&mut ingest, &key(1), 0).unwrap();
     let append = ingest.handle_items(&key(0), 0, frames(0..2)).unwrap().unwrap();
-    ingest.seal_below(Epoch(2));
+    ingest.seal(Epoch(2), BTreeSet::new());
     assert_eq!(events(&mut ingest), [], "two frames are still on their way to the disk");
     ingest.handle_logged(append.receipt());
     assert!(matches!(events(&mut ingest)[1], Event::Whole { .. }));

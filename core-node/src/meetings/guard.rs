@@ -65,9 +65,8 @@ impl Meetings {
         meeting.stop.cancel();
         let id = meeting.id;
         let _ = timeout(PATIENCE, meeting.tell_all(|_| ToLink::Leave { meeting: id })).await;
-        if let Some(owner) = meeting.record().owner() {
-            let mesh = self.placer.mesh.clone();
-            let edge = owner.edge.clone();
+        for (_, owner) in meeting.record().captors() {
+            let (mesh, edge) = (self.placer.mesh.clone(), owner.edge.clone());
             tokio::spawn(async move { mesh.request(&edge, &Request::Release { meeting: id }).await });
         }
         forget_live(&self.live, id);

@@ -15,7 +15,6 @@ use mesh::{
 use tokio::time::timeout;
 
 use crate::{
-    lock,
     log::LogClosed,
     meeting::{Meeting, wall},
     peers::Mesh,
@@ -55,19 +54,21 @@ pub(super) async fn invite(
 ) -> Result<(), Declined> {
     let edge = owner.edge.clone();
     let leases = in_time(peers.wire(&edge)).await? >= Version::V2;
-    meeting.vacant().await;
+    let slot = owner.slot;
+    meeting.vacant(slot).await;
     let mut record = None;
     let stored = meeting.update(|r| {
         let now = wall();
         // What an owner captures after its lease is nobody's; in a hand-over the end is set later.
-        r.owners.values_mut().filter(|o| o.until.is_none() && !o.leaving).for_each(|o| o.until = Some(now));
+        let former = |o: &&mut Owner| o.slot == slot && o.until.is_none() && !o.leaving;
+        r.owners.values_mut().filter(former).for_each(|o| o.until = Some(now));
         r.epoch = epoch;
         r.owners.insert(epoch.0, Owner { leased: leases, since: Some(now), ..owner });
         record = Some(r.clone());
     });
     stored.await?;
     let record = record.ok_or_else(|| Declined::Refused("the meeting has ended".into()))?;
-    let granted = lock(&meeting.grantor).grant(edge.clone(), epoch, Instant::now());
+    let granted = meeting.grantor(slot).grant(edge.clone(), epoch, Instant::now());
     granted.map_err(|e| Declined::Refused(e.to_string()))?;
     let assignment = Assignment {
         meeting: meeting.id,

@@ -199,6 +199,15 @@ impl Lifecycle {
         }
     }
 
+    /// Another edge captures already, and is the meeting's edge from now on.
+    pub fn handle_promoted(&mut self, epoch: Epoch) {
+        if matches!(self.status, Status::Placing | Status::Connecting | Status::Active) {
+            (self.epoch, self.status) = (epoch, Status::Active);
+            (self.leaving, self.wait, self.placing, self.placements) = (None, None, false, 0);
+            self.actions.retain(|action| *action != Action::Place);
+        }
+    }
+
     /// The edge has opened the meeting here.
     pub fn handle_opened(&mut self, epoch: Epoch) {
         if epoch == self.epoch && matches!(self.wait, Some((Wait::Open, _))) {

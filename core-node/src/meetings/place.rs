@@ -31,6 +31,7 @@ use tokio::sync::Semaphore;
 
 use self::{measure::Distances, memory::Memory, ramp::Ramp, target::Target};
 use super::{
+    apart,
     invite::{Declined, invite},
     lifecycle::Unplaced,
 };
@@ -71,6 +72,10 @@ pub struct Wanted {
     pub stun: Option<String>,
     /// The conditions.
     pub policy: Policy,
+    /// In which slot the edge captures.
+    pub slot: u8,
+    /// Where another edge of the meeting is already.
+    pub apart: Option<RegionId>,
 }
 
 impl Placer {
@@ -95,9 +100,9 @@ impl Placer {
         metrics::histogram!("nearfield_core_placement_seconds").record(begun.elapsed().as_secs_f64());
         let mut epoch = after;
         let mut refusals = vec![];
-        for row in decision.rows.iter().filter(|r| !matches!(r.verdict, Verdict::Excluded(_))).take(MAX_ASKED) {
+        for row in apart::order(&decision.rows, wanted.apart.as_ref()).into_iter().take(MAX_ASKED) {
             epoch = Epoch(epoch.0 + 1);
-            let owner = Owner::new(row.node.clone(), row.region.clone());
+            let owner = Owner { slot: wanted.slot, ..Owner::new(row.node.clone(), row.region.clone()) };
             match self.assign(meeting, &wanted, epoch, owner, &decision).await {
                 Ok(()) => return Ok(epoch),
                 Err(reason) => refusals.push(format!("{}: {reason}", row.node)),

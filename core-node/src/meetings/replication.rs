@@ -142,7 +142,8 @@ impl Pairing {
             return;
         }
         let bound = core.is_some();
-        if self.meeting.tell_owner(ToLink::Standby { meeting: self.meeting.id, core }).await && bound {
+        let standby = || ToLink::Standby { meeting: self.meeting.id, core: core.clone() };
+        if self.meeting.tell_captors(standby).await && bound {
             self.meeting.replication.see_mut(Replicator::handle_told);
         }
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -28,13 +29,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     lifecycle::{Action, Lifecycle, Unplaced},
     place::{Placer, Wanted},
+    second::Second,
 };
 use crate::{
     link::ToLink,
-    lock,
     log::LogClosed,
     meeting::{Meeting, Notice, wall},
-    record::{Gap, GapReason, MAX_GAPS, MeetingRecord, Owner, Status},
+    record::{Gap, GapReason, MAX_GAPS, Owner, Status},
     replicate::sender::Replicator,
 };
 
@@ -42,14 +43,29 @@ use crate::{
 /// comes later makes an utterance of its own.
 const LATE_GRACE: Duration = Duration::from_secs(2);
 
+/// Which of a meeting's edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    First,
+    Second,
+}
+
 type Placing = Pin<Box<dyn Future<Output = Result<Epoch, (Epoch, Unplaced)>> + Send>>;
 
 pub(super) struct Supervisor {
     meeting: Arc<Meeting>,
     lifecycle: Lifecycle,
+    second: Second,
+    /// The epochs whose edges capture.
+    live: BTreeSet<Epoch>,
     placer: Arc<Placer>,
     wanted: Wanted,
-    placing: Option<Placing>,
+    /// One at a time: epochs are counted on from the newest.
+    placing: Option<(Which, Placing)>,
+    /// The first edge is to be placed as soon as the second is.
+    place_next: bool,
+    /// The first edge has left; the second has not yet.
+    closed: Option<(Epoch, CloseReason)>,
     members: watch::Receiver<Arc<Vec<Member>>>,
     /// Nobody captures it, since when and why.
     gap: Option<Gap>,
@@ -59,10 +75,30 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn new(meeting: Arc<Meeting>, lifecycle: Lifecycle, placer: Arc<Placer>, wanted: Wanted) -> Self {
+    pub(super) fn new(
+        meeting: Arc<Meeting>,
+        lifecycle: Lifecycle,
+        second: Second,
+        placer: Arc<Placer>,
+        wanted: Wanted,
+    ) -> Self {
         let members = placer.mesh.members();
         let gap = meeting.record().gaps.into_iter().find(|g| g.to.is_none());
-        Self { meeting, lifecycle, placer, wanted, placing: None, members, gap, owner_seen: false, told: None }
+        Self {
+            meeting,
+            lifecycle,
+            second,
+            live: BTreeSet::new(),
+            placer,
+            wanted,
+            placing: None,
+            place_next: false,
+            closed: None,
+            members,
+            gap,
+            owner_seen: false,
+            told: None,
+        }
     }
 
     /// Runs until the meeting has ended, `stop` fires or the store fails.
@@ -73,43 +109,67 @@ impl Supervisor {
             if self.act().await.is_err() || self.lifecycle.status().ended() {
                 return;
             }
-            let timeout = self.lifecycle.poll_timeout();
+            let timeout = self.lifecycle.poll_timeout().into_iter().chain(self.second.poll_timeout()).min();
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(notice) = notices.recv() => {
-                    if self.note_gap(&notice).await.is_err() {
+                    if self.note_gap(&notice).await.is_err() || self.handle_notice(notice).await.is_err() {
                         return;
                     }
-                    self.handle_notice(notice).await;
                 }
                 () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
-                    self.lifecycle.handle_timeout(Instant::now());
+                    if self.handle_timeout(Instant::now()).await.is_err() {
+                        return;
+                    }
                 }
-                () = lease_end(&self.meeting) => self.handle_lease(),
+                () = lease_end(&self.meeting) => {
+                    if self.handle_lease().await.is_err() {
+                        return;
+                    }
+                }
                 Ok(()) = self.members.changed() => self.handle_members().await,
                 () = self.meeting.progressed() => {}
-                placed = placed(&mut self.placing) => self.handle_placed(placed).await,
+                (which, placed) = placed(&mut self.placing) => {
+                    if self.handle_placed(which, placed).await.is_err() {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    /// Gaps begin when the edge that captures or its relay is lost, and end when an edge is live again.
+    /// Gaps begin when the last edge that captures, or its relay, is lost, and end when one is live again.
     async fn note_gap(&mut self, notice: &Notice) -> Result<(), LogClosed> {
-        let captures = |epoch: &Epoch| self.lifecycle.capturing() == Some(*epoch);
         match notice {
-            Notice::State(epoch, EdgeState::Live, _) if *epoch == self.lifecycle.epoch() => self.end_gap().await?,
-            Notice::State(epoch, EdgeState::Reconnecting, _) if captures(epoch) => {
-                self.begin_gap(GapReason::RelayLost, wall());
+            Notice::State(epoch, EdgeState::Live, _) if self.is_ours(*epoch) => {
+                self.live.insert(*epoch);
+                self.end_gap().await?;
             }
-            Notice::Closed(epoch, CloseReason::Drain) if captures(epoch) => {
-                self.begin_gap(GapReason::EdgeLeft, wall());
+            Notice::State(epoch, EdgeState::Reconnecting, _) => self.note_lost(*epoch, GapReason::RelayLost, wall()),
+            Notice::Closed(epoch, CloseReason::Drain) => self.note_lost(*epoch, GapReason::EdgeLeft, wall()),
+            Notice::Closed(epoch, CloseReason::LeaseOver) => {
+                self.note_lost(*epoch, GapReason::EdgeLost, self.meeting.heard_at());
             }
-            Notice::Closed(epoch, CloseReason::LeaseOver) if captures(epoch) => {
-                self.begin_gap(GapReason::EdgeLost, self.meeting.heard_at());
+            Notice::State(epoch, EdgeState::Failed, _) | Notice::Closed(epoch, _) => {
+                self.live.remove(epoch);
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether `epoch` is of an edge that is to capture now.
+    fn is_ours(&self, epoch: Epoch) -> bool {
+        [Some(self.lifecycle.epoch()), self.lifecycle.leaving(), self.second.epoch()].contains(&Some(epoch))
+    }
+
+    /// The edge of `epoch` captures no more: a gap, unless another does.
+    fn note_lost(&mut self, epoch: Epoch, reason: GapReason, from: Micros) {
+        let was_ours = self.is_ours(epoch);
+        self.live.remove(&epoch);
+        if was_ours && self.live.is_empty() && self.lifecycle.status() == Status::Active {
+            self.begin_gap(reason, from);
+        }
     }
 
     fn begin_gap(&mut self, reason: GapReason, from: Micros) {
@@ -134,15 +194,119 @@ impl Supervisor {
         self.meeting.publisher.gap(gap, keep).await
     }
 
-    async fn handle_notice(&mut self, notice: Notice) {
+    async fn handle_notice(&mut self, notice: Notice) -> Result<(), LogClosed> {
         let now = Instant::now();
         match notice {
             Notice::Opened(epoch) => self.lifecycle.handle_opened(epoch),
+            Notice::State(epoch, EdgeState::Live, detail) => {
+                self.second.handle_live(epoch);
+                self.lifecycle.handle_edge_state(epoch, EdgeState::Live, detail, now);
+            }
+            Notice::State(epoch, EdgeState::Failed, detail) => {
+                if !self.is_spare(epoch, now).await? {
+                    self.lifecycle.handle_edge_state(epoch, EdgeState::Failed, detail, now);
+                }
+            }
             Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail, now),
-            Notice::Closed(epoch, reason) => self.lifecycle.handle_closed(epoch, reason, now),
+            Notice::Closed(epoch, reason) => self.handle_closed(epoch, reason, now).await?,
+            Notice::HandOver(epoch) if self.second.epoch() == Some(epoch) => self.relieve_second(epoch, now).await?,
             Notice::HandOver(epoch) => self.hand_over(epoch, now).await,
-            Notice::Stop => self.lifecycle.handle_stop(now),
+            Notice::Stop => {
+                self.second.stop();
+                self.lifecycle.handle_stop(now);
+            }
         }
+        Ok(())
+    }
+
+    async fn handle_closed(&mut self, epoch: Epoch, reason: CloseReason, now: Instant) -> Result<(), LogClosed> {
+        if self.is_spare(epoch, now).await? {
+            return Ok(());
+        }
+        if matches!(reason, CloseReason::Drain | CloseReason::LeaseOver | CloseReason::Failed) {
+            self.meeting.retire(epoch).await?;
+        }
+        if !self.waits_for_second(epoch, reason) {
+            self.lifecycle.handle_closed(epoch, reason, now);
+        }
+        // One that was on its way comes too late.
+        if let Some(second) = self.second.epoch().filter(|_| self.is_finishing() && self.closed.is_none()) {
+            self.leave(second).await;
+        }
+        Ok(())
+    }
+
+    /// At the end of a meeting: what the second edge has is still on its way when the first has left.
+    fn waits_for_second(&mut self, epoch: Epoch, reason: CloseReason) -> bool {
+        let waits = epoch == self.lifecycle.epoch() && self.second.epoch().is_some() && self.is_finishing();
+        if waits {
+            self.closed.get_or_insert((epoch, reason));
+        }
+        waits
+    }
+
+    fn is_finishing(&self) -> bool {
+        self.lifecycle.status() == Status::Finishing
+    }
+
+    /// The edge of `epoch` captures no more. True if the meeting goes on without it: it was the second, or the second
+    /// takes its place.
+    async fn is_spare(&mut self, epoch: Epoch, now: Instant) -> Result<bool, LogClosed> {
+        if self.second.epoch() == Some(epoch) {
+            self.second.handle_lost(epoch, now);
+            self.give_up(epoch).await?;
+            if let Some((first, reason)) = self.closed.take() {
+                self.lifecycle.handle_closed(first, reason, now);
+            }
+            return Ok(true);
+        }
+        let ours = epoch == self.lifecycle.epoch() && !self.is_finishing() && !self.lifecycle.status().ended();
+        Ok(ours && self.promote(epoch).await?)
+    }
+
+    /// The second edge is the first from now on, if it captures.
+    async fn promote(&mut self, former: Epoch) -> Result<bool, LogClosed> {
+        let slot = 1 - self.second.slot().min(1);
+        let Some(epoch) = self.second.promote(slot) else { return Ok(false) };
+        tracing::warn!(former = former.0, epoch = epoch.0, "one of two edges is lost; the other goes on");
+        metrics::counter!("nearfield_core_captures_taken_on_total").increment(1);
+        self.lifecycle.handle_promoted(epoch);
+        self.place_next = false;
+        self.give_up(former).await?;
+        Ok(true)
+    }
+
+    /// Nothing that the edge of `epoch` captures from now on is wanted; what it has left open ends, after a while.
+    async fn give_up(&mut self, epoch: Epoch) -> Result<(), LogClosed> {
+        self.live.remove(&epoch);
+        if self.is_finishing() {
+            return Ok(());
+        }
+        self.meeting.retire(epoch).await?;
+        self.end_before(Epoch(epoch.0 + 1)).await;
+        Ok(())
+    }
+
+    /// The second edge is going away: as long as the first captures it can go at once.
+    async fn relieve_second(&mut self, epoch: Epoch, now: Instant) -> Result<(), LogClosed> {
+        if self.live.iter().any(|other| *other != epoch) {
+            self.leave(epoch).await;
+            self.second.handle_lost(epoch, now);
+            self.give_up(epoch).await?;
+        }
+        Ok(())
+    }
+
+    async fn handle_timeout(&mut self, now: Instant) -> Result<(), LogClosed> {
+        if let Some(epoch) = self.second.handle_timeout(now) {
+            tracing::warn!(epoch = epoch.0, "the second edge did not get in");
+            self.leave(epoch).await;
+            self.give_up(epoch).await?;
+        }
+        if self.lifecycle.poll_timeout().is_some_and(|at| at <= now) {
+            self.lifecycle.handle_timeout(now);
+        }
+        Ok(())
     }
 
     /// The edge captures on while its successor is sought. Its lease ends here, so that another may be granted.
@@ -159,19 +323,25 @@ impl Supervisor {
     }
 
     /// A silent edge is replaced as soon as it can own the meeting no more, whatever membership thinks of it.
-    fn handle_lease(&mut self) {
+    async fn handle_lease(&mut self) -> Result<(), LogClosed> {
         let now = Instant::now();
-        let Some(lapsed) = lock(&self.meeting.grantor).handle_timeout(now) else { return };
+        let Some(lapsed) = self.meeting.lapsed(now) else { return Ok(()) };
         let leased = self.meeting.owner(lapsed.epoch).is_some_and(|o| o.leased);
-        if leased && lapsed.epoch == self.lifecycle.epoch() {
-            tracing::warn!(edge = %lapsed.edge, epoch = lapsed.epoch.0, "the edge's lease has run out");
-            metrics::counter!("nearfield_core_leases_lapsed_total").increment(1);
-            if self.lifecycle.status() == Status::Active {
-                self.begin_gap(GapReason::EdgeLost, self.meeting.heard_at());
-            }
-            self.placer.handle_silent(&lapsed.edge);
+        if !leased || !self.is_ours(lapsed.epoch) {
+            return Ok(());
+        }
+        tracing::warn!(edge = %lapsed.edge, epoch = lapsed.epoch.0, "the edge's lease has run out");
+        metrics::counter!("nearfield_core_leases_lapsed_total").increment(1);
+        self.placer.handle_silent(&lapsed.edge);
+        self.note_lost(lapsed.epoch, GapReason::EdgeLost, self.meeting.heard_at());
+        let spare = self.is_spare(lapsed.epoch, now).await?;
+        if !spare
+            && lapsed.epoch == self.lifecycle.epoch()
+            && !self.waits_for_second(lapsed.epoch, CloseReason::LeaseOver)
+        {
             self.lifecycle.handle_edge_down(now);
         }
+        Ok(())
     }
 
     async fn handle_members(&mut self) {
@@ -179,7 +349,7 @@ impl Supervisor {
         if self.is_draining(&owner) {
             self.hand_over(self.lifecycle.epoch(), Instant::now()).await;
         }
-        if owner.leased && lock(&self.meeting.grantor).is_leased(Instant::now()) {
+        if owner.leased && self.meeting.grantor(owner.slot).is_leased(Instant::now()) {
             return;
         }
         let alive = self.members.borrow_and_update().iter().any(|m| m.identity.node == owner.edge);
@@ -187,10 +357,11 @@ impl Supervisor {
             self.owner_seen = true;
         } else if std::mem::take(&mut self.owner_seen) {
             tracing::warn!(edge = %owner.edge, "the edge is down");
-            if self.lifecycle.status() == Status::Active {
-                self.begin_gap(GapReason::EdgeLost, wall());
+            self.note_lost(self.lifecycle.epoch(), GapReason::EdgeLost, wall());
+            // An error ends the node.
+            if !self.promote(self.lifecycle.epoch()).await.unwrap_or(true) {
+                self.lifecycle.handle_edge_down(Instant::now());
             }
-            self.lifecycle.handle_edge_down(Instant::now());
         }
     }
 
@@ -201,11 +372,11 @@ impl Supervisor {
         member.and_then(|m| m.report.as_ref()).is_some_and(|report| report.draining)
     }
 
-    async fn handle_placed(&mut self, placed: Result<Epoch, (Epoch, Unplaced)>) {
+    async fn handle_placed(&mut self, which: Which, placed: Result<Epoch, (Epoch, Unplaced)>) -> Result<(), LogClosed> {
         self.placing = None;
         let now = Instant::now();
-        match placed {
-            Ok(epoch) => {
+        match (which, placed) {
+            (Which::First, Ok(epoch)) => {
                 self.lifecycle.handle_assigned(epoch, now);
                 if self.lifecycle.leaving().is_none() {
                     self.end_before(epoch).await;
@@ -213,10 +384,55 @@ impl Supervisor {
                 self.owner_seen = false;
                 self.handle_members().await;
             }
-            Err((epoch, why)) => {
+            (Which::First, Err((epoch, why))) => {
                 tracing::warn!(code = why.code, detail = why.detail, "not placed");
-                self.lifecycle.handle_unplaced(epoch, why, now);
+                if !self.promote(self.lifecycle.epoch()).await? {
+                    self.lifecycle.handle_unplaced(epoch, why, now);
+                }
             }
+            (Which::Second, Ok(epoch)) => {
+                self.second.handle_assigned(epoch, now);
+                if self.is_finishing() {
+                    self.leave(epoch).await;
+                }
+            }
+            (Which::Second, Err((_, why))) => {
+                tracing::warn!(code = why.code, detail = why.detail, "no second edge for now");
+                metrics::counter!("nearfield_core_second_edges_missed_total").increment(1);
+                self.second.handle_unplaced(now);
+            }
+        }
+        // It captures from now on, or may.
+        self.meeting.drain(None).await;
+        Ok(())
+    }
+
+    fn place(&mut self, which: Which) {
+        let (placer, meeting, mut wanted) = (self.placer.clone(), self.meeting.clone(), self.wanted.clone());
+        let first = meeting.owner(self.lifecycle.epoch());
+        let second = self.second.epoch().and_then(|epoch| meeting.owner(epoch));
+        let leaving = self.lifecycle.leaving().and_then(|epoch| meeting.owner(epoch));
+        let other = if which == Which::First { second } else { first };
+        wanted.slot = if which == Which::First { 1 - self.second.slot().min(1) } else { self.second.slot() };
+        wanted.apart = other.as_ref().map(|owner| owner.region.clone());
+        wanted.policy.without.extend(leaving.into_iter().chain(other).map(|owner| owner.edge));
+        // The record may know of a later try than the lifecycle.
+        let term = meeting.replication.see(Replicator::term);
+        let after = self.lifecycle.epoch().max(meeting.record().epoch).max(Epoch::of(term, 0));
+        self.placing = Some((which, Box::pin(async move { placer.place(&meeting, wanted, after).await })));
+    }
+
+    /// Seeks the first edge, or else the second once the first has been found; one at a time.
+    fn place_due(&mut self) {
+        if self.placing.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.place_next) {
+            return self.place(Which::First);
+        }
+        let placed = matches!(self.lifecycle.status(), Status::Connecting | Status::Active);
+        if placed && self.lifecycle.leaving().is_none() && self.second.poll_place(Instant::now()) {
+            self.place(Which::Second);
         }
     }
 
@@ -224,12 +440,12 @@ impl Supervisor {
     async fn end_before(&mut self, epoch: Epoch) {
         let record = self.meeting.record();
         if !record.owners.range(..epoch.0).next_back().is_some_and(|(_, o)| o.leased) {
-            return self.meeting.seal_below(epoch).await;
+            return self.meeting.seal_former(epoch).await;
         }
         let (meeting, stop) = (self.meeting.clone(), self.meeting.stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             tokio::time::sleep(LATE_GRACE).await;
-            meeting.end_open_below(epoch).await;
+            meeting.end_open(epoch, &meeting.captors()).await;
         }));
     }
 
@@ -237,21 +453,21 @@ impl Supervisor {
     async fn act(&mut self) -> Result<(), LogClosed> {
         while let Some(action) = self.lifecycle.poll_action() {
             match action {
-                Action::Place => {
-                    let (placer, meeting, mut wanted) =
-                        (self.placer.clone(), self.meeting.clone(), self.wanted.clone());
-                    let leaving = self.lifecycle.leaving().and_then(|epoch| meeting.owner(epoch));
-                    wanted.policy.without.extend(leaving.map(|owner| owner.edge));
-                    // The record may know of a later try than the lifecycle.
-                    let term = meeting.replication.see(Replicator::term);
-                    let after = self.lifecycle.epoch().max(meeting.record().epoch).max(Epoch::of(term, 0));
-                    self.placing = Some(Box::pin(async move { placer.place(&meeting, wanted, after).await }));
+                Action::Place => self.place_next = true,
+                Action::Leave => {
+                    self.leave(self.lifecycle.epoch()).await;
+                    if let Some(second) = self.second.epoch() {
+                        self.leave(second).await;
+                    }
                 }
-                Action::Leave => self.leave(self.lifecycle.epoch()).await,
                 Action::Dismiss(former) => self.dismiss(former).await?,
-                Action::Seal => self.meeting.seal_below(Epoch(self.lifecycle.epoch().0 + 1)).await,
+                Action::Seal => {
+                    let newest = self.lifecycle.epoch().max(self.meeting.record().epoch);
+                    self.meeting.seal_below(Epoch(newest.0 + 1)).await;
+                }
             }
         }
+        self.place_due();
         let (undone, open) = self.meeting.backlog();
         self.lifecycle.handle_backlog(undone, open, Instant::now());
         if self.lifecycle.edge_gone() && undone == 0 {
@@ -262,13 +478,8 @@ impl Supervisor {
 
     /// A successor is live: what the edge captures from now on is not wanted.
     async fn dismiss(&mut self, former: Epoch) -> Result<(), LogClosed> {
-        let now = wall();
-        let end = |record: &mut MeetingRecord| {
-            if let Some(owner) = record.owners.get_mut(&former.0) {
-                owner.until.get_or_insert(now);
-            }
-        };
-        self.meeting.update_here(end).await?;
+        self.live.remove(&former);
+        self.meeting.retire(former).await?;
         self.leave(former).await;
         self.end_before(self.lifecycle.epoch()).await;
         Ok(())
@@ -320,17 +531,16 @@ impl Supervisor {
 
 /// Returns at the end of the edge's lease.
 async fn lease_end(meeting: &Meeting) {
-    let end = lock(&meeting.grantor).poll_timeout();
-    match end {
+    match meeting.lease_end() {
         Some(end) => sleep_until(end.into()).await,
         None => std::future::pending().await,
     }
 }
 
 /// The placement under way; never, when there is none.
-async fn placed(placing: &mut Option<Placing>) -> Result<Epoch, (Epoch, Unplaced)> {
+async fn placed(placing: &mut Option<(Which, Placing)>) -> (Which, Result<Epoch, (Epoch, Unplaced)>) {
     match placing {
-        Some(placing) => placing.await,
+        Some((which, placing)) => (*which, placing.await),
         None => std::future::pending().await,
     }
 }

@@ -153,13 +153,10 @@ impl Meetings {
         if !self.may_hold(record) {
             return Err(RefusedReason::Residency);
         }
-        let owns =
-            |epoch: Epoch| record.owners.get(&epoch.0).is_some_and(|o| o.edge == edge.node && o.region == edge.region);
-        match epoch.cmp(&record.epoch) {
-            // In a hand-over the predecessor stays until it is told to leave.
-            Ordering::Less if record.owners.get(&epoch.0).is_some_and(|o| o.leaving) && owns(epoch) => Ok(()),
-            Ordering::Less => Err(RefusedReason::StaleEpoch),
-            Ordering::Equal if owns(epoch) => Ok(()),
+        match record.owners.get(&epoch.0).filter(|_| record.captures(epoch)) {
+            // Two capture in a meeting of redundancy 2; in a hand-over the predecessor stays until it is told to leave.
+            Some(owner) if owner.edge == edge.node && owner.region == edge.region => Ok(()),
+            None if epoch <= record.epoch => Err(RefusedReason::StaleEpoch),
             _ => Err(RefusedReason::NotAllowed),
         }
     }

@@ -1,0 +1,198 @@
+//! The second edge of a meeting of redundancy 2: when it is sought, and what becomes of it.
+//!
+//! ```text
+//! Absent ──the first is placed──▶ Placing ──assigned──▶ Joining ──live──▶ Live ──the first is lost──▶ it is the first now
+//!   ▲                               │ nobody              │ too late        │ lost
+//!   └────────── after a pause ──────┴─────────────────────┴─────────────────┘
+//! ```
+//!
+//! The meeting's status follows the first edge alone ([`super::lifecycle`]); with two that capture, losing either is no gap.
+
+use std::time::{Duration, Instant};
+
+use mesh::wire::Epoch;
+
+/// How long an edge that was assigned has to be live.
+const JOIN: Duration = Duration::from_secs(15);
+/// After a second edge that did not come or did not last the next is sought so much later, doubled each time, ...
+const PAUSE: Duration = Duration::from_secs(1);
+/// ... up to this.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Second {
+    wanted: bool,
+    slot: u8,
+    state: State,
+    failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Absent { until: Option<Instant> },
+    Placing,
+    Joining { epoch: Epoch, until: Instant },
+    Live(Epoch),
+}
+
+impl Second {
+    /// None yet; never one if it is not `wanted`.
+    pub fn new(wanted: bool) -> Self {
+        Self { wanted, slot: 1, state: State::Absent { until: None }, failures: 0 }
+    }
+
+    /// As it was before this core started: the edge of `epoch`, in `slot`, is expected back.
+    pub fn resumed(wanted: bool, slot: u8, epoch: Option<Epoch>, now: Instant) -> Self {
+        let state = match epoch {
+            Some(epoch) => State::Joining { epoch, until: now + JOIN },
+            None => State::Absent { until: Some(now + PAUSE) },
+        };
+        Self { state, slot, ..Self::new(wanted) }
+    }
+
+    /// In which slot it captures.
+    pub fn slot(&self) -> u8 {
+        self.slot
+    }
+
+    /// Under which epoch it captures or is to capture.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self.state {
+            State::Joining { epoch, .. } | State::Live(epoch) => Some(epoch),
+            State::Absent { .. } | State::Placing => None,
+        }
+    }
+
+    /// Under which epoch it captures.
+    pub fn live(&self) -> Option<Epoch> {
+        if let State::Live(epoch) = self.state { Some(epoch) } else { None }
+    }
+
+    /// Whether an edge is to be sought now. The answer is awaited then.
+    pub fn poll_place(&mut self, now: Instant) -> bool {
+        let State::Absent { until } = self.state else { return false };
+        let due = self.wanted && until.is_none_or(|until| until <= now);
+        if due {
+            self.state = State::Placing;
+        }
+        due
+    }
+
+    /// An edge has taken the slot.
+    pub fn handle_assigned(&mut self, epoch: Epoch, now: Instant) {
+        self.state = State::Joining { epoch, until: now + JOIN };
+    }
+
+    /// None did.
+    pub fn handle_unplaced(&mut self, now: Instant) {
+        self.pause(now);
+    }
+
+    /// The edge of `epoch` captures.
+    pub fn handle_live(&mut self, epoch: Epoch) {
+        if self.epoch() == Some(epoch) {
+            self.state = State::Live(epoch);
+            self.failures = 0;
+        }
+    }
+
+    /// The edge of `epoch` captures no more.
+    pub fn handle_lost(&mut self, epoch: Epoch, now: Instant) {
+        if self.live() == Some(epoch) {
+            self.state = State::Absent { until: None };
+        } else if self.epoch() == Some(epoch) {
+            self.pause(now);
+        }
+    }
+
+    /// A wait has ended; returns the epoch that is given up with it.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<Epoch> {
+        let State::Joining { epoch, until } = self.state else { return None };
+        (until <= now).then(|| {
+            self.pause(now);
+            epoch
+        })
+    }
+
+    /// When [`Second::handle_timeout`] or [`Second::poll_place`] is next needed.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Joining { until, .. } => Some(until),
+            State::Absent { until } if self.wanted => until,
+            _ => None,
+        }
+    }
+
+    /// It is the first from now on; the slot that the first has left is to be filled.
+    pub fn promote(&mut self, left: u8) -> Option<Epoch> {
+        let epoch = self.live()?;
+        (self.slot, self.state) = (left, State::Absent { until: None });
+        Some(epoch)
+    }
+
+    /// The meeting ends: no other is sought.
+    pub fn stop(&mut self) {
+        self.wanted = false;
+    }
+
+    fn pause(&mut self, now: Instant) {
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(6)).min(MAX_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.state = State::Absent { until: Some(now + pause) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+
+    use super::*;
+
+    #[test]
+    fn one_is_sought_only_where_two_are_wanted() {
+        let now = Instant::now();
+        assert!(!Second::new(false).poll_place(now));
+        let mut second = Second::new(true);
+        assert!(second.poll_place(now) && !second.poll_place(now), "and once");
+    }
+
+    #[test]
+    fn one_that_is_lost_is_replaced_at_once_and_one_that_never_came_after_longer_and_longer_pauses() {
+        let now = Instant::now();
+        let mut second = Second::new(true);
+        second.poll_place(now);
+        second.handle_assigned(Epoch(2), now);
+        assert_eq!((second.epoch(), second.live()), (Some(Epoch(2)), None));
+        second.handle_live(Epoch(1));
+        second.handle_lost(Epoch(1), now);
+        assert_eq!(second.epoch(), Some(Epoch(2)), "that was another");
+        second.handle_live(Epoch(2));
+        second.handle_lost(Epoch(2), now);
+        assert!(second.poll_place(now));
+        let mut at = now;
+        for pause in [1, 2, 4] {
+            second.handle_unplaced(at);
+            assert_eq!(second.poll_timeout(), Some(at + Duration::from_secs(pause)));
+            assert!(!second.poll_place(at));
+            at += Duration::from_secs(pause);
+            assert!(second.poll_place(at));
+        }
+        second.handle_assigned(Epoch(7), at);
+        assert_eq!(second.handle_timeout(at), None);
+        assert_eq!(second.handle_timeout(at + JOIN), Some(Epoch(7)));
+    }
+
+    #[test]
+    fn only_one_that_captures_takes_the_first_one_s_place_and_the_slot_it_leaves_is_filled() {
+        let now = Instant::now();
+        let mut second = Second::resumed(true, 1, Some(Epoch(3)), now);
+        assert_eq!(second.promote(0), None);
+        second.handle_live(Epoch(3));
+        assert_eq!((second.promote(0), second.slot()), (Some(Epoch(3)), 0));
+        assert!(second.poll_place(now));
+        second.handle_unplaced(now);
+        second.stop();
+        assert_eq!((second.poll_timeout(), second.poll_place(now + MAX_PAUSE)), (None, false));
+    }
+}
