@@ -1,10 +1,10 @@
 //! `bench vad`: voice detectors on the same labelled recordings, and the edge's cascade of gate and detector.
 
-mod cascade;
-mod corpus;
-mod engines;
-mod judge;
-mod noise;
+pub mod cascade;
+pub mod corpus;
+pub mod engines;
+pub mod judge;
+pub mod noise;
 
 use std::{
     collections::BTreeMap,

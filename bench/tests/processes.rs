@@ -52,7 +52,9 @@ async fn talk(seconds: usize) -> (Relay, SocketAddr) {
         settle: Duration::from_millis(300),
         encoding: Encoding { bitrate: 24_000, dtx: false },
     };
-    let samples = signals::talk(seconds * 1000, 12_000.0);
+    // A voice that never draws breath is none for long.
+    let sentence = [signals::talk(2000, 12_000.0), signals::silence(300)].concat();
+    let samples = sentence.into_iter().cycle().take(seconds * 16_000).collect();
     let timeline = Timeline { id: "ada".into(), name: "Ada".into(), samples };
     let relay = serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), settings, vec![timeline]).await.unwrap();
     let at = relay.address();

@@ -309,7 +309,9 @@ fn finishing_ends_the_spurt_under_way_and_lets_out_what_waited() {
 
 #[test]
 fn a_monologue_is_cut_and_goes_on() {
-    let packets = encode(&signals::talk(60_000, 8000.0), PLAIN, 5);
+    // A voice that never draws breath is none for long.
+    let sentence = [signals::talk(2000, 8000.0), signals::silence(300)].concat();
+    let packets = encode(&sentence.repeat(26), PLAIN, 5);
     let mut run = Run::new(VadSettings::default());
     packets.iter().for_each(|p| run.deliver(p, p.at));
     run.advance(62_000);
@@ -317,7 +319,7 @@ fn a_monologue_is_cut_and_goes_on() {
     let continues: Vec<bool> = ends.iter().map(|(_, end)| end.continues).collect();
     assert!(ends.len() >= 3 && ends.iter().all(|(_, end)| end.items <= 1400), "{ends:?}");
     assert_eq!(continues.iter().filter(|c| !**c).count(), 1, "{ends:?}");
-    assert!(run.frames(20).len() >= 2990);
+    assert!(run.frames(20).len() >= packets.len() - 10);
 }
 
 #[test]

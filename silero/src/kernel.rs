@@ -42,24 +42,20 @@ impl Matrix {
     }
 }
 
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma"))]
 fn add(rows: &[Row], input: &[f32], out: &mut [f32; LANES]) {
     let mut sums = *out;
     for (row, x) in rows.iter().zip(input) {
         for (sum, weight) in sums.iter_mut().zip(&row.0) {
             // Without the instruction `mul_add` is a function call, and slow.
-            *sum = if target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f") {
-                weight.mul_add(*x, *sum)
-            } else {
-                *sum + weight * x
-            };
+            *sum = if target_cfg_f!(target_feature = "fma") { weight.mul_add(*x, *sum) } else { *sum + weight * x };
         }
     }
     *out = sums;
 }
 
 /// One step of an LSTM from its `gates` (input, forget, cell, output) before their functions: new `cell` and `hidden`.
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma"))]
 pub(crate) fn lstm<const N: usize>(gates: &[[f32; N]; 4], cell: &mut [f32; N], hidden: &mut [f32; N]) {
     for n in 0..N {
         let (input, forget, output) = (sigmoid(gates[0][n]), sigmoid(gates[1][n]), sigmoid(gates[3][n]));

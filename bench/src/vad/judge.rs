@@ -131,11 +131,6 @@ fn pass(scores: &[f32], threshold: f32) -> Vec<bool> {
     passed
 }
 
-/// Frames in so many samples, the last one perhaps a part.
-pub fn frames(samples: usize) -> usize {
-    samples.div_ceil(FRAME)
-}
-
 /// How long so many frames are, in seconds.
 pub fn seconds(frames: usize) -> f64 {
     (frames * FRAME) as f64 / SAMPLE_RATE as f64
