@@ -119,7 +119,10 @@ impl Pairing {
                 tracing::warn!(standby = %core, "the standby is no good");
                 metrics::counter!("nearfield_core_standbys_dropped_total").increment(1);
                 self.meeting.update_here(|record| record.end_turn(&core, CoreRole::Standby, wall())).await?;
-                self.avoided.add(core, Instant::now());
+                // What is not fit is passed over anyway, and may be chosen as soon as it is.
+                if self.is_fit(&core) {
+                    self.avoided.add(core, Instant::now());
+                }
             }
             Event::Persist(core) => {
                 tracing::info!(standby = ?core.as_ref().map(NodeId::as_str), "standby");
@@ -180,12 +183,16 @@ impl Pairing {
         })
     }
 
+    fn is_fit(&self, core: &NodeId) -> bool {
+        let members = self.members.borrow();
+        members.iter().any(|m| m.identity.node == *core && fit(m, self.regions.as_ref()))
+    }
+
     fn handle_members(&mut self) {
         let members = self.members.borrow_and_update().clone();
         self.avoided.forget_absent(&members);
         let Some(core) = self.meeting.replication.see(|m| m.other().cloned()) else { return };
-        let is_fit = members.iter().any(|m| m.identity.node == core && fit(m, self.regions.as_ref()));
-        if !is_fit {
+        if !self.is_fit(&core) {
             self.meeting.replication.with(Replicator::handle_unfit);
         }
     }
