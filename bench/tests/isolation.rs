@@ -43,7 +43,8 @@ const WALL: u64 = 1_700_000_000_000_000;
 /// Speech that every speaker says, so that nothing but its tag tells one packet from another's.
 fn speech() -> Vec<Vec<u8>> {
     let mut encoder = opus::Encoder::new(16_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
-    let pcm = [signals::silence(60), signals::talk(400, 12_000.0), signals::silence(60)].concat();
+    let (talk, pause) = (signals::talk(300, 12_000.0), signals::silence(400));
+    let pcm = [&signals::silence(60)[..], &talk, &pause, &talk, &signals::silence(60)].concat();
     pcm.chunks_exact(320).map(|frame| encoder.encode_vec(frame, 1200).unwrap()).collect()
 }
 
@@ -310,8 +311,11 @@ fn of_a_thousand_meetings_no_frame_comes_out_in_another() {
     }
     assert_eq!(world.taken.len(), MEETINGS * SPEAKERS, "every speaker was heard; seed {seed}");
     for ((meeting, who), numbers) in &world.taken {
-        assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "{meeting} {who}: {numbers:?}; seed {seed}");
-        assert!(numbers.len() >= 15, "{meeting} {who}: {numbers:?}; seed {seed}");
+        let (rising, holes) = numbers
+            .windows(2)
+            .fold((true, 0), |(rising, holes), w| (rising && w[1] > w[0], holes + usize::from(w[1] != w[0] + 1)));
+        assert!(rising && holes <= 1, "{meeting} {who}: {numbers:?}; seed {seed}");
+        assert!(numbers.len() >= 20, "{meeting} {who}: {numbers:?}; seed {seed}");
     }
     println!("{steps} steps, {} frames", world.taken.values().map(Vec::len).sum::<usize>());
 }

@@ -593,8 +593,7 @@ impl Meeting {
     /// Passes on what follows from what was taken in.
     pub async fn drain(&self, durable: Option<Micros>) {
         let _turn = self.events.lock().await;
-        loop {
-            let Some((event, fresh)) = self.next_event() else { break };
+        while let Some((event, fresh)) = self.next_event() {
             match event {
                 Event::Durable { key, upto, grown, .. } => {
                     if grown {

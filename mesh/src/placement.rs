@@ -293,7 +293,7 @@ impl Candidate {
             rtt_relay_source: self.rtt_relay.map(|relay| relay.source),
             rtt_relay_age_ms: self
                 .rtt_relay
-                .and_then(|relay| relay.is_measured().then(|| relay.age.as_millis() as u64)),
+                .and_then(|relay| relay.is_measured().then_some(relay.age.as_millis() as u64)),
             rtt_core_ms: self.rtt_core.map(|core| ms(core.rtt)),
             rtt_core_source: self.rtt_core.map(|core| core.source),
             stress: self.report.as_ref().map(|report| f64::from(report.stress_permille) / 1000.0),
