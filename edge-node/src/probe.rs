@@ -15,7 +15,7 @@ use tokio::{
 /// For a whole probe, name lookup included; less than a core waits, so that it hears of a silent relay too.
 pub const PROBE_DEADLINE: Duration = Duration::from_millis(1500);
 
-/// Round trips measured, each beginning [`GAP`] after the one before. One would do on an idle path; what queues
+/// Round trips measured, each beginning `GAP` after the one before. One would do on an idle path; what queues
 /// and schedulers add to it differs from one to the next.
 pub const PROBES: usize = 5;
 

@@ -1,6 +1,6 @@
 //! Choosing the edge for a meeting: the edges likely to be nearest measure their way to its relay, the best is
 //! asked to join, the next best if it will not. A meeting whose edge is lost is placed by what was measured within the
-//! minute, without asking anybody; [`review`](super::review) sees to it that there is something.
+//! minute, without asking anybody; `review` sees to it that there is something.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
