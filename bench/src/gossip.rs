@@ -22,6 +22,9 @@ pub struct Args {
     /// Virtual hours of steady running, half of them idle and half loaded.
     #[arg(long, default_value_t = 0.2)]
     hours: f64,
+    /// Crashes, goodbyes and joins measured: 1 to 1000. A mesh of 1000 takes minutes for each.
+    #[arg(long, default_value_t = 20)]
+    events: usize,
     /// Everything follows from it: equal seeds give equal figures.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -38,8 +41,10 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!((2..=2000).contains(&args.nodes), "--nodes {}: 2 to 2000", args.nodes);
     ensure!((0.0..=0.5).contains(&args.loss), "--loss {}: 0 to 0.5", args.loss);
     ensure!(args.hours > 0.0 && args.hours <= 1000.0, "--hours {}: above 0, at most 1000", args.hours);
+    ensure!((1..=1000).contains(&args.events), "--events {}: 1 to 1000", args.events);
     let settings = Settings::default();
-    let plan = Plan { nodes: args.nodes, loss: args.loss, hours: args.hours, seed: args.seed, settings };
+    let Args { nodes, loss, hours, events, seed, .. } = *args;
+    let plan = Plan { nodes, loss, hours, events, seed, settings };
     println!("{} nodes, {} % loss, {} h, seed {}", plan.nodes, plan.loss * 100.0, plan.hours, plan.seed);
     let figures = measure(&plan, |stage| eprintln!("{stage} ..."));
     println!("{}", table(&figures));

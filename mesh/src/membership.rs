@@ -19,7 +19,7 @@
 //! | a suspect hears of it by chance, and its suspector of the answer | both are told directly |
 //! | a node that is itself slow suspects others | it waits longer (`health`); one that slept judges nobody for it |
 //! | reports fill the packets | in full only when changed, or asked for; else a note of 14 bytes (`news`, `rumours`) |
-//! | one lost packet of a probe costs 16 others | a second direct attempt before others are asked (`probing`) |
+//! | one lost packet of a probe costs 16 others | up to two more direct attempts (`probing`) |
 
 mod health;
 mod news;

@@ -1,4 +1,4 @@
-//! The probe under way: a second direct attempt before others are asked, and what its outcome says of this node.
+//! The probe under way: more direct attempts beside those through others, and what its outcome says of this node.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,12 @@ use foca::{Member, Message, ProbeNumber, State, Timer};
 use super::{Membership, news, peer::Peer};
 use crate::identity::NodeId;
 
-/// Never sooner than this after the first attempt.
+/// Never sooner than this after the attempt before.
 const SOONEST: Duration = Duration::from_millis(60);
+/// Nor later than this after the first: an answer must come within the probe's period.
+const LATEST: Duration = Duration::from_millis(650);
+/// Direct attempts in all.
+const ATTEMPTS: u8 = 3;
 
 /// The probe that foca has begun last.
 #[derive(Debug)]
@@ -17,8 +21,12 @@ pub(super) struct Probing {
     number: ProbeNumber,
     sent: Instant,
     answered: bool,
-    /// When to try directly once more; taken when it was done.
+    /// Direct attempts so far.
+    attempts: u8,
+    /// When to try directly once more, if at all.
     again: Option<Instant>,
+    /// How long an answer takes mostly.
+    usual: Duration,
     /// Whether anybody was heard since.
     heard: bool,
 }
@@ -33,9 +41,17 @@ impl Membership {
         }
         // A seventh more than the round trip and a little: most answers that come at all have come by then.
         let usual = self.rtts.get(&target.node).map_or(self.settings.probe_rtt, |rtt| *rtt + *rtt / 7 + SOONEST / 3);
-        let again = now + usual.clamp(SOONEST, self.settings.probe_rtt);
-        let target = target.clone();
-        self.probing = Some(Probing { target, number, sent: now, answered: false, again: Some(again), heard: false });
+        let usual = usual.clamp(SOONEST, self.settings.probe_rtt);
+        self.probing = Some(Probing {
+            target: target.clone(),
+            number,
+            sent: now,
+            answered: false,
+            attempts: 1,
+            again: Some(now + usual),
+            usual,
+            heard: false,
+        });
     }
 
     /// Somebody sent `message`: perhaps the answer.
@@ -44,7 +60,7 @@ impl Membership {
         probing.heard = true;
         match message {
             Message::Ack(number) if *number == probing.number && *from == probing.target.node => {
-                if !probing.answered && probing.again.is_some() {
+                if !probing.answered && probing.attempts == 1 {
                     let sample = now.saturating_duration_since(probing.sent);
                     let smoothed = self.rtts.get(from).map_or(sample, |rtt| (*rtt * 7 + sample) / 8);
                     self.rtts.insert(from.clone(), smoothed);
@@ -58,7 +74,7 @@ impl Membership {
         }
     }
 
-    /// When the second attempt is due.
+    /// When the next attempt is due.
     pub(super) fn probe_again_at(&self) -> Option<Instant> {
         self.probing.as_ref().filter(|probing| !probing.answered).and_then(|probing| probing.again)
     }
@@ -68,7 +84,9 @@ impl Membership {
             return;
         }
         let Some(probing) = &mut self.probing else { return };
-        probing.again = None;
+        probing.attempts += 1;
+        let next = (now + probing.usual).min(probing.sent + LATEST);
+        probing.again = (probing.attempts < ATTEMPTS && next >= now + SOONEST).then_some(next);
         let (target, number) = (probing.target.clone(), probing.number);
         if self.active(&target.node).is_some_and(|member| *member.id() == target) {
             self.send(target, Message::Ping(number), &[]);

@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::{EPOCH_MS, Load, World, percentile};
 use crate::membership::Settings;
 
-/// Crashes, goodbyes and joins measured.
-const EVENTS: usize = 20;
 /// How long after a crash everyone must know of it to be counted at all.
 const AFTERMATH: Duration = Duration::from_secs(60);
 /// How long a region is cut off.
@@ -27,6 +25,8 @@ pub struct Plan {
     pub loss: f64,
     /// Virtual hours of steady running, one half idle and one half loaded.
     pub hours: f64,
+    /// Crashes, goodbyes, joins and reports measured; at most so many partitions (3) and stalls (5).
+    pub events: usize,
     /// Everything follows from it.
     pub seed: u64,
     /// SWIM's timing.
@@ -64,7 +64,7 @@ pub struct Figures {
     pub node_hours: f64,
     /// Renewals of nodes that were held down in error.
     pub rejoins_per_node_hour: f64,
-    /// Sent by each node in a mesh without load; datagram payload.
+    /// Sent by each node in a mesh without load: gossip as payload of UDP, with [`super::FRAMING`] for each packet.
     pub idle_bytes_per_s: f64,
     /// Sent by each node while every node's load changes every second.
     pub loaded_bytes_per_s: f64,
@@ -106,15 +106,15 @@ pub fn measure(plan: &Plan, mut progress: impl FnMut(&str)) -> Figures {
     (figures.loaded_bytes_per_s, figures.loaded_packets_per_s) = (loaded.bytes_per_s, loaded.packets_per_s);
     world.set_load(Load::Idle);
     progress("reports");
-    figures.report_ms_p99 = reports(&mut world, plan.nodes);
+    figures.report_ms_p99 = reports(&mut world, plan);
     progress("crashes and joins");
-    crashes(&mut world, plan.nodes, &mut figures);
+    crashes(&mut world, plan, &mut figures);
     progress("goodbyes");
-    figures.leave_ms_p99 = goodbyes(&mut world, plan.nodes);
+    figures.leave_ms_p99 = goodbyes(&mut world, plan);
     progress("partitions");
-    figures.heal_ms = partitions(&mut world, plan.nodes);
+    figures.heal_ms = partitions(&mut world, plan);
     progress("stalls");
-    stalls(&mut world, plan.nodes, &mut figures);
+    stalls(&mut world, plan, &mut figures);
     figures
 }
 
@@ -141,14 +141,14 @@ fn steady(world: &mut World, plan: &Plan, load: Load) -> Steady {
     }
 }
 
-/// The `n`-th of [`EVENTS`] victims: spread over the regions, never the first node.
+/// The `n`-th of the victims: spread over the regions, never the first node.
 fn victim(n: usize, nodes: usize) -> usize {
     1 + n * 7 % (nodes - 1)
 }
 
-fn reports(world: &mut World, nodes: usize) -> f64 {
-    let mut all = vec![];
-    for n in 0..EVENTS {
+fn reports(world: &mut World, plan: &Plan) -> f64 {
+    let (nodes, mut all) = (plan.nodes, vec![]);
+    for n in 0..plan.events {
         let (node, meetings) = (victim(n, nodes), 20 + n as u32);
         let start = world.now();
         world.publish(node, |report| report.meetings = meetings);
@@ -164,10 +164,10 @@ fn reports(world: &mut World, nodes: usize) -> f64 {
     ms(percentile(&mut all, 0.99))
 }
 
-fn crashes(world: &mut World, nodes: usize, figures: &mut Figures) {
+fn crashes(world: &mut World, plan: &Plan, figures: &mut Figures) {
     let (mut first, mut all, mut joins) = (vec![], vec![], vec![]);
-    for n in 0..EVENTS {
-        let node = victim(n, nodes);
+    for n in 0..plan.events {
+        let node = victim(n, plan.nodes);
         world.forget();
         let start = world.now();
         world.crash(node);
@@ -198,9 +198,9 @@ fn join(world: &mut World, node: usize, life: usize) -> Vec<Duration> {
     told
 }
 
-fn goodbyes(world: &mut World, nodes: usize) -> f64 {
-    let mut all = vec![];
-    for n in 0..EVENTS {
+fn goodbyes(world: &mut World, plan: &Plan) -> f64 {
+    let (nodes, mut all) = (plan.nodes, vec![]);
+    for n in 0..plan.events {
         let node = victim(n, nodes);
         world.forget();
         let start = world.now();
@@ -217,10 +217,11 @@ fn goodbyes(world: &mut World, nodes: usize) -> f64 {
 }
 
 /// Cuts off one region, then half the regions, then one node.
-fn partitions(world: &mut World, nodes: usize) -> f64 {
+fn partitions(world: &mut World, plan: &Plan) -> f64 {
+    let nodes = plan.nodes;
     let sides: [Vec<usize>; 3] =
         [(0..nodes).filter(|i| i % 10 == 3).collect(), (0..nodes).filter(|i| i % 10 >= 5).collect(), vec![nodes / 2]];
-    let healed = sides.iter().map(|far| {
+    let healed = sides.iter().take(plan.events).map(|far| {
         world.cut(far);
         world.run_for(PARTITION);
         world.heal();
@@ -231,9 +232,9 @@ fn partitions(world: &mut World, nodes: usize) -> f64 {
     ms(healed.max().unwrap_or_default())
 }
 
-fn stalls(world: &mut World, nodes: usize, figures: &mut Figures) {
-    for n in 0..5 {
-        let node = victim(n, nodes);
+fn stalls(world: &mut World, plan: &Plan, figures: &mut Figures) {
+    for n in 0..plan.events.min(5) {
+        let node = victim(n, plan.nodes);
         world.forget();
         world.stall(node, STALL);
         world.run_for(STALL);
