@@ -16,7 +16,7 @@
 //! | the table grows with what peers claim | [`MAX_MEMBERS_KNOWN`] |
 //! | a change of the list waits for the next gossip | it is passed on at once |
 //! | downs, and joins, that news has missed stay unknown | lists are compared by digest with each probe (`sync`) |
-//! | a suspect hears of it by chance, and its suspector of the answer | both are told directly |
+//! | a suspect hears of it by chance, and its suspector of the answer | both are told directly, the suspect by everyone who probes it |
 //! | a node that is itself slow suspects others | it waits longer (`health`); one that slept judges nobody for it |
 //! | reports fill the packets | in full only when changed, or asked for; else a note of 14 bytes (`news`, `rumours`) |
 //! | one lost packet of a probe costs 16 others | up to two more direct attempts (`probing`) |

@@ -52,6 +52,24 @@ impl Membership {
             usual,
             heard: false,
         });
+        // Whoever probes a suspect tells it so: what was told when the suspicion arose may be lost (Lifeguard's
+        // "buddy system", section 4.3 of the paper that [`super::health`] names).
+        if let Some(suspicion) = self.suspicion_of(target) {
+            self.send(target.clone(), Message::Gossip, &[suspicion]);
+        }
+        // And whoever is about to hold one down, who may have been cut off when the suspicion arose.
+        for suspect in self.timers.suspects() {
+            if let Some(suspicion) = self.suspicion_of(&suspect) {
+                self.send(suspect, Message::Gossip, &[suspicion]);
+            }
+        }
+    }
+
+    /// That `node` is suspected, if it is.
+    fn suspicion_of(&self, node: &Peer) -> Option<Member<Peer>> {
+        let member =
+            self.active(&node.node).filter(|member| member.id() == node && member.state() == State::Suspect)?;
+        Some(member.clone())
     }
 
     /// Somebody sent `message`: perhaps the answer.
@@ -89,7 +107,8 @@ impl Membership {
         probing.again = (probing.attempts < ATTEMPTS && next >= now + SOONEST).then_some(next);
         let (target, number) = (probing.target.clone(), probing.number);
         if self.active(&target.node).is_some_and(|member| *member.id() == target) {
-            self.send(target, Message::Ping(number), &[]);
+            let suspicion = self.suspicion_of(&target);
+            self.send(target, Message::Ping(number), suspicion.as_slice());
         }
     }
 

@@ -55,6 +55,15 @@ impl Timers {
         self.heap = std::mem::take(&mut self.heap).into_iter().map(later).collect();
     }
 
+    /// Whom this node will hold down if they do not answer.
+    pub(super) fn suspects(&self) -> Vec<Peer> {
+        let suspect = |Reverse(entry): &Reverse<Entry>| match &entry.timer {
+            Timer::ChangeSuspectToDown { member_id, .. } => Some(member_id.clone()),
+            _ => None,
+        };
+        self.heap.iter().filter_map(suspect).collect()
+    }
+
     /// The next one that is due at `now`.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Timer<Peer>> {
         if self.next()? > now {
