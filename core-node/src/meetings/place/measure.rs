@@ -37,13 +37,14 @@ impl Placer {
     pub(super) async fn search(&self, target: &Target, sites: Vec<Site>) -> Distances {
         let remembered: Vec<_> = self.known(target).into_iter().map(|(edge, measured)| (edge, measured.rtt)).collect();
         let mut search = Search::new(sites, &remembered, Effort::default());
-        let mut questions = JoinSet::new();
+        let (mut questions, mut before) = (JoinSet::new(), None);
         loop {
             let round = search.next_round();
             if round.is_empty() {
                 break;
             }
-            self.round(target, round, &mut search, &mut questions).await;
+            let patience = Patience::new(round.iter().cloned().collect(), before.as_ref(), Instant::now());
+            before = Some(self.round(target, round, patience, &mut search, &mut questions).await);
         }
         let mut found = search.distances();
         found.extend(self.known(target));
@@ -51,10 +52,16 @@ impl Placer {
     }
 
     /// Asks one round, and takes what comes until its patience is over.
-    async fn round(&self, target: &Target, round: Vec<NodeId>, search: &mut Search, questions: &mut JoinSet<Answer>) {
+    async fn round(
+        &self,
+        target: &Target,
+        round: Vec<NodeId>,
+        mut patience: Patience,
+        search: &mut Search,
+        questions: &mut JoinSet<Answer>,
+    ) -> Patience {
         let now = Instant::now();
         let shared = lock(&self.memory).within(target, SHARED, now);
-        let mut patience = Patience::new(round.iter().cloned().collect(), now);
         for edge in round {
             if let Some(measured) = shared.get(&edge) {
                 search.handle_answer(&edge, Some(measured.rtt));
@@ -69,6 +76,7 @@ impl Placer {
             search.handle_answer(&edge, rtt);
             patience.handle_answer(&edge, Instant::now());
         }
+        patience
     }
 
     /// Has those of `edges` measure again that have not lately.

@@ -20,13 +20,17 @@ pub(crate) struct Patience {
     begun: Instant,
     asked: usize,
     waiting: BTreeSet<NodeId>,
+    /// Until half have answered.
+    limit: Duration,
     half: Option<Duration>,
 }
 
 impl Patience {
-    /// For answers of `asked`.
-    pub(crate) fn new(asked: BTreeSet<NodeId>, now: Instant) -> Self {
-        Self { begun: now, asked: asked.len(), waiting: asked, half: None }
+    /// For answers of `asked`, after the round `before`: the one was answered, and so the other need not take much longer,
+    /// or an edge that is dead would hold up every meeting near it.
+    pub(crate) fn new(asked: BTreeSet<NodeId>, before: Option<&Self>, now: Instant) -> Self {
+        let limit = before.map_or(PROBE_DEADLINE, Self::wait);
+        Self { begun: now, asked: asked.len(), waiting: asked, limit, half: None }
     }
 
     /// `node` has answered, whatever it said.
@@ -38,8 +42,11 @@ impl Patience {
 
     /// Until when the round lasts; `None` once everybody has answered.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let wait = self.half.map_or(PROBE_DEADLINE, |half| (half * 2 + GRACE).min(PROBE_DEADLINE));
-        (!self.waiting.is_empty()).then(|| self.begun + wait)
+        (!self.waiting.is_empty()).then(|| self.begun + self.wait())
+    }
+
+    fn wait(&self) -> Duration {
+        self.half.map_or(self.limit, |half| (half * 2 + GRACE).min(PROBE_DEADLINE))
     }
 }
 
@@ -53,7 +60,7 @@ mod tests {
         let names = ["a", "b", "c"].map(|name| name.parse::<NodeId>().unwrap());
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut round = Patience::new(names.iter().cloned().collect(), start);
+        let mut round = Patience::new(names.iter().cloned().collect(), None, start);
         round.handle_answer(&names[0], at(10));
         assert_eq!(round.poll_timeout(), Some(start + PROBE_DEADLINE));
         round.handle_answer(&names[0], at(15));
@@ -63,9 +70,13 @@ mod tests {
         assert_eq!(round.poll_timeout(), Some(at(340)));
         round.handle_answer(&names[2], at(300));
         assert_eq!(round.poll_timeout(), None);
-        let mut slow = Patience::new(names[..1].iter().cloned().collect(), start);
+        let mut slow = Patience::new(names[..1].iter().cloned().collect(), None, start);
         assert_eq!(slow.poll_timeout(), Some(start + PROBE_DEADLINE));
         slow.handle_answer(&names[0], at(2400));
         assert_eq!(slow.poll_timeout(), None);
+        let next = Patience::new(names.iter().cloned().collect(), Some(&round), at(1000));
+        assert_eq!(next.poll_timeout(), Some(at(1340)), "those before were that quick");
+        let after = Patience::new(names.iter().cloned().collect(), Some(&next), at(2000));
+        assert_eq!(after.poll_timeout(), Some(at(2340)));
     }
 }

@@ -148,3 +148,15 @@ async fn a_live_meetings_edge_and_its_next_best_are_measured_again_and_nobody_tw
     placer.review(&wanted, &"d".parse().unwrap()).await.unwrap();
     assert_eq!(probed(&core), 13, "nothing fresh was left, so that a search found all five");
 }
+
+#[tokio::test]
+async fn an_edge_that_is_dead_holds_up_no_meeting_for_long() {
+    let Bench { mut core, _dir } = bench();
+    core.mesh.mute.lock().unwrap().push("edge-a".into());
+    let begun = Instant::now();
+    core.create().await;
+    assert_eq!(core.assigned().await.0, "edge-b");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let asked = core.mesh.probed.lock().unwrap().iter().filter(|edge| *edge == "edge-a").count();
+    assert_eq!(asked, 3, "one lost answer does not decide");
+}
