@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "what it finds is for whoever started it")]
 
 pub mod bed;
+pub mod capacity;
 pub mod certs;
 pub mod client;
 pub mod demo;

@@ -1,7 +1,7 @@
 //! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
 
 use anyhow::Result;
-use bench::{certs, demo, failover, gossip, latency, link, placement, relay, vad, words};
+use bench::{capacity, certs, demo, failover, gossip, latency, link, placement, relay, vad, words};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -13,6 +13,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// How many meetings an edge carries on this machine, what each packet costs it, stage by stage, and what ends it.
+    Capacity(capacity::Args),
     /// A mesh of two regions, a meeting with known speech, its transcript as it is made, and the figures.
     Demo(demo::Args),
     /// Breaks a mesh at work in every way that is promised to be survived, and prints what was lost.
@@ -38,6 +40,7 @@ enum Command {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.command {
+        Command::Capacity(args) => runtime()?.block_on(capacity::run(args)),
         Command::Certs(args) => certs::run(&args),
         // A world is entered before there is a second thread.
         Command::Demo(args) => {
