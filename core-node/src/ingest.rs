@@ -7,6 +7,7 @@
 //! after each of these.
 
 mod copies;
+mod spurt;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,10 +25,10 @@ use mesh::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::spurt::{DEFAULT_SLOT, DoneSet, Spurt};
 use crate::{
     key::{ParticipantId, SpurtKey},
     merge::{Fresh, Slot},
-    utterance::duration_of,
 };
 
 /// What one meeting may hold.
@@ -230,31 +231,6 @@ pub struct Ingest {
     unsealed: BTreeSet<Epoch>,
     counts: Counts,
     events: VecDeque<Event>,
-}
-
-#[derive(Debug)]
-struct Spurt {
-    captured: Micros,
-    opened: Option<(Micros, TraceContext)>,
-    /// Accepted items that [`Ingest::take_fresh`] has not returned yet.
-    fresh: Vec<Slot>,
-    accepted: u32,
-    logged: u32,
-    media: Duration,
-    slot: Duration,
-    end: Option<SpurtEnd>,
-    end_logged: bool,
-    sealed: bool,
-    whole: bool,
-    /// Copies that came before their turn.
-    ahead: Ahead,
-}
-
-/// Numbers that are done: all below `below`, and some above it.
-#[derive(Debug, Default)]
-struct DoneSet {
-    below: u32,
-    above: BTreeSet<u32>,
 }
 
 impl Ingest {
@@ -485,107 +461,6 @@ impl Ingest {
 
     fn done_set(&mut self, key: &SpurtKey) -> &mut DoneSet {
         self.done.entry((key.epoch, key.participant.clone())).or_default()
-    }
-}
-
-/// How long a gap is that nothing precedes: the usual packet.
-const DEFAULT_SLOT: Duration = Duration::from_millis(20);
-
-impl Spurt {
-    fn new(captured: Micros, trace: TraceContext) -> Self {
-        Self {
-            captured,
-            fresh: vec![],
-            opened: Some((captured, trace)),
-            accepted: 0,
-            logged: 0,
-            media: Duration::ZERO,
-            slot: DEFAULT_SLOT,
-            end: None,
-            end_logged: false,
-            sealed: false,
-            whole: false,
-            ahead: Ahead::default(),
-        }
-    }
-
-    fn take(
-        &mut self,
-        key: &SpurtKey,
-        offset: u32,
-        mut items: Vec<Item>,
-        limit: u32,
-        counts: &mut Counts,
-    ) -> Result<Option<Append>, Refusal> {
-        let end = match items.last() {
-            Some(Item::End(end)) => Some(*end),
-            _ => None,
-        };
-        items.truncate(items.len() - usize::from(end.is_some()));
-        let seen = ((self.accepted - offset) as usize).min(items.len());
-        counts.duplicates += seen as u64;
-        items.drain(..seen);
-        self.check(offset, seen as u32, items.len() as u32, end, limit)?;
-        let end = end.filter(|_| self.end.is_none());
-        if items.is_empty() && end.is_none() {
-            return Ok(None);
-        }
-        let first = self.accepted;
-        self.accepted += items.len() as u32;
-        self.end = self.end.or(end);
-        for item in &items {
-            self.measure(item, counts);
-        }
-        Ok(Some(Append { key: key.clone(), first, items, end, opened: self.opened.take() }))
-    }
-
-    /// Appends copies whose turn comes after these items.
-    fn join_ahead(&mut self, offset: u32, items: &mut Vec<Item>) {
-        let reach = offset.saturating_add(items.len() as u32);
-        if reach >= self.accepted && !matches!(items.last(), Some(Item::End(_))) {
-            items.extend(self.ahead.take(reach));
-        }
-    }
-
-    fn check(&self, offset: u32, seen: u32, new: u32, end: Option<SpurtEnd>, limit: u32) -> Result<(), Refusal> {
-        if new > 0 && self.end.is_some() {
-            return Err(Refusal::WrongCount { said: self.accepted, held: self.accepted + new });
-        }
-        if self.sealed && (new > 0 || (end.is_some() && self.end.is_none())) {
-            return Err(Refusal::Sealed);
-        }
-        if self.accepted + new > limit {
-            return Err(Refusal::TooLong(limit));
-        }
-        let sent = offset + seen + new;
-        match end {
-            Some(end) if end.items != sent => Err(Refusal::WrongCount { said: end.items, held: sent }),
-            _ => Ok(()),
-        }
-    }
-
-    fn measure(&mut self, item: &Item, counts: &mut Counts) {
-        if let Item::Frame(packet) = item {
-            self.slot = duration_of(packet);
-            counts.frames_received += 1;
-        }
-        self.media += self.slot;
-        self.fresh.push(Slot::of(item, self.slot.as_micros() as u32));
-    }
-}
-
-impl DoneSet {
-    fn insert(&mut self, n: u32) {
-        if n >= self.below {
-            self.above.insert(n);
-        }
-        while self.above.remove(&self.below) {
-            self.below += 1;
-        }
-    }
-
-    fn contains(&self, n: u32) -> bool {
-        n < self.below || self.above.contains(&n)
     }
 }
 

@@ -15,27 +15,32 @@
 //! A spurt's done mark and the segment made of it are written in one transaction: a second final of
 //! the same speech cannot be.
 
+mod tables;
+#[cfg(test)]
+mod tests;
+mod write;
+
 use std::{
     fs,
-    ops::RangeInclusive,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use mesh::{
     clock::Micros,
-    codec,
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, SpurtNo,
         spurt::{EdgeStages, Item, SpurtEnd},
     },
 };
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction, backends::FileBackend,
-};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, backends::FileBackend};
+use serde::{Deserialize, Serialize};
 
+use self::{
+    tables::*,
+    write::{apply, create_tables},
+};
 use crate::{
     ingest::Restored,
     key::SpurtKey,
@@ -44,16 +49,6 @@ use crate::{
     transcript::Segment,
     utterance::duration_of,
 };
-
-const MEETINGS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("meetings");
-const PARTICIPANTS: TableDefinition<'_, (u128, &str), &[u8]> = TableDefinition::new("participants");
-const PLACEMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("placements");
-const SPURTS: TableDefinition<'_, (u128, u64, &str, u32), &[u8]> = TableDefinition::new("spurts");
-const LOG: TableDefinition<'_, (u128, u64, &str, u32, u32), &[u8]> = TableDefinition::new("log");
-const SEQUENCES: TableDefinition<'_, u128, u64> = TableDefinition::new("sequences");
-const COVERS: TableDefinition<'_, (u128, &str, i64), &[u8]> = TableDefinition::new("covers");
-const SEGMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("segments");
-const RECEIPTS: TableDefinition<'_, u128, &str> = TableDefinition::new("receipts");
 
 /// Why the store could not do what was asked: the disk's or the file's fault, never a caller's.
 #[derive(Debug, thiserror::Error)]
@@ -443,263 +438,5 @@ impl Chunk {
             Item::Gap | Item::End(_) => None,
         });
         Self { received, items: items.collect(), end }
-    }
-}
-
-fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
-    transaction.open_table(MEETINGS)?;
-    transaction.open_table(PARTICIPANTS)?;
-    transaction.open_table(PLACEMENTS)?;
-    transaction.open_table(SPURTS)?;
-    transaction.open_table(LOG)?;
-    transaction.open_table(SEQUENCES)?;
-    transaction.open_table(SEGMENTS)?;
-    transaction.open_table(COVERS)?;
-    transaction.open_table(RECEIPTS)?;
-    Ok(())
-}
-
-fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
-    match op {
-        Op::Append { meeting, key, first, chunk, opened } => {
-            if let Some(record) = opened {
-                let bytes = encode("spurts", record)?;
-                transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), bytes.as_slice())?;
-            }
-            let bytes = encode("log", chunk)?;
-            transaction.open_table(LOG)?.insert(log_key(*meeting, key, *first), bytes.as_slice())?;
-        }
-        Op::Finish { meeting, spurts, segment, at, cover } => {
-            for key in spurts {
-                finish_spurt(transaction, *meeting, key, *at)?;
-            }
-            if let Some(segment) = segment {
-                let at = (meeting.as_u128(), segment.seq);
-                transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
-            }
-            keep_cover(transaction, *meeting, cover)?;
-        }
-        Op::Sequence(meeting, below) => {
-            transaction.open_table(SEQUENCES)?.insert(meeting.as_u128(), below)?;
-        }
-        Op::Meeting(record) => {
-            let bytes = to_json("meetings", record)?;
-            transaction.open_table(MEETINGS)?.insert(record.id.as_u128(), bytes.as_slice())?;
-            if record.status.ended() {
-                let (from, to) = cover_keys(record.id);
-                transaction.open_table(COVERS)?.retain_in(from..to, |_, _| false)?;
-            }
-        }
-        Op::Participant(meeting, participant) => {
-            let at = (meeting.as_u128(), participant.id.as_str());
-            transaction.open_table(PARTICIPANTS)?.insert(at, to_json("participants", participant)?.as_slice())?;
-        }
-        Op::Placement(meeting, epoch, decision) => {
-            let at = (meeting.as_u128(), epoch.0);
-            transaction.open_table(PLACEMENTS)?.insert(at, to_json("placements", decision)?.as_slice())?;
-        }
-        Op::Taken { meeting, spurts, segment, cover } => {
-            for (key, record) in spurts {
-                drop_items(transaction, *meeting, key)?;
-                let bytes = encode("spurts", record)?;
-                transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), bytes.as_slice())?;
-            }
-            if let Some(segment) = segment {
-                let at = (meeting.as_u128(), segment.seq);
-                transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
-            }
-            keep_cover(transaction, *meeting, cover)?;
-        }
-        Op::Receipt(meeting, receipt) => {
-            transaction.open_table(RECEIPTS)?.insert(meeting.as_u128(), receipt.as_str())?;
-        }
-        Op::Forget(meeting) => forget(transaction, *meeting)?,
-        Op::Barrier => {}
-    }
-    Ok(())
-}
-
-/// Drops the speech of a meeting whose words are not out.
-fn forget(transaction: &WriteTransaction, meeting: MeetingId) -> Result<(), StoreError> {
-    let mut log = transaction.open_table(LOG)?;
-    let (from, to) = ((meeting.as_u128(), 0, "", 0, 0), (after(meeting), 0, "", 0, 0));
-    log.retain_in(from..to, |_, _| false)?;
-    let mut spurts = transaction.open_table(SPURTS)?;
-    let (from, to) = ((meeting.as_u128(), 0, "", 0), (after(meeting), 0, "", 0));
-    // A row that cannot be read is no done mark either.
-    spurts.retain_in(from..to, |_, row| coded::<SpurtRecord>("spurts", row).is_ok_and(|r| r.done.is_some()))?;
-    Ok(())
-}
-
-/// Drops a spurt's items from the log; returns how many there were, and how many of them frames.
-fn drop_items(transaction: &WriteTransaction, meeting: MeetingId, key: &SpurtKey) -> Result<(u32, u64), StoreError> {
-    let (mut items, mut frames) = (0, 0);
-    let mut log = transaction.open_table(LOG)?;
-    let mut rows = vec![];
-    for row in log.range(log_keys(meeting, key))? {
-        let (row, chunk) = row?;
-        let chunk: Chunk = coded("log", chunk.value())?;
-        items += chunk.items.len() as u32;
-        frames += chunk.items.iter().flatten().count() as u64;
-        rows.push(row.value().4);
-    }
-    for first in rows {
-        log.remove(log_key(meeting, key, first))?;
-    }
-    Ok((items, frames))
-}
-
-/// Marks a spurt done and drops its items from the log, counting them.
-fn finish_spurt(
-    transaction: &WriteTransaction,
-    meeting: MeetingId,
-    key: &SpurtKey,
-    at: Micros,
-) -> Result<(), StoreError> {
-    let (items, frames) = drop_items(transaction, meeting, key)?;
-    let mark = DoneMark { at, items, frames };
-    let mut spurts = transaction.open_table(SPURTS)?;
-    let found = spurts.get(spurt_key(meeting, key))?.map(|row| coded::<SpurtRecord>("spurts", row.value()));
-    let Some(mut record) = found.transpose()? else { return Ok(()) };
-    record.done = record.done.or(Some(mark));
-    spurts.insert(spurt_key(meeting, key), encode("spurts", &record)?.as_slice())?;
-    Ok(())
-}
-
-fn keep_cover(transaction: &WriteTransaction, meeting: MeetingId, cover: &Option<Cover>) -> Result<(), StoreError> {
-    if let Some(cover) = cover {
-        let at = (meeting.as_u128(), cover.participant.as_str(), cover.at);
-        transaction.open_table(COVERS)?.insert(at, to_json("covers", cover)?.as_slice())?;
-    }
-    Ok(())
-}
-
-fn cover_keys(meeting: MeetingId) -> ((u128, &'static str, i64), (u128, &'static str, i64)) {
-    ((meeting.as_u128(), "", i64::MIN), (after(meeting), "", i64::MIN))
-}
-
-fn after(meeting: MeetingId) -> u128 {
-    meeting.as_u128().saturating_add(1)
-}
-
-fn both(meeting: MeetingId, first: u64) -> RangeInclusive<(u128, u64)> {
-    (meeting.as_u128(), first)..=(meeting.as_u128(), u64::MAX)
-}
-
-fn spurt_key(meeting: MeetingId, key: &SpurtKey) -> (u128, u64, &str, u32) {
-    (meeting.as_u128(), key.epoch.0, &*key.participant, key.spurt.0)
-}
-
-fn log_key(meeting: MeetingId, key: &SpurtKey, first: u32) -> (u128, u64, &str, u32, u32) {
-    (meeting.as_u128(), key.epoch.0, &*key.participant, key.spurt.0, first)
-}
-
-fn log_keys(meeting: MeetingId, key: &SpurtKey) -> RangeInclusive<(u128, u64, &str, u32, u32)> {
-    log_key(meeting, key, 0)..=log_key(meeting, key, u32::MAX)
-}
-
-fn json<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(bytes).map_err(|e| StoreError::Record { what, why: e.to_string() })
-}
-
-fn to_json<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|e| StoreError::Record { what, why: e.to_string() })
-}
-
-fn coded<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-    codec::decode(bytes).map_err(|e| StoreError::Record { what, why: e.to_string() })
-}
-
-fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
-    codec::encode(value).map_err(|e| StoreError::Record { what, why: e.to_string() })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    fn key(n: u32) -> SpurtKey {
-        SpurtKey { epoch: Epoch(1), participant: "alice".into(), spurt: SpurtNo(n) }
-    }
-
-    fn append(meeting: MeetingId, n: u32, first: u32, items: &[Item], last: bool) -> Op {
-        let items_so_far = first + items.len() as u32;
-        let end = SpurtEnd { items: items_so_far, continues: false, stages: EdgeStages::default() };
-        Op::Append {
-            meeting,
-            key: key(n),
-            first,
-            chunk: Chunk::new(items.to_vec(), last.then_some(end), Micros(7)),
-            opened: (first == 0).then_some(SpurtRecord {
-                captured: Micros(5),
-                trace: TraceContext::new(1),
-                done: None,
-            }),
-        }
-    }
-
-    fn frame(byte: u8) -> Item {
-        Item::Frame(vec![byte; 3].into())
-    }
-
-    #[test]
-    fn what_was_written_is_there_after_a_kill() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep/core.redb");
-        let meeting = MeetingId::from_u128(9);
-        {
-            let store = Store::open(&path).unwrap();
-            store.write(&[append(meeting, 0, 0, &[frame(1), Item::Gap], false)]).unwrap();
-            store.write(&[append(meeting, 0, 2, &[frame(2)], true), append(meeting, 1, 0, &[frame(3)], true)]).unwrap();
-            // A copy of the file as it is now: what a kill would leave.
-            fs::copy(&path, dir.path().join("killed.redb")).unwrap();
-            std::mem::forget(store);
-        }
-        let store = Store::open(&dir.path().join("killed.redb")).unwrap();
-        let speech = store.speech(meeting, &key(0)).unwrap().unwrap();
-        assert_eq!(speech.items, [frame(1), Item::Gap, frame(2)]);
-        assert_eq!((speech.captured, speech.received), (Micros(5), Micros(7)));
-        let spurts = store.spurts(meeting).unwrap();
-        assert_eq!(
-            spurts.iter().map(|s| (s.items, s.frames, s.done)).collect::<Vec<_>>(),
-            [(3, 2, false), (1, 1, false)]
-        );
-        assert!(spurts[0].end.is_some());
-        assert_eq!(store.spurts(MeetingId::from_u128(8)).unwrap(), []);
-    }
-
-    #[test]
-    fn a_done_spurt_keeps_its_count_and_loses_its_sound() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("core.redb")).unwrap();
-        let meeting = MeetingId::from_u128(9);
-        store.write(&[append(meeting, 0, 0, &[frame(1), Item::Gap], true)]).unwrap();
-        let finish = Op::Finish { meeting, spurts: vec![key(0)], segment: None, at: Micros(9), cover: None };
-        store.write([&finish]).unwrap();
-        store.write([&finish]).unwrap();
-        assert_eq!(store.speech(meeting, &key(0)).unwrap().unwrap().items, []);
-        let spurts = store.spurts(meeting).unwrap();
-        assert_eq!((spurts[0].items, spurts[0].frames, spurts[0].done), (2, 1, true));
-    }
-
-    #[test]
-    fn a_hole_ends_what_is_known_of_a_spurt() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("core.redb")).unwrap();
-        let meeting = MeetingId::from_u128(9);
-        store.write(&[append(meeting, 0, 0, &[frame(1)], false), append(meeting, 0, 5, &[frame(2)], true)]).unwrap();
-        assert_eq!(store.speech(meeting, &key(0)).unwrap().unwrap().items, [frame(1)]);
-        assert_eq!(store.spurts(meeting).unwrap()[0].end, None);
-    }
-
-    #[test]
-    fn a_file_that_is_no_store_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("core.redb");
-        fs::write(&path, vec![7; 9000]).unwrap();
-        let error = Store::open(&path).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("core.redb"), "{error}");
     }
 }
