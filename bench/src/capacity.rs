@@ -230,7 +230,7 @@ async fn measure(
         delay_p50_ms: ms(counted.delay_p50),
         delay_p99_ms: ms(counted.delay_p99),
         packets,
-        lost: counted.lost + missing(counted.packets, meetings * people, wall),
+        lost: counted.lost + missing(to.sent - from.sent, counted.packets, meetings * people),
         decoded: counted.decoded as f64 / packets as f64,
         kib_per_stream: resident().saturating_sub(before) as f64 / 1024.0 / (meetings * people) as f64,
         broken: counted.broken,
@@ -238,11 +238,10 @@ async fn measure(
     })
 }
 
-/// Packets of streams that yield nothing at all any more, which no gap shows: so many are due, but for a tick at each
-/// end and a hundredth.
-fn missing(packets: u64, streams: usize, wall: Duration) -> u64 {
-    let due = wall.as_secs_f64() * 50.0 - 2.0;
-    ((due * 0.99 * streams as f64) as u64).saturating_sub(packets)
+/// Packets of streams that yield nothing at all any more, which no gap shows: of those sent, but for the ticks under way
+/// at either end and a hundredth.
+fn missing(sent: u64, arrived: u64, streams: usize) -> u64 {
+    (sent * 99 / 100).saturating_sub(arrived + 2 * streams as u64)
 }
 
 impl Step {

@@ -180,7 +180,7 @@ impl Config {
                 ..meeting::Settings::default()
             },
             spill,
-            connect: connect::Settings { bind: self.media.bind.clone() },
+            connect: connect::Settings { bind: self.media.bind.clone(), ..connect::Settings::default() },
             isolate: None,
             drain: Duration::from_secs(self.capacity.drain_seconds),
         }

@@ -22,6 +22,7 @@ use mesh::wire::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+pub use self::peer::Sockets;
 pub use crate::media::{AudioLevel, BadParticipantId, ParticipantId, RtpPacket};
 use crate::spurt::Output;
 use roster::Roster;
@@ -95,6 +96,8 @@ pub struct Settings {
     /// Addresses media is received on, as ICE host candidates. Empty: the one this host would reach
     /// the relay's signalling from, which is right wherever signalling and media share a network.
     pub bind: Vec<IpAddr>,
+    /// What media is received on; clones of the settings share them.
+    pub sockets: Sockets,
 }
 
 /// The connector for a source.

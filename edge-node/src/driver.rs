@@ -114,6 +114,7 @@ impl Driver {
 
     async fn run(mut self, mut orders: watch::Receiver<Order>) {
         self.act().await;
+        let mut batch = vec![];
         while !self.meeting.is_over() {
             self.pulse.beat();
             self.flush().await;
@@ -135,8 +136,8 @@ impl Driver {
                     self.check();
                     self.meeting.handle_moved(&from, core, term, Instant::now());
                 }
-                event = self.relay.next() => match event {
-                    Ok(event) => self.handle_relay(event),
+                event = self.relay.next(&mut batch) => match event {
+                    Ok(()) => self.handle_relay(&mut batch),
                     Err(ended) => self.handle_relay_end(ended),
                 },
             }
@@ -282,9 +283,9 @@ impl Driver {
         }
     }
 
-    fn handle_relay(&mut self, event: Event) {
+    fn handle_relay(&mut self, batch: &mut Vec<Event>) {
         self.check();
-        self.timed(|meeting, now| meeting.handle_event(event, now));
+        self.timed(|meeting, now| batch.drain(..).for_each(|event| meeting.handle_event(event, now)));
     }
 
     fn handle_relay_end(&mut self, ended: Result<Result<(), ConnectError>, JoinError>) {

@@ -121,7 +121,7 @@ pub(super) struct Edge {
 impl Edge {
     pub(super) fn new(relay: SocketAddr, people: usize, timing: Timing) -> Self {
         let (meetings, stop) = (JoinSet::new(), CancellationToken::new());
-        let settings = connect::Settings { bind: vec![Ipv4Addr::LOCALHOST.into()] };
+        let settings = connect::Settings { bind: vec![Ipv4Addr::LOCALHOST.into()], ..connect::Settings::default() };
         Self { relay, people, timing, settings, tally: Arc::new(Tally::new()), meetings, joined: 0, stop }
     }
 

@@ -28,7 +28,6 @@ use tokio_tungstenite::{
     },
 };
 use tokio_util::sync::CancellationToken;
-use webrtc::peer_connection::RTCIceCandidateInit;
 
 pub(super) use room::Access;
 use room::{Action, Room};
@@ -224,7 +223,7 @@ impl Session<'_> {
             Some(peer) => peer,
             none => {
                 let bind = peer::local_addresses(&self.janus.settings.bind, &self.janus.url).await?;
-                none.insert(Peer::new(&bind, stay.events.clone()).await?)
+                none.insert(Peer::new(&self.janus.settings.sockets, &bind, stay.events.clone())?)
             }
         };
         let answer = peer.answer(&offer, voices).await?;
@@ -235,13 +234,7 @@ impl Session<'_> {
     /// A candidate that is of no use costs one path, not the meeting.
     async fn add_candidate(&mut self, candidate: message::Candidate) {
         let (Some(peer), Some(text)) = (&self.peer, candidate.candidate) else { return };
-        let init = RTCIceCandidateInit {
-            candidate: text,
-            sdp_mid: candidate.sdp_mid,
-            sdp_mline_index: candidate.sdp_mline_index,
-            ..Default::default()
-        };
-        if let Err(error) = peer.add_candidate(init).await {
+        if let Err(error) = peer.add_candidate(&text).await {
             metrics::counter!("nearfield_edge_connect_bad_candidates_total").increment(1);
             tracing::debug!(%error, "candidate passed over");
         }

@@ -1,61 +1,46 @@
 //! One WebRTC connection that only receives, and only audio.
 //!
+//! *Follow one packet:* a few sockets for all connections (`sockets`), each set with a loop of its own (`shard`) that
+//! reads datagrams in batches and finds whose they are; RTP is opened where it lies and handed on (`rtp`), everything
+//! else goes to the connection's machine (`session`). What is said of it in SDP is in `describe`.
+//!
 //! Everything is negotiated non-trickling: our candidates are all in our description, for the relay is
 //! a server with an address of its own.
-#![allow(clippy::disallowed_methods, reason = "I/O shell: stamps packets as they arrive")]
+
+mod describe;
+mod rtp;
+mod session;
+mod shard;
+mod sockets;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
-use async_trait::async_trait;
-use mesh::clock::Micros;
-use rtc::{
-    ice::mdns::MulticastDnsMode,
-    interceptor::{NackGeneratorBuilder, ReceiverReportBuilder, Slot},
-    rtp_transceiver::{
-        RTCRtpTransceiverDirection, RTCRtpTransceiverInit,
-        rtp_sender::{RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpHeaderExtensionCapability, RtpCodecKind},
-    },
-};
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, watch},
-    time::timeout,
-};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use webrtc::{
-    media_stream::track_remote::{TrackRemote, TrackRemoteEvent},
-    peer_connection::{
-        MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
-        RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionState, RTCSessionDescription, Registry,
-        SettingEngine, SettingEngineBuilder,
-    },
 };
 
-use super::{
-    ConnectError, Event, cut,
-    sdp::{self, Description},
+pub use self::sockets::Sockets;
+use self::{
+    describe::{Credentials, Local, Remote},
+    session::{Identity, Phase, Session},
+    shard::Command,
+    sockets::Place,
 };
-use crate::media::{AudioLevel, ParticipantId, RtpPacket};
-
-/// To gather our candidates: host candidates only, so this is local work.
-const GATHER_DEADLINE: Duration = Duration::from_secs(5);
+use super::{ConnectError, Event, cut, sdp::Description};
+use crate::media::ParticipantId;
 
 /// From the exchange of descriptions to DTLS done.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Nothing from the relay, not even answers to connectivity checks: doubtful after this long,
-const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
-
-/// lost for good after this much longer.
-const ICE_FAILED: Duration = Duration::from_secs(10);
-
-/// How often the path is checked while nothing else is sent on it.
-const ICE_KEEPALIVE: Duration = Duration::from_secs(1);
+/// Letters of our credentials, six bits each: at least 24 and 128 bits are asked for (RFC 8445 section 5.3).
+const UFRAG: usize = 8;
+const PASSWORD: usize = 24;
 
 /// Whose voice a section carries, by mid.
 pub(super) type Voices = BTreeMap<String, Voice>;
@@ -78,92 +63,79 @@ pub(super) enum Link {
     Silent,
 }
 
-/// The connection. Dropped, it is closed, though without waiting.
+/// The connection. Dropped, it is closed.
 pub(super) struct Peer {
-    pc: Arc<dyn PeerConnection>,
-    voices: watch::Sender<Arc<Voices>>,
-    state: watch::Receiver<RTCPeerConnectionState>,
-    gathered: watch::Receiver<bool>,
+    sockets: Sockets,
+    identity: Arc<Identity>,
+    bind: Vec<IpAddr>,
+    events: mpsc::Sender<Event>,
+    state: watch::Receiver<Phase>,
+    told: Option<watch::Sender<Phase>>,
+    joined: Option<Joined>,
     connect_by: Option<tokio::time::Instant>,
-    closed: bool,
-    _tracks: DropGuard,
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // The stack's own drop leaves its driver, and with it the socket, running for ever.
-        if let (false, Ok(runtime)) = (self.closed, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(close(Arc::clone(&self.pc)));
-        }
-    }
-}
-
-async fn close(pc: Arc<dyn PeerConnection>) {
-    if let Err(error) = pc.close().await {
-        tracing::debug!(%error, "closing a media connection");
-    }
+/// Its share of the sockets, and how it was described there.
+struct Joined {
+    place: Place,
+    local: Local,
+    remote: Option<Credentials>,
 }
 
 impl Peer {
     /// A connection on these addresses that yields packets into `events`.
-    pub(super) async fn new(bind: &[IpAddr], events: mpsc::Sender<Event>) -> Result<Self, ConnectError> {
-        let (voices, voices_seen) = watch::channel(Arc::default());
-        let (state, state_seen) = watch::channel(RTCPeerConnectionState::New);
-        let (gathered, gathered_seen) = watch::channel(false);
-        let tracks = CancellationToken::new();
-        let handler = Handler { voices: voices_seen, events, state, gathered, tracks: tracks.clone() };
-        let pc = PeerConnectionBuilder::new()
-            .with_configuration(RTCConfigurationBuilder::new().build())
-            .with_media_engine(media_engine().map_err(media)?)
-            .with_interceptor_registry(interceptors())
-            .with_setting_engine(settings(bind))
-            .with_handler(Arc::new(handler))
-            .with_udp_addrs(bind.iter().map(|ip| SocketAddr::new(*ip, 0)).collect())
-            .build()
-            .await
-            .map_err(media)?;
-        Ok(Self {
-            pc: Arc::new(pc),
-            voices,
-            state: state_seen,
-            gathered: gathered_seen,
-            connect_by: None,
-            closed: false,
-            _tracks: tracks.drop_guard(),
-        })
+    pub(super) fn new(sockets: &Sockets, bind: &[IpAddr], events: mpsc::Sender<Event>) -> Result<Self, ConnectError> {
+        let (told, state) = watch::channel(Phase::New);
+        let (sockets, bind, identity) = (sockets.clone(), bind.to_vec(), sockets.identity()?);
+        Ok(Self { sockets, identity, bind, events, state, told: Some(told), joined: None, connect_by: None })
     }
 
     /// Our offer: one audio section to receive on.
     pub(super) async fn offer(&mut self) -> Result<String, ConnectError> {
-        let init = RTCRtpTransceiverInit { direction: RTCRtpTransceiverDirection::Recvonly, ..Default::default() };
-        self.pc.add_transceiver_from_kind(RtpCodecKind::Audio, Some(init)).await.map_err(media)?;
-        let offer = self.pc.create_offer(None).await.map_err(media)?;
-        self.describe(offer).await
+        let joined = self.join(None).await?;
+        Ok(describe::offer(&joined.local))
     }
 
     /// Takes the relay's answer to our offer.
     pub(super) async fn accept(&mut self, answer: &Description, voices: Voices) -> Result<(), ConnectError> {
-        self.voices.send_replace(Arc::new(voices));
-        let answer = RTCSessionDescription::answer(answer.clean.clone()).map_err(|e| bad("SDP answer", e))?;
-        self.pc.set_remote_description(answer).await.map_err(|e| bad("SDP answer", e))?;
+        let remote = Remote::read(&answer.clean).map_err(|e| bad("SDP answer", e))?;
+        let Some(joined) = &mut self.joined else { return Err(gone()) };
+        joined.remote = Some(remote.credentials.clone());
+        joined.describe(remote, voices, true, None).await?;
         self.negotiated();
         Ok(())
     }
 
     /// Our answer to an offer of the relay's, the first or a later one.
     pub(super) async fn answer(&mut self, offer: &Description, voices: Voices) -> Result<String, ConnectError> {
-        self.voices.send_replace(Arc::new(voices));
-        let offer = RTCSessionDescription::offer(offer.clean.clone()).map_err(|e| bad("SDP offer", e))?;
-        self.pc.set_remote_description(offer).await.map_err(|e| bad("SDP offer", e))?;
-        let answer = self.pc.create_answer(None).await.map_err(|e| bad("SDP offer", e))?;
-        let answer = self.describe(answer).await?;
+        let remote = Remote::read(&offer.clean).map_err(|e| bad("SDP offer", e))?;
+        if self.joined.is_none() {
+            let known: Vec<SocketAddr> = remote.candidates.iter().map(|candidate| candidate.addr()).collect();
+            // Without any we cannot tell whether another connection is to the same address.
+            self.join(Some(known).filter(|known| !known.is_empty())).await?;
+        }
+        let (identity, joined) = (self.identity.clone(), self.joined.as_mut().ok_or_else(gone)?);
+        let restarts = joined.remote.as_ref().is_some_and(|before| *before != remote.credentials);
+        let ours = if restarts { Some(credentials(&identity)?) } else { None };
+        joined.local.version += 1;
+        if let Some(ours) = &ours {
+            joined.local.credentials = ours.clone();
+        }
+        joined.remote = Some(remote.credentials.clone());
+        let answer = remote.answer(&joined.local);
+        joined.describe(remote, voices, false, ours).await?;
         self.negotiated();
         Ok(answer)
     }
 
     /// Takes a candidate of the relay's that came after its description.
-    pub(super) async fn add_candidate(&self, candidate: RTCIceCandidateInit) -> Result<(), ConnectError> {
-        self.pc.add_ice_candidate(candidate).await.map_err(|e| bad("ICE candidate", e))
+    pub(super) async fn add_candidate(&self, candidate: &str) -> Result<(), ConnectError> {
+        let found = describe::candidate(candidate).ok_or_else(|| ConnectError::BadMessage {
+            what: "ICE candidate",
+            why: "it is no address to send UDP to".into(),
+        })?;
+        let joined = self.joined.as_ref().ok_or_else(gone)?;
+        joined.command(Command::Candidate(joined.place.id, Box::new(found))).await
     }
 
     /// Waits for the connection to come up, or to be in doubt. Cancel safe.
@@ -179,56 +151,82 @@ impl Peer {
                 }
             };
             tokio::select! {
-                changed = self.state.changed() => changed.map_err(|_| ConnectError::MediaLost("closed".into()))?,
+                changed = self.state.changed() => changed.map_err(|_| gone())?,
                 () = overdue => {
                     return Err(ConnectError::Timeout { what: "ICE and DTLS to connect", after: CONNECT_DEADLINE });
                 }
             }
-            let state = *self.state.borrow_and_update();
-            match state {
-                RTCPeerConnectionState::Connected => {
+            let phase = *self.state.borrow_and_update();
+            tracing::debug!(?phase, "media connection");
+            match phase {
+                Phase::New => {}
+                Phase::Up => {
                     self.connect_by = None;
                     return Ok(Link::Up);
                 }
-                RTCPeerConnectionState::Disconnected => return Ok(Link::Silent),
-                RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => {
-                    return Err(ConnectError::MediaLost(state.to_string()));
-                }
-                _ => {}
+                Phase::Silent => return Ok(Link::Silent),
+                Phase::Failed(why) => return Err(ConnectError::MediaLost(why.into())),
             }
         }
     }
 
     /// Closes the connection.
     pub(super) async fn close(mut self) {
-        self.closed = true;
-        close(Arc::clone(&self.pc)).await;
+        if let Some(joined) = self.joined.take() {
+            let _ = joined.command(Command::Close(joined.place.id)).await;
+        }
     }
 
-    /// Makes `local` ours and returns it with our candidates.
-    async fn describe(&mut self, local: RTCSessionDescription) -> Result<String, ConnectError> {
-        self.pc.set_local_description(local).await.map_err(media)?;
-        match timeout(GATHER_DEADLINE, self.gathered.wait_for(|done| *done)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return Err(ConnectError::Media("closed while gathering candidates".into())),
-            Err(_) => return Err(ConnectError::Media(format!("no candidates gathered in {GATHER_DEADLINE:?}"))),
-        }
-        let local = self.pc.local_description().await;
-        Ok(local.ok_or_else(|| ConnectError::Media("no local description".into()))?.sdp)
+    /// Takes a place on the sockets for a relay at these addresses.
+    async fn join(&mut self, remotes: Option<Vec<SocketAddr>>) -> Result<&mut Joined, ConnectError> {
+        let place = self.sockets.place(&self.bind, remotes.as_deref()).await?;
+        let credentials = credentials(&self.identity)?;
+        let now = tokio::time::Instant::now().into_std();
+        let session =
+            Session::new(self.identity.clone(), &place.handle.addresses, credentials.clone(), now).map_err(media)?;
+        let local = Local {
+            id: self.identity.random_number().map_err(media)? >> 2,
+            version: 0,
+            credentials: credentials.clone(),
+            fingerprint: self.identity.fingerprint.clone(),
+            candidates: session.candidates(),
+        };
+        let (events, state) = (self.events.clone(), self.told.take().ok_or_else(gone)?);
+        let joined = Joined { place, local, remote: None };
+        let id = joined.place.id;
+        let add = Command::Add { id, ufrag: credentials.ufrag, session: Box::new(session), events, state };
+        joined.command(add).await?;
+        Ok(self.joined.insert(joined))
     }
 
     fn negotiated(&mut self) {
-        if *self.state.borrow() != RTCPeerConnectionState::Connected && self.connect_by.is_none() {
+        if *self.state.borrow() == Phase::New && self.connect_by.is_none() {
             self.connect_by = Some(tokio::time::Instant::now() + CONNECT_DEADLINE);
         }
     }
 }
 
-/// The addresses to receive media on: `bind`, or the one this host reaches the relay from.
-///
-/// The stack's own wildcard would leave out loopback, where relays under test live.
+impl Joined {
+    async fn describe(
+        &self,
+        remote: Remote,
+        voices: Voices,
+        offered: bool,
+        ours: Option<Credentials>,
+    ) -> Result<(), ConnectError> {
+        let (id, remote) = (self.place.id, Box::new(remote));
+        self.command(Command::Describe { id, remote, voices, offered, ours }).await
+    }
+
+    async fn command(&self, command: Command) -> Result<(), ConnectError> {
+        self.place.handle.commands.send(command).await.map_err(|_| gone())
+    }
+}
+
+/// The addresses to receive media on: `bind`, or, if that is empty or a wildcard, the one this host reaches the relay from.
 pub(super) async fn local_addresses(bind: &[IpAddr], relay: &reqwest::Url) -> Result<Vec<IpAddr>, ConnectError> {
-    if !bind.is_empty() {
+    // A wildcard is no address that a relay could be told.
+    if !bind.is_empty() && !bind.iter().any(IpAddr::is_unspecified) {
         return Ok(bind.to_vec());
     }
     let host = relay.host_str().unwrap_or_default().trim_matches(['[', ']']);
@@ -243,147 +241,28 @@ pub(super) async fn local_addresses(bind: &[IpAddr], relay: &reqwest::Url) -> Re
     Ok(vec![socket.local_addr().map_err(unreachable)?.ip()])
 }
 
-/// Opus and nothing else: any other codec, and all video, is refused in the answer.
-fn media_engine() -> Result<MediaEngine, webrtc::error::Error> {
-    let mut engine = MediaEngine::default();
-    let opus = RTCRtpCodec {
-        mime_type: "audio/opus".into(),
-        clock_rate: 48_000,
-        channels: 2,
-        sdp_fmtp_line: "minptime=10;useinbandfec=1".into(),
-        rtcp_feedback: vec![],
-    };
-    let opus = RTCRtpCodecParameters { rtp_codec: opus, payload_type: 111 };
-    engine.register_codec(opus, RtpCodecKind::Audio)?;
-    for uri in [sdp::AUDIO_LEVEL_URI, sdp::MID_URI] {
-        let extension = RTCRtpHeaderExtensionCapability { uri: uri.into() };
-        engine.register_header_extension(extension, RtpCodecKind::Audio, None)?;
-    }
-    // The stack registers NACK for video only; a lost packet of speech is worth asking for as well.
-    engine.register_feedback(RTCPFeedback { typ: "nack".into(), parameter: String::new() }, RtpCodecKind::Audio);
-    Ok(engine)
+fn credentials(identity: &Identity) -> Result<Credentials, ConnectError> {
+    let ufrag = identity.random_text(UFRAG).map_err(media)?;
+    Ok(Credentials { ufrag, password: identity.random_text(PASSWORD).map_err(media)? })
 }
 
-fn interceptors() -> Registry {
-    Registry::new()
-        .with(Slot::NackGenerator, NackGeneratorBuilder::new().build())
-        .with(Slot::ReceiverReport, ReceiverReportBuilder::new().build())
-}
-
-fn settings(bind: &[IpAddr]) -> SettingEngine {
-    SettingEngineBuilder::new()
-        .with_include_loopback_candidate(bind.iter().any(IpAddr::is_loopback))
-        .with_multicast_dns_mode(MulticastDnsMode::Disabled)
-        .with_ice_timeouts(Some(ICE_DISCONNECTED), Some(ICE_FAILED), Some(ICE_KEEPALIVE))
-        .build()
-}
-
-fn media(error: webrtc::error::Error) -> ConnectError {
+fn media(error: impl std::fmt::Display) -> ConnectError {
     ConnectError::Media(cut(&error.to_string(), 200))
 }
 
-fn bad(what: &'static str, error: webrtc::error::Error) -> ConnectError {
+fn bad(what: &'static str, error: impl std::fmt::Display) -> ConnectError {
     ConnectError::BadMessage { what, why: cut(&error.to_string(), 200) }
 }
 
-/// Called on the stack's own loop: must not wait.
-struct Handler {
-    voices: watch::Receiver<Arc<Voices>>,
-    events: mpsc::Sender<Event>,
-    state: watch::Sender<RTCPeerConnectionState>,
-    gathered: watch::Sender<bool>,
-    tracks: CancellationToken,
-}
-
-#[async_trait]
-impl PeerConnectionEventHandler for Handler {
-    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
-        if state == RTCIceGatheringState::Complete {
-            self.gathered.send_replace(true);
-        }
-    }
-
-    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
-        tracing::debug!(%state, "media connection");
-        self.state.send_replace(state);
-    }
-
-    async fn on_track(&self, track: Arc<dyn TrackRemote>) {
-        let (voices, events) = (self.voices.clone(), self.events.clone());
-        let forward = async move {
-            // `sdp::read` made every track's id its section's mid.
-            let mid = track.track_id().await;
-            tracing::debug!(mid, "first packet of a section");
-            forward(track, &mid, voices, events).await;
-        };
-        tokio::spawn(self.tracks.clone().run_until_cancelled_owned(forward));
-    }
-}
-
-/// Hands on one section's packets. The section outlives its speaker: the relay may give it to another.
-async fn forward(
-    track: Arc<dyn TrackRemote>,
-    mid: &str,
-    mut voices: watch::Receiver<Arc<Voices>>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut voice = voices.borrow_and_update().get(mid).cloned();
-    while let Some(event) = track.poll().await {
-        let TrackRemoteEvent::OnRtpPacket(packet) = event else { continue };
-        if voices.has_changed().unwrap_or(false) {
-            voice = voices.borrow_and_update().get(mid).cloned();
-        }
-        let Some(voice) = voice.as_ref().filter(|_| !packet.payload.is_empty()) else { continue };
-        let packet = received(voice, packet);
-        tracing::trace!(mid, sequence = packet.sequence, bytes = packet.payload.len(), "packet");
-        if events.try_send(Event::Packet(packet)).is_err() {
-            metrics::counter!("nearfield_edge_connect_dropped_total").increment(1);
-        }
-    }
-}
-
-fn received(voice: &Voice, packet: rtc::rtp::Packet) -> RtpPacket {
-    let level = voice.level.and_then(|id| packet.header.get_extension(id));
-    RtpPacket {
-        participant: voice.participant.clone(),
-        sequence: packet.header.sequence_number,
-        timestamp: packet.header.timestamp,
-        level: level.and_then(|data| data.first().copied()).map(AudioLevel::from_byte),
-        payload: packet.payload,
-        arrived: Instant::now(),
-        arrived_at: Micros::from_system(SystemTime::now()),
-    }
+fn gone() -> ConnectError {
+    ConnectError::MediaLost("closed".into())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use bytes::Bytes;
-    use rtc::rtp::{Header, Packet};
-
     use super::*;
-
-    fn voice(level: Option<u8>) -> Voice {
-        Voice { participant: ParticipantId::new("p").unwrap(), level }
-    }
-
-    #[test]
-    fn the_level_is_read_under_the_negotiated_id_only() {
-        let mut header = Header { sequence_number: 7, timestamp: 960, ..Default::default() };
-        header.set_extension(4, Bytes::from_static(&[0x80 | 30])).unwrap();
-        let packet = Packet { header, payload: Bytes::from_static(b"opus") };
-        assert_eq!(received(&voice(Some(4)), packet.clone()).level, Some(AudioLevel { dbov: 30, voice: true }));
-        assert_eq!(received(&voice(Some(5)), packet.clone()).level, None);
-        assert_eq!(received(&voice(None), packet).level, None);
-    }
-
-    #[test]
-    fn an_empty_level_is_no_level() {
-        let mut header = Header::default();
-        let _ = header.set_extension(4, Bytes::new());
-        let packet = Packet { header, payload: Bytes::from_static(b"opus") };
-        assert_eq!(received(&voice(Some(4)), packet).level, None);
-    }
+    use crate::connect::sdp;
 
     #[tokio::test]
     async fn media_is_received_where_the_relay_is_reached_from() {
@@ -392,12 +271,14 @@ mod tests {
         assert_eq!(local, [IpAddr::from(Ipv4Addr::LOCALHOST)]);
         let given = [IpAddr::from([10, 0, 0, 1])];
         assert_eq!(local_addresses(&given, &url("ws://127.0.0.1:1/")).await.unwrap(), given);
+        let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED)];
+        assert_eq!(local_addresses(&any, &url("ws://127.0.0.1:1/")).await.unwrap(), local);
     }
 
     #[tokio::test]
     async fn our_offer_is_one_opus_section_to_receive_on() {
         let (events, _seen) = mpsc::channel(8);
-        let mut peer = Peer::new(&[Ipv4Addr::LOCALHOST.into()], events).await.unwrap();
+        let mut peer = Peer::new(&Sockets::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let offer = peer.offer().await.unwrap();
         assert_eq!(offer.matches("m=").count(), 1, "{offer}");
         for line in ["m=audio", "a=recvonly", "opus/48000/2", "useinbandfec=1", "a=rtcp-fb:111 nack", "127.0.0.1"] {
@@ -410,11 +291,63 @@ mod tests {
     #[tokio::test]
     async fn video_and_other_codecs_in_an_offer_are_refused() {
         let (events, _seen) = mpsc::channel(8);
-        let mut peer = Peer::new(&[Ipv4Addr::LOCALHOST.into()], events).await.unwrap();
+        let mut peer = Peer::new(&Sockets::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let offer = sdp::read(&sdp::tests::offer(), sdp::Side::Offer).unwrap();
         let answer = peer.answer(&offer, Voices::new()).await.unwrap();
         assert_eq!(answer.matches("m=audio 9").count(), 2, "{answer}");
         assert!(answer.contains("m=video 0"), "{answer}");
         peer.close().await;
+    }
+
+    /// The offer of a relay that is reached at `at`.
+    fn offer_from(at: SocketAddr) -> Description {
+        let candidate = format!("a=candidate:1 1 udp 2130706431 {} {} typ host\r\n", at.ip(), at.port());
+        sdp::read(&(sdp::tests::offer() + &candidate), sdp::Side::Offer).unwrap()
+    }
+
+    async fn answered(sockets: &Sockets, relay: SocketAddr) -> (Peer, mpsc::Receiver<Event>) {
+        let (events, seen) = mpsc::channel(8);
+        let mut peer = Peer::new(sockets, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        peer.answer(&offer_from(relay), Voices::new()).await.unwrap();
+        (peer, seen)
+    }
+
+    fn address(peer: &Peer) -> SocketAddr {
+        peer.joined.as_ref().unwrap().place.handle.addresses[0]
+    }
+
+    #[tokio::test]
+    async fn connections_share_a_socket_unless_they_are_to_the_same_address() {
+        let sockets = Sockets::default();
+        let relay = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (one, _one) = answered(&sockets, relay(40_001)).await;
+        let (two, _two) = answered(&sockets, relay(40_002)).await;
+        let (same, _same) = answered(&sockets, relay(40_001)).await;
+        assert_eq!(address(&one), address(&two));
+        assert_ne!(address(&one), address(&same));
+        one.close().await;
+        let (later, _later) = answered(&sockets, relay(40_001)).await;
+        assert_eq!(address(&later), address(&two), "the place is free again");
+    }
+
+    #[tokio::test]
+    async fn what_strangers_send_reaches_nobody() {
+        let relay = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (peer, mut seen) = answered(&Sockets::default(), relay.local_addr().unwrap()).await;
+        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // The first check of the path: the loop is at work.
+        let mut buffer = [0; 1500];
+        relay.recv_from(&mut buffer).await.unwrap();
+        for n in 0..2000u32 {
+            let mut datagram = n.to_be_bytes().repeat(20);
+            datagram[0] = [0, 22, 0x80, 0x90, 0xC8, 255][n as usize % 6];
+            stranger.send_to(&datagram, address(&peer)).await.unwrap();
+            relay.send_to(&datagram, address(&peer)).await.unwrap();
+        }
+        // It still looks for its path after that, and says nothing to the stranger.
+        relay.recv_from(&mut buffer).await.unwrap();
+        assert!(seen.try_recv().is_err());
+        assert_eq!(*peer.state.borrow(), Phase::New);
+        assert!(stranger.try_recv(&mut buffer).is_err());
     }
 }

@@ -150,7 +150,7 @@ impl Whep {
         resource: &mut Option<Url>,
     ) -> Result<(Peer, Vec<ParticipantId>), ConnectError> {
         let bind = peer::local_addresses(&self.settings.bind, &self.endpoint).await?;
-        let mut peer = Peer::new(&bind, events.clone()).await?;
+        let mut peer = Peer::new(&self.settings.sockets, &bind, events.clone())?;
         let offer = peer.offer().await?;
         match self.post(offer, resource).await? {
             Reply::Answer(answer) => {
@@ -161,7 +161,7 @@ impl Whep {
             }
             Reply::Offer(offer) => {
                 peer.close().await;
-                let mut peer = Peer::new(&bind, events).await?;
+                let mut peer = Peer::new(&self.settings.sockets, &bind, events)?;
                 let offer = read(&offer, Side::Offer)?;
                 let (ids, voices) = voices(&offer, Side::Offer)?;
                 let answer = peer.answer(&offer, voices).await?;

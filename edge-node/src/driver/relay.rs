@@ -14,6 +14,8 @@ use crate::connect::{ConnectError, Connector, Event};
 /// Events of one meeting's relay that wait for the driver; the connector drops packets and counts
 /// them when it is full (about half a second of a large meeting).
 const EVENTS: usize = 2048;
+/// Of these, taken at a time.
+const BATCH: usize = 64;
 /// How long a connector may take to leave its relay.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -48,11 +50,14 @@ impl Relay {
         }
     }
 
-    /// The next event, or how the connector ended; never, while there is none. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Event, Result<Result<(), ConnectError>, JoinError>> {
+    /// The next events, or how the connector ended; never, while there are none. Cancel-safe.
+    pub(super) async fn next(
+        &mut self,
+        batch: &mut Vec<Event>,
+    ) -> Result<(), Result<Result<(), ConnectError>, JoinError>> {
         let Self::Running { task, events, .. } = self else { return std::future::pending().await };
-        if let Some(event) = events.recv().await {
-            return Ok(event);
+        if events.recv_many(batch, BATCH).await > 0 {
+            return Ok(());
         }
         let ended = task.await;
         *self = Self::Gone;

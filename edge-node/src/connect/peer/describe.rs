@@ -1,0 +1,346 @@
+//! Our side of the descriptions: what is needed of the relay's, and what we say ourselves (RFC 8829, RFC 8839, RFC 8842).
+
+use std::{fmt::Write, io::Cursor};
+
+use rtc::{
+    ice::candidate::{Candidate, unmarshal_candidate},
+    sdp::{MediaDescription, SessionDescription},
+};
+
+use super::{super::sdp, Voices, rtp::Section};
+
+/// Candidates of the relay's that are tried; more are passed over.
+pub(super) const MAX_CANDIDATES: usize = 16;
+/// What Opus is called in our offer.
+const OPUS: u8 = 111;
+/// Ids of the extensions in our offer.
+const LEVEL_ID: u8 = 1;
+const MID_ID: u8 = 2;
+
+/// Credentials of one side (RFC 8445 section 5.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Credentials {
+    pub(super) ufrag: String,
+    pub(super) password: String,
+}
+
+/// Who begins the DTLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setup {
+    Active,
+    Passive,
+    ActPass,
+}
+
+/// What a connection needs of the relay's description.
+#[derive(Debug, Clone)]
+pub(super) struct Remote {
+    pub(super) credentials: Credentials,
+    /// SHA-256 of the certificates it may show, in lower case.
+    pub(super) fingerprints: Vec<String>,
+    pub(super) setup: Setup,
+    /// It only answers connectivity checks.
+    pub(super) lite: bool,
+    pub(super) candidates: Vec<Candidate>,
+    media: Vec<Media>,
+}
+
+/// One section.
+#[derive(Debug, Clone)]
+struct Media {
+    kind: String,
+    protocols: String,
+    formats: String,
+    mid: String,
+    opus: Option<u8>,
+    ended: bool,
+    sending: bool,
+    ssrcs: Vec<u32>,
+    level_id: Option<u8>,
+    mid_id: Option<u8>,
+    nack: bool,
+}
+
+/// Our end of a connection, as told to the relay.
+#[derive(Debug, Clone)]
+pub(super) struct Local {
+    /// Unchanged over the connection's life.
+    pub(super) id: u64,
+    /// How often it was described before.
+    pub(super) version: u64,
+    pub(super) credentials: Credentials,
+    pub(super) fingerprint: String,
+    /// As in `a=candidate:`.
+    pub(super) candidates: Vec<String>,
+}
+
+/// A description that [`sdp::read`] has passed and we still cannot use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("{0}")]
+    Malformed(String),
+    #[error("it has no ICE credentials")]
+    Credentials,
+    #[error("it has no SHA-256 fingerprint")]
+    Fingerprint,
+}
+
+impl Remote {
+    /// Reads what [`sdp::read`] has checked.
+    pub(super) fn read(clean: &str) -> Result<Self, Unusable> {
+        let session = SessionDescription::unmarshal(&mut Cursor::new(clean))
+            .map_err(|e| Unusable::Malformed(super::cut(&e.to_string(), 200)))?;
+        let media: Vec<Media> = session.media_descriptions.iter().map(Media::read).collect();
+        // All is received on the transport of the first section that is not refused (RFC 8843 section 7.2).
+        let first =
+            session.media_descriptions.iter().find(|m| m.media_name.port.value != 0 || m.has_attribute("bundle-only"));
+        let find = |key: &str| {
+            let own = first.and_then(|m| m.attribute(key).flatten());
+            own.or_else(|| session.attribute(key).map(String::as_str)).map(str::to_owned)
+        };
+        let (Some(ufrag), Some(password)) = (find("ice-ufrag"), find("ice-pwd")) else {
+            return Err(Unusable::Credentials);
+        };
+        let everywhere = session.attributes.iter().chain(first.into_iter().flat_map(|m| &m.attributes));
+        let values =
+            |key: &'static str| everywhere.clone().filter(move |a| a.key == key).filter_map(|a| a.value.as_deref());
+        let fingerprints: Vec<String> = values("fingerprint").filter_map(sha256).collect();
+        if fingerprints.is_empty() {
+            return Err(Unusable::Fingerprint);
+        }
+        let setup = match find("setup").as_deref() {
+            Some("active") => Setup::Active,
+            Some("passive") => Setup::Passive,
+            _ => Setup::ActPass,
+        };
+        let all = session.media_descriptions.iter().flat_map(|m| &m.attributes).chain(&session.attributes);
+        let candidates = all.filter(|a| a.key == "candidate").filter_map(|a| candidate(a.value.as_deref()?));
+        Ok(Self {
+            credentials: Credentials { ufrag, password },
+            fingerprints,
+            setup,
+            lite: session.attributes.iter().any(|a| a.key == "ice-lite"),
+            candidates: candidates.take(MAX_CANDIDATES).collect(),
+            media,
+        })
+    }
+
+    /// What is received on which section.
+    pub(super) fn sections(&self, voices: &Voices) -> Vec<Section> {
+        let section = |media: &Media| {
+            Some(Section {
+                mid: media.mid.clone(),
+                voice: voices.get(&media.mid).cloned(),
+                payload_type: media.opus?,
+                ssrcs: media.ssrcs.clone(),
+                mid_id: media.mid_id,
+                nack: media.nack,
+            })
+        };
+        self.media.iter().filter(|media| media.is_taken() && media.sending).filter_map(section).collect()
+    }
+
+    /// Our answer.
+    pub(super) fn answer(&self, local: &Local) -> String {
+        let taken: Vec<&str> = self.media.iter().filter(|m| m.is_taken()).map(|m| m.mid.as_str()).collect();
+        let mut out = local.head(&taken);
+        let setup = if self.setup == Setup::Active { "passive" } else { "active" };
+        let mut first = true;
+        for media in &self.media {
+            match media.opus.filter(|_| media.is_taken()) {
+                Some(opus) => {
+                    media.put_taken(&mut out, opus, setup, local, first);
+                    first = false;
+                }
+                None => media.put_refused(&mut out),
+            }
+        }
+        out
+    }
+}
+
+/// Our offer: one section of audio to receive.
+pub(super) fn offer(local: &Local) -> String {
+    let media = Media {
+        kind: "audio".into(),
+        protocols: "UDP/TLS/RTP/SAVPF".into(),
+        formats: OPUS.to_string(),
+        mid: "0".into(),
+        opus: Some(OPUS),
+        ended: false,
+        sending: true,
+        ssrcs: vec![],
+        level_id: Some(LEVEL_ID),
+        mid_id: Some(MID_ID),
+        nack: true,
+    };
+    let mut out = local.head(&["0"]);
+    media.put_taken(&mut out, OPUS, "actpass", local, true);
+    out
+}
+
+/// A candidate we can use: UDP, with an address.
+pub(super) fn candidate(text: &str) -> Option<Candidate> {
+    let text = text.trim().strip_prefix("candidate:").unwrap_or(text.trim());
+    let mut words = text.split_ascii_whitespace().skip(2);
+    let udp = words.next()?.eq_ignore_ascii_case("udp");
+    let address = words.nth(1)?;
+    if !udp || address.parse::<std::net::IpAddr>().is_err() {
+        return None;
+    }
+    unmarshal_candidate(text).ok().filter(|candidate| candidate.port() != 0)
+}
+
+fn sha256(line: &str) -> Option<String> {
+    let (algorithm, value) = line.split_once(' ')?;
+    algorithm.eq_ignore_ascii_case("sha-256").then(|| value.trim().to_ascii_lowercase())
+}
+
+impl Local {
+    fn head(&self, bundled: &[&str]) -> String {
+        let Self { id, version, .. } = self;
+        let bundled = bundled.join(" ");
+        format!(
+            "v=0\r\no=- {id} {version} IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE {bundled}\r\na=msid-semantic: WMS\r\n"
+        )
+    }
+}
+
+impl Media {
+    fn read(media: &MediaDescription) -> Self {
+        let name = &media.media_name;
+        let values = |key: &'static str| {
+            media.attributes.iter().filter(move |a| a.key == key).filter_map(|a| a.value.as_deref())
+        };
+        let opus = values("rtpmap").find_map(|line| {
+            let (number, codec) = line.split_once(' ')?;
+            let offered = name.formats.iter().any(|format| format == number);
+            (offered && codec.trim().to_ascii_lowercase().starts_with("opus/48000")).then(|| number.parse().ok())?
+        });
+        let nack = |opus: u8| {
+            values("rtcp-fb").any(|line| {
+                let mut words = line.split_ascii_whitespace();
+                words.next().is_some_and(|pt| pt == "*" || pt == opus.to_string()) && words.eq(["nack"])
+            })
+        };
+        let mut ssrcs: Vec<u32> = values("ssrc").filter_map(|line| line.split(' ').next()?.parse().ok()).collect();
+        ssrcs.dedup();
+        Self {
+            kind: name.media.clone(),
+            protocols: name.protos.join("/"),
+            formats: name.formats.join(" "),
+            mid: media.attribute("mid").flatten().unwrap_or_default().to_owned(),
+            opus: opus.filter(|pt| *pt < 128),
+            ended: name.port.value == 0 && !media.has_attribute("bundle-only"),
+            sending: !media.has_attribute("inactive") && !media.has_attribute("recvonly"),
+            ssrcs,
+            level_id: extension(media, sdp::AUDIO_LEVEL_URI),
+            mid_id: extension(media, sdp::MID_URI),
+            nack: opus.is_some_and(nack),
+        }
+    }
+
+    /// Whether we receive on it, now or later.
+    fn is_taken(&self) -> bool {
+        self.kind == "audio" && self.opus.is_some() && !self.ended
+    }
+
+    fn put_taken(&self, out: &mut String, opus: u8, setup: &str, local: &Local, first: bool) {
+        let Credentials { ufrag, password } = &local.credentials;
+        let direction = if self.sending { "recvonly" } else { "inactive" };
+        let _ = write!(
+            out,
+            "m={} 9 {} {opus}\r\nc=IN IP4 0.0.0.0\r\na=mid:{}\r\na={direction}\r\na=rtcp-mux\r\na=ice-ufrag:{ufrag}\r\n\
+             a=ice-pwd:{password}\r\na=fingerprint:sha-256 {}\r\na=setup:{setup}\r\na=rtpmap:{opus} opus/48000/2\r\n\
+             a=fmtp:{opus} minptime=10;useinbandfec=1\r\n",
+            self.kind, self.protocols, self.mid, local.fingerprint
+        );
+        if self.nack {
+            let _ = write!(out, "a=rtcp-fb:{opus} nack\r\n");
+        }
+        for (id, uri) in [(self.level_id, sdp::AUDIO_LEVEL_URI), (self.mid_id, sdp::MID_URI)] {
+            if let Some(id) = id {
+                let _ = write!(out, "a=extmap:{id} {uri}\r\n");
+            }
+        }
+        if first {
+            for candidate in &local.candidates {
+                let _ = write!(out, "a=candidate:{candidate}\r\n");
+            }
+            out.push_str("a=end-of-candidates\r\n");
+        }
+    }
+
+    fn put_refused(&self, out: &mut String) {
+        let Self { kind, protocols, formats, mid, .. } = self;
+        let _ = write!(out, "m={kind} 0 {protocols} {formats}\r\nc=IN IP4 0.0.0.0\r\na=mid:{mid}\r\na=inactive\r\n");
+    }
+}
+
+/// `a=extmap:<id>[/direction] <uri> ...` (RFC 8285 section 5).
+fn extension(media: &MediaDescription, uri: &str) -> Option<u8> {
+    let lines = media.attributes.iter().filter(|a| a.key == "extmap");
+    lines.filter_map(|a| a.value.as_deref()).find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let id = words.next()?.split('/').next()?.parse().ok()?;
+        (words.next()? == uri).then_some(id)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn local() -> Local {
+        let credentials = Credentials { ufrag: "ours".into(), password: "p".repeat(24) };
+        let candidates = vec!["1 1 udp 2130706431 127.0.0.1 5000 typ host".into()];
+        Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates }
+    }
+
+    fn remote(text: &str) -> Remote {
+        let clean = sdp::read(text, sdp::Side::Offer).unwrap().clean;
+        Remote::read(&clean).unwrap()
+    }
+
+    #[test]
+    fn our_own_answer_is_a_description() {
+        let answer = remote(&sdp::tests::offer()).answer(&local());
+        let read = sdp::read(&answer, sdp::Side::Answer).unwrap();
+        assert!(read.audio.iter().all(|audio| audio.level == Some(3)), "{answer}");
+        assert!(answer.contains("a=group:BUNDLE a b\r\n") && answer.contains("a=setup:active\r\n"), "{answer}");
+        assert_eq!(answer.matches("a=candidate:").count(), 1);
+    }
+
+    #[test]
+    fn a_section_that_sends_nothing_stays_and_yields_nothing() {
+        let text = sdp::tests::offer().replacen("a=sendonly", "a=inactive", 1);
+        let remote = remote(&text);
+        let answer = remote.answer(&local());
+        assert!(answer.contains("a=mid:a\r\na=inactive\r\n"), "{answer}");
+        assert_eq!(remote.sections(&Voices::new()).len(), 1);
+    }
+
+    #[test]
+    fn a_section_without_opus_is_refused() {
+        let text = sdp::tests::offer().replacen("opus/48000/2", "G722/8000", 1);
+        assert_eq!(remote(&text).answer(&local()).matches("m=audio 0 ").count(), 1);
+    }
+
+    #[test]
+    fn candidates_that_lead_nowhere_are_passed_over() {
+        for bad in [
+            "",
+            "1 1 udp",
+            "1 1 tcp 1 10.0.0.1 9 typ host tcptype active",
+            "1 1 udp 1 a.local 9 typ host",
+            "1 1 udp 1 10.0.0.1 0 typ host",
+        ] {
+            assert!(candidate(bad).is_none(), "{bad}");
+        }
+        let good = candidate("candidate:1 1 UDP 2122194687 10.0.0.1 5000 typ host generation 0").unwrap();
+        assert_eq!(good.addr(), SocketAddr::from(([10, 0, 0, 1], 5000)));
+    }
+}

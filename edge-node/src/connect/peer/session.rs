@@ -1,0 +1,480 @@
+//! One connection as a machine: ICE, DTLS and SRTP, of the parts that the WebRTC stack is made of.
+//!
+//! ```text
+//!      a path        keys          no answer for a while         none at all
+//! New ───────▶ New ───────▶ Up ◀───────────────────────▶ Silent ────────────▶ Failed
+//! ```
+//!
+//! RTP goes straight to [`Streams`]; only checks, handshakes and reports go through here. Calling contract: after each
+//! `handle_*`, [`Session::poll_transmit`] until there is no more, and [`Session::poll_timeout`] anew.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use mesh::clock::Micros;
+use rtc::{
+    crypto::{HashAlgorithm, RTCCryptoProvider, default_provider},
+    dtls::{
+        config::{ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig, VerifyPeerCertificateFn},
+        crypto::Certificate,
+        endpoint::{Endpoint, EndpointEvent},
+        extension::extension_use_srtp::SrtpProtectionProfile,
+    },
+    ice::{
+        Agent, AgentConfig,
+        agent::Event,
+        candidate::{Candidate, CandidateConfig, CandidateType, candidate_host::CandidateHostConfig},
+        mdns::MulticastDnsMode,
+        state::ConnectionState,
+    },
+    sansio::Protocol,
+    shared::{TaggedBytesMut, TransportContext, TransportProtocol, error::Error},
+    srtp::{
+        config::{Config, LABEL_EXTRACTOR_DTLS_SRTP},
+        context::Context,
+        option::srtcp_replay_protection,
+        protection_profile::ProtectionProfile,
+    },
+};
+
+use super::{
+    Voices,
+    describe::{Credentials, Remote, Setup},
+    rtp::{Fault, Keys, Streams},
+};
+use crate::media::RtpPacket;
+
+/// Nothing from the relay, not even answers to connectivity checks: doubtful after this long,
+const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
+/// lost for good after this much longer.
+const ICE_FAILED: Duration = Duration::from_secs(10);
+/// How often the path is checked.
+const ICE_KEEPALIVE: Duration = Duration::from_secs(1);
+/// Reports by which a report may be late and still be told from a replay.
+const REPLAY_WINDOW: usize = 64;
+/// What we call the relay towards DTLS, whichever path it takes.
+const PEER: fn() -> SocketAddr = || TransportContext::default().peer_addr;
+/// A sender's report (RFC 3550 section 6.4.1).
+const SENDER_REPORT: u8 = 200;
+
+/// Who we are to relays: a key and certificate of this process, and its cryptography.
+pub(super) struct Identity {
+    provider: Arc<dyn RTCCryptoProvider>,
+    certificate: Certificate,
+    /// Of the certificate, as in `a=fingerprint`.
+    pub(super) fingerprint: String,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Not connected yet.
+    New,
+    /// Media can flow.
+    Up,
+    /// The relay is silent.
+    Silent,
+    /// It is over.
+    Failed(&'static str),
+}
+
+/// A datagram to send.
+#[derive(Debug)]
+pub(super) struct Transmit {
+    /// From which of our addresses.
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) bytes: BytesMut,
+}
+
+/// One connection.
+pub(super) struct Session {
+    identity: Arc<Identity>,
+    agent: Agent,
+    dtls: Option<Endpoint>,
+    /// Of a handshake that we begin, once there is a path.
+    handshake: Option<Arc<HandshakeConfig>>,
+    path: Option<(SocketAddr, SocketAddr)>,
+    remote: Option<Credentials>,
+    streams: Streams,
+    reports: Option<Reports>,
+    transmits: VecDeque<Transmit>,
+    phase: Phase,
+    /// When the agent was last looked after.
+    checked: Instant,
+}
+
+/// What protects and opens reports.
+struct Reports {
+    ours: Context,
+    theirs: Context,
+    ssrc: u32,
+}
+
+impl Identity {
+    pub(super) fn new() -> Result<Self, Error> {
+        let provider = default_provider().map_err(|e| Error::Crypto(e.to_string()))?;
+        let certificate = Certificate::generate_self_signed(vec!["nearfield".to_owned()], provider.crypto())?;
+        let der = certificate.certificate.first().ok_or(Error::ErrNonCertificate)?;
+        let fingerprint = fingerprint(&*provider, der)?.to_ascii_uppercase();
+        Ok(Self { provider, certificate, fingerprint })
+    }
+
+    /// Random letters and digits.
+    pub(super) fn random_text(&self, length: usize) -> Result<String, Error> {
+        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut bytes = vec![0; length];
+        self.provider.random().fill(&mut bytes).map_err(|e| Error::Crypto(e.to_string()))?;
+        Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte & 63)])).collect())
+    }
+
+    /// A random number.
+    pub(super) fn random_number(&self) -> Result<u64, Error> {
+        let mut bytes = [0; 8];
+        self.provider.random().fill(&mut bytes).map_err(|e| Error::Crypto(e.to_string()))?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// As WebRTC has it: the peer's certificate is known by its fingerprint and nothing else.
+    fn handshake(&self, fingerprints: Vec<String>, client: bool) -> Result<HandshakeConfig, Error> {
+        let provider = self.provider.clone();
+        let verify: VerifyPeerCertificateFn = Arc::new(move |certificates, _| {
+            let shown = fingerprint(&*provider, certificates.first().ok_or(Error::ErrNonCertificate)?)?;
+            if fingerprints.contains(&shown) { Ok(()) } else { Err(Error::ErrNoMatchingCertificateFingerprint) }
+        });
+        ConfigBuilder::default()
+            .with_crypto_provider(self.provider.clone())
+            .with_certificates(vec![self.certificate.clone()])
+            .with_srtp_protection_profiles(vec![
+                SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
+                SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm,
+                SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
+                SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_32,
+            ])
+            .with_client_auth(ClientAuthType::RequireAnyClientCert)
+            .with_insecure_skip_verify(true)
+            .with_verify_peer_certificate(Some(verify))
+            .with_extended_master_secret(ExtendedMasterSecretType::Require)
+            .build(client, None)
+    }
+}
+
+/// SHA-256 of a certificate, as in `a=fingerprint`, in lower case.
+fn fingerprint(provider: &dyn RTCCryptoProvider, der: &[u8]) -> Result<String, Error> {
+    let hash = provider.crypto().hash(HashAlgorithm::Sha256, der).map_err(|e| Error::Crypto(e.to_string()))?;
+    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":"))
+}
+
+impl Session {
+    /// A connection on these addresses of ours.
+    pub(super) fn new(
+        identity: Arc<Identity>,
+        local: &[SocketAddr],
+        credentials: Credentials,
+        now: Instant,
+    ) -> Result<Self, Error> {
+        let config = AgentConfig {
+            local_ufrag: credentials.ufrag,
+            local_pwd: credentials.password,
+            multicast_dns_mode: MulticastDnsMode::Disabled,
+            disconnected_timeout: Some(ICE_DISCONNECTED),
+            failed_timeout: Some(ICE_FAILED),
+            keepalive_interval: Some(ICE_KEEPALIVE),
+            candidate_types: vec![CandidateType::Host],
+            ..AgentConfig::default()
+        };
+        let mut agent = Agent::new(now, Arc::new(config), identity.provider.clone())?;
+        for address in local {
+            agent.add_local_candidate(host(*address)?)?;
+        }
+        Ok(Self {
+            identity,
+            agent,
+            dtls: None,
+            handshake: None,
+            path: None,
+            remote: None,
+            streams: Streams::default(),
+            reports: None,
+            transmits: VecDeque::new(),
+            phase: Phase::New,
+            checked: now,
+        })
+    }
+
+    /// Our candidates, as in `a=candidate`.
+    pub(super) fn candidates(&self) -> Vec<String> {
+        self.agent.get_local_candidates().iter().map(Candidate::marshal).collect()
+    }
+
+    /// Follows the relay's description, the first or a later one; `offered` if it answers an offer of ours. With other
+    /// credentials than before it wants a new path, for which `ours` are new too.
+    pub(super) fn describe(
+        &mut self,
+        remote: Remote,
+        voices: &Voices,
+        offered: bool,
+        ours: Option<Credentials>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        self.streams.describe(remote.sections(voices));
+        let known = self.remote.as_ref() == Some(&remote.credentials);
+        if !known {
+            if let (Some(_), Some(Credentials { ufrag, password })) = (&self.remote, ours) {
+                self.agent.restart(now, ufrag, password, true)?;
+            }
+            let Credentials { ufrag, password } = remote.credentials.clone();
+            self.agent.start_connectivity_checks(now, offered || remote.lite, ufrag, password)?;
+            self.remote = Some(remote.credentials.clone());
+        }
+        for candidate in remote.candidates.iter().cloned() {
+            self.agent.add_remote_candidate(candidate)?;
+        }
+        if self.dtls.is_none() {
+            let client = match remote.setup {
+                Setup::Passive => true,
+                Setup::Active => false,
+                // Ours to choose where it leaves it open, and we answer `active`.
+                Setup::ActPass => true,
+            };
+            let handshake = Arc::new(self.identity.handshake(remote.fingerprints, client)?);
+            let (server, client) = if client { (None, Some(handshake)) } else { (Some(handshake), None) };
+            self.handshake = client;
+            self.dtls = Some(Endpoint::new(TransportContext::default().local_addr, TransportProtocol::UDP, server));
+        }
+        self.drive(now);
+        Ok(())
+    }
+
+    /// The relay has another address.
+    pub(super) fn add_candidate(&mut self, candidate: Candidate, now: Instant) -> Result<(), Error> {
+        self.agent.add_remote_candidate(candidate)?;
+        self.drive(now);
+        Ok(())
+    }
+
+    /// Takes a connectivity check, or the answer to one; false if it is not from the relay.
+    pub(super) fn handle_stun(&mut self, local: SocketAddr, from: SocketAddr, bytes: &[u8], now: Instant) -> bool {
+        let transport = TransportContext {
+            local_addr: local,
+            peer_addr: from,
+            transport_protocol: TransportProtocol::UDP,
+            ecn: None,
+        };
+        let taken = self.agent.handle_read(TaggedBytesMut { now, transport, message: BytesMut::from(bytes) }).is_ok();
+        self.drive(now);
+        taken
+    }
+
+    /// Takes a part of the handshake. What is wrong with it is for DTLS to answer; the handshake has a deadline.
+    pub(super) fn handle_dtls(&mut self, bytes: &[u8], now: Instant) {
+        let Some(endpoint) = &mut self.dtls else { return };
+        let events = match endpoint.read(now, PEER(), None, BytesMut::from(bytes)) {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::debug!(%error, "DTLS");
+                vec![]
+            }
+        };
+        for event in events {
+            match event {
+                EndpointEvent::HandshakeComplete => self.unlock(now),
+                EndpointEvent::PeerClosed => self.phase = Phase::Failed("closed by the relay"),
+                _ => {}
+            }
+        }
+        self.drive(now);
+    }
+
+    /// Opens a packet of somebody's.
+    pub(super) fn handle_rtp(&mut self, bytes: &[u8], now: Instant, wall: Micros) -> Result<RtpPacket, Fault> {
+        self.streams.handle(bytes, now, wall)
+    }
+
+    /// Takes a report of the relay's.
+    pub(super) fn handle_rtcp(&mut self, bytes: &[u8], now: Instant) {
+        let Some(reports) = &mut self.reports else { return };
+        let ssrc = bytes.get(4..8).and_then(|four| four.first_chunk()).map(|four| u32::from_be_bytes(*four));
+        // Of sources that are known: the context keeps a state for each.
+        let Some(ssrc) = ssrc.filter(|ssrc| self.streams.knows(*ssrc)) else { return };
+        let Ok(plain) = reports.theirs.decrypt_rtcp(bytes) else { return };
+        if plain.get(1) == Some(&SENDER_REPORT)
+            && let Some(middle) = plain.get(10..14).and_then(|four| four.first_chunk())
+        {
+            self.streams.handle_sender_report(ssrc, u32::from_be_bytes(*middle), now);
+        }
+    }
+
+    /// A deadline has passed, or may have.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.agent_due().is_some_and(|at| at <= now) {
+            self.checked = now;
+            if let Err(error) = self.agent.handle_timeout(now) {
+                tracing::debug!(%error, "ICE");
+            }
+        }
+        if let Some(dtls) = &mut self.dtls
+            && dtls.poll_timeout(&PEER()).is_some_and(|at| at <= now)
+            && let Err(error) = dtls.handle_timeout(PEER(), now)
+        {
+            tracing::debug!(%error, "DTLS");
+        }
+        self.report(now);
+        self.drive(now);
+    }
+
+    /// When [`Session::handle_timeout`] is next wanted.
+    pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
+        self.streams.hurried = false;
+        if matches!(self.phase, Phase::Failed(_)) {
+            return None;
+        }
+        let dtls = self.dtls.as_ref().and_then(|dtls| dtls.poll_timeout(&PEER()));
+        [self.agent_due(), dtls, self.streams.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Whether [`Session::poll_timeout`] has something new to say though only RTP has come.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.streams.hurried
+    }
+
+    /// The next datagram to send.
+    pub(super) fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Where it stands.
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Says farewell.
+    pub(super) fn close(&mut self, now: Instant) {
+        if let Some(dtls) = &mut self.dtls {
+            let _ = dtls.close(now);
+        }
+        self.drive(now);
+        self.phase = Phase::Failed("closed");
+    }
+
+    /// While all is well the agent has nothing to do but to check the path.
+    fn agent_due(&mut self) -> Option<Instant> {
+        let due = self.agent.poll_timeout()?;
+        let calm = self.phase == Phase::Up && self.agent.state() == ConnectionState::Connected;
+        Some(if calm { due.max(self.checked + ICE_KEEPALIVE) } else { due })
+    }
+
+    fn report(&mut self, now: Instant) {
+        let (Some(reports), Some((from, to))) = (&mut self.reports, self.path) else { return };
+        if let Some(plain) = self.streams.poll_reports(reports.ssrc, now)
+            && let Ok(bytes) = reports.ours.encrypt_rtcp(&plain)
+        {
+            self.transmits.push_back(Transmit { from, to, bytes });
+        }
+    }
+
+    /// Moves what the parts have for each other and for the relay.
+    fn drive(&mut self, now: Instant) {
+        while let Some(event) = self.agent.poll_event() {
+            match event.event {
+                Event::SelectedCandidatePairChange(local, remote) => {
+                    self.path = Some((local.base_addr(), remote.addr()));
+                    self.begin_handshake(now);
+                }
+                Event::ConnectionStateChange(state) => self.handle_ice(state),
+                _ => {}
+            }
+        }
+        while let Some(message) = self.agent.poll_write() {
+            let TransportContext { local_addr: from, peer_addr: to, .. } = message.transport;
+            self.transmits.push_back(Transmit { from, to, bytes: message.message });
+        }
+        let Some(dtls) = &mut self.dtls else { return };
+        while let Some(message) = dtls.poll_transmit() {
+            if let Some((from, to)) = self.path {
+                self.transmits.push_back(Transmit { from, to, bytes: message.message });
+            }
+        }
+    }
+
+    fn begin_handshake(&mut self, now: Instant) {
+        if let (Some(dtls), Some(handshake)) = (&mut self.dtls, self.handshake.take())
+            && let Err(error) = dtls.connect(now, PEER(), handshake, None)
+        {
+            tracing::debug!(%error, "DTLS");
+            self.phase = Phase::Failed("no DTLS handshake can be begun");
+        }
+    }
+
+    fn handle_ice(&mut self, state: ConnectionState) {
+        tracing::debug!(%state, "ICE");
+        match state {
+            ConnectionState::Connected | ConnectionState::Completed if self.reports.is_some() => self.phase = Phase::Up,
+            ConnectionState::Disconnected => self.phase = Phase::Silent,
+            ConnectionState::Failed => self.phase = Phase::Failed("no path to the relay answers"),
+            _ => {}
+        }
+    }
+
+    /// Takes the keys that the handshake has made.
+    fn unlock(&mut self, now: Instant) {
+        match self.keys() {
+            Ok((keys, reports)) => {
+                self.streams.unlock(keys, now);
+                self.reports = Some(reports);
+                self.phase = Phase::Up;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "SRTP");
+                self.phase = Phase::Failed("no keys from DTLS");
+            }
+        }
+    }
+
+    fn keys(&self) -> Result<(Keys, Reports), Error> {
+        let endpoint = self.dtls.as_ref().ok_or(Error::ErrDtlsTransportNotStarted)?;
+        let state = endpoint.get_connection_state(PEER()).ok_or(Error::ErrDtlsTransportNotStarted)?;
+        let profile = match state.srtp_protection_profile() {
+            SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm => ProtectionProfile::AeadAes128Gcm,
+            SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm => ProtectionProfile::AeadAes256Gcm,
+            SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
+            SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_32 => ProtectionProfile::Aes128CmHmacSha1_32,
+            _ => return Err(Error::ErrNoSuchSrtpProfile),
+        };
+        let mut config = Config { profile, ..Config::default() };
+        let material = state.export_keying_material(LABEL_EXTRACTOR_DTLS_SRTP, &[], config.keying_material_len())?;
+        config.set_session_keys_from_keying_material(material.as_ref(), state.is_client())?;
+        let (session, provider) = (Arc::new(config.keys), self.identity.provider.clone());
+        let crypto = provider.crypto();
+        let replay = Some(srtcp_replay_protection(REPLAY_WINDOW));
+        let reports = Reports {
+            ours: Context::new(&session.local_master_key, &session.local_master_salt, profile, None, None, crypto)?,
+            theirs: Context::new(
+                &session.remote_master_key,
+                &session.remote_master_salt,
+                profile,
+                None,
+                replay,
+                crypto,
+            )?,
+            ssrc: self.identity.random_number()? as u32,
+        };
+        Ok((Keys { session, profile, provider }, reports))
+    }
+}
+
+fn host(address: SocketAddr) -> Result<Candidate, Error> {
+    let base_config = CandidateConfig {
+        network: "udp".to_owned(),
+        address: address.ip().to_string(),
+        port: address.port(),
+        component: 1,
+        ..CandidateConfig::default()
+    };
+    CandidateHostConfig { base_config, ..CandidateHostConfig::default() }.new_candidate_host()
+}

@@ -1,0 +1,441 @@
+//! The loop of one set of sockets: datagrams in batches, each to its connection, and what connections want sent.
+//!
+//! While packets come it rests for [`REST`] after each round, so that the next round, and each meeting woken by it, has
+//! more than one to deal with.
+#![allow(clippy::disallowed_methods, reason = "I/O shell: stamps packets as they arrive")]
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+use mesh::clock::Micros;
+use nix::sys::socket::{setsockopt, sockopt};
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use rtc::ice::candidate::Candidate;
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
+};
+
+use super::{
+    Voices,
+    describe::{Credentials, MAX_CANDIDATES, Remote},
+    session::{Phase, Session},
+};
+use crate::connect::Event;
+
+/// Between rounds in which packets came.
+const REST: Duration = Duration::from_millis(2);
+/// Batches of one round; then others have their turn.
+const BATCHES: usize = 16;
+/// Room for datagrams of 1500 bytes that the kernel has joined, 64 at most; what is never touched costs no memory.
+const BUFFER: usize = 64 * 1500;
+/// Asked of the kernel for each socket: 100 ms of 64 large meetings. It gives what it is allowed to.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+thread_local! {
+    /// Of whichever shard is receiving on this thread.
+    static BUFFERS: Cell<Vec<u8>> = const { Cell::new(vec![]) };
+}
+
+/// What a connection's owner wants.
+pub(super) enum Command {
+    /// Serve this connection.
+    Add { id: u64, ufrag: String, session: Box<Session>, events: mpsc::Sender<Event>, state: watch::Sender<Phase> },
+    /// The relay has described itself.
+    Describe {
+        id: u64,
+        remote: Box<Remote>,
+        voices: Voices,
+        offered: bool,
+        /// Ours, should this be a restart.
+        ours: Option<Credentials>,
+    },
+    /// The relay has another address.
+    Candidate(u64, Box<Candidate>),
+    /// It is over.
+    Close(u64),
+}
+
+/// One set of sockets and the connections on it.
+pub(super) struct Shard {
+    sockets: Vec<Socket>,
+    commands: mpsc::Receiver<Command>,
+    connections: BTreeMap<u64, Connection>,
+    by_ufrag: HashMap<String, u64>,
+    by_address: HashMap<SocketAddr, u64>,
+    due: BTreeSet<(Instant, u64)>,
+    dropped: Dropped,
+}
+
+struct Socket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    address: SocketAddr,
+}
+
+struct Connection {
+    session: Session,
+    ufrag: String,
+    events: mpsc::Sender<Event>,
+    state: watch::Sender<Phase>,
+    due: Option<Instant>,
+    /// Addresses of the relay's: those it told, and those it was heard from.
+    addresses: Vec<SocketAddr>,
+}
+
+/// Datagrams that fell since it was last told, by why. Counted here: a flood must cost no more than this.
+#[derive(Default)]
+struct Dropped(BTreeMap<&'static str, u64>);
+
+impl Dropped {
+    fn note(&mut self, why: &'static str) {
+        *self.0.entry(why).or_default() += 1;
+    }
+
+    fn tell(&mut self) {
+        while let Some((why, count)) = self.0.pop_first() {
+            metrics::counter!("nearfield_edge_connect_datagrams_dropped_total", "why" => why).increment(count);
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn new(sockets: Vec<UdpSocket>, commands: mpsc::Receiver<Command>) -> io::Result<Self> {
+        let sockets: Vec<Socket> = sockets.into_iter().map(Socket::new).collect::<io::Result<_>>()?;
+        Ok(Self {
+            sockets,
+            commands,
+            connections: BTreeMap::new(),
+            by_ufrag: HashMap::new(),
+            by_address: HashMap::new(),
+            due: BTreeSet::new(),
+            dropped: Dropped::default(),
+        })
+    }
+
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().map(|socket| socket.address).collect()
+    }
+
+    /// Works until nobody can give it another command.
+    pub(super) async fn run(mut self) {
+        let mut rest: Option<Instant> = None;
+        loop {
+            let due = self.due.first().map(|(at, _)| *at);
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle_command(command),
+                    None => return,
+                },
+                () = until(rest), if rest.is_some() => rest = None,
+                () = readable(&self.sockets), if rest.is_none() => {
+                    let now = Instant::now();
+                    rest = self.receive(now).then(|| now + REST);
+                }
+                () = until(due) => self.handle_timeouts(),
+            }
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Add { id, ufrag, session, events, state } => {
+                self.by_ufrag.insert(ufrag.clone(), id);
+                let connection = Connection { session: *session, ufrag, events, state, due: None, addresses: vec![] };
+                self.connections.insert(id, connection);
+            }
+            Command::Describe { id, remote, voices, offered, ours } => {
+                self.describe(id, *remote, &voices, offered, ours, now)
+            }
+            Command::Candidate(id, candidate) => {
+                self.claim(id, candidate.addr());
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    let _ = connection.session.add_candidate(*candidate, now);
+                }
+                self.settle(id);
+            }
+            Command::Close(id) => self.close(id, now),
+        }
+    }
+
+    fn describe(
+        &mut self,
+        id: u64,
+        remote: Remote,
+        voices: &Voices,
+        offered: bool,
+        ours: Option<Credentials>,
+        now: Instant,
+    ) {
+        for candidate in &remote.candidates {
+            self.claim(id, candidate.addr());
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if let Some(Credentials { ufrag, .. }) = &ours {
+            self.by_ufrag.remove(&connection.ufrag);
+            connection.ufrag.clone_from(ufrag);
+            self.by_ufrag.insert(ufrag.clone(), id);
+        }
+        if let Err(error) = connection.session.describe(remote, voices, offered, ours, now) {
+            tracing::debug!(%error, "a description cannot be followed");
+            connection.state.send_replace(Phase::Failed("its description cannot be followed"));
+        }
+        self.settle(id);
+    }
+
+    fn close(&mut self, id: u64, now: Instant) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.session.close(now);
+        }
+        self.settle(id);
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.by_ufrag.remove(&connection.ufrag);
+        self.due.retain(|(_, other)| *other != id);
+        for address in connection.addresses {
+            self.by_address.remove(&address);
+        }
+    }
+
+    /// Makes an address the connection's, unless it is another's; so many are allowed.
+    fn claim(&mut self, id: u64, address: SocketAddr) -> bool {
+        if let Some(owner) = self.by_address.get(&address) {
+            return *owner == id;
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        if connection.addresses.len() >= 2 * MAX_CANDIDATES {
+            return false;
+        }
+        connection.addresses.push(address);
+        self.by_address.insert(address, id);
+        true
+    }
+
+    fn handle_timeouts(&mut self) {
+        let now = Instant::now();
+        while let Some((at, id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, id));
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.due = None;
+                connection.session.handle_timeout(now);
+            }
+            self.settle(id);
+        }
+    }
+
+    /// Sends what a connection has to send, and tells where it stands.
+    fn settle(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        while let Some(transmit) = connection.session.poll_transmit() {
+            let socket = self.sockets.iter().find(|socket| socket.address == transmit.from);
+            if !socket.is_some_and(|socket| socket.send(transmit.to, &transmit.bytes)) {
+                self.dropped.note("unsent");
+            }
+        }
+        let phase = connection.session.phase();
+        connection.state.send_if_modified(|told| std::mem::replace(told, phase) != phase);
+        // Not at once again, whatever its parts say.
+        let soon = Instant::now() + Duration::from_millis(1);
+        let due = connection.session.poll_timeout().map(|at| at.max(soon));
+        if due != connection.due {
+            if let Some(before) = connection.due {
+                self.due.remove(&(before, id));
+            }
+            connection.due = due;
+            self.due.extend(due.map(|at| (at, id)));
+        }
+    }
+
+    /// Takes what has come; true if there was any.
+    fn receive(&mut self, now: Instant) -> bool {
+        let wall = Micros::from_system(SystemTime::now());
+        let mut buffers = BUFFERS.take();
+        let mut any = false;
+        for n in 0..self.sockets.len() {
+            for _ in 0..BATCHES {
+                let mut meta = [RecvMeta::default(); BATCH_SIZE];
+                let Some(count) = self.sockets[n].receive(&mut buffers, &mut meta) else { break };
+                any = true;
+                let local = self.sockets[n].address;
+                for (meta, buffer) in meta.iter().zip(buffers.chunks_exact(BUFFER)).take(count) {
+                    for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                        self.handle_datagram(local, meta.addr, datagram, now, wall);
+                    }
+                }
+                if count < BATCH_SIZE {
+                    break;
+                }
+            }
+        }
+        BUFFERS.set(buffers);
+        self.dropped.tell();
+        any
+    }
+
+    /// By its first byte (RFC 7983 section 7).
+    fn handle_datagram(&mut self, local: SocketAddr, from: SocketAddr, bytes: &[u8], now: Instant, wall: Micros) {
+        match bytes.first() {
+            Some(128..=191) => match self.by_address.get(&from) {
+                Some(&id) if !is_rtcp(bytes) => self.handle_rtp(id, bytes, now, wall),
+                Some(id) => {
+                    if let Some(connection) = self.connections.get_mut(id) {
+                        connection.session.handle_rtcp(bytes, now);
+                    }
+                }
+                None => self.dropped.note("stranger"),
+            },
+            Some(0..=3) => self.handle_stun(local, from, bytes, now),
+            Some(20..=63) => match self.by_address.get(&from).copied() {
+                Some(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.session.handle_dtls(bytes, now);
+                    }
+                    self.settle(id);
+                }
+                None => self.dropped.note("stranger"),
+            },
+            _ => self.dropped.note("unknown"),
+        }
+    }
+
+    fn handle_rtp(&mut self, id: u64, bytes: &[u8], now: Instant, wall: Micros) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        match connection.session.handle_rtp(bytes, now, wall) {
+            Ok(packet) => match connection.events.try_send(Event::Packet(packet)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => {
+                    metrics::counter!("nearfield_edge_connect_dropped_total").increment(1);
+                }
+                Err(TrySendError::Closed(_)) => return self.close(id, now),
+            },
+            Err(fault) => self.dropped.note(fault.as_str()),
+        }
+        if connection.session.is_hurried() {
+            self.settle(id);
+        }
+    }
+
+    fn handle_stun(&mut self, local: SocketAddr, from: SocketAddr, bytes: &[u8], now: Instant) {
+        let addressee = ufrag(bytes).and_then(|ufrag| self.by_ufrag.get(ufrag)).or_else(|| self.by_address.get(&from));
+        let Some(&id) = addressee else { return self.dropped.note("stranger") };
+        // An address of another's is not lent, and no connection has any number of them.
+        let known = self.by_address.get(&from) == Some(&id);
+        let room = self.connections.get(&id).is_some_and(|c| c.addresses.len() < 2 * MAX_CANDIDATES);
+        if !known && (self.by_address.contains_key(&from) || !room) {
+            return self.dropped.note("address");
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.session.handle_stun(local, from, bytes, now) {
+            self.claim(id, from);
+        } else {
+            self.dropped.note("stun");
+        }
+        self.settle(id);
+    }
+}
+
+impl Socket {
+    fn new(socket: UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new((&socket).into())?;
+        // The first needs a privilege, the second is cut to what the host allows.
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+        }
+        let address = socket.local_addr()?;
+        Ok(Self { socket, state, address })
+    }
+
+    /// How many buffers were filled; `buffers` is made if it is empty.
+    fn receive(&self, buffers: &mut Vec<u8>, meta: &mut [RecvMeta]) -> Option<usize> {
+        if buffers.is_empty() {
+            *buffers = vec![0; BATCH_SIZE * BUFFER];
+        }
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        for (slice, buffer) in slices.iter_mut().zip(buffers.chunks_exact_mut(BUFFER)) {
+            *slice = IoSliceMut::new(buffer);
+        }
+        let receive = || self.state.recv((&self.socket).into(), &mut slices, meta);
+        self.socket.try_io(Interest::READABLE, receive).ok()
+    }
+
+    fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
+        let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: None };
+        self.socket.try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &transmit)).is_ok()
+    }
+}
+
+/// Ready when one of them has something. Cancel safe.
+async fn readable(sockets: &[Socket]) {
+    std::future::poll_fn(|context| {
+        let ready = |socket: &Socket| socket.socket.poll_recv_ready(context).is_ready();
+        if sockets.iter().any(ready) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// RFC 5761 section 4.
+fn is_rtcp(bytes: &[u8]) -> bool {
+    bytes.get(1).is_some_and(|kind| (192..=223).contains(kind))
+}
+
+/// To whom a request is: before the colon in its `USERNAME` (RFC 8445 section 7.2.2).
+fn ufrag(bytes: &[u8]) -> Option<&str> {
+    const REQUEST: [u8; 2] = [0, 1];
+    const USERNAME: u16 = 6;
+    let mut rest = bytes.strip_prefix(&REQUEST)?.get(18..)?;
+    loop {
+        let (head, body) = rest.split_first_chunk::<4>()?;
+        let (kind, len) = (u16::from_be_bytes([head[0], head[1]]), usize::from(u16::from_be_bytes([head[2], head[3]])));
+        let value = body.get(..len)?;
+        if kind == USERNAME {
+            return std::str::from_utf8(value).ok()?.split(':').next();
+        }
+        rest = body.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_name_somebody_or_nobody(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            ufrag(&bytes);
+            let mut request = vec![0, 1, 0, 0];
+            request.extend(bytes);
+            ufrag(&request);
+        }
+    }
+
+    #[test]
+    fn a_request_names_its_addressee() {
+        let mut request = vec![0, 1, 0, 20];
+        request.extend([0x21, 0x12, 0xA4, 0x42]);
+        request.extend([7; 12]);
+        request.extend([0x00, 0x24, 0, 4, 1, 2, 3, 4]);
+        request.extend([0x00, 0x06, 0, 9]);
+        request.extend(b"ours:them\0\0\0");
+        assert_eq!(ufrag(&request), Some("ours"));
+        request[0] = 1;
+        assert_eq!(ufrag(&request), None);
+    }
+}
