@@ -10,7 +10,10 @@ mod copies;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -40,7 +43,7 @@ use crate::{
     lock,
     log::LogClosed,
     meeting::{IntakeError, Meeting, Notice, wall},
-    meetings::{Meetings, takeover::NotHere},
+    meetings::{Meetings, seat::NotHere},
 };
 
 /// How long a spurt waits for its connection's control stream and for the rows that its header names.
@@ -58,6 +61,8 @@ pub struct Acceptor {
     software: String,
     caps: Caps,
     links: Mutex<BTreeMap<usize, Arc<Link>>>,
+    /// Links so far.
+    numbers: AtomicU64,
     copies: Arc<Semaphore>,
     /// Counts changes of `links`.
     changed: watch::Sender<u64>,
@@ -65,6 +70,8 @@ pub struct Acceptor {
 
 /// One edge's connection.
 pub struct Link {
+    /// Rises from one that is accepted to the next.
+    number: u64,
     edge: Identity,
     aliases: Mutex<Aliases>,
     /// Counts changes of `aliases`.
@@ -142,6 +149,7 @@ impl Acceptor {
             software: software.into(),
             caps,
             links: Mutex::default(),
+            numbers: AtomicU64::new(0),
             copies: Arc::new(Semaphore::new(copies::MAX_COPIES)),
             changed: watch::channel(0).0,
         })
@@ -224,7 +232,8 @@ impl Acceptor {
     pub fn link<S: ControlSink>(&self, edge: Identity, sink: S) -> (Arc<Link>, impl Future<Output = ()> + use<S>) {
         let (out, queue) = mpsc::channel(LINK_QUEUE);
         let aliases = Mutex::new(Aliases::new(self.caps));
-        let link = Arc::new(Link { edge, aliases, changed: watch::channel(0).0, out });
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let link = Arc::new(Link { number, edge, aliases, changed: watch::channel(0).0, out });
         (link.clone(), write(link, queue, sink))
     }
 
@@ -254,9 +263,9 @@ impl Acceptor {
                 self.opened(link, alias, epoch, opened, Opening::Late).await;
             }
             ToCore::Beat { seq } => self.beat(link, seq).await,
-            ToCore::Standby { alias, core } => {
+            ToCore::Standby { alias, core, number } => {
                 if let Some((meeting, epoch)) = self.meeting(link, alias)? {
-                    meeting.handle_standby(epoch, core);
+                    meeting.handle_standby(epoch, number, core);
                 }
             }
             ToCore::HandOver { alias } => {
@@ -316,16 +325,16 @@ impl Acceptor {
         });
         match opened {
             Ok(meeting) => {
-                meeting.attach(epoch, link.out.clone());
+                meeting.attach(epoch, link.number, link.out.clone());
+                if how != Opening::Unleased {
+                    meeting.handle_attached(epoch);
+                }
                 if how == Opening::Late {
                     meeting.release(&link.edge.node, epoch);
                     meeting.notify(Notice::Closed(epoch, CloseReason::LeaseOver)).await;
                     return;
                 }
                 meeting.notify(Notice::Opened(epoch)).await;
-                if how == Opening::Leased {
-                    meeting.handle_attached(epoch);
-                }
             }
             Err(NotHere::Refused(reason)) => {
                 metrics::counter!("nearfield_core_opens_refused_total").increment(1);

@@ -4,7 +4,7 @@
 
 use mesh::wire::{
     Epoch, SpurtNo, Term,
-    control::{RefusedReason, ToEdge},
+    control::{RefusedReason, ToCore, ToEdge},
 };
 
 use crate::{
@@ -123,7 +123,7 @@ async fn only_the_owner_brings_a_meeting_to_its_standby() {
     second
         .say(
             &stranger,
-            mesh::wire::control::ToCore::Serve {
+            ToCore::Serve {
                 alias: ALIAS,
                 meeting,
                 epoch: Epoch(1),
@@ -143,10 +143,21 @@ async fn words_wait_while_the_standby_is_lost_until_the_edge_agrees_to_go_on_wit
     let live = first.meetings.live(meeting).unwrap();
     first.until("the standby is given up", |_| live.replication.see(|m| m.binding().is_none())).await;
     assert!(live.replication.see(|m| !m.wants_standby()), "the edge may still turn to it");
-    // One answer for each announcement, in order.
-    for core in [None, Some("core-2".parse().unwrap()), None] {
-        first.say(&edge, mesh::wire::control::ToCore::Standby { alias: ALIAS, core }).await;
-    }
+    let mut named = false;
+    let number = loop {
+        if let ToEdge::Standby { core, number, .. } = edge.next_but_durable().await {
+            if named && core.is_none() {
+                break number;
+            }
+            named |= core.is_some();
+        }
+    };
+    // An answer to what was said before counts for nothing.
+    let say = |number, core| ToCore::Standby { alias: ALIAS, core, number };
+    first.say(&edge, say(number - 1, None)).await;
+    first.say(&edge, say(number, Some("core-2".parse().unwrap()))).await;
+    assert!(live.replication.see(|m| !m.wants_standby()));
+    first.say(&edge, say(number, None)).await;
     assert_eq!(next(&mut edge).await, done(0));
     assert!(live.replication.see(Replicator::wants_standby));
 }

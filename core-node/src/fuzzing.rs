@@ -19,7 +19,11 @@ use crate::{
     key::SpurtKey,
     receipt::{Receipt, jws},
     record::{CoreRole, MeetingRecord, Participant, Spec},
-    replicate::{entry::Entry, receiver::Receiver, snapshot::op},
+    replicate::{
+        entry::Entry,
+        receiver::{Receiver, StreamId},
+        snapshot::op,
+    },
     store::{Chunk, Op, SpurtRecord},
     transcript::Segment,
 };
@@ -49,20 +53,24 @@ pub fn record() -> MeetingRecord {
     MeetingRecord { id: meeting(), ..crate::meetings::new_record(spec, TraceContext::new(7), None) }
 }
 
+/// The number of the stream that [`replica`] takes.
+pub const STREAM: u64 = 1;
+
 /// Pieces of a replica, each behind two bytes of length and one that says where in the stream it claims to be. Whatever
 /// comes out is of this meeting, and serves nowhere but where it came from.
 pub fn replica(mut data: &[u8]) {
     let (mut receiver, mut next) = (Receiver::default(), 0u64);
     let from: NodeId = "core-1".parse().expect("a valid id");
+    let stream = StreamId { term: Term(2), by: from.clone(), number: STREAM };
     while let Some((head, rest)) = data.split_first_chunk::<3>() {
         let length = usize::from(u16::from_be_bytes([head[0], head[1]])).min(rest.len());
         let (piece, rest) = rest.split_at(length);
         data = rest;
         let first = if head[2] == 0 { next } else { u64::from(head[2]) - 1 };
         next = first + 1;
-        let Ok(entries) = receiver.handle(meeting(), first, &[piece.to_vec()]) else { continue };
+        let Ok(entries) = receiver.handle(meeting(), &stream, first, &[piece.to_vec()]) else { continue };
         for entry in entries {
-            check(op(meeting(), entry, &from, Term(2)), &from);
+            check(op(meeting(), entry, &from, Term(2), STREAM), &from);
         }
     }
 }

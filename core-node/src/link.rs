@@ -51,6 +51,8 @@ pub enum ToLink {
         meeting: MeetingId,
         /// The core.
         core: Option<NodeId>,
+        /// The announcement's number.
+        number: u64,
     },
     /// Another core serves a meeting by now.
     Moved {
@@ -262,7 +264,9 @@ impl Acks {
                 }]
             }
             ToLink::Leave { meeting } => aliases.say(meeting, |alias| ToEdge::Leave { alias }),
-            ToLink::Standby { meeting, core } => aliases.say(meeting, |alias| ToEdge::Standby { alias, core }),
+            ToLink::Standby { meeting, core, number } => {
+                aliases.say(meeting, |alias| ToEdge::Standby { alias, core, number })
+            }
             ToLink::Moved { meeting, core, term } => aliases.say(meeting, |alias| ToEdge::Moved { alias, core, term }),
             ToLink::Message(message) => vec![message],
         }

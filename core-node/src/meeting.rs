@@ -5,7 +5,7 @@
 mod copies;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime},
 };
@@ -16,7 +16,7 @@ use mesh::{
     lease::{Grantor, Lapsed, NotYet},
     trace::TraceContext,
     wire::{
-        Epoch, MeetingId,
+        Epoch, MeetingId, Term,
         control::{CloseReason, EdgeState, EdgeTotals},
         spurt::Item,
     },
@@ -30,10 +30,11 @@ use crate::{
     link::ToLink,
     lock,
     log::{Log, LogClosed, Pending},
+    meetings::seat,
     merge::Fresh,
     publish::Publisher,
     record::{MeetingRecord, Owner, Participant, SLOTS},
-    replicate::{entry::Entry, handle::Replication},
+    replicate::{entry::Entry, handle::Replication, sender::Settled, witnesses::Witnesses},
     store::{Chunk, Op, SpurtRecord, Store},
     transcript::{Speaker, timestamp},
     turns::Turns,
@@ -66,17 +67,11 @@ pub enum IntakeError {
     Log(#[from] LogClosed),
 }
 
-/// How far an edge's clock may be from this core's where speech is judged by its capture time.
-const CLOCK_MARGIN: Duration = Duration::from_secs(2);
-
 /// Edges that may be connected about one meeting; beyond it the one with the oldest epoch is not answered.
 const MAX_LINKS: usize = 8;
 
 /// How long one meeting may keep an edge's control stream waiting.
 const NOTICE_WAIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
-
-/// Answers of one edge to announcements of a standby that wait for another edge's; the oldest go.
-const MAX_ANSWERS: usize = 16;
 
 /// How long a stream waits for transcription to catch up before it is given up.
 const BACKLOG_WAIT: Duration = Duration::from_secs(60);
@@ -98,11 +93,11 @@ pub struct Meeting {
     /// Held while events leave `ingest`, so that they arrive in order.
     events: tokio::sync::Mutex<()>,
     /// By epoch: an edge whose epoch is over may still bring what it kept.
-    links: Mutex<BTreeMap<Epoch, mpsc::Sender<ToLink>>>,
+    links: Mutex<BTreeMap<Epoch, (u64, mpsc::Sender<ToLink>)>>,
     /// Its leases, by slot.
     grantors: [Mutex<Grantor>; SLOTS],
-    /// What edges have answered to the announcements of a standby, as far as not all of them have.
-    answers: Mutex<BTreeMap<Epoch, VecDeque<Option<NodeId>>>>,
+    /// Who may call the standby.
+    witnesses: Mutex<Witnesses>,
     /// When its edge was last heard of.
     heard_at: Mutex<Micros>,
     /// Its standby.
@@ -154,6 +149,7 @@ impl Meeting {
             publisher: parts.publisher,
             store: parts.store,
             log: parts.log,
+            witnesses: Mutex::new(Witnesses::of(&parts.record)),
             record: Mutex::new(parts.record),
             participants: Mutex::new(participants),
             ingest: Mutex::new(parts.ingest),
@@ -161,7 +157,6 @@ impl Meeting {
             events: tokio::sync::Mutex::default(),
             links: Mutex::default(),
             grantors: parts.grantors.map(Mutex::new),
-            answers: Mutex::default(),
             heard_at: Mutex::new(wall()),
             replication: parts.replication,
             stop: parts.stop,
@@ -315,6 +310,11 @@ impl Meeting {
         (0..SLOTS as u8).filter_map(|slot| self.grantor(slot).poll_timeout()).min()
     }
 
+    /// This core serves in a later term from here on.
+    pub fn handle_term(&self, term: Term) {
+        (0..SLOTS as u8).for_each(|slot| self.grantor(slot).handle_term(term));
+    }
+
     /// The edge of `epoch` captures no more: what it captures from now on is not wanted.
     ///
     /// # Errors
@@ -324,62 +324,75 @@ impl Meeting {
             return Ok(());
         }
         let now = wall();
-        self.update_here(|record| {
+        let retire = |record: &mut MeetingRecord| {
             if let Some(owner) = record.owners.get_mut(&epoch.0) {
                 owner.until.get_or_insert(now);
             }
-        })
-        .await?;
-        self.sift_answers();
+        };
+        let number = self.update_here(retire).await?;
+        lock(&self.witnesses).handle_retired(epoch, number);
+        self.settle_witnesses();
         self.hear(Heard::Captors).await;
         Ok(())
     }
 
-    /// The edge of `epoch` has opened the meeting: it is told of the standby anew.
+    /// `epoch` was granted in `slot`, to an edge that may call the standby if it is `leased`. It has not heard of it yet.
+    pub fn handle_granted(&self, slot: u8, epoch: Epoch, leased: bool) {
+        lock(&self.witnesses).handle_granted(slot, leased.then_some(epoch));
+    }
+
+    /// The edge does not want `epoch`, and calls nobody.
+    pub fn handle_declined(&self, edge: &NodeId, epoch: Epoch) {
+        self.release(edge, epoch);
+        lock(&self.witnesses).handle_declined(epoch);
+        self.sift_witnesses();
+    }
+
+    /// The edge of `epoch` has opened the meeting: who may call the standby is told of it anew. One that has left calls nobody,
+    /// but may still be asked whether it has called.
     pub fn handle_attached(&self, epoch: Epoch) {
-        if lock(&self.record).captures(epoch) {
-            lock(&self.answers).clear();
+        if lock(&self.witnesses).contains(epoch) {
             self.replication.with(|m, _| m.handle_attached());
         }
     }
 
-    /// The edge of `epoch` answers the announcement of a standby. It counts when every edge that captures has answered:
-    /// any of them may turn to the standby.
-    pub fn handle_standby(&self, epoch: Epoch, core: Option<NodeId>) {
-        if !lock(&self.record).captures(epoch) {
-            return;
-        }
-        let mut answers = lock(&self.answers);
-        let queue = answers.entry(epoch).or_default();
-        queue.push_back(core);
-        if queue.len() > MAX_ANSWERS {
-            queue.pop_front();
-        }
-        drop(answers);
-        self.sift_answers();
+    /// The edge of `epoch` answers announcement `number` of a standby.
+    pub fn handle_standby(&self, epoch: Epoch, number: u64, core: Option<NodeId>) {
+        lock(&self.witnesses).handle_answer(epoch, number, core);
+        self.sift_witnesses();
     }
 
-    fn sift_answers(&self) {
-        let asked = |(epoch, owner): (Epoch, &Owner)| owner.leased.then_some(epoch);
-        let asked: Vec<Epoch> = lock(&self.record).captors().filter_map(asked).collect();
-        let mut answers = lock(&self.answers);
-        answers.retain(|epoch, _| asked.contains(epoch));
-        let mut complete = vec![];
-        while !asked.is_empty() && asked.iter().all(|e| answers.get(e).is_some_and(|q| !q.is_empty())) {
-            let each: Vec<Option<NodeId>> = answers.values_mut().filter_map(VecDeque::pop_front).collect();
-            // One that still knows of a standby may turn to it.
-            complete.push(each.into_iter().flatten().next());
-        }
-        drop(answers);
-        for core in complete {
-            self.replication.with(|m, _| m.handle_confirmed(core.as_ref()));
+    /// Looks whether those who may call the standby have agreed that they do not.
+    pub fn sift_witnesses(&self) {
+        let (empty, agreed) = {
+            let witnesses = lock(&self.witnesses);
+            (witnesses.is_empty(), witnesses.agreed())
+        };
+        if empty {
+            self.replication.with(|m, _| m.handle_no_witness());
+        } else if let Some((number, core)) = agreed {
+            self.replication.with(|m, _| m.handle_confirmed(number, core.as_ref()));
         }
     }
 
-    /// Returns when no edge can hold a lease of `slot` any more, so that the next may be granted.
+    /// The standby may have been told of more by now: whom it obeys no more need not be asked.
+    pub fn settle_witnesses(&self) {
+        let settled = |number| self.replication.see(|m| m.settled(number)) == Settled::Yes;
+        if lock(&self.witnesses).handle_settled(settled) {
+            self.sift_witnesses();
+        }
+    }
+
+    /// Those who may call the standby and are connected.
+    pub fn witnesses(&self) -> Vec<Epoch> {
+        let links = lock(&self.links);
+        lock(&self.witnesses).iter().filter(|epoch| links.contains_key(epoch)).collect()
+    }
+
+    /// Returns when no edge can hold a lease of `slot` any more, and none can renew it, so that the next may be granted.
     pub async fn vacant(&self, slot: u8) {
         loop {
-            let until = match self.grantor(slot).may_grant(Instant::now()) {
+            let until = match self.grantor(slot).revoke(Instant::now()) {
                 Err(NotYet::Leased(until)) => until,
                 _ => return,
             };
@@ -387,10 +400,13 @@ impl Meeting {
         }
     }
 
-    /// What is said about speech of `epoch` goes to this link from now on.
-    pub fn attach(&self, epoch: Epoch, link: mpsc::Sender<ToLink>) {
+    /// What is said about speech of `epoch` goes to this link from now on, unless a newer one, of a higher number, has come
+    /// already: of one that is lost the last may be read late.
+    pub fn attach(&self, epoch: Epoch, number: u64, link: mpsc::Sender<ToLink>) {
         let mut links = lock(&self.links);
-        links.insert(epoch, link);
+        if links.get(&epoch).is_none_or(|(newest, _)| *newest <= number) {
+            links.insert(epoch, (number, link));
+        }
         if links.len() > MAX_LINKS {
             links.pop_first();
         }
@@ -398,21 +414,12 @@ impl Meeting {
 
     /// Sends to the edge of `epoch`, if it is connected; whether it is.
     pub async fn tell_edge(&self, epoch: Epoch, what: ToLink) -> bool {
-        let link = lock(&self.links).get(&epoch).cloned();
+        let link = lock(&self.links).get(&epoch).map(|(_, link)| link.clone());
         match link {
             // An error means that the link has gone; the edge will open the meeting again and ask.
             Some(link) => link.send(what).await.is_ok(),
             None => false,
         }
-    }
-
-    /// Sends to every edge that captures; whether any of them is connected.
-    pub async fn tell_captors(&self, what: impl Fn() -> ToLink) -> bool {
-        let mut told = false;
-        for epoch in self.captors() {
-            told |= self.tell_edge(epoch, what()).await;
-        }
-        told
     }
 
     /// Sends to every edge that is connected.
@@ -486,7 +493,7 @@ impl Meeting {
         trace: TraceContext,
         offset: u32,
     ) -> Result<Opened, IntakeError> {
-        if self.owner(key.epoch).and_then(|o| o.until).is_some_and(|until| captured > until.plus(CLOCK_MARGIN)) {
+        if self.owner(key.epoch).is_some_and(|owner| !seat::is_in_time(&owner, captured)) {
             return Err(Refusal::Sealed.into());
         }
         self.note_origin(captured).await?;

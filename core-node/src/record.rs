@@ -82,14 +82,17 @@ pub struct Serving {
     pub role: CoreRole,
     /// The core that serves it, where it is another.
     pub by: Option<NodeId>,
-    /// The standby that an edge may turn to; `None` if there is surely none.
+    /// The standby that an edge may turn to, as the core that serves has written down; `None` if there is surely none.
     pub standby: Option<NodeId>,
+    /// The newest stream of replicas taken from the core that serves it.
+    #[serde(default)]
+    pub stream: u64,
 }
 
 impl Default for Serving {
     /// As every meeting was served before there were standbys.
     fn default() -> Self {
-        Self { term: Term(1), role: CoreRole::Serving, by: None, standby: None }
+        Self { term: Term(1), role: CoreRole::Serving, by: None, standby: None, stream: 0 }
     }
 }
 

@@ -5,8 +5,8 @@
 //! and said to be *done*, only when the standby has it; so whatever a listener saw survives this core, and the
 //! edge keeps what is not done.
 //!
-//! The edge is the witness of the pair: it turns to the standby that it was last told of, and to no other.
-//! So once an edge may know of a standby, this core goes on without it only when the edge has confirmed that
+//! The edges are the [`witnesses`] of the pair: they turn to the standby that they were last told of, and to no other.
+//! So once an edge may know of a standby, this core goes on without it only when the edges have confirmed that
 //! it is dropped, or the standby itself has.
 
 pub mod choose;
@@ -15,3 +15,4 @@ pub mod handle;
 pub mod receiver;
 pub mod sender;
 pub mod snapshot;
+pub mod witnesses;

@@ -109,7 +109,7 @@ async fn a_core_outside_the_residency_refuses_to_stand_by() {
         let id = record.id;
         let entries = [Entry::Begin { stream: 1 }, Entry::Record(Box::new(record))];
         let entries = entries.iter().flat_map(Entry::pieces).collect();
-        let replica = Replica { meeting: id, term: Term(1), first: 0, entries };
+        let replica = Replica { meeting: id, term: Term(1), stream: 1, first: 0, entries };
         let answer = core.meetings.clone().answer(&from, Request::Replicate(replica)).await;
         assert_eq!(matches!(answer, Response::Replicated { .. }), taken, "{region}: {answer:?}");
         assert_eq!(core.meetings.store().meeting(id).unwrap().is_some(), taken, "{region}");

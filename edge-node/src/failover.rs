@@ -3,12 +3,15 @@
 //! ```text
 //!             silent, lost or draining, and the standby answers
 //!   Serving ───────────────────────────────────────────────────▶ Serving, unproven ──it answers──▶ Serving
-//!      ▲ ▲                                                              │  (another core, next term)
-//!      │ └─────────────── refused, or silent while the former answers ──┘
+//!      ▲ ▲ ▲                                                          │   │  (another core, next term)
+//!      │ │ └───────────────── it refuses ─────────────────────────────┘   │
+//!      │ └── it is silent while the former answers: *called* ◀────────────┘
 //!      └── Moved: the core itself names the one that serves by now
 //! ```
 //!
 //! The edge is the witness of the pair (see [`mesh::lease`]): it turns to the core that it last confirmed, and to no other.
+//! A core that was *called* may be serving although no answer came. Until it has refused, or the former core has been released by it
+//! (it has another standby by then), the edge calls no other, and does not confirm to the former that there is none.
 //! Beats decide, never gossip: a core is *silent* when it has owed an answer for `max(`[`Settings::floor`]`, 4 RTT +
 //! `[`Settings::slack`]`)`. A silence that this process slept through itself counts for nothing, and nobody turns to a core
 //! that does not answer either. Turns in quick succession wait longer and longer.
@@ -73,8 +76,8 @@ pub enum Action {
         /// Why, for the log and the metric.
         why: Why,
     },
-    /// Tell the serving core which standby this edge would turn to.
-    Confirm(Option<NodeId>),
+    /// Tell the serving core, in answer to that announcement, which standby this edge would turn to or has called.
+    Confirm(u64, Option<NodeId>),
     /// No core takes the meeting.
     GiveUp(RefusedReason),
 }
@@ -110,9 +113,12 @@ pub struct Failover {
     settings: Settings,
     serving: Core,
     standby: Option<Core>,
-    /// Where the meeting came from, until the serving core has answered for it.
+    /// Where the meeting came from, until the serving core has answered for it; in a later term than `term`: the core that was
+    /// called.
     former: Option<(Core, Term)>,
     term: Term,
+    /// The serving core's newest announcement.
+    asked: Option<(u64, Option<NodeId>)>,
     /// A turn that is due as soon as turns are allowed.
     due: Option<(NodeId, Term, Why)>,
     draining: bool,
@@ -153,6 +159,7 @@ impl Failover {
             standby: None,
             former: None,
             term,
+            asked: None,
             due: None,
             draining: false,
             last_turn: None,
@@ -204,22 +211,28 @@ impl Failover {
         self.decide(now);
     }
 
-    /// The serving core names its standby.
-    pub fn handle_standby(&mut self, from: &NodeId, standby: Option<NodeId>, now: Instant) {
+    /// The serving core names its standby, in announcement `number`.
+    pub fn handle_standby(&mut self, from: &NodeId, standby: Option<NodeId>, number: u64, now: Instant) {
         self.look(now);
         if *from != self.serving.id {
             return;
         }
         self.prove();
-        self.replace_standby(standby.clone().filter(|core| core != from), now);
-        self.actions.push_back(Action::Confirm(standby));
+        let standby = standby.filter(|core| core != from);
+        if standby.is_some() && self.called() != standby.as_ref() {
+            // It has a new one, so that which was called has let it go.
+            self.drop_former();
+        }
+        self.asked = Some((number, standby));
+        self.confirm(now);
         self.decide(now);
     }
 
     /// `from` says that `core` serves the meeting in `term`.
     pub fn handle_moved(&mut self, from: &NodeId, core: NodeId, term: Term, now: Instant) {
         self.look(now);
-        if *from == self.serving.id && core != *from && term >= self.term {
+        let news = if core == *from { term > self.term } else { term >= self.term };
+        if *from == self.serving.id && news {
             self.due = Some((core, term, Why::Moved));
         }
         self.decide(now);
@@ -236,6 +249,10 @@ impl Failover {
     pub fn handle_refused(&mut self, from: &NodeId, reason: RefusedReason, now: Instant) {
         self.look(now);
         if *from != self.serving.id {
+            if self.called() == Some(from) {
+                self.drop_former();
+                self.confirm(now);
+            }
             return;
         }
         let elsewhere = !matches!(reason, RefusedReason::StaleEpoch | RefusedReason::Ended);
@@ -243,8 +260,9 @@ impl Failover {
             // It took nothing over, so the former one goes on as if nothing had been.
             self.turn(former, term, Why::Refused, now);
             self.drop_former();
-        } else if let Some(standby) = self.standby.take_if(|_| elsewhere) {
-            let term = Term(self.term.0.saturating_add(1));
+        } else if let Some(term) = self.term.called().filter(|_| elsewhere)
+            && let Some(standby) = self.standby.take()
+        {
             self.turn(standby, term, Why::Refused, now);
             self.drop_former();
         } else {
@@ -289,7 +307,8 @@ impl Failover {
             return;
         }
         if let Some((core, term, why)) = self.due.take() {
-            let core = self.known(&core).unwrap_or_else(|| {
+            let here = Some(&self.serving).filter(|serving| serving.id == core).cloned();
+            let core = here.or_else(|| self.known(&core)).unwrap_or_else(|| {
                 self.actions.push_back(Action::Watch(core.clone()));
                 Core { beats: true, ..Core::new(core, now) }
             });
@@ -299,15 +318,20 @@ impl Failover {
             return;
         }
         let silent = self.serving.beats && is_silent(&self.settings, &self.serving, now);
-        if !silent && !self.draining {
+        // The serving core wants to go on without the core that was called: only that one can say.
+        let disputed = self.called().is_some() && matches!(self.asked, Some((_, None)));
+        if !silent && !self.draining && !disputed {
             return;
         }
-        let why = if silent { Why::Silent } else { Why::Draining };
-        let next = Term(self.term.0.saturating_add(1));
-        if let Some(former) = self.former.take_if(|(core, _)| silent && answers(&self.settings, core, now)) {
-            self.turn(former.0, next, why, now);
-        } else if let Some(standby) = self.standby.take_if(|core| answers(&self.settings, core, now)) {
-            self.turn(standby, next, why, now);
+        let why = if silent || disputed { Why::Silent } else { Why::Draining };
+        let back = silent || self.called().is_some();
+        if let Some((former, term)) = self.former.take_if(|(core, _)| back && answers(&self.settings, core, now)) {
+            self.turn(former, term, why, now);
+        } else if self.called().is_none()
+            && let Some(term) = self.term.called()
+            && let Some(standby) = self.standby.take_if(|core| answers(&self.settings, core, now))
+        {
+            self.turn(standby, term, why, now);
         }
     }
 
@@ -327,13 +351,29 @@ impl Failover {
         let from = std::mem::replace(&mut self.serving, Core { heard: now, ..to });
         self.former = Some((from, self.term));
         self.term = term;
-        (self.due, self.draining) = (None, false);
+        (self.due, self.draining, self.asked) = (None, false, None);
         self.actions.push_back(action);
     }
 
     /// The serving core has taken the meeting: there is no way back but by its own word.
     fn prove(&mut self) {
-        self.drop_former();
+        if self.called().is_none() {
+            self.drop_former();
+        }
+    }
+
+    /// The core that may serve in a later term, and has not said so.
+    fn called(&self) -> Option<&NodeId> {
+        self.former.as_ref().filter(|(_, term)| *term > self.term).map(|(core, _)| &core.id)
+    }
+
+    fn confirm(&mut self, now: Instant) {
+        let Some((number, standby)) = self.asked.clone() else { return };
+        let called = self.called().cloned();
+        if called.is_none() {
+            self.replace_standby(standby.clone(), now);
+        }
+        self.actions.push_back(Action::Confirm(number, called.or(standby)));
     }
 
     fn drop_former(&mut self) {

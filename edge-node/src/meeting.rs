@@ -400,7 +400,7 @@ impl Meeting {
                 self.obey_ownership(now, wall);
             }
             ToEdge::Refused { reason, .. } => self.failover.handle_refused(core, reason, now),
-            ToEdge::Standby { core: standby, .. } => self.failover.handle_standby(core, standby, now),
+            ToEdge::Standby { core: standby, number, .. } => self.failover.handle_standby(core, standby, number, now),
             ToEdge::Moved { core: to, term, .. } => self.failover.handle_moved(core, to, term, now),
             ToEdge::Drain => self.failover.handle_drain(core, now),
             // Of the link.
@@ -459,7 +459,7 @@ impl Meeting {
 
     /// What is to be written to spurt streams, while there is a connection and the right to it.
     pub fn poll_transmit(&mut self, wall: Micros) -> Option<Transmit> {
-        if self.opened.is_none() || !self.may_send() {
+        if !self.may_transmit() {
             return None;
         }
         let transmit = self.uplink.poll_transmit(wall);
@@ -522,6 +522,16 @@ impl Meeting {
         self.phase == Phase::Listening && owned
     }
 
+    /// Whether it holds the meeting's lease, as of the last call that had a time.
+    pub fn is_owner(&self) -> bool {
+        self.ownership.right() == Right::Held
+    }
+
+    /// Whether its serving core is there, and this edge may send it speech.
+    pub fn may_transmit(&self) -> bool {
+        self.opened.is_some() && self.may_send()
+    }
+
     /// Whether it will never listen (again).
     pub fn has_left(&self) -> bool {
         self.phase != Phase::Listening
@@ -560,9 +570,10 @@ impl Meeting {
                     self.close(now);
                     self.actions.push_back(Action::Turn(core));
                 }
-                failover::Action::Confirm(core) => {
-                    if let Some(alias) = self.opened {
-                        self.say(ToCore::Standby { alias, core });
+                failover::Action::Confirm(number, core) => {
+                    // An earlier process may have called a core that this one knows nothing of.
+                    if let Some(alias) = self.opened.filter(|_| !self.recovered) {
+                        self.say(ToCore::Standby { alias, core, number });
                     }
                 }
                 failover::Action::GiveUp(reason) => {

@@ -17,7 +17,7 @@
 //! | message | at the edge | at the core |
 //! |---|---|---|
 //! | `Join`, `Assign` | a [`Holder`] that *waits*: the offer is no lease yet | [`Grantor::grant`], after its authority has stored the epoch |
-//! | `Serve` | [`Beats::handle_opened`] | fenced by [`Grantor::fence`] |
+//! | `Serve` | [`Beats::handle_opened`] | only of the epoch's own edge: `core-node::meetings::seat` |
 //! | `Beat`, `Renew` | [`Beats::handle_sent`] | [`Grantor::renew`] for every meeting opened on that stream |
 //! | its answer | [`Beats::handle_answer`], then [`Holder::handle_renewal`] | |
 //! | `Close` | the holder is dropped | [`Grantor::release`] |
@@ -33,34 +33,33 @@
 //! So the edge's end comes first in real time, whatever the network delayed or repeated, as long as the two clocks'
 //! rates are each within 5 % of true (1.05 / 0.95 < 1 + 1/8; quartz is within 0.01 %).
 //! A clock that stands still while its machine is suspended breaks that for the relay (two edges may listen for a while) but
-//! not for the transcript: the old edge's frames carry the old epoch, and [`Grantor::fence`] refuses them.
+//! not for the transcript: the old edge's frames carry the old epoch, and what is captured after its end is refused
+//! (`core-node::meetings::seat`).
 //!
 //! A core that starts again, or begins a term after a takeover, cannot know what was renewed before: [`Grantor::resumed`]
 //! assumes a lease that began this instant. The owner it knows of may renew at once; anybody else waits it out.
 //!
 //! # Which core
 //!
-//! Two cores and one edge hold a meeting: the serving core ([`Pair`]), its standby ([`Seat`]) and the owning edge, the
-//! witness ([`Witness`]). Two of the three must agree on every change, so whoever is cut off from the other two can change nothing.
-//! Each type states its rules.
+//! Two cores and one edge hold a meeting: the serving core, its standby and the owning edge, the witness. Two of the three
+//! must agree on every change of the core, so whoever is cut off from the other two can change nothing:
+//! `core-node::replicate::sender` (the serving core), `core-node::meetings::seat` (any core) and `edge-node::failover` (the
+//! witness) state the rules. [`Term::called`] is the term of a core that the witness calls.
+//!
+//! A core that was cut off from the other two for longer than any partition that is to be sat out goes on alone, in a
+//! term that no other core has: [`Term::alone`]. Then, until the partition heals, two cores may serve, in different terms and
+//! epochs; after it the later term stands. A term that was agreed upon is later than any that was begun alone meanwhile.
 
 mod beats;
 mod grantor;
 mod holder;
-mod pair;
-mod seat;
-mod witness;
+mod terms;
 
 use std::time::Duration;
 
 pub use beats::{Beats, MAX_IN_FLIGHT, Renewal};
-pub use grantor::{Fence, Grantor, Lapsed, NotYet, Owner, Refusal};
+pub use grantor::{Grantor, Lapsed, NotYet, Owner, Refusal};
 pub use holder::{Holder, Loss, Tenure};
-pub use pair::Pair;
-pub use seat::{NotCalled, Role, Seat};
-pub use witness::Witness;
-
-use crate::wire::{Epoch, Term};
 
 /// How often an edge beats: six times in the shortest lease, so that five losses in a row are borne.
 pub const BEAT_EVERY: Duration = Duration::from_millis(250);
@@ -85,41 +84,9 @@ pub fn margin(lease: Duration) -> Duration {
     lease / 8
 }
 
-impl Epoch {
-    /// Epoch `n` of `term`: two terms have none in common, so two cores cannot grant the same.
-    pub fn of(term: Term, n: u32) -> Self {
-        Self((u64::from(term.0.saturating_sub(1)) << 32) | u64::from(n))
-    }
-
-    /// The term in which it was granted.
-    pub fn term(self) -> Term {
-        Term(u32::try_from(self.0 >> 32).unwrap_or(u32::MAX).saturating_add(1))
-    }
-
-    /// The first epoch after it that `term` may grant; `None` if that term has none left or is over.
-    pub fn next_in(self, term: Term) -> Option<Self> {
-        let next = self.0.checked_add(1)?.max(Self::of(term, 1).0);
-        Some(Self(next)).filter(|next| next.term() == term)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
-
-    #[test]
-    fn epochs_of_two_terms_have_none_in_common() {
-        assert_eq!(Epoch::of(Term(1), 7), Epoch(7), "the epochs of the version before terms");
-        assert_eq!(Epoch(0).next_in(Term(1)), Some(Epoch(1)));
-        assert_eq!(Epoch(7).next_in(Term(3)), Some(Epoch::of(Term(3), 1)));
-        assert_eq!(Epoch::of(Term(3), 9).next_in(Term(3)), Some(Epoch::of(Term(3), 10)));
-        assert_eq!(Epoch::of(Term(3), 9).next_in(Term(2)), None, "an older term grants nothing");
-        assert_eq!(Epoch::of(Term(3), u32::MAX).next_in(Term(3)), None);
-        assert_eq!(Epoch::of(Term(3), 9).term(), Term(3));
-        assert_eq!(Epoch(u64::MAX).next_in(Term(u32::MAX)), None);
-    }
 
     #[test]
     fn a_lease_is_longer_at_the_core_by_what_two_clocks_may_differ() {

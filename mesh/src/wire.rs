@@ -69,7 +69,8 @@ impl SpurtNo {
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
-/// Whose turn it is to serve a meeting: rises by one each time another core takes it over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+/// Whose turn it is to serve a meeting: rises by one each time another core takes it over. [`crate::lease`] says how they
+/// are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Term(pub u32);

@@ -125,7 +125,7 @@ fn control() -> Vec<Vec<u8>> {
         ToCore::State { alias, state: EdgeState::Reconnecting, detail: Some("lost".into()) },
         ToCore::Stats { alias, totals: EdgeTotals::default() },
         ToCore::Close { alias, reason: CloseReason::Asked },
-        ToCore::Standby { alias, core: Some(core.clone()) },
+        ToCore::Standby { alias, core: Some(core.clone()), number: 7 },
     ];
     let to_edge = [
         ToEdge::Durable { alias, participant, spurt, upto: 4 },
@@ -136,7 +136,7 @@ fn control() -> Vec<Vec<u8>> {
     let requests = [
         Request::Probe { relay: "relay:3478".into(), stun: true },
         Request::Join(Join { assignment, term, standby: Some(core.clone()), lease_ms: 1500 }),
-        Request::Replicate(Replica { meeting, term, first: 0, entries: vec![vec![1, 2, 3]] }),
+        Request::Replicate(Replica { meeting, term, stream: 1, first: 0, entries: vec![vec![1, 2, 3]] }),
         Request::Renew { core: core.clone(), edge: "edge-1".parse().unwrap(), meetings: vec![(meeting, epoch)] },
     ];
     let responses = [

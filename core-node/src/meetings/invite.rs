@@ -14,6 +14,7 @@ use mesh::{
 };
 use tokio::time::timeout;
 
+use super::seat;
 use crate::{
     log::LogClosed,
     meeting::{Meeting, wall},
@@ -59,17 +60,14 @@ pub(super) async fn invite(
     let mut record = None;
     let stored = meeting.update(|r| {
         let now = wall();
-        // What an owner captures after its lease is nobody's; in a hand-over the end is set later.
-        let former = |o: &&mut Owner| o.slot == slot && o.until.is_none() && !o.leaving;
-        r.owners.values_mut().filter(former).for_each(|o| o.until = Some(now));
-        r.epoch = epoch;
-        r.owners.insert(epoch.0, Owner { leased: leases, since: Some(now), ..owner });
+        seat::grant(r, epoch, Owner { leased: leases, since: Some(now), ..owner }, now);
         record = Some(r.clone());
     });
     stored.await?;
     let record = record.ok_or_else(|| Declined::Refused("the meeting has ended".into()))?;
     let granted = meeting.grantor(slot).grant(edge.clone(), epoch, Instant::now());
     granted.map_err(|e| Declined::Refused(e.to_string()))?;
+    meeting.handle_granted(slot, epoch, leases);
     let assignment = Assignment {
         meeting: meeting.id,
         epoch,
@@ -86,7 +84,7 @@ pub(super) async fn invite(
             Ok(())
         }
         answer => {
-            meeting.release(&edge, epoch);
+            meeting.handle_declined(&edge, epoch);
             match answer {
                 Response::Refused { reason } => Err(Declined::Refused(reason)),
                 _ => Err(Declined::Refused("answered another question".into())),

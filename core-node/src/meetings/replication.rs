@@ -60,6 +60,7 @@ impl Pairing {
         let mut changes = self.meeting.replication.changes();
         loop {
             changes.borrow_and_update();
+            self.meeting.settle_witnesses();
             self.choose().await;
             while let Some(event) = self.meeting.replication.see_mut(Replicator::poll_event) {
                 if !self.handle(event).await? {
@@ -124,11 +125,13 @@ impl Pairing {
                     self.avoided.add(core, Instant::now());
                 }
             }
-            Event::Persist(core) => {
+            Event::Persist(number, core) => {
                 tracing::info!(standby = ?core.as_ref().map(NodeId::as_str), "standby");
                 self.meeting.update_here(|record| record.serving.standby = core).await?;
+                self.meeting.replication.with(|m, _| m.handle_persisted(number));
             }
-            Event::Announce(core) => self.announce(core).await,
+            Event::Announce(number, core) => self.announce(number, core).await,
+            Event::Begin(term) => self.meetings.begin_alone(&self.meeting, term).await?,
             Event::Superseded(core, term) => {
                 let (meetings, id) = (self.meetings.clone(), self.meeting.id);
                 // In a task of its own: it ends this one.
@@ -139,15 +142,16 @@ impl Pairing {
         Ok(true)
     }
 
-    async fn announce(&mut self, core: Option<NodeId>) {
-        // An edge of version 1 knows of no standby, and never turns to one.
-        if !self.meeting.record().owner().is_some_and(|o| o.leased) {
-            return;
+    async fn announce(&mut self, number: u64, core: Option<NodeId>) {
+        let (witnesses, meeting) = (self.meeting.witnesses(), self.meeting.id);
+        if witnesses.is_empty() {
+            return self.meeting.sift_witnesses();
         }
-        let bound = core.is_some();
-        let standby = || ToLink::Standby { meeting: self.meeting.id, core: core.clone() };
-        if self.meeting.tell_captors(standby).await && bound {
+        if core.is_some() {
             self.meeting.replication.see_mut(Replicator::handle_told);
+        }
+        for epoch in witnesses {
+            self.meeting.tell_edge(epoch, ToLink::Standby { meeting, core: core.clone(), number }).await;
         }
     }
 
@@ -172,7 +176,7 @@ impl Pairing {
         let term = self.meeting.replication.see(Replicator::term);
         let (mesh, meeting) = (self.meetings.placer.mesh.clone(), self.meeting.id);
         Box::pin(async move {
-            let replica = Replica { meeting, term, first: send.first, entries: send.pieces };
+            let replica = Replica { meeting, term, stream: send.stream, first: send.first, entries: send.pieces };
             match mesh.request(&send.core, &Request::Replicate(replica)).await {
                 Ok(answer) => Some(answer),
                 Err(error) => {

@@ -13,12 +13,16 @@ use mesh::{
     },
 };
 
-use super::{Meetings, residency::allowed};
+use super::{Meetings, residency::allowed, seat};
 use crate::{
     lock,
     log::LogClosed,
-    record::{CoreRole, MeetingRecord, Serving},
-    replicate::{entry::Entry, receiver::Receiver, snapshot::op},
+    record::{MeetingRecord, Serving},
+    replicate::{
+        entry::Entry,
+        receiver::{Receiver, StreamId},
+        snapshot::op,
+    },
     store::Op,
 };
 
@@ -85,10 +89,12 @@ impl Meetings {
             Ok(record) => record.map(|r| r.serving),
             Err(error) => return refused(&error.to_string()),
         };
-        if let Some(known) = known.filter(|k| later(k, from, term)) {
-            return Response::Serving { core: known.by.unwrap_or_else(|| self.me().clone()), term: known.term };
+        let stream = replica.stream;
+        if let Some((core, term)) = known.and_then(|k| seat::outranked(&k, self.me(), &from.node, term, stream)) {
+            return Response::Serving { core, term };
         }
-        let entries = match receiver.handle(id, replica.first, &replica.entries) {
+        let newest = StreamId { term, by: from.node.clone(), number: stream };
+        let entries = match receiver.handle(id, &newest, replica.first, &replica.entries) {
             Ok(entries) => entries,
             Err(error) => {
                 metrics::counter!("nearfield_core_replicas_bad_total").increment(1);
@@ -96,7 +102,7 @@ impl Meetings {
                 return refused(&error.to_string());
             }
         };
-        match self.keep(from, id, term, entries).await {
+        match self.keep(from, id, (term, stream), entries).await {
             Ok(()) => Response::Replicated { next: receiver.next() },
             Err(why) => {
                 drop(receiver);
@@ -106,12 +112,18 @@ impl Meetings {
         }
     }
 
-    async fn keep(&self, from: &Identity, id: MeetingId, term: Term, entries: Vec<Entry>) -> Result<(), String> {
+    async fn keep(
+        &self,
+        from: &Identity,
+        id: MeetingId,
+        (term, stream): (Term, u64),
+        entries: Vec<Entry>,
+    ) -> Result<(), String> {
         let mut pending = vec![];
         for entry in entries {
             let closed = |LogClosed| LogClosed.to_string();
             let op = match entry {
-                Entry::Dropped => self.dropped(from, id, term)?,
+                Entry::Dropped => self.dropped(from, id, term, stream)?,
                 Entry::Record(record) if !self.may_hold(&record) => {
                     return Err("this core is outside the allowed residency".into());
                 }
@@ -119,7 +131,7 @@ impl Meetings {
                     if matches!(entry, Entry::Record(_)) {
                         self.standbys.hold(id);
                     }
-                    op(id, entry, &from.node, term)
+                    op(id, entry, &from.node, term, stream)
                 }
             };
             if let Some(op) = op {
@@ -133,10 +145,10 @@ impl Meetings {
     }
 
     /// The meeting goes on without this core.
-    fn dropped(&self, from: &Identity, id: MeetingId, term: Term) -> Result<Option<Op>, String> {
+    fn dropped(&self, from: &Identity, id: MeetingId, term: Term, stream: u64) -> Result<Option<Op>, String> {
         let record = self.store.meeting(id).map_err(|e| e.to_string())?;
         Ok(record.map(|mut record| {
-            record.serving = Serving { term, role: CoreRole::Moved, by: Some(from.node.clone()), standby: None };
+            record.serving = Serving::moved(from.node.clone(), term, stream);
             Op::Meeting(Box::new(record))
         }))
     }
@@ -147,15 +159,5 @@ impl Meetings {
         // A place that this node's map does not know allows nothing, rather than everything.
         allowed(self.placer.model.map(), &record.spec.residency)
             .is_ok_and(|regions| regions.is_none_or(|r| r.contains(here)))
-    }
-}
-
-/// Whether what is known is of a later turn than the one `from` serves in.
-fn later(known: &Serving, from: &Identity, term: Term) -> bool {
-    match known.role {
-        CoreRole::Serving => known.term >= term,
-        CoreRole::Standby | CoreRole::Moved => {
-            known.term > term || (known.term == term && known.by.as_ref() > Some(&from.node))
-        }
     }
 }

@@ -4,24 +4,27 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
-    cmp::Ordering,
     collections::BTreeMap,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use mesh::{
-    identity::{Identity, NodeId, Role},
+    identity::{Identity, NodeId},
     wire::{
         Epoch, MeetingId, Term,
         control::RefusedReason,
-        request::{Replica, Request, Response},
+        request::{Replica, Request},
     },
 };
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Meetings, residency::allowed};
+use super::{
+    Meetings,
+    residency::allowed,
+    seat::{self, NotHere},
+};
 use crate::{
     link::ToLink,
     meeting::{Meeting, wall},
@@ -33,23 +36,8 @@ use crate::{
 /// How often a standby looks whether the cores it stands by for are there.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// A core that is asked who serves a meeting answers within this, or is passed over.
-const ASK_DEADLINE: Duration = Duration::from_millis(800);
-
-/// What an edge that opens a meeting is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotHere {
-    /// No.
-    Refused(RefusedReason),
-    /// Elsewhere.
-    Moved(NodeId, Term),
-}
-
-impl From<RefusedReason> for NotHere {
-    fn from(reason: RefusedReason) -> Self {
-        Self::Refused(reason)
-    }
-}
+/// How often a core that went on alone looks for the others.
+const REUNITE_EVERY: Duration = Duration::from_secs(5);
 
 impl Meetings {
     pub(super) fn me(&self) -> &NodeId {
@@ -85,39 +73,16 @@ impl Meetings {
     ) -> Result<Arc<Meeting>, NotHere> {
         if let Some(meeting) = self.live(id) {
             self.check_owner(edge, &meeting.record(), epoch)?;
-            let mine = meeting.replication.see(|m| m.term());
-            return match term.cmp(&mine) {
-                Ordering::Equal => Ok(meeting),
-                Ordering::Less => Err(NotHere::Moved(self.me().clone(), mine)),
-                // Another core has served it since, of whose words this one knows nothing.
-                Ordering::Greater => Err(RefusedReason::UnknownMeeting.into()),
-            };
+            return seat::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
         }
         let _hands = self.hands.lock().await;
         if let Some(meeting) = self.live(id) {
             // Another stream of the same edge was faster.
-            return if meeting.replication.see(|m| m.term()) == term {
-                Ok(meeting)
-            } else {
-                Err(RefusedReason::StaleEpoch.into())
-            };
+            return seat::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
         }
         let record = self.store.meeting(id).map_err(|_| RefusedReason::Full)?.ok_or(RefusedReason::UnknownMeeting)?;
-        let Serving { term: known, role, by, .. } = record.serving.clone();
-        match role {
-            CoreRole::Serving => return Err(RefusedReason::Ended.into()),
-            CoreRole::Standby if term > known => {}
-            CoreRole::Standby | CoreRole::Moved => {
-                return Err(by.map_or(RefusedReason::UnknownMeeting.into(), |core| NotHere::Moved(core, known)));
-            }
-        }
-        if !self.may_hold(&record) {
-            return Err(RefusedReason::Residency.into());
-        }
+        seat::called(&record, self.me(), edge, epoch, term)?;
         self.check_owner(edge, &record, epoch)?;
-        if record.status.ended() {
-            return Err(RefusedReason::Ended.into());
-        }
         tracing::warn!(meeting = %id, edge = %edge.node, term = term.0, "an edge turns to this core");
         self.take_over(record, term).await
     }
@@ -153,19 +118,14 @@ impl Meetings {
         if !self.may_hold(record) {
             return Err(RefusedReason::Residency);
         }
-        match record.owners.get(&epoch.0).filter(|_| record.captures(epoch)) {
-            // Two capture in a meeting of redundancy 2; in a hand-over the predecessor stays until it is told to leave.
-            Some(owner) if owner.edge == edge.node && owner.region == edge.region => Ok(()),
-            None if epoch <= record.epoch => Err(RefusedReason::StaleEpoch),
-            _ => Err(RefusedReason::NotAllowed),
-        }
+        seat::owns(record, edge, epoch)
     }
 
     /// Makes a meeting of which this core is the standby live. `hands` is held.
     async fn take_over(self: &Arc<Self>, mut record: MeetingRecord, term: Term) -> Result<Arc<Meeting>, NotHere> {
         let (id, former) = (record.id, record.serving.by.take());
         let begun = Instant::now();
-        record.serving = Serving { term, role: CoreRole::Serving, by: None, standby: None };
+        record.serving = Serving::here(term);
         self.note_turn(&mut record, former.as_ref(), term);
         if self.log.write(Op::Meeting(Box::new(record.clone()))).await.is_err() || self.take_up(record).is_err() {
             return Err(RefusedReason::Full.into());
@@ -180,7 +140,7 @@ impl Meetings {
     }
 
     /// This core's turn begins, and that of the one before has ended.
-    fn note_turn(&self, record: &mut MeetingRecord, former: Option<&NodeId>, term: Term) {
+    pub(super) fn note_turn(&self, record: &mut MeetingRecord, former: Option<&NodeId>, term: Term) {
         let (me, at) = (self.placer.mesh.identity(), wall());
         if let Some(former) = former {
             record.end_turn(former, CoreRole::Serving, at);
@@ -197,7 +157,7 @@ impl Meetings {
         metrics::counter!("nearfield_core_step_downs_total").increment(1);
         meeting.replication.with(|m, _| m.handle_other(&core, term));
         meeting.stop.cancel();
-        let serving = Serving { term, role: CoreRole::Moved, by: Some(core.clone()), standby: None };
+        let serving = Serving::moved(core.clone(), term, 0);
         // Errors: the store has ended, and the node ends with it.
         let _ = meeting.update_here(|record| record.serving = serving).await;
         super::forget_live(&self.live, id);
@@ -214,31 +174,13 @@ impl Meetings {
     /// The store could not be read.
     pub fn serving(&self, id: MeetingId) -> Result<Option<(NodeId, Term)>, crate::store::StoreError> {
         let Some(record) = self.record(id)? else { return Ok(None) };
-        let Serving { term, role, by, .. } = record.serving;
-        Ok(match role {
-            CoreRole::Serving => Some((self.me().clone(), term)),
-            CoreRole::Standby | CoreRole::Moved => by.map(|core| (core, term)),
-        })
+        Ok(record.serving.core(self.me()).map(|core| (core, record.serving.term)))
     }
 
     /// The core that serves a meeting which this one does not: the newest that any other core names, itself asked last.
     pub async fn find(&self, id: MeetingId) -> Option<NodeId> {
-        let members = self.placer.mesh.members().borrow().clone();
-        let cores = members.iter().filter(|m| m.identity.role == Role::Core).map(|m| m.identity.node.clone());
-        let mut asked = tokio::task::JoinSet::new();
-        for core in cores {
-            let mesh = self.placer.mesh.clone();
-            asked.spawn(async move {
-                match timeout(ASK_DEADLINE, mesh.request(&core, &Request::Serving { meeting: id })).await {
-                    Ok(Ok(Response::Serving { core, term })) => Some((term, core)),
-                    _ => None,
-                }
-            });
-        }
-        let mut newest = self.serving(id).ok().flatten().map(|(core, term)| (term, core));
-        while let Some(answer) = asked.join_next().await {
-            newest = newest.max(answer.ok().flatten());
-        }
+        let told = self.ask(id).await.into_iter().map(|told| (told.term, told.core));
+        let newest = told.chain(self.serving(id).ok().flatten().map(|(core, term)| (term, core))).max();
         newest.map(|(_, core)| core).filter(|core| core != self.me())
     }
 
@@ -252,11 +194,11 @@ impl Meetings {
 }
 
 /// Tells the core that served before, until it has heard or is gone: it must say nothing more.
-async fn tell_former(meetings: Weak<Meetings>, id: MeetingId, former: NodeId, term: Term) {
+pub(super) async fn tell_former(meetings: Weak<Meetings>, id: MeetingId, former: NodeId, term: Term) {
     let mut pauses = [100, 300, 1000, 3000, 10_000].into_iter().map(Duration::from_millis);
     loop {
         let Some(this) = meetings.upgrade() else { return };
-        let replica = Replica { meeting: id, term, first: 0, entries: vec![] };
+        let replica = Replica { meeting: id, term, stream: 0, first: 0, entries: vec![] };
         if this.placer.mesh.request(&former, &Request::Replicate(replica)).await.is_ok() {
             return;
         }
@@ -272,6 +214,7 @@ pub(super) async fn watch(meetings: Weak<Meetings>, stop: CancellationToken) {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut absent: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    let mut looked = Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -280,6 +223,10 @@ pub(super) async fn watch(meetings: Weak<Meetings>, stop: CancellationToken) {
         let Some(this) = meetings.upgrade() else { return };
         for record in this.orphans(&mut absent) {
             this.adopt(record).await;
+        }
+        if looked.elapsed() >= REUNITE_EVERY {
+            this.reunite().await;
+            looked = Instant::now();
         }
     }
 }
@@ -319,7 +266,8 @@ impl Meetings {
     }
 
     async fn adopt(self: &Arc<Self>, record: MeetingRecord) {
-        let (id, term) = (record.id, Term(record.serving.term.0.saturating_add(1)));
+        // In a term of its own: should the other two be alive after all, theirs is another.
+        let (id, term) = (record.id, record.serving.term.alone(self.me(), wall().0));
         if self.draining() || self.served_elsewhere(&record).await {
             return;
         }

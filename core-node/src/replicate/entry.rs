@@ -107,6 +107,9 @@ pub enum BadEntry {
     /// A stream that does not begin with its number.
     #[error("the stream has no beginning")]
     NoBeginning,
+    /// A newer stream has begun, of this core or of one that serves later.
+    #[error("a newer stream has begun")]
+    OldStream,
 }
 
 impl Entry {

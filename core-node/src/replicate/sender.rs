@@ -5,13 +5,17 @@
 //! Alone ──────────▶ Loading ──────────────▶ Sending ──────────────────▶ Sending, binding
 //!   ▲                  │  no good              │ no good                  │   no good
 //!   ├──────────────────┴───────────────────────┘                          ▼
-//!   └────────── the edge confirms, or the standby itself does ──────── Dropping
+//!   ├────────── the edge confirms, or the standby itself does ──────── Dropping
+//!   └────────── written down ──── Beginning a term of its own ◀───────────┘ neither, for too long
 //!
 //! any state ── another core serves in a later term ──▶ Superseded
 //! ```
 //!
 //! *Binding* means that an edge may turn to the standby: from then on a change has [`Settled::Yes`] only when
-//! the standby has it. While *dropping* nothing settles. One request is in flight at a time.
+//! the standby has it. That it is binding is on disk, here and at the standby, before any edge is told; the standby obeys no edge before
+//! it knows. While *dropping* nothing settles: the edge may
+//! have called the standby, and says otherwise itself, or the standby does, durably. Announcements are numbered; only the answer to one
+//! that was made since counts. One request is in flight at a time.
 
 use std::{
     collections::VecDeque,
@@ -46,8 +50,9 @@ pub struct Settings {
     /// A standby that acknowledges nothing for so long, while something waits, is no good. Shorter: words wait less
     /// when it dies. Below four round trips a healthy one is dropped.
     pub stall: Duration,
-    /// A core that hears neither the edge nor the standby goes on alone after this. Longer than the partitions
-    /// that are to be sat out: within it, the other two may have gone on without this core.
+    /// A core that hears neither the edge nor the standby goes on alone after this, in a term of its own
+    /// ([`Term::alone`]). Longer than the partitions that are to be sat out: the other two may have gone on without it, and
+    /// until the partition heals there are two then.
     pub alone_after: Duration,
 }
 
@@ -73,10 +78,12 @@ pub enum Settled {
 pub enum Event {
     /// Read a snapshot from the store, with all that was written before now, for [`Replicator::handle_snapshot`].
     Load,
-    /// Write down that this is the binding standby.
-    Persist(Option<NodeId>),
-    /// Tell the edge.
-    Announce(Option<NodeId>),
+    /// Write down that this is the binding standby; [`Replicator::handle_persisted`] with this number follows.
+    Persist(u64, Option<NodeId>),
+    /// Tell the edge, under this number. If it is connected [`Replicator::handle_told`] comes before.
+    Announce(u64, Option<NodeId>),
+    /// Write down that this core, without a standby, serves in this term; [`Replicator::handle_begun`] follows.
+    Begin(Term),
     /// This core is no good as a standby for now.
     Avoid(NodeId),
     /// Stop serving: this core does, in that term.
@@ -88,6 +95,8 @@ pub enum Event {
 pub struct Send {
     /// To whom.
     pub core: NodeId,
+    /// Of which stream.
+    pub stream: u64,
     /// Number of the first piece.
     pub first: u64,
     /// The pieces; none just to ask.
@@ -99,7 +108,12 @@ enum Phase {
     Alone,
     Loading,
     Sending,
-    Dropping { since: Instant },
+    /// Since then, and since that announcement.
+    Dropping {
+        since: Instant,
+        number: u64,
+    },
+    Beginning(Term),
     Superseded,
 }
 
@@ -111,6 +125,12 @@ pub struct Replicator {
     term: Term,
     phase: Phase,
     binding: bool,
+    /// The number of the newest writing down.
+    persist: u64,
+    /// The change by which the standby knows that it is binding, once that is on disk here.
+    bound: Option<u64>,
+    /// It knows: edges may be told.
+    known: bool,
     /// An edge may know of the standby.
     told: bool,
     stream: Option<Stream>,
@@ -118,7 +138,6 @@ pub struct Replicator {
     reloads: u32,
     written: u64,
     announced: u64,
-    confirmed: u64,
     events: VecDeque<Event>,
 }
 
@@ -140,7 +159,8 @@ struct Stream {
 }
 
 impl Replicator {
-    /// A meeting that `me` serves in `term`. `streams` must rise from one restart of this core to the next.
+    /// A meeting that `me` serves in `term`. `streams`, after which streams and announcements are numbered, must rise from one
+    /// restart of this core to the next.
     /// `standby` is the one written down as binding.
     pub fn new(
         settings: Settings,
@@ -156,13 +176,16 @@ impl Replicator {
             term,
             phase: Phase::Alone,
             binding: standby.is_some(),
+            persist: 0,
+            bound: None,
+            known: standby.is_some(),
             told: standby.is_some(),
             stream: None,
             next_stream: streams,
             reloads: 0,
-            written: 0,
-            announced: 0,
-            confirmed: 0,
+            // What it had before counts as a change: the standby may be without the last of it, and have gone on.
+            written: standby.is_some().into(),
+            announced: streams,
             events: VecDeque::new(),
         };
         if let Some(core) = standby {
@@ -171,10 +194,9 @@ impl Replicator {
         this
     }
 
-    /// The standby that an edge may turn to.
+    /// The standby that an edge may be told to turn to.
     pub fn binding(&self) -> Option<&NodeId> {
-        let dropping = matches!(self.phase, Phase::Dropping { .. });
-        self.stream.as_ref().map(|s| &s.core).filter(|_| self.binding && !dropping)
+        self.stream.as_ref().map(|s| &s.core).filter(|_| self.binding && self.known && self.wants_entries())
     }
 
     /// The core that is or is to become the standby, or is being dropped.
@@ -257,7 +279,7 @@ impl Replicator {
             stream.in_flight = Some(0);
             let begin = Entry::Begin { stream: self.next_stream };
             let pieces = [begin, Entry::Dropped].iter().flat_map(Entry::pieces).collect();
-            return Some(Send { core: stream.core.clone(), first: 0, pieces });
+            return Some(Send { core: stream.core.clone(), stream: self.next_stream, first: 0, pieces });
         }
         let mut room = MAX_REPLICA;
         let fitting = stream.pieces.iter().map_while(|(piece, _)| {
@@ -270,7 +292,7 @@ impl Replicator {
             // What is only asked whether it is there has until the stall deadline from now.
             stream.progress = now;
         }
-        Some(Send { core: stream.core.clone(), first: stream.base, pieces })
+        Some(Send { core: stream.core.clone(), stream: self.next_stream, first: stream.base, pieces })
     }
 
     /// The answer to what was sent last; `None` if there was none.
@@ -289,6 +311,7 @@ impl Replicator {
                 stream.acknowledge(next, now);
                 self.reloads = 0;
                 self.bind();
+                self.handle_known();
             }
             (Some(Response::Replicated { .. }), Phase::Sending) => self.reload(now),
             (Some(Response::Refused { .. }), Phase::Sending) => self.no_good(now),
@@ -303,25 +326,50 @@ impl Replicator {
         }
     }
 
-    /// An edge that owns the meeting has opened it here, or is asked to.
+    /// An edge that owns the meeting has opened it here.
     pub fn handle_attached(&mut self) {
-        (self.announced, self.confirmed) = (0, 0);
-        self.told |= self.binding;
         let standby = self.binding().cloned();
         self.announce(standby);
     }
 
-    /// The edge may have been told of the standby by another way.
+    /// The edge is told of the standby, one way or another.
     pub fn handle_told(&mut self) {
         self.told |= self.binding;
     }
 
-    /// The edge answers an announcement; it answers each, in order.
-    pub fn handle_confirmed(&mut self, core: Option<&NodeId>) {
-        self.confirmed += 1;
-        let last = self.confirmed >= self.announced;
-        if matches!(self.phase, Phase::Dropping { .. }) && last && core.is_none() {
+    /// The edge answers announcement `number`: it would turn to `core`, or may have called it.
+    pub fn handle_confirmed(&mut self, number: u64, core: Option<&NodeId>) {
+        let dropped = matches!(self.phase, Phase::Dropping { number: since, .. } if number >= since);
+        if dropped && number <= self.announced && core.is_none() {
             self.alone();
+        }
+    }
+
+    /// It is on disk who is the standby, and was pushed.
+    pub fn handle_persisted(&mut self, number: u64) {
+        if number == self.persist && self.binding {
+            self.bound = Some(self.written);
+            self.handle_known();
+        }
+    }
+
+    fn handle_known(&mut self) {
+        let Some(stream) = self.stream.as_ref().filter(|s| self.bound.is_some_and(|n| s.acknowledged >= n)) else {
+            return;
+        };
+        let core = stream.core.clone();
+        (self.bound, self.known) = (None, true);
+        if self.wants_entries() {
+            self.announce(Some(core));
+        }
+    }
+
+    /// The term of its own is on disk.
+    pub fn handle_begun(&mut self, term: Term) {
+        if self.phase == Phase::Beginning(term) {
+            self.term = term;
+            (self.binding, self.told, self.known, self.bound) = (false, false, false, None);
+            (self.stream, self.phase) = (None, Phase::Alone);
         }
     }
 
@@ -346,7 +394,7 @@ impl Replicator {
     pub fn settled(&self, number: u64) -> Settled {
         match &self.phase {
             Phase::Superseded => Settled::Never,
-            Phase::Dropping { .. } => Settled::No,
+            Phase::Dropping { .. } | Phase::Beginning(_) => Settled::No,
             _ if !self.binding => Settled::Yes,
             _ if self.stream.as_ref().is_some_and(|s| s.acknowledged >= number) => Settled::Yes,
             _ => Settled::No,
@@ -356,7 +404,7 @@ impl Replicator {
     /// A deadline has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         match &self.phase {
-            Phase::Dropping { since } if now >= *since + self.settings.alone_after => self.alone(),
+            Phase::Dropping { since, .. } if now >= *since + self.settings.alone_after => self.begin(),
             Phase::Sending if self.stalled_at().is_some_and(|at| at <= now) => self.no_good(now),
             _ => {}
         }
@@ -368,7 +416,9 @@ impl Replicator {
         let send = |dropping| stream.in_flight.is_none().then(|| stream.due(dropping));
         match &self.phase {
             Phase::Sending => self.stalled_at().into_iter().chain(send(false)).min(),
-            Phase::Dropping { since } => Some(*since + self.settings.alone_after).into_iter().chain(send(true)).min(),
+            Phase::Dropping { since, .. } => {
+                Some(*since + self.settings.alone_after).into_iter().chain(send(true)).min()
+            }
             _ => None,
         }
     }
@@ -409,8 +459,7 @@ impl Replicator {
         let Some(stream) = self.stream.as_ref().filter(|s| s.pieces.is_empty() && !self.binding) else { return };
         let core = stream.core.clone();
         self.binding = true;
-        self.events.push_back(Event::Persist(Some(core.clone())));
-        self.announce(Some(core));
+        self.persist(Some(core));
     }
 
     fn no_good(&mut self, now: Instant) {
@@ -424,11 +473,23 @@ impl Replicator {
         }
         // Later than any of its streams, so that the goodbye is not taken for an old one.
         self.next_stream += 1;
-        self.phase = Phase::Dropping { since: now };
         self.announce(None);
+        self.phase = Phase::Dropping { since: now, number: self.announced };
         if !self.told {
             self.alone();
         }
+    }
+
+    fn begin(&mut self) {
+        let term = self.term.alone(&self.me, self.next_stream);
+        self.phase = Phase::Beginning(term);
+        self.events.push_back(Event::Begin(term));
+    }
+
+    fn persist(&mut self, standby: Option<NodeId>) {
+        self.persist += 1;
+        (self.known, self.bound) = (false, None);
+        self.events.push_back(Event::Persist(self.persist, standby));
     }
 
     fn alone(&mut self) {
@@ -437,7 +498,7 @@ impl Replicator {
         self.stream = None;
         self.phase = Phase::Alone;
         if bound {
-            self.events.push_back(Event::Persist(None));
+            self.persist(None);
         }
     }
 
@@ -451,7 +512,7 @@ impl Replicator {
 
     fn announce(&mut self, standby: Option<NodeId>) {
         self.announced += 1;
-        self.events.push_back(Event::Announce(standby));
+        self.events.push_back(Event::Announce(self.announced, standby));
     }
 
     fn is_later(&self, core: &NodeId, term: Term) -> bool {

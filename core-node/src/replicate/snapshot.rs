@@ -8,7 +8,7 @@ use mesh::{
 use super::entry::{DoneSpurt, Entry};
 use crate::{
     key::SpurtKey,
-    record::{CoreRole, MeetingRecord, Serving},
+    record::{MeetingRecord, Serving},
     store::{Op, SpurtRecord, Store, StoreError},
 };
 
@@ -48,8 +48,8 @@ pub fn finished(store: &Store, meeting: MeetingId, spurts: &[SpurtKey]) -> Resul
     Ok(rows.collect::<Result<Vec<_>, StoreError>>()?.into_iter().flatten().collect())
 }
 
-/// What the standby writes for an entry of `meeting`, which `by` serves in `term`.
-pub fn op(meeting: MeetingId, entry: Entry, by: &NodeId, term: Term) -> Option<Op> {
+/// What the standby writes for an entry of `meeting`, which `by` serves in `term`, from that stream.
+pub fn op(meeting: MeetingId, entry: Entry, by: &NodeId, term: Term, stream: u64) -> Option<Op> {
     Some(match entry {
         Entry::Begin { .. } | Entry::Dropped => return None,
         Entry::Participant(participant) => Op::Participant(meeting, participant),
@@ -60,14 +60,12 @@ pub fn op(meeting: MeetingId, entry: Entry, by: &NodeId, term: Term) -> Option<O
             let spurts = spurts.iter().map(|s| (s.key(), row(s))).collect();
             Op::Taken { meeting, spurts, segment, cover }
         }
-        Entry::Record(record) => Op::Meeting(Box::new(held(*record, by, term))),
+        Entry::Record(record) => {
+            let standby = record.serving.standby.clone();
+            let serving = Serving { standby, ..Serving::held(by.clone(), term, stream) };
+            Op::Meeting(Box::new(MeetingRecord { serving, ..*record }))
+        }
     })
-}
-
-/// The record as its standby keeps it.
-fn held(record: MeetingRecord, by: &NodeId, term: Term) -> MeetingRecord {
-    let serving = Serving { term, role: CoreRole::Standby, by: Some(by.clone()), standby: None };
-    MeetingRecord { serving, ..record }
 }
 
 fn done_spurt((key, record): (SpurtKey, SpurtRecord)) -> Option<DoneSpurt> {

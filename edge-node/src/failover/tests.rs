@@ -114,13 +114,53 @@ fn a_standby_that_refuses_sends_the_meeting_back_in_the_former_term() {
 }
 
 #[test]
-fn a_standby_that_falls_silent_before_it_answers_sends_the_meeting_back_in_a_newer_term() {
+fn a_standby_that_falls_silent_before_it_answers_may_have_been_called_and_is_not_given_up() {
     let mut bench = Bench::new();
     bench.beats(&["b"], 3);
     bench.turned().unwrap();
+    bench.failover.handle_beat(&id("a"), RTT, false, bench.now);
     bench.beats(&[], 1);
+    // Its answer to the call is lost.
+    for _ in 0..8 {
+        bench.now += BEAT_EVERY;
+        bench.failover.handle_beat(&id("a"), RTT, false, bench.now);
+        bench.failover.handle_timeout(bench.now);
+    }
+    assert_eq!(bench.turned(), Some((id("a"), Term(1), Why::Silent)), "the former goes on in its own term");
+    bench.failover.handle_standby(&id("a"), None, 7, bench.now);
+    assert_eq!(bench.actions(), [Action::Confirm(7, Some(id("b")))]);
     bench.beats(&["a"], 8);
-    assert_eq!(bench.turned(), Some((id("a"), Term(3), Why::Silent)));
+    bench.failover.handle_beat(&id("b"), RTT, false, bench.now);
+    assert_eq!(bench.turned(), Some((id("b"), Term(2), Why::Silent)), "it is there again, and says itself");
+    bench.failover.handle_refused(&id("b"), RefusedReason::UnknownMeeting, bench.now);
+    assert_eq!(bench.turned(), Some((id("a"), Term(1), Why::Refused)));
+    bench.failover.handle_standby(&id("a"), None, 8, bench.now);
+    assert_eq!(bench.actions(), [Action::Confirm(8, None)]);
+}
+
+#[test]
+fn a_called_core_that_was_let_go_by_the_former_one_makes_room_for_the_next() {
+    let mut bench = Bench::new();
+    bench.beats(&["b"], 3);
+    for _ in 0..9 {
+        bench.now += BEAT_EVERY;
+        bench.failover.handle_beat(&id("a"), RTT, false, bench.now);
+        bench.failover.handle_timeout(bench.now);
+    }
+    bench.actions();
+    bench.failover.handle_standby(&id("a"), Some(id("c")), 7, bench.now);
+    let want = [Action::Unwatch(id("b")), Action::Watch(id("c")), Action::Confirm(7, Some(id("c")))];
+    assert_eq!(bench.actions(), want);
+}
+
+#[test]
+fn a_core_that_goes_on_in_another_term_is_opened_again() {
+    let mut bench = Bench::new();
+    bench.failover.handle_moved(&id("a"), id("a"), Term(1), bench.now);
+    assert_eq!(bench.actions(), []);
+    bench.failover.handle_moved(&id("a"), id("a"), Term(4), bench.now);
+    let turn = Action::Turn { core: id("a"), term: Term(4), why: Why::Moved };
+    assert_eq!(bench.actions(), [Action::Unwatch(id("b")), turn]);
 }
 
 #[test]
@@ -133,8 +173,8 @@ fn a_core_that_drains_is_left_at_once_and_one_without_a_standby_is_not() {
     bench.beats(&["b"], 8);
     bench.failover.handle_drain(&id("b"), bench.now);
     assert_eq!(bench.turned(), None);
-    bench.failover.handle_standby(&id("b"), Some(id("c")), bench.now);
-    assert_eq!(bench.actions(), [Action::Watch(id("c")), Action::Confirm(Some(id("c")))]);
+    bench.failover.handle_standby(&id("b"), Some(id("c")), 1, bench.now);
+    assert_eq!(bench.actions(), [Action::Watch(id("c")), Action::Confirm(1, Some(id("c")))]);
     bench.failover.handle_up(&id("c"), true, bench.now);
     assert_eq!(bench.turned(), Some((id("c"), Term(3), Why::Draining)));
 }
@@ -142,13 +182,13 @@ fn a_core_that_drains_is_left_at_once_and_one_without_a_standby_is_not() {
 #[test]
 fn a_change_of_standby_is_confirmed_and_what_others_say_of_it_is_not() {
     let mut bench = Bench::new();
-    bench.failover.handle_standby(&id("b"), Some(id("c")), bench.now);
+    bench.failover.handle_standby(&id("b"), Some(id("c")), 1, bench.now);
     assert_eq!(bench.actions(), []);
-    bench.failover.handle_standby(&id("a"), Some(id("c")), bench.now);
-    let want = [Action::Unwatch(id("b")), Action::Watch(id("c")), Action::Confirm(Some(id("c")))];
+    bench.failover.handle_standby(&id("a"), Some(id("c")), 2, bench.now);
+    let want = [Action::Unwatch(id("b")), Action::Watch(id("c")), Action::Confirm(2, Some(id("c")))];
     assert_eq!(bench.actions(), want);
-    bench.failover.handle_standby(&id("a"), None, bench.now);
-    assert_eq!(bench.actions(), [Action::Unwatch(id("c")), Action::Confirm(None)]);
+    bench.failover.handle_standby(&id("a"), None, 3, bench.now);
+    assert_eq!(bench.actions(), [Action::Unwatch(id("c")), Action::Confirm(3, None)]);
     bench.beats(&[], 20);
     assert_eq!(bench.actions(), [], "without a standby the serving core is tried for ever");
 }
@@ -174,7 +214,7 @@ fn flapping_waits_longer_each_time() {
             turns.push(bench.now);
             (serving, other) = (other, serving);
             bench.beats(&[serving], 1);
-            bench.failover.handle_standby(&id(serving), Some(id(other)), bench.now);
+            bench.failover.handle_standby(&id(serving), Some(id(other)), 1, bench.now);
             bench.failover.handle_up(&id(other), true, bench.now);
         }
     }
@@ -233,7 +273,7 @@ proptest! {
                 Step::Up(n) => failover.handle_up(&core(n), true, now),
                 Step::Down(n) => failover.handle_down(&core(n), now),
                 Step::Beat(n) => failover.handle_beat(&core(n), RTT, true, now),
-                Step::Standby(n, s) => failover.handle_standby(&core(n), s.map(core), now),
+                Step::Standby(n, s) => failover.handle_standby(&core(n), s.map(core), 1, now),
                 Step::Moved(n, to, term) => failover.handle_moved(&core(n), core(to), Term(term), now),
                 Step::Drain(n) => failover.handle_drain(&core(n), now),
                 Step::Refused(n, stale) => {
@@ -250,7 +290,7 @@ proptest! {
                     Action::Watch(core) => prop_assert!(watched.insert(core), "watched once"),
                     Action::Unwatch(core) => prop_assert!(watched.remove(&core), "it was watched"),
                     Action::Turn { core, .. } => serving = core,
-                    Action::Confirm(_) | Action::GiveUp(_) => {}
+                    Action::Confirm(..) | Action::GiveUp(_) => {}
                 }
             }
             prop_assert_eq!(failover.serving(), &serving);

@@ -1,7 +1,4 @@
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{LEASE_MAX, margin};
 use crate::{
@@ -9,30 +6,25 @@ use crate::{
     wire::{Epoch, Term},
 };
 
-/// Ended epochs whose end is remembered, newest last; what is older is fenced without one.
-const MAX_PAST: usize = 16;
-
 /// The serving core's side of the leases of one meeting and capture slot.
 ///
-/// | state | `grant` | `renew` by its owner | `release` by its owner | its end comes |
-/// |---|---|---|---|---|
-/// | vacant | offered | | | |
-/// | offered: no beat yet, so no lease | offered to the next | leased | vacant | |
-/// | leased | refused: [`NotYet`] | later end | vacant | lapsed |
-/// | lapsed | offered to the next | leased | vacant | |
+/// | state | `revoke` | `grant` | `renew` by its owner | `release` by its owner | its end comes |
+/// |---|---|---|---|---|---|
+/// | vacant | | offered | | | |
+/// | offered: no beat yet, so no lease | vacant | offered to the next | leased | vacant | |
+/// | leased | refused: [`NotYet`] | refused: [`NotYet`] | later end | vacant | lapsed |
+/// | lapsed | vacant | offered to the next | leased | vacant | |
 ///
-/// All instants are of the core's own monotonic clock. Three duties are the caller's:
+/// All instants are of the core's own monotonic clock. Two duties are the caller's:
 ///
 /// 1. **Store first.** [`Grantor::next_epoch`] is written through the authority, and acknowledged by the standby where there is
 ///    one, before [`Grantor::grant`] and before the edge hears of it. Then no epoch is granted twice, whoever dies.
 /// 2. **Answer in order.** A refused renewal is told to the edge before the answer to the beat that brought it.
-/// 3. **Fence.** A frame is taken only as [`Grantor::fence`] says.
 #[derive(Debug)]
 pub struct Grantor {
     term: Term,
     newest: Epoch,
     state: State,
-    past: VecDeque<(Epoch, Instant)>,
 }
 
 /// Who was granted which epoch.
@@ -76,23 +68,10 @@ pub enum Refusal {
     Released,
 }
 
-/// What to do with a frame of some epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fence {
-    /// Take it: nobody was granted the meeting since.
-    Open,
-    /// Another owner has been granted the meeting. At that instant at the latest the edge had to stop capturing; speech
-    /// that it captured before and kept (spilled, restarted, cut off) may still come in, under its own epoch; what
-    /// it captured later must not.
-    Late(Instant),
-    /// Refuse it.
-    Closed,
-}
-
 impl Grantor {
     /// For a new meeting, in its first term.
     pub fn new(term: Term) -> Self {
-        Self { term, newest: Epoch(0), state: State::Vacant, past: VecDeque::new() }
+        Self { term, newest: Epoch(0), state: State::Vacant }
     }
 
     /// For a meeting whose leases another process may have renewed until this very instant: after this core's restart, or as
@@ -105,6 +84,11 @@ impl Grantor {
             this.state = State::Leased { owner, until: end(lease, now), told: false };
         }
         this
+    }
+
+    /// The core serves in a later term from here on. What was granted stays.
+    pub fn handle_term(&mut self, term: Term) {
+        self.term = self.term.max(term);
     }
 
     /// The epoch to store, and then to grant; `None` if this term has none left.
@@ -128,6 +112,17 @@ impl Grantor {
         }
     }
 
+    /// Ends for good what may not be held any more: from here on its owner renews in vain, so that the next epoch can be stored
+    /// and then granted.
+    ///
+    /// # Errors
+    /// The lease may still be held, and until when.
+    pub fn revoke(&mut self, now: Instant) -> Result<(), NotYet> {
+        self.may_grant(now)?;
+        self.state = State::Vacant;
+        Ok(())
+    }
+
     /// Grants `epoch` to `edge`, which holds nothing until its first beat.
     ///
     /// # Errors
@@ -136,16 +131,6 @@ impl Grantor {
         self.may_grant(now)?;
         if epoch <= self.newest || epoch.term() != self.term {
             return Err(NotYet::Stale);
-        }
-        if self.newest > Epoch(0) {
-            let ended = match &self.state {
-                State::Leased { until, .. } => *until,
-                State::Vacant | State::Offered(_) => now,
-            };
-            if self.past.len() == MAX_PAST {
-                self.past.pop_front();
-            }
-            self.past.push_back((self.newest, ended));
         }
         self.newest = epoch;
         self.state = State::Offered(Owner { edge, epoch });
@@ -209,19 +194,6 @@ impl Grantor {
     pub fn is_leased(&self, now: Instant) -> bool {
         self.may_grant(now).is_err()
     }
-
-    /// What to do with a frame of `epoch`.
-    pub fn fence(&self, epoch: Epoch) -> Fence {
-        if epoch == self.newest && epoch > Epoch(0) {
-            return Fence::Open;
-        }
-        self.past.iter().find(|(past, _)| *past == epoch).map_or(Fence::Closed, |(_, ended)| Fence::Late(*ended))
-    }
-
-    /// Whether a frame of `epoch` is the present owner's.
-    pub fn accepts(&self, epoch: Epoch) -> bool {
-        self.fence(epoch) == Fence::Open
-    }
 }
 
 /// The end of a lease that begins now at the latest, on the core's clock.
@@ -264,8 +236,7 @@ mod tests {
         assert_eq!(grantor.handle_timeout(end), None, "said once");
         grantor.grant(edge("b"), grantor.next_epoch().unwrap(), end).unwrap();
         assert_eq!(grantor.renew(&edge("a"), Epoch(1), LEASE, end), Err(Refusal::NotOwner));
-        assert_eq!(grantor.fence(Epoch(1)), Fence::Late(end));
-        assert!(grantor.accepts(Epoch(2)) && !grantor.accepts(Epoch(3)) && !grantor.accepts(Epoch(0)));
+        assert_eq!(grantor.newest(), Epoch(2));
     }
 
     #[test]
@@ -286,8 +257,18 @@ mod tests {
         assert!(!grantor.release(&edge("b"), Epoch(1)) && grantor.is_leased(t0));
         assert!(grantor.release(&edge("a"), Epoch(1)));
         assert_eq!(grantor.renew(&edge("a"), Epoch(1), LEASE, t0), Err(Refusal::Released), "a beat that was under way");
-        assert!(grantor.accepts(Epoch(1)), "its last frames may still come");
         grantor.grant(edge("b"), Epoch(2), t0).unwrap();
+    }
+
+    #[test]
+    fn a_lease_that_was_revoked_for_the_next_is_not_renewed_while_that_is_stored() {
+        let t0 = Instant::now();
+        let mut grantor = leased(t0);
+        assert_eq!(grantor.revoke(t0), Err(NotYet::Leased(t0 + ms(1800))));
+        let late = t0 + ms(1800);
+        grantor.revoke(late).unwrap();
+        assert_eq!(grantor.renew(&edge("a"), Epoch(1), LEASE, late), Err(Refusal::Released));
+        grantor.grant(edge("b"), Epoch(2), late).unwrap();
     }
 
     #[test]
@@ -318,6 +299,7 @@ mod tests {
         grantor.renew(&edge("a"), Epoch(7), LEASE, t0 + ms(100)).unwrap();
         assert_eq!(grantor.grant(edge("b"), Epoch(8), t0 + ms(5000)), Err(NotYet::Stale), "an epoch of the old term");
         grantor.grant(edge("b"), Epoch::of(Term(2), 1), t0 + ms(5000)).unwrap();
-        assert!(!grantor.accepts(Epoch(7)));
+        grantor.handle_term(Term(2).alone(&edge("c"), 1));
+        assert!(grantor.next_epoch() > Some(Epoch::of(Term(2), 2)), "a later term goes on after it");
     }
 }

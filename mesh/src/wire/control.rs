@@ -90,6 +90,8 @@ pub enum ToCore {
         alias: MeetingAlias,
         /// The core; none if absent.
         core: Option<NodeId>,
+        /// Of what it answers.
+        number: u64,
     },
     /// As `Serve`, of an epoch that is over for this edge (its lease ran out, or the edge was restarted): the edge is
     /// not in the meeting and has only speech that it captured while the epoch was its own. Renews no lease; if the epoch
@@ -167,8 +169,10 @@ pub enum ToEdge {
         alias: MeetingAlias,
         /// The core; none for now if absent.
         core: Option<NodeId>,
+        /// Rises from one to the next that this core says of the meeting; its answer repeats it.
+        number: u64,
     },
-    /// Another core serves the meeting by now: open it there, in that term.
+    /// Another core serves the meeting by now, or this one in another term: open it there, in that term.
     Moved {
         /// The meeting.
         alias: MeetingAlias,

@@ -113,7 +113,9 @@ pub struct Replica {
     pub meeting: MeetingId,
     /// The turn in which the sender serves it.
     pub term: Term,
-    /// The number of the first entry, counted from 0 within this term.
+    /// Which stream of entries they are of: rises from one to the next that this core sends of the meeting.
+    pub stream: u64,
+    /// The number of the first entry, counted from 0 within the stream.
     pub first: u64,
     /// Entries in the core's own stored form; together at most [`MAX_REPLICA`] bytes.
     pub entries: Vec<Vec<u8>>,

@@ -1,0 +1,85 @@
+//! What must hold in every history, as somebody sees it who sees all nodes at once.
+
+use std::collections::BTreeMap;
+
+use core_node::key::SpurtKey;
+use mesh::wire::{Epoch, Term};
+
+/// All that was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    served: BTreeMap<u32, usize>,
+    granted: BTreeMap<u64, usize>,
+    accepted: BTreeMap<u64, usize>,
+    published: BTreeMap<SpurtKey, (u64, usize)>,
+    /// By core.
+    captured: BTreeMap<usize, (Epoch, usize)>,
+    /// A core went on alone: until all is healed two may serve, in different terms.
+    pub(crate) islands: bool,
+    pub(crate) frames: u64,
+    pub(crate) turns: u64,
+    pub(crate) violation: Option<String>,
+}
+
+impl Oracle {
+    pub(crate) fn violated(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    /// `core` begins to serve, or goes on after a restart.
+    pub(crate) fn serves(&mut self, core: usize, term: Term) {
+        self.islands |= term.is_alone();
+        self.turns += 1;
+        let first = *self.served.entry(term.0).or_insert(core);
+        if first != core {
+            self.violated(format!("cores {first} and {core} both serve in term {}", term.0));
+        }
+    }
+
+    /// `core` grants `epoch` to `edge`, while `holder` still has the lease of an earlier one.
+    pub(crate) fn grants(&mut self, core: usize, epoch: Epoch, edge: usize, holder: Option<(usize, Epoch)>) {
+        if let Some((other, held)) = holder {
+            let (held, epoch) = (held.0, epoch.0);
+            self.violated(format!("core {core} grants epoch {epoch} while edge {other} holds the lease of {held}"));
+        }
+        let first = *self.granted.entry(epoch.0).or_insert(edge);
+        if first != edge {
+            self.violated(format!("core {core} grants epoch {} to edge {edge}, and edge {first} had it", epoch.0));
+        }
+    }
+
+    /// `core` takes a frame that `edge` captured under `epoch`.
+    pub(crate) fn accepts(&mut self, core: usize, epoch: Epoch, edge: usize) {
+        self.frames += 1;
+        let first = *self.accepted.entry(epoch.0).or_insert(edge);
+        if first != edge {
+            self.violated(format!("core {core} takes frames of edges {first} and {edge} in epoch {}", epoch.0));
+        }
+    }
+
+    /// `edge` captures because it holds the lease of `epoch`, which it renews at `core`.
+    pub(crate) fn captures(&mut self, edge: usize, core: usize, epoch: Epoch) {
+        let (newest, other) = *self.captured.entry(core).or_insert((epoch, edge));
+        if newest > epoch && !self.islands {
+            let (held, newest) = (epoch.0, newest.0);
+            self.violated(format!(
+                "edge {edge} has core {core}'s lease of {held} after edge {other} had that of {newest}"
+            ));
+        }
+        self.captured.insert(core, (newest.max(epoch), if newest > epoch { other } else { edge }));
+    }
+
+    /// Listeners at `core` may hear these words.
+    pub(crate) fn publishes(&mut self, core: usize, key: &SpurtKey, words: u64) {
+        let (first, by) = *self.published.entry(key.clone()).or_insert((words, core));
+        if first != words && !self.islands {
+            self.violated(format!(
+                "core {core} publishes {key:?} again: {words}, where core {by} had published {first}"
+            ));
+        }
+    }
+
+    pub(crate) fn published(&self) -> usize {
+        self.published.len()
+    }
+}
