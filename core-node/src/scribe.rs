@@ -6,7 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
-    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -28,7 +28,6 @@ use crate::{
     store::{Speech, Store, StoreError},
     transcribe::{Clip, Text, TranscribeError, pool::Pool},
     transcript::Draft,
-    turns::HOLD,
     utterance::{Decoded, Heard, Name, Piece, Utterance, duration_of},
 };
 
@@ -99,7 +98,10 @@ struct Scribe {
     settings: Settings,
     merger: Merger,
     ledger: Arc<Mutex<Ledger>>,
-    waiting: VecDeque<Utterance>,
+    /// In the order in which they were spoken: after an outage the newest come in first.
+    waiting: BTreeMap<(Option<Micros>, u64), Utterance>,
+    /// Utterances that have waited.
+    waited: u64,
     finals: JoinSet<Option<Finished>>,
     /// Finals whose speaker said something before that has no words yet.
     held: Vec<Finished>,
@@ -122,7 +124,8 @@ impl Scribe {
             settings,
             merger: Merger::default(),
             ledger: Arc::default(),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            waited: 0,
             finals: JoinSet::new(),
             held: vec![],
             publishing: JoinSet::new(),
@@ -167,7 +170,9 @@ impl Scribe {
         let mut ledger = lock(&self.ledger);
         while let Some(utterance) = self.merger.poll_ready() {
             ledger.begin(&utterance.spurts);
-            self.waiting.push_back(utterance);
+            let captured = lock(&self.meeting.turns).work(&utterance.spurts);
+            self.waiting.insert((captured, self.waited), utterance);
+            self.waited += 1;
         }
         let mut over = vec![];
         while let Some(key) = self.merger.poll_settled() {
@@ -186,7 +191,7 @@ impl Scribe {
     fn start_finals(&mut self) {
         metrics::gauge!("nearfield_core_scribe_waiting_utterances").set(self.waiting.len() as f64);
         while self.finals.len() < self.settings.parallel {
-            let Some(utterance) = self.waiting.pop_front() else { return };
+            let Some((_, utterance)) = self.waiting.pop_first() else { return };
             let last = utterance.pieces.last().map_or(&utterance.name.key, |piece| &piece.key);
             let (epoch, spurt) = (last.epoch.0, last.spurt.0);
             let durable = self.durable.get(last).copied();
@@ -219,12 +224,14 @@ impl Scribe {
 
     /// Publishes the finals whose turn it is, and those that have waited for too long.
     fn publish_due(&mut self, now: Instant) {
+        let turns = lock(&self.meeting.turns);
         let is_due = |finished: &mut Finished| {
-            let next = lock(&self.meeting.turns).is_next(&finished.job.utterance.spurts);
-            if !next && finished.since + HOLD <= now {
+            let wait = turns.wait(&finished.job.utterance.spurts);
+            let due = finished.since + wait <= now;
+            if due && !wait.is_zero() {
                 metrics::counter!("nearfield_core_finals_out_of_order_total").increment(1);
             }
-            next || finished.since + HOLD <= now
+            due
         };
         for finished in self.held.extract_if(.., is_due) {
             self.publishing.spawn(finished.publish().in_current_span());
@@ -232,7 +239,8 @@ impl Scribe {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let held = self.held.iter().map(|finished| finished.since + HOLD);
+        let turns = lock(&self.meeting.turns);
+        let held = self.held.iter().map(|finished| finished.since + turns.wait(&finished.job.utterance.spurts));
         self.merger.poll_timeout().into_iter().chain(held).min()
     }
 
@@ -317,11 +325,20 @@ struct Sound {
 
 impl Job {
     async fn make_final(self, pool: Pool, durable: Option<Micros>) -> Option<Finished> {
+        let draft = self.make_draft(&pool, durable).await;
+        if draft.is_none() {
+            // Its speech stays stored; nothing waits for its words before the next start.
+            let mut turns = lock(&self.meeting.turns);
+            self.utterance.spurts.iter().for_each(|spurt| turns.end(spurt));
+        }
+        Some(Finished { draft: draft?, job: self, since: Instant::now() })
+    }
+
+    async fn make_draft(&self, pool: &Pool, durable: Option<Micros>) -> Option<Draft> {
         let sound = self.load().await?;
         metrics::counter!("nearfield_core_decode_bad_packets_total").increment(sound.bad_packets);
-        let text = self.transcribe(&pool, &sound).await?;
-        let draft = self.draft(&sound, text, durable.unwrap_or(sound.received));
-        Some(Finished { job: self, draft, since: Instant::now() })
+        let text = self.transcribe(pool, &sound).await?;
+        Some(self.draft(&sound, text, durable.unwrap_or(sound.received)))
     }
 
     async fn make_partial(self, pool: Pool) {

@@ -14,6 +14,12 @@ const CALM: u8 = 4;
 /// How often it passes on what others act on: of 10 000 nodes 5 do not hear at 5 % loss. It is told twice.
 const BRISK: u8 = 8;
 
+/// Reports that may prove too long for what room is left before a packet is held to be full: to find out costs an encoding.
+const MISFITS: u8 = 3;
+
+/// More never fit into one packet, not even as marks.
+const MOST: usize = 256;
+
 /// What waits to be told, by whose it is. Bounded by the reports there are, for it holds none itself;
 /// what is newer takes the place of what is older.
 #[derive(Debug, Default)]
@@ -55,7 +61,7 @@ impl Rumours {
     /// told least.
     pub(super) fn fill(&mut self, to: &NodeId, room: usize, reports: &Reports) -> Vec<u8> {
         let (mut marks, mut notes, mut items) = (vec![], vec![], vec![]);
-        let mut left = room.saturating_sub(2 * ITEM_FRAME);
+        let (mut left, mut misfits) = (room.saturating_sub(2 * ITEM_FRAME), 0);
         for node in self.in_order(to) {
             let Some(rumour) = self.0.get_mut(&node) else { continue };
             let Some((report, note)) = reports.telling(&node) else {
@@ -72,9 +78,10 @@ impl Rumours {
                     notes.push(note);
                     left -= note.len();
                 }
-                Telling::Full => {
+                Telling::Full if misfits < MISFITS => {
                     let item = Item::Report(Box::new((*report).clone())).encode(left).unwrap_or_default();
                     left -= item.len();
+                    misfits += u8::from(item.is_empty());
                     items.extend(item);
                 }
                 _ => break,
@@ -93,6 +100,10 @@ impl Rumours {
     fn in_order(&self, to: &NodeId) -> Vec<NodeId> {
         let news = |(node, rumour): &(&NodeId, &Rumour)| *node != to && rumour.from.as_ref() != Some(to);
         let mut order: Vec<_> = self.0.iter().filter(news).map(|(node, r)| (!r.brisk, r.told, node)).collect();
+        if order.len() > MOST {
+            order.select_nth_unstable(MOST);
+            order.truncate(MOST);
+        }
         order.sort_unstable();
         order.into_iter().map(|(.., node)| node.clone()).collect()
     }
