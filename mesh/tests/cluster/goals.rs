@@ -54,12 +54,12 @@ fn joins_and_goodbyes_are_known_within_a_second_and_a_partition_heals_within_30_
         let start = world.now();
         world.with(node, |swim, now| swim.leave(now));
         world.crash(node);
-        world.run_for(secs(8));
+        world.run_for(secs(15));
         leaves.extend(world.told(node, true, start));
         let start = world.now();
         world.start(node, 0, EPOCH_MS + 60_000 * life);
         world.announce(node, 0);
-        world.run_for(secs(8));
+        world.run_for(secs(15));
         joins.extend(world.told(node, false, start));
     }
     assert_eq!((joins.len(), leaves.len()), (4 * (NODES - 1), 4 * (NODES - 1)), "seed {seed}");
