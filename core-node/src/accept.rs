@@ -281,8 +281,8 @@ impl Acceptor {
             }
             ToCore::Left { alias, participant } => {
                 let speaker = lock(&link.aliases).speaker(alias, participant);
-                if let (Some(meeting), Some(speaker)) = (self.meeting(link, alias)?, speaker) {
-                    meeting.0.handle_left(&speaker).await?;
+                if let (Some((meeting, epoch)), Some(speaker)) = (self.meeting(link, alias)?, speaker) {
+                    meeting.handle_left(epoch, &speaker).await?;
                 }
             }
             ToCore::State { alias, state, detail } => {

@@ -422,6 +422,7 @@ pub(crate) fn spec() -> Spec {
         metadata: serde_json::Map::new(),
         deduplication_key: None,
         redundancy: 1,
+        leave: crate::record::LeaveRules::default(),
     }
 }
 

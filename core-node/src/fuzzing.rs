@@ -49,6 +49,7 @@ pub fn record() -> MeetingRecord {
         metadata: serde_json::Map::new(),
         deduplication_key: None,
         redundancy: 1,
+        leave: crate::record::LeaveRules::default(),
     };
     MeetingRecord { id: meeting(), ..crate::meetings::new_record(spec, TraceContext::new(7), None) }
 }

@@ -2,15 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use mesh::wire::{
-    Epoch, SpurtNo, Term,
-    control::{CloseReason, ToCore, ToEdge},
+use std::sync::Arc;
+
+use mesh::{
+    clock::Micros,
+    trace::TraceContext,
+    wire::{
+        Epoch, SpurtNo, Term,
+        control::{CloseReason, ToCore, ToEdge},
+    },
 };
 
 use crate::{
     accept::SpurtError,
-    fakes::{ALIAS, ALICE, Core, next, spurt_bytes},
-    record::Status,
+    fakes::{ALIAS, ALICE, Core, Edge, next, spec, spurt_bytes},
+    meeting::{Meeting, wall},
+    record::{LeaveRules, Spec, Status},
 };
 
 fn core(dir: &tempfile::TempDir) -> Core {
@@ -68,4 +75,56 @@ async fn what_an_edge_has_beyond_a_spurt_that_was_ended_for_it_is_taken_as_its_n
     core.spurt(&edge, rest.0, 50 - items, 0, false).await;
     assert_eq!(next(&mut edge).await, ToEdge::Done { alias: ALIAS, participant: ALICE, spurt: rest });
     assert_eq!(live.record().counts.frames_durable, 50);
+}
+
+/// A meeting under these rules, active, with Alice in it, and its edge.
+async fn under(core: &mut Core, leave: LeaveRules) -> (Arc<Meeting>, Edge) {
+    let spec = Spec { leave, ..spec() };
+    let created = core.meetings.create(spec, TraceContext::new(7), None).await.map_err(|e| e.to_string()).unwrap();
+    core.assigned().await;
+    let edge = core.connect("edge-a").await;
+    core.serve(&edge, created.record.id, Epoch(1), Term(1)).await;
+    let live = core.meetings.live(created.record.id).unwrap();
+    core.until("active", |_| live.record().status == Status::Active).await;
+    (live, edge)
+}
+
+/// The edge is told to leave and does; the meeting is done for the reason returned.
+async fn left(core: &Core, live: &Arc<Meeting>, mut edge: Edge) -> String {
+    assert_eq!(next(&mut edge).await, ToEdge::Leave { alias: ALIAS });
+    core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Asked }).await;
+    core.until("done", |_| live.record().status == Status::Done).await;
+    live.record().sub_code.unwrap()
+}
+
+#[tokio::test]
+async fn a_meeting_that_everybody_has_left_is_left_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (live, edge) = under(&mut core, LeaveRules { alone_after_seconds: Some(1), at: None }).await;
+    core.say(&edge, ToCore::Left { alias: ALIAS, participant: ALICE }).await;
+    assert_eq!(left(&core, &live, edge).await, "alone");
+}
+
+#[tokio::test]
+async fn a_meeting_whose_time_is_up_is_left_with_people_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let soon = Some(Micros(wall().0 + 300_000));
+    let (live, edge) = under(&mut core, LeaveRules { alone_after_seconds: Some(1), at: soon }).await;
+    assert_eq!(live.present(), 1);
+    assert_eq!(left(&core, &live, edge).await, "deadline");
+}
+
+#[tokio::test]
+async fn a_meeting_that_is_ended_says_by_whom() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (live, edge) = under(&mut core, LeaveRules::default()).await;
+    core.meetings.stop(live.id).await;
+    assert_eq!(left(&core, &live, edge).await, "requested");
+    let (live, edge) = under(&mut core, LeaveRules::default()).await;
+    core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Ended }).await;
+    core.until("done", |_| live.record().status == Status::Done).await;
+    assert_eq!(live.record().sub_code.as_deref(), Some("relay_ended"));
 }

@@ -190,6 +190,11 @@ impl Meeting {
         lock(&self.participants).values().cloned().collect()
     }
 
+    /// How many of them are there.
+    pub fn present(&self) -> usize {
+        lock(&self.participants).values().filter(|p| p.left_at.is_none()).count()
+    }
+
     /// Changes the record and returns when the disk has it, and the standby.
     ///
     /// # Errors
@@ -241,7 +246,7 @@ impl Meeting {
         self.stuck.notified().await;
     }
 
-    /// Returns when [`Meeting::backlog`] may have changed.
+    /// Returns when [`Meeting::backlog`] or [`Meeting::present`] may have changed.
     pub async fn progressed(&self) {
         self.progress.notified().await;
     }
@@ -447,6 +452,7 @@ impl Meeting {
             row.left_at = None;
             row.clone()
         };
+        self.progress.notify_one();
         self.keep(row).await
     }
 
@@ -456,15 +462,19 @@ impl Meeting {
         Ok(())
     }
 
-    /// A participant has left.
+    /// A participant has left, says the edge of `epoch`: one that captures no more does not know who has come back.
     ///
     /// # Errors
     /// The store takes no more writes.
-    pub async fn handle_left(&self, id: &ParticipantId) -> Result<(), LogClosed> {
+    pub async fn handle_left(&self, epoch: Epoch, id: &ParticipantId) -> Result<(), LogClosed> {
+        if !lock(&self.record).captures(epoch) {
+            return Ok(());
+        }
         let row = lock(&self.participants).get_mut(id).map(|row| {
             row.left_at = Some(timestamp(wall()).to_string());
             row.clone()
         });
+        self.progress.notify_one();
         match row {
             Some(row) => self.keep(row).await,
             None => Ok(()),

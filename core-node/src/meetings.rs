@@ -7,6 +7,7 @@ mod apart;
 mod guard;
 mod invite;
 mod island;
+pub mod leave;
 pub mod lifecycle;
 pub mod place;
 pub mod receipts;

@@ -32,7 +32,7 @@ pub struct Receipt {
     pub meeting_id: Uuid,
     /// `done` or `failed`.
     pub status: Status,
-    /// Why it failed.
+    /// Why it failed, or was left.
     pub sub_code: Option<String>,
     /// When it was asked for.
     pub begun_at: Timestamp,

@@ -31,7 +31,7 @@ pub struct MeetingRecord {
     pub ended_at: Option<Micros>,
     /// Where it stands.
     pub status: Status,
-    /// Why it failed, as a stable word.
+    /// Why it ended, as a stable word: it failed, or was left.
     pub sub_code: Option<String>,
     /// Why, in words.
     pub detail: Option<String>,
@@ -173,6 +173,29 @@ pub struct Spec {
     /// How many edges capture it at a time: 1 or 2.
     #[serde(default = "one")]
     pub redundancy: u8,
+    /// When it is left without being asked.
+    #[serde(default)]
+    pub leave: LeaveRules,
+}
+
+/// When a meeting is left without anybody asking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaveRules {
+    /// Once nobody has been in it for so long; `None`: never.
+    pub alone_after_seconds: Option<u32>,
+    /// At this time, whoever is in it.
+    pub at: Option<Micros>,
+}
+
+impl LeaveRules {
+    /// Ten minutes: longer than people are late, and than a relay takes to come back.
+    pub const ALONE_AFTER_SECONDS: u32 = 600;
+}
+
+impl Default for LeaveRules {
+    fn default() -> Self {
+        Self { alone_after_seconds: Some(Self::ALONE_AFTER_SECONDS), at: None }
+    }
 }
 
 fn one() -> u8 {

@@ -197,6 +197,7 @@ fn record(world: &World) -> MeetingRecord {
         metadata: serde_json::Map::new(),
         deduplication_key: None,
         redundancy: 1,
+        leave: core_node::record::LeaveRules::default(),
     };
     MeetingRecord {
         id: world.meeting,

@@ -3,19 +3,29 @@
 use std::collections::BTreeMap;
 
 use geo::RegionId;
-use mesh::wire::request::{Secret, Source, VadSettings};
+use jiff::Timestamp;
+use mesh::{
+    clock::Micros,
+    wire::request::{Secret, Source, VadSettings},
+};
 use reqwest::Url;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use crate::record::Spec;
+use crate::{
+    meeting::wall,
+    record::{LeaveRules, Spec},
+    transcript::timestamp,
+};
 
 const MAX_METADATA: usize = 16 * 1024;
 const MAX_TEXT: usize = 2048;
 const MAX_KEY: usize = 256;
 const MAX_PLACES: usize = 32;
 const MAX_NAMES: usize = 500;
+/// In seconds.
+const DAY: u32 = 86_400;
 
 /// A meeting to be captured.
 #[derive(Deserialize, ToSchema)]
@@ -40,6 +50,48 @@ pub(super) struct CreateMeeting {
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 2)]
     redundancy: u8,
+    #[serde(default)]
+    leave: LeaveBody,
+}
+
+/// When the meeting is left without being asked. It is `done` then, and `sub_code` says `alone` or `deadline`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct LeaveBody {
+    /// Once no participant has been in it for so long, also if none ever came; `null`: never. A participant is whoever
+    /// sends audio or may: of a VideoRoom its publishers, of a WHEP endpoint its streams.
+    #[schema(minimum = 1, maximum = 86400)]
+    alone_after_seconds: Option<u32>,
+    /// At this time, RFC 3339, within a week; not together with `after_seconds`.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<Timestamp>,
+    /// So long after this request.
+    #[schema(minimum = 1, maximum = 604800)]
+    after_seconds: Option<u32>,
+}
+
+impl Default for LeaveBody {
+    fn default() -> Self {
+        Self { alone_after_seconds: LeaveRules::default().alone_after_seconds, at: None, after_seconds: None }
+    }
+}
+
+impl LeaveBody {
+    /// The checked rules of a meeting asked for at `now`.
+    fn checked(self, now: Timestamp) -> Result<LeaveRules, Problem> {
+        let alone = self.alone_after_seconds;
+        ensure(alone.is_none_or(|s| (1..=DAY).contains(&s)), "leave.alone_after_seconds", "null or 1 to 86400")?;
+        ensure(self.at.is_none() || self.after_seconds.is_none(), "leave.at", "absent where `after_seconds` is given")?;
+        let after = self.after_seconds;
+        ensure(after.is_none_or(|s| (1..=7 * DAY).contains(&s)), "leave.after_seconds", "1 to 604800")?;
+        let ahead = |at: Timestamp| {
+            (1..=i64::from(7 * DAY) * 1_000_000).contains(&(at.as_microsecond() - now.as_microsecond()))
+        };
+        ensure(self.at.is_none_or(ahead), "leave.at", "a time to come, within a week")?;
+        let at = self.at.map(Timestamp::as_microsecond);
+        let at = at.or(after.map(|s| now.as_microsecond() + i64::from(s) * 1_000_000));
+        Ok(LeaveRules { alone_after_seconds: alone, at: at.map(|at| Micros(at.unsigned_abs())) })
+    }
 }
 
 fn one() -> u8 {
@@ -167,6 +219,7 @@ impl CreateMeeting {
             metadata: self.metadata,
             deduplication_key: self.deduplication_key,
             redundancy: self.redundancy,
+            leave: self.leave.checked(timestamp(wall()))?,
         })
     }
 }

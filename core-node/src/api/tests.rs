@@ -115,6 +115,22 @@ async fn bad_requests_are_told_what_is_wrong_and_where() {
             "single_receiver",
             Some("redundancy"),
         ),
+        (with(|b| b["leave"] = json!({"alone": 1})), 422, "unknown_field", Some("leave.alone")),
+        (
+            with(|b| b["leave"] = json!({"alone_after_seconds": 0})),
+            422,
+            "invalid_field",
+            Some("leave.alone_after_seconds"),
+        ),
+        (with(|b| b["leave"] = json!({"after_seconds": 0})), 422, "invalid_field", Some("leave.after_seconds")),
+        (with(|b| b["leave"] = json!({"at": "noon"})), 422, "invalid_field", Some("leave.at")),
+        (with(|b| b["leave"] = json!({"at": "2020-01-01T00:00:00Z"})), 422, "invalid_field", Some("leave.at")),
+        (
+            with(|b| b["leave"] = json!({"at": "2999-01-01T00:00:00Z", "after_seconds": 5})),
+            422,
+            "invalid_field",
+            Some("leave.at"),
+        ),
         (with(|b| b["source"]["kind"] = json!("zoom")), 422, "invalid_field", Some("source.kind")),
         (with(|b| b["source"]["extra"] = json!(1)), 422, "unknown_field", Some("source.extra")),
         (

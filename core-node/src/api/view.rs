@@ -19,7 +19,8 @@ use crate::{
 pub(super) struct MeetingView {
     id: Uuid,
     status: Status,
-    /// Why it failed, as a stable word.
+    /// Why it ended, as a stable word. Of a meeting that is done: `requested`, `relay_ended`, `alone` (nobody was in it
+    /// for as long as `leave` allows) or `deadline`.
     sub_code: Option<String>,
     /// Why it failed, in words.
     detail: Option<String>,

@@ -18,6 +18,7 @@ use mesh::wire::{
     control::{CloseReason, EdgeState},
 };
 
+use super::leave::RELAY_ENDED;
 use crate::record::Status;
 
 /// What a meeting may wait for, and how long.
@@ -91,6 +92,8 @@ pub struct Lifecycle {
     edge_gone: bool,
     undone: usize,
     failure: Option<(String, Option<String>)>,
+    /// Why it was left.
+    left: Option<&'static str>,
     actions: Vec<Action>,
 }
 
@@ -126,6 +129,7 @@ impl Lifecycle {
             edge_gone: false,
             undone: 0,
             failure: None,
+            left: None,
             actions: vec![],
         }
     }
@@ -143,6 +147,11 @@ impl Lifecycle {
     /// Why it failed or will fail: a stable word, and words.
     pub fn failure(&self) -> Option<&(String, Option<String>)> {
         self.failure.as_ref()
+    }
+
+    /// Why it was left, unless it has failed; a stable word.
+    pub fn left(&self) -> Option<&'static str> {
+        self.left
     }
 
     /// The epoch of the newest assignment.
@@ -252,8 +261,10 @@ impl Lifecycle {
             (Status::Connecting | Status::Active, CloseReason::Drain | CloseReason::LeaseOver) => self.place_again(now),
             (Status::Placing, _) => {}
             (_, reason) => {
-                if reason == CloseReason::Failed && self.failure.is_none() {
-                    self.fail("source_failed", None);
+                match reason {
+                    CloseReason::Failed if self.failure.is_none() => self.fail("source_failed", None),
+                    CloseReason::Ended => _ = self.left.get_or_insert(RELAY_ENDED),
+                    _ => {}
                 }
                 self.edge_gone = true;
                 self.finishing();
@@ -272,7 +283,15 @@ impl Lifecycle {
         }
     }
 
-    /// Somebody asked for the meeting to end.
+    /// The meeting is to be left, and this is why.
+    pub fn handle_leave(&mut self, why: &'static str, now: Instant) {
+        if matches!(self.status, Status::Placing | Status::Connecting | Status::Active) {
+            self.left.get_or_insert(why);
+        }
+        self.handle_stop(now);
+    }
+
+    /// The meeting is to end.
     pub fn handle_stop(&mut self, now: Instant) {
         match self.status {
             Status::Placing => self.leave_behind(now),

@@ -27,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    leave::{Leave, REQUESTED},
     lifecycle::{Action, Lifecycle, Unplaced},
     place::{Placer, Wanted},
     second::Second,
@@ -56,6 +57,7 @@ pub(super) struct Supervisor {
     meeting: Arc<Meeting>,
     lifecycle: Lifecycle,
     second: Second,
+    leave: Leave,
     /// The epochs whose edges capture.
     live: BTreeSet<Epoch>,
     placer: Arc<Placer>,
@@ -83,11 +85,14 @@ impl Supervisor {
         wanted: Wanted,
     ) -> Self {
         let members = placer.mesh.members();
-        let gap = meeting.record().gaps.into_iter().find(|g| g.to.is_none());
+        let record = meeting.record();
+        let leave = Leave::new(&record.spec.leave, wall(), Instant::now());
+        let gap = record.gaps.into_iter().find(|g| g.to.is_none());
         Self {
             meeting,
             lifecycle,
             second,
+            leave,
             live: BTreeSet::new(),
             placer,
             wanted,
@@ -106,10 +111,12 @@ impl Supervisor {
         loop {
             let (undone, open) = self.meeting.backlog();
             self.lifecycle.handle_backlog(undone, open, Instant::now());
+            self.leave_if_due(Instant::now());
             if self.act().await.is_err() || self.lifecycle.status().ended() {
                 return;
             }
-            let timeout = self.lifecycle.poll_timeout().into_iter().chain(self.second.poll_timeout()).min();
+            let timeouts = [self.lifecycle.poll_timeout(), self.second.poll_timeout(), self.leave_timeout()];
+            let timeout = timeouts.into_iter().flatten().min();
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(notice) = notices.recv() => {
@@ -211,12 +218,33 @@ impl Supervisor {
             Notice::Closed(epoch, reason) => self.handle_closed(epoch, reason, now).await?,
             Notice::HandOver(epoch) if self.second.epoch() == Some(epoch) => self.relieve_second(epoch, now).await?,
             Notice::HandOver(epoch) => self.hand_over(epoch, now).await,
-            Notice::Stop => {
-                self.second.stop();
-                self.lifecycle.handle_stop(now);
-            }
+            Notice::Stop => self.leave_for(REQUESTED, now),
         }
         Ok(())
+    }
+
+    fn leave_for(&mut self, why: &'static str, now: Instant) {
+        self.second.stop();
+        self.lifecycle.handle_leave(why, now);
+    }
+
+    /// Leaves a meeting that nobody is in any more, or whose time is up.
+    fn leave_if_due(&mut self, now: Instant) {
+        let known = self.lifecycle.status() == Status::Active && self.gap.is_none();
+        self.leave.handle_present(known.then(|| self.meeting.present()), now);
+        if let Some(why) = self.leave.poll_due(now).filter(|_| self.may_leave()) {
+            tracing::info!(why, "the meeting is left");
+            metrics::counter!("nearfield_core_meetings_left_total", "why" => why).increment(1);
+            self.leave_for(why, now);
+        }
+    }
+
+    fn leave_timeout(&self) -> Option<Instant> {
+        self.leave.poll_timeout().filter(|_| self.may_leave())
+    }
+
+    fn may_leave(&self) -> bool {
+        matches!(self.lifecycle.status(), Status::Placing | Status::Connecting | Status::Active)
     }
 
     async fn handle_closed(&mut self, epoch: Epoch, reason: CloseReason, now: Instant) -> Result<(), LogClosed> {
@@ -507,7 +535,13 @@ impl Supervisor {
             self.end_gap().await?;
         }
         let failure = self.lifecycle.failure().filter(|_| status == Status::Failed).cloned();
-        let (sub_code, detail) = failure.map_or((None, None), |(code, detail)| (Some(code), detail));
+        let left = || {
+            let leaves = matches!(status, Status::Finishing | Status::Done);
+            // A restart while words were being made has forgotten why; the record has not.
+            let why = || self.lifecycle.left().map(Into::into).or_else(|| self.meeting.record().sub_code);
+            leaves.then(why).flatten()
+        };
+        let (sub_code, detail) = failure.map_or_else(|| (left(), None), |(code, detail)| (Some(code), detail));
         let (code, gap) = (sub_code.clone(), self.gap.clone());
         self.meeting
             .update(|record| {

@@ -10,12 +10,12 @@ use super::Receipt;
 /// What a receipt that was checked says, in tables.
 pub fn show(receipt: &Receipt, signer: &Identity) -> String {
     let mut out = String::new();
-    let failed = receipt.sub_code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
+    let why = receipt.sub_code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
     let allowed = if receipt.residency.is_empty() { "anywhere".into() } else { receipt.residency.join(", ") };
     let counts = receipt.counts;
     let lines = [
         ("meeting", receipt.meeting_id.to_string()),
-        ("status", format!("{}{failed}", receipt.status.as_str())),
+        ("status", format!("{}{why}", receipt.status.as_str())),
         ("begun", receipt.begun_at.to_string()),
         ("ended", receipt.ended_at.to_string()),
         ("allowed in", allowed),

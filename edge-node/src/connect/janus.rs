@@ -161,6 +161,7 @@ impl Session<'_> {
                 Woken::Link(Link::Up) => stay.state(EdgeState::Live, None).await,
                 Woken::Link(Link::Silent) => {
                     stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await;
+                    self.room.handle_silence(Instant::now())?;
                 }
                 Woken::Ignored => {}
                 Woken::Stop => return Ok(Ended::Stopped),

@@ -16,8 +16,8 @@ use std::{
 use async_trait::async_trait;
 use mesh::wire::{control::EdgeState, request::Secret};
 use reqwest::{
-    Client, Method, Response, StatusCode, Url,
-    header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER},
+    Client, Method, RequestBuilder, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, LOCATION, RETRY_AFTER},
     redirect,
 };
 use tokio::{
@@ -43,10 +43,10 @@ const HTTP_DEADLINE: Duration = Duration::from_secs(10);
 /// To tell the relay we leave: it finds out by itself otherwise.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// How long a relay may put us off with 503 before it counts as unreachable.
+/// How long a relay may put us off with 503 or 429 before it counts as unreachable.
 const BUSY_BUDGET: Duration = Duration::from_secs(30);
 
-/// Where a 503 names no time.
+/// Where it names no time.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Redirects followed for one request.
@@ -104,8 +104,8 @@ impl Attempt for Whep {
     async fn stay(&mut self, stay: &mut Stay) -> Result<Ended, ConnectError> {
         let mut resource = None;
         let result = self.session(stay, &mut resource).await;
-        if let Some(url) = resource {
-            self.leave(url).await;
+        if let Some(resource) = resource {
+            self.leave(resource).await;
         }
         match result {
             // Where we once were, there is nothing any more: the meeting is over.
@@ -113,6 +113,14 @@ impl Attempt for Whep {
             other => other,
         }
     }
+}
+
+/// What the relay holds open for us.
+#[derive(Debug, Clone)]
+struct Resource {
+    url: Url,
+    /// Which state of it we know.
+    etag: Option<HeaderValue>,
 }
 
 /// What the endpoint made of our offer.
@@ -123,11 +131,15 @@ enum Reply {
 
 impl Whep {
     /// One session; its resource at the relay is noted in `resource` as soon as there is one.
-    async fn session(&self, stay: &mut Stay, resource: &mut Option<Url>) -> Result<Ended, ConnectError> {
-        let negotiate = self.negotiate(stay.events.clone(), resource);
+    async fn session(&self, stay: &mut Stay, resource: &mut Option<Resource>) -> Result<Ended, ConnectError> {
+        let mut negotiate = std::pin::pin!(self.negotiate(stay.events.clone(), resource));
         let (mut peer, audio) = tokio::select! {
-            done = negotiate => done?,
-            () = stay.stopped() => return Ok(Ended::Stopped),
+            done = &mut negotiate => done?,
+            () = stay.stopped() => {
+                // An answer on its way names what has to be deleted.
+                let _ = timeout(LEAVE_DEADLINE, negotiate).await;
+                return Ok(Ended::Stopped);
+            }
         };
         self.introduce(stay, audio).await;
         loop {
@@ -147,7 +159,7 @@ impl Whep {
     async fn negotiate(
         &self,
         events: mpsc::Sender<Event>,
-        resource: &mut Option<Url>,
+        resource: &mut Option<Resource>,
     ) -> Result<(Peer, Vec<ParticipantId>), ConnectError> {
         let bind = peer::local_addresses(&self.settings.bind, &self.endpoint).await?;
         let mut peer = Peer::new(&self.settings.sockets, &bind, events.clone())?;
@@ -180,11 +192,12 @@ impl Whep {
         stay.tell_roster().await;
     }
 
-    async fn post(&self, offer: String, resource: &mut Option<Url>) -> Result<Reply, ConnectError> {
+    async fn post(&self, offer: String, resource: &mut Option<Resource>) -> Result<Reply, ConnectError> {
         let give_up = Instant::now() + BUSY_BUDGET;
         loop {
-            let response = self.send("our offer", Method::POST, self.endpoint.clone(), offer.clone()).await?;
-            if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            let request = self.request(Method::POST, &self.endpoint).body(offer.clone());
+            let response = request.send().await.map_err(|e| unreachable("our offer", e))?;
+            if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
                 let pause = retry_after(response.headers());
                 if Instant::now() + pause < give_up {
                     tracing::debug!(?pause, "the relay is busy");
@@ -196,41 +209,47 @@ impl Whep {
         }
     }
 
-    async fn reply(&self, response: Response, resource: &mut Option<Url>) -> Result<Reply, ConnectError> {
+    async fn reply(&self, response: Response, resource: &mut Option<Resource>) -> Result<Reply, ConnectError> {
         let status = response.status();
         let is_sdp = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/sdp"));
-        let location = location(&response);
+        let etag = response.headers().get(ETAG).cloned();
+        let named = location(&response).map(|url| Resource { url, etag });
         match status {
             StatusCode::CREATED => {
-                *resource = location;
+                *resource = named;
                 Ok(Reply::Answer(body(response).await?))
             }
             StatusCode::NOT_ACCEPTABLE if is_sdp => {
-                *resource = location;
+                *resource = named;
                 Ok(Reply::Offer(body(response).await?))
             }
             _ => Err(self.refused("our offer", response).await),
         }
     }
 
-    async fn patch(&self, answer: String, resource: Option<Url>) -> Result<(), ConnectError> {
+    async fn patch(&self, answer: String, resource: Option<Resource>) -> Result<(), ConnectError> {
         let to = resource.ok_or_else(|| ConnectError::BadMessage {
             what: "406 answer",
             why: "its offer came without a Location to answer to".into(),
         })?;
-        let response = self.send("our answer", Method::PATCH, to, answer).await?;
+        let mut request = self.request(Method::PATCH, &to.url).body(answer);
+        if let Some(etag) = to.etag {
+            request = request.header(IF_MATCH, etag);
+        }
+        let response = request.send().await.map_err(|e| unreachable("our answer", e))?;
         match response.status() {
             StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(()),
             _ => Err(self.refused("our answer", response).await),
         }
     }
 
-    async fn send(&self, what: &'static str, method: Method, to: Url, sdp: String) -> Result<Response, ConnectError> {
-        let mut request = self.client.request(method, to).header(CONTENT_TYPE, "application/sdp").body(sdp);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(&token.0);
+    /// The token goes where the meeting's request said and nowhere else, whatever a relay's `Location` names.
+    fn request(&self, method: Method, to: &Url) -> RequestBuilder {
+        let request = self.client.request(method, to.clone()).header(CONTENT_TYPE, "application/sdp");
+        match self.token.as_ref().filter(|_| to.origin() == self.endpoint.origin()) {
+            Some(token) => request.bearer_auth(&token.0),
+            None => request,
         }
-        request.send().await.map_err(|e| unreachable(what, e))
     }
 
     /// The relay's refusal in its own words, should they even repeat the token.
@@ -248,12 +267,8 @@ impl Whep {
     }
 
     /// `DELETE`s our resource; a relay that does not take it notices our silence instead.
-    async fn leave(&self, resource: Url) {
-        let mut request = self.client.delete(resource);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(&token.0);
-        }
-        match timeout(LEAVE_DEADLINE, request.send()).await {
+    async fn leave(&self, resource: Resource) {
+        match timeout(LEAVE_DEADLINE, self.request(Method::DELETE, &resource.url).send()).await {
             Ok(Ok(response)) => tracing::debug!(status = response.status().as_u16(), "left the relay"),
             Ok(Err(error)) => tracing::debug!(error = %error.without_url(), "leaving the relay"),
             Err(_) => tracing::debug!("the relay took no leave in {LEAVE_DEADLINE:?}"),

@@ -80,6 +80,9 @@ pub(super) struct Room {
     pub(super) unpublished: Option<Who>,
     pub(super) leaving: Option<Who>,
     pub(super) kicked: Option<Who>,
+    /// Whose new name `display` is; without one, other things.
+    pub(super) id: Option<u64>,
+    pub(super) display: Option<String>,
     /// `ok`, once our answer is taken.
     pub(super) started: Option<String>,
 }

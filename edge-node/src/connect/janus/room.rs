@@ -39,6 +39,15 @@ const MAX_PENDING: usize = 32;
 /// Feeds subscribed to on one connection.
 const MAX_FEEDS: usize = 500;
 
+/// Publishers of one room; more are not taken in, and counted.
+const MAX_PRESENT: usize = 1000;
+
+/// Offers of the relay's in [`OFFER_WINDOW`]; one that goes on for ever is left. A full room that breaks up makes some 500.
+const MAX_OFFERS: u32 = 600;
+
+/// See [`MAX_OFFERS`].
+const OFFER_WINDOW: Duration = Duration::from_secs(60);
+
 /// The publisher went away between the roster's word and our subscription.
 const NO_SUCH_FEED: i64 = 428;
 
@@ -87,6 +96,7 @@ enum Purpose {
     AttachMedia,
     Subscribe,
     Start,
+    Restart,
     Keepalive,
     Destroy,
 }
@@ -99,6 +109,7 @@ impl Purpose {
             Self::Join => "join",
             Self::Subscribe => "subscribe",
             Self::Start => "start",
+            Self::Restart => "configure",
             Self::Keepalive => "keepalive",
             Self::Destroy => "destroy",
         }
@@ -106,7 +117,7 @@ impl Purpose {
 
     /// Messages to a plugin are acknowledged first and answered later.
     fn is_answered_later(self) -> bool {
-        matches!(self, Self::Join | Self::Subscribe | Self::Start)
+        matches!(self, Self::Join | Self::Subscribe | Self::Start | Self::Restart)
     }
 }
 
@@ -137,8 +148,14 @@ pub(super) struct Room {
     present: BTreeSet<u64>,
     wanted: BTreeSet<Feed>,
     held: BTreeSet<Feed>,
+    /// Whose voice each section of our subscription carries.
+    sections: BTreeMap<String, u64>,
+    /// The media path is in doubt: another is wanted.
+    restart: bool,
     /// A subscription or an offer is under way; the next waits for it.
     exchanging: bool,
+    /// Offers in the window that began then.
+    offers: (u32, Instant),
     retry_at: Option<Instant>,
     retries: u32,
     pending: BTreeMap<u64, (Purpose, Instant)>,
@@ -160,7 +177,10 @@ impl Room {
             present: BTreeSet::new(),
             wanted: BTreeSet::new(),
             held: BTreeSet::new(),
+            sections: BTreeMap::new(),
+            restart: false,
             exchanging: false,
+            offers: (0, now),
             retry_at: None,
             retries: 0,
             pending: BTreeMap::new(),
@@ -189,6 +209,15 @@ impl Room {
             let jsep = json!({ "type": "answer", "sdp": sdp });
             self.message(Purpose::Start, handle, json!({ "request": "start" }), Some(jsep), now);
         }
+    }
+
+    /// The relay is silent on the media path: asks for an ICE restart (RFC 8445 section 9), after the exchange under way.
+    ///
+    /// # Errors
+    /// As [`Room::handle_timeout`].
+    pub(super) fn handle_silence(&mut self, now: Instant) -> Result<(), ConnectError> {
+        self.restart = matches!(self.media, Media::Subscribed(_));
+        self.reconcile(now)
     }
 
     /// Does what is due.
@@ -238,7 +267,7 @@ impl Room {
         }
         match message.janus.as_str() {
             "success" => self.handle_success(purpose, message.data.map(|data| data.id), now),
-            "event" => self.handle_event(message),
+            "event" => return self.handle_event(message, now),
             "trickle" => self.actions.extend(message.candidate.map(Action::Candidate)),
             "timeout" => return Err(ConnectError::Unreachable("Janus has dropped the session".into())),
             "hangup" | "detached" => return self.handle_hangup(message),
@@ -266,6 +295,11 @@ impl Room {
     ) -> Result<(), ConnectError> {
         match purpose {
             Some(Purpose::Destroy) => Ok(()),
+            // It may come back by itself; if not, the connection fails and the session is begun anew.
+            Some(Purpose::Restart) => {
+                self.exchanging = false;
+                Ok(())
+            }
             Some(Purpose::Subscribe) if code == NO_SUCH_FEED && self.retries < MAX_RETRIES => {
                 self.retries += 1;
                 self.retry_at = Some(now + RETRY_PAUSE);
@@ -298,20 +332,37 @@ impl Room {
         }
     }
 
-    fn handle_event(&mut self, message: Incoming) {
-        let Some(plugin) = message.plugindata else { return };
+    fn handle_event(&mut self, message: Incoming, now: Instant) -> Result<(), ConnectError> {
+        let Some(plugin) = message.plugindata else { return Ok(()) };
         let on_media = matches!(self.media, Media::Fresh(h) | Media::Subscribed(h) if message.sender == Some(h));
         if on_media {
             let offer = message.jsep.filter(|jsep| jsep.kind == "offer").map(|jsep| jsep.sdp);
+            self.count_offers(offer.is_some(), now)?;
             self.handle_media(plugin.data, offer);
         } else {
             self.handle_roster(plugin.data);
         }
+        Ok(())
+    }
+
+    fn count_offers(&mut self, one_more: bool, now: Instant) -> Result<(), ConnectError> {
+        let (count, since) = self.offers;
+        let (count, since) = if now - since >= OFFER_WINDOW { (0, now) } else { (count, since) };
+        self.offers = (count + u32::from(one_more), since);
+        if self.offers.0 <= MAX_OFFERS {
+            return Ok(());
+        }
+        let why = format!("over {MAX_OFFERS} within {OFFER_WINDOW:?}");
+        Err(ConnectError::BadMessage { what: "number of offers", why })
     }
 
     fn handle_roster(&mut self, event: RoomEvent) {
         if event.videoroom.as_deref() == Some("joined") {
             self.actions.push_back(Action::Entered);
+        }
+        // Of somebody who publishes nothing there is nothing to say.
+        if let (Some(feed), Some(name)) = (event.id.filter(|id| self.present.contains(id)), event.display) {
+            self.actions.push_back(Action::Joined { feed, name: Some(name) });
         }
         for publisher in event.publishers.into_iter().flatten() {
             self.publishes(publisher);
@@ -330,6 +381,10 @@ impl Room {
 
     fn publishes(&mut self, publisher: Publisher) {
         let feed = publisher.id;
+        if self.present.len() >= MAX_PRESENT && !self.present.contains(&feed) {
+            metrics::counter!("nearfield_edge_connect_participants_refused_total").increment(1);
+            return;
+        }
         self.wanted.retain(|(id, _)| *id != feed);
         let is_voice = |kind: &str, codec: Option<&str>| kind == "audio" && codec.is_none_or(|codec| codec == "opus");
         for stream in publisher.streams {
@@ -358,19 +413,19 @@ impl Room {
         if let (Some("attached"), Media::Fresh(handle)) = (event.videoroom.as_deref(), self.media) {
             self.media = Media::Subscribed(handle);
         }
-        let mut feeds = BTreeMap::new();
         if let Some(streams) = event.streams {
             self.held.clear();
+            self.sections.clear();
             for stream in streams.into_iter().filter(|stream| stream.active) {
                 let (Some(id), Some(feed_mid)) = (stream.feed_id, stream.feed_mid) else { continue };
                 self.held.insert((id, feed_mid));
-                feeds.insert(stream.mid, id);
+                self.sections.insert(stream.mid, id);
             }
         }
         match (event.videoroom.as_deref(), offer) {
             (_, Some(offer)) => {
                 self.exchanging = true;
-                self.actions.push_back(Action::Answer { offer, feeds });
+                self.actions.push_back(Action::Answer { offer, feeds: self.sections.clone() });
             }
             // Asked for what was there already: no offer will follow.
             (Some("updated"), None) => self.settled(),
@@ -431,6 +486,11 @@ impl Room {
                 }
                 self.exchanging = true;
                 self.message(Purpose::Subscribe, handle, body, None, now);
+            }
+            Media::Subscribed(handle) if std::mem::take(&mut self.restart) => {
+                self.exchanging = true;
+                let body = json!({ "request": "configure", "restart": true });
+                self.message(Purpose::Restart, handle, body, None, now);
             }
             _ => {}
         }

@@ -92,7 +92,91 @@ async fn a_redirect_keeps_method_body_and_token() {
     let mut resource = None;
     let reply = endpoint(&url).post("offer".into(), &mut resource).await.unwrap();
     assert!(matches!(reply, Reply::Answer(answer) if answer == "answer"));
-    assert_eq!(resource.unwrap().path(), "/c/resource/1", "relative to where the request ended up");
+    assert_eq!(resource.unwrap().url.path(), "/c/resource/1", "relative to where the request ended up");
+}
+
+/// Says whether it was shown the token.
+fn guarded(shown: &Arc<AtomicUsize>) -> impl Fn(Headers) -> std::future::Ready<Answer> + Clone + Send + Sync + use<> {
+    let shown = Arc::clone(shown);
+    move |headers| {
+        shown.fetch_add(usize::from(headers.contains_key("authorization")), Ordering::Relaxed);
+        std::future::ready((Status::CREATED, [("location", "/resource/1")], "no answer").into_response())
+    }
+}
+
+#[tokio::test]
+async fn the_token_is_not_shown_to_another_origin_by_a_redirect_nor_by_a_location() {
+    let (shown, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&asked);
+    let elsewhere = Router::new().route("/whep", any(guarded(&shown))).route("/resource/{id}", any(guarded(&shown)));
+    let elsewhere = elsewhere.layer(axum::middleware::map_request(move |request: axum::extract::Request| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(request)
+    }));
+    let there = serve(elsewhere).await;
+    let to = there.clone();
+    let moved = move || async move { (Status::TEMPORARY_REDIRECT, [("location", to)]) };
+    let here = serve(Router::new().route("/whep", post(moved))).await;
+    let mut whep = endpoint(&here);
+    assert!(!whep.stay(&mut stay()).await.unwrap_err().to_string().contains("s3cret"));
+    assert_eq!((asked.load(Ordering::Relaxed), shown.load(Ordering::Relaxed)), (2, 0), "POST and DELETE");
+
+    let to = there.replace("/whep", "/resource/9");
+    let named = move || async move { (Status::CREATED, [("location", to)], "no answer") };
+    let here = serve(Router::new().route("/whep", post(named))).await;
+    let _ = endpoint(&here).stay(&mut stay()).await.unwrap_err();
+    assert_eq!((asked.load(Ordering::Relaxed), shown.load(Ordering::Relaxed)), (3, 0), "DELETE");
+}
+
+/// Somebody who listens and does not leave.
+fn stay() -> Stay {
+    let (events, told) = mpsc::channel(64);
+    std::mem::forget(told);
+    let (stop, roster) = (CancellationToken::new(), crate::connect::roster::Roster::default());
+    Stay { events, stop, roster, live: false, was_live: false, told: None }
+}
+
+#[tokio::test]
+async fn an_answer_to_the_relays_offer_names_the_state_it_answers() {
+    let seen = Arc::new(std::sync::Mutex::new(None));
+    let kept = Arc::clone(&seen);
+    let offer = || async {
+        let body = crate::connect::sdp::tests::offer();
+        let headers = [("content-type", "application/sdp"), ("location", "/resource/1"), ("etag", "\"v1\"")];
+        (Status::NOT_ACCEPTABLE, headers, body).into_response()
+    };
+    let patched = move |headers: Headers| async move {
+        *kept.lock().unwrap() = headers.get("if-match").cloned();
+        Status::PRECONDITION_FAILED
+    };
+    let router = Router::new()
+        .route("/whep", post(offer))
+        .route("/resource/{id}", axum::routing::patch(patched).delete(|| async {}));
+    let error = endpoint(&serve(router).await).stay(&mut stay()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Refused { status: 412, request: "our answer", .. }), "{error}");
+    assert_eq!(seen.lock().unwrap().as_ref().unwrap(), "\"v1\"");
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_relay_is_answering_deletes_what_it_made() {
+    let (asked, left) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (posted, counted) = (Arc::clone(&asked), Arc::clone(&left));
+    let slow = move || async move {
+        posted.notify_one();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (Status::CREATED, [("location", "/resource/1")], "junk")
+    };
+    let deleted = move || async move {
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let router = Router::new().route("/whep", post(slow)).route("/resource/{id}", axum::routing::delete(deleted));
+    let (connector, stop) = (Box::new(endpoint(&serve(router).await)), CancellationToken::new());
+    let (events, _told) = mpsc::channel(16);
+    let running = tokio::spawn(connector.run(events, stop.clone()));
+    asked.notified().await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    assert_eq!(left.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -162,6 +162,81 @@ fn a_feed_that_vanished_before_we_subscribed_is_retried_after_a_pause_then_given
 }
 
 #[test]
+fn a_silent_media_path_is_restarted_once_and_every_voice_keeps_its_speaker() {
+    let mut bench = subscribed(&[7, 8]);
+    bench.room.handle_silence(bench.now).unwrap();
+    let restart = bench.sent().pop().unwrap();
+    assert_eq!(
+        (&restart["body"], &restart["handle_id"]),
+        (&json!({ "request": "configure", "restart": true }), &json!(MEDIA))
+    );
+    let mut offered = plugin(MEDIA, json!({ "videoroom": "event", "configured": "ok" }));
+    offered["jsep"] = json!({ "type": "offer", "sdp": "anew", "restart": true });
+    offered["transaction"] = restart["transaction"].clone();
+    bench.hear(offered).unwrap();
+    let feeds = BTreeMap::from([("0".into(), 7), ("1".into(), 8)]);
+    assert_eq!(bench.actions(), [Action::Answer { offer: "anew".into(), feeds }]);
+    bench.room.handle_answer("ours", bench.now);
+    bench.answer(plugin(MEDIA, json!({ "videoroom": "event", "started": "ok" })));
+    assert_eq!(bench.sent(), Vec::<Value>::new(), "once");
+}
+
+#[test]
+fn a_restart_waits_for_the_exchange_under_way_and_may_be_refused() {
+    let mut bench = subscribed(&[7]);
+    bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "publishers": [publisher(8, "x")] }))).unwrap();
+    assert_eq!(bench.sent().pop().unwrap()["body"]["request"], "update");
+    bench.room.handle_silence(bench.now).unwrap();
+    assert_eq!(bench.sent(), Vec::<Value>::new());
+    bench.hear(offer("updated", &[7, 8])).unwrap();
+    bench.room.handle_answer("ours", bench.now);
+    bench.answer(plugin(MEDIA, json!({ "videoroom": "event", "started": "ok" })));
+    let mut refused = plugin(MEDIA, json!({ "videoroom": "event", "error_code": 499, "error": "no" }));
+    refused["transaction"] = bench.sent().pop().unwrap()["transaction"].clone();
+    bench.hear(refused).unwrap();
+    bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "leaving": 8 }))).unwrap();
+    assert_eq!(bench.sent().pop().unwrap()["body"]["unsubscribe"], json!([{ "feed": 8, "mid": "0" }]));
+}
+
+#[test]
+fn a_new_name_is_told_of_those_who_publish() {
+    let mut bench = subscribed(&[7]);
+    let renamed = |id, name| plugin(ROSTER, json!({ "videoroom": "event", "room": 1234, "id": id, "display": name }));
+    bench.hear(renamed(7, "Ada L.")).unwrap();
+    bench.hear(renamed(70, "Eve")).unwrap();
+    assert_eq!(bench.actions(), [Action::Joined { feed: 7, name: Some("Ada L.".into()) }]);
+}
+
+#[test]
+fn a_relay_that_negotiates_without_end_is_left() {
+    let mut bench = subscribed(&[7]);
+    let error = (0..=MAX_OFFERS).find_map(|_| {
+        bench.actions();
+        bench.hear(offer("updated", &[7])).err()
+    });
+    let error = error.expect("left");
+    assert!(matches!(error, ConnectError::BadMessage { what: "number of offers", .. }) && !error.is_transient());
+}
+
+#[test]
+fn a_busy_day_of_offers_is_no_flood() {
+    let mut bench = subscribed(&[7]);
+    for _ in 0..3 * MAX_OFFERS {
+        bench.now += Duration::from_secs(1);
+        bench.actions();
+        bench.hear(offer("updated", &[7])).unwrap();
+    }
+}
+
+#[test]
+fn a_room_of_more_publishers_than_can_be_is_taken_in_part() {
+    let many: Vec<_> = (0..2 * MAX_PRESENT as u64).map(|id| publisher(id, "x")).collect();
+    let mut bench = Bench::entered(json!(many));
+    let joined = bench.actions().iter().filter(|action| matches!(action, Action::Joined { .. })).count();
+    assert_eq!((joined, bench.room.wanted.len()), (MAX_PRESENT, MAX_FEEDS));
+}
+
+#[test]
 fn one_who_leaves_is_told_once() {
     let mut bench = subscribed(&[7]);
     bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "unpublished": 7 }))).unwrap();
