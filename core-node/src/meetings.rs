@@ -398,7 +398,7 @@ impl Meetings {
         let second = Second::resumed(record.spec.redundancy > 1, 1 - slot.min(1), other, Instant::now());
         tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
         let grantors = [0, 1].map(|slot| grantor(&record, slot, Instant::now()));
-        let covers = self.store.covers(record.id)?;
+        let covers = Some(self.store.covers(record.id)?);
         let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantors, finals, next_seq);
         lock(&self.live).insert(meeting.id, meeting.clone());
         self.launch(meeting, lifecycle, second, Ends { covers, ..start });
@@ -436,7 +436,7 @@ impl Meetings {
             notices,
         };
         let meeting = Meeting::new(parts);
-        (Arc::new(meeting), Ends { covers: vec![], heard: heard_end, notices: notices_end })
+        (Arc::new(meeting), Ends { covers: None, heard: heard_end, notices: notices_end })
     }
 
     fn replicator(&self, record: &MeetingRecord) -> Replicator {
@@ -529,7 +529,7 @@ fn grantor(record: &MeetingRecord, slot: u8, now: Instant) -> Grantor {
 /// The receiving ends of a meeting's queues.
 struct Ends {
     /// What is out already of what several edges captured.
-    covers: Vec<Cover>,
+    covers: Option<Vec<Cover>>,
     heard: mpsc::Receiver<crate::utterance::Heard>,
     notices: mpsc::Receiver<Notice>,
 }

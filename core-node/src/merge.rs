@@ -62,7 +62,7 @@ pub struct Merger {
     captors: BTreeSet<Epoch>,
     /// Until when utterances are remembered: several edges captured not long before.
     remember: Option<Instant>,
-    /// They did before a restart.
+    /// They may have before a restart.
     recalled: bool,
     tracks: BTreeMap<ParticipantId, Track>,
     /// When to look at a speaker again.
@@ -74,9 +74,12 @@ pub struct Merger {
 }
 
 impl Merger {
-    /// What utterances had before a restart or a takeover. To be called before anything else.
-    pub fn recall(&mut self, cover: &Cover) {
-        self.tracks.entry(cover.participant.as_str().into()).or_default().recall(cover);
+    /// What utterances had before a restart or a takeover; perhaps none, for several edges may capture all the same, or have
+    /// captured just before. To be called before anything else.
+    pub fn recall(&mut self, covers: &[Cover]) {
+        for cover in covers {
+            self.tracks.entry(cover.participant.as_str().into()).or_default().recall(cover);
+        }
         self.recalled = true;
         self.bound_past();
     }

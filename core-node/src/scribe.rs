@@ -55,17 +55,20 @@ pub struct Settings {
     pub language: Option<String>,
 }
 
-/// Makes one meeting's words until `heard` ends or `stop` fires. `covers` is what those had that are out already.
+/// Makes one meeting's words until `heard` ends or `stop` fires. `covers` is what those had that
+/// are out already, where there may be such.
 pub async fn run(
     meeting: Arc<Meeting>,
     pool: Pool,
     settings: Settings,
-    covers: Vec<Cover>,
+    covers: Option<Vec<Cover>>,
     mut heard: mpsc::Receiver<Heard>,
     stop: CancellationToken,
 ) {
     let mut scribe = Scribe::new(meeting, pool, settings);
-    covers.iter().for_each(|cover| scribe.merger.recall(cover));
+    if let Some(covers) = covers {
+        scribe.merger.recall(&covers);
+    }
     loop {
         scribe.merge();
         scribe.start_finals();

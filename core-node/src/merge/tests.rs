@@ -272,7 +272,7 @@ impl Run {
     /// All that is settled is done and gone; the rest comes again from the log.
     fn restart(&mut self, at: Duration) {
         self.merger = Merger::default();
-        self.covers.iter().for_each(|cover| self.merger.recall(cover));
+        self.merger.recall(&self.covers);
         let now = self.t0 + at;
         self.merger.handle_captors(self.captors.clone(), now);
         for what in self.log.clone() {
@@ -400,6 +400,16 @@ fn a_planned_hand_over_in_the_middle_of_a_sentence_joins_both_halves() {
     let out = play(&said, &[leaves, comes], None);
     out.check().unwrap();
     assert_eq!(out.utterances.iter().map(Vec::len).collect::<Vec<_>>(), [330, 130]);
+}
+
+#[test]
+fn a_copy_that_comes_after_a_restart_is_known_though_only_one_edge_captured_then() {
+    let said = Said { sentences: vec![85..342, 484..798], silent: vec![] };
+    let plain = |epoch| Ear { early: 0, late: 0, cut_after: 1400, ..Ear::new(epoch) };
+    // The first has joined and is cut off; the second is killed, and that is known just before the restart.
+    let one = Ear { alive: 354..u64::MAX, outage: 0..1429, delay: ms(1), ..plain(1) };
+    let two = Ear { alive: 0..603, killed: true, delay: ms(50), ..plain(2) };
+    play(&said, &[one, two], Some(ms(14_111))).check().unwrap();
 }
 
 #[test]
