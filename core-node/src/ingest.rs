@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use self::spurt::{DEFAULT_SLOT, DoneSet, Spurt};
 use crate::{
     key::{ParticipantId, SpurtKey},
-    merge::{Fresh, Slot},
+    utterance::{Fresh, Slot},
 };
 
 /// What one meeting may hold.

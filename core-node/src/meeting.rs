@@ -31,14 +31,13 @@ use crate::{
     lock,
     log::{Log, LogClosed, Pending},
     meetings::seat,
-    merge::Fresh,
     publish::Publisher,
     record::{MeetingRecord, Owner, Participant, SLOTS},
     replicate::{entry::Entry, handle::Replication, sender::Settled, witnesses::Witnesses},
     store::{Chunk, Op, SpurtRecord, Store},
     transcript::{Speaker, timestamp},
     turns::Turns,
-    utterance::Heard,
+    utterance::{Fresh, Heard},
 };
 
 /// What an edge or the API tells a meeting's supervisor.

@@ -46,13 +46,12 @@ use self::{
     standby::Standbys,
 };
 use crate::{
-    ingest::{Counts, Ingest, Limits},
+    ingest::{Ingest, Limits},
     lock,
     log::{Log, LogClosed},
     meeting::{Meeting, Notice, Parts, wall},
-    merge::Cover,
     publish::Publisher,
-    record::{CoreRole, MeetingRecord, Participant, SLOTS, Serving, Spec, Status},
+    record::{CoreRole, MeetingRecord, Participant, SLOTS, Spec},
     replicate::{
         handle::Replication,
         sender::{self, Replicator},
@@ -62,6 +61,7 @@ use crate::{
     transcribe::pool::Pool,
     transcript::Transcript,
     turns::Turns,
+    utterance::{Cover, Heard},
 };
 
 /// What was heard and waits for the scribe; when full, spurt streams wait.
@@ -530,29 +530,10 @@ fn grantor(record: &MeetingRecord, slot: u8, now: Instant) -> Grantor {
 struct Ends {
     /// What is out already of what several edges captured.
     covers: Option<Vec<Cover>>,
-    heard: mpsc::Receiver<crate::utterance::Heard>,
+    heard: mpsc::Receiver<Heard>,
     notices: mpsc::Receiver<Notice>,
 }
 
 pub(crate) fn new_record(spec: Spec, trace: TraceContext, idempotency: Option<(String, String)>) -> MeetingRecord {
-    MeetingRecord {
-        id: MeetingId::now_v7(),
-        created_at: wall(),
-        ended_at: None,
-        status: Status::Placing,
-        sub_code: None,
-        detail: None,
-        spec,
-        idempotency,
-        trace: trace.to_string(),
-        epoch: Epoch(0),
-        owners: BTreeMap::new(),
-        origin: None,
-        last_seq: 0,
-        totals: BTreeMap::new(),
-        counts: Counts::default(),
-        serving: Serving::default(),
-        gaps: vec![],
-        cores: vec![],
-    }
+    MeetingRecord { idempotency, trace: trace.to_string(), ..MeetingRecord::new(MeetingId::now_v7(), spec, wall()) }
 }

@@ -37,17 +37,13 @@ use std::{
 
 use mesh::wire::Epoch;
 
-pub use self::{
-    past::Cover,
-    slot::{Fresh, Part, Slot},
-};
 use self::{
     past::MAX_PAST,
     track::{Made, Next, Track},
 };
 use crate::{
     key::{ParticipantId, SpurtKey},
-    utterance::{Name, Piece, Utterance},
+    utterance::{Cover, Fresh, Name, Part, Piece, Utterance},
 };
 
 /// Items of spurts that are not yet utterances; beyond it nothing is waited for. Five hours in packets of 20 ms, 10 MB.

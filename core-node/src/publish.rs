@@ -19,11 +19,11 @@ use crate::{
     key::SpurtKey,
     lock,
     log::{Log, LogClosed},
-    merge::Cover,
     record::{Gap, Status},
     replicate::{entry::Entry, handle::Replication, sender::Replicator, snapshot::finished},
     store::{Op, Store, StoreError},
     transcript::{Draft, Finality, Segment, Transcript},
+    utterance::Cover,
 };
 
 /// Events a slow listener may fall behind by before it is sent to the store again.

@@ -64,6 +64,32 @@ pub struct MeetingRecord {
     pub cores: Vec<CoreTurn>,
 }
 
+impl MeetingRecord {
+    /// A meeting that was asked for at `created_at`, of which no more is known.
+    pub fn new(id: MeetingId, spec: Spec, created_at: Micros) -> Self {
+        Self {
+            id,
+            created_at,
+            ended_at: None,
+            status: Status::Placing,
+            sub_code: None,
+            detail: None,
+            spec,
+            idempotency: None,
+            trace: String::new(),
+            epoch: Epoch(0),
+            owners: BTreeMap::new(),
+            origin: None,
+            last_seq: 0,
+            totals: BTreeMap::new(),
+            counts: Counts::default(),
+            serving: Serving::default(),
+            gaps: vec![],
+            cores: vec![],
+        }
+    }
+}
+
 /// The newest owners of a meeting, among whom those are that capture it.
 const MAX_CAPTORS: usize = 8;
 

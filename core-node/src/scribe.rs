@@ -24,11 +24,11 @@ use crate::{
     lock,
     log::LogClosed,
     meeting::{Meeting, wall},
-    merge::{Cover, Fresh, Merger, ledger::Ledger},
+    merge::{Merger, ledger::Ledger},
     store::{Speech, Store, StoreError},
     transcribe::{Clip, Text, TranscribeError, pool::Pool},
     transcript::Draft,
-    utterance::{Decoded, Heard, Name, Piece, Utterance, duration_of},
+    utterance::{Cover, Decoded, Fresh, Heard, Name, Piece, Utterance, duration_of},
 };
 
 /// Shorter than this nobody says a word: no engine is asked.

@@ -44,10 +44,9 @@ use self::{
 use crate::{
     ingest::Restored,
     key::SpurtKey,
-    merge::{Cover, Slot},
     record::{MeetingRecord, Participant},
     transcript::Segment,
-    utterance::duration_of,
+    utterance::{Cover, Slot, duration_of},
 };
 
 /// Why the store could not do what was asked: the disk's or the file's fault, never a caller's.

@@ -1,19 +1,20 @@
 //! Talk spurts become utterances: what is worth transcribing as one piece.
 //!
-//! An edge cuts a long spurt and says that the next one *continues* it; [`crate::merge`] puts the pieces together again, up
+//! An edge cuts a long spurt and says that the next one *continues* it; `merge` puts the pieces together again, up
 //! to [`MAX_UTTERANCE`], those of several edges on top of each other. [`decode`] turns items into 16 kHz samples.
 
 pub mod decode;
+mod slot;
 
 use std::{ops::Range, time::Duration};
 
 use mesh::clock::Micros;
 
-pub use self::decode::{Decoded, duration_of};
-use crate::{
-    key::SpurtKey,
-    merge::{Cover, Fresh},
+pub use self::{
+    decode::{Decoded, duration_of},
+    slot::{Cover, Fresh, Part, Slot},
 };
+use crate::key::SpurtKey;
 
 /// The longest utterance: what Whisper's 30 s window holds with room to spare.
 pub const MAX_UTTERANCE: Duration = Duration::from_secs(28);

@@ -172,6 +172,7 @@ impl Driver {
             match action {
                 Action::Watch(core) => self.cores.watch(core).await,
                 Action::Unwatch(core) => self.cores.unwatch(&core),
+                Action::Release => self.cores.release().await,
                 Action::Turn(core) => {
                     self.cores.serving = core;
                     self.reopen();

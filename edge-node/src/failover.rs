@@ -14,7 +14,7 @@
 //! (it has another standby by then), the edge calls no other, and does not confirm to the former that there is none.
 //! Beats decide, never gossip: a core is *silent* when it has owed an answer for `max(`[`Settings::floor`]`, 4 RTT +
 //! `[`Settings::slack`]`)`. A silence that this process slept through itself counts for nothing, and nobody turns to a core
-//! that does not answer either. Turns in quick succession wait longer and longer.
+//! that does not answer either, or has not since. Turns in quick succession wait longer and longer.
 //!
 //! Calling contract: after each `handle_*`, [`Failover::poll_action`] until it has no more; then wait for the next input
 //! or [`Failover::poll_timeout`].
@@ -181,6 +181,13 @@ impl Failover {
         self.term
     }
 
+    /// Whether a lease that `core` renews counts: the serving core's does; and the former one's until the serving core has
+    /// answered for the meeting, for it may never have heard that it was turned to.
+    pub fn is_lessor(&self, core: &NodeId) -> bool {
+        let former = self.former.as_ref().filter(|(_, term)| *term <= self.term);
+        *core == self.serving.id || former.is_some_and(|(former, _)| former.id == *core)
+    }
+
     /// A control stream to `core` is up.
     pub fn handle_up(&mut self, core: &NodeId, beats: bool, now: Instant) {
         self.look(now);
@@ -329,7 +336,9 @@ impl Failover {
             self.turn(former, term, why, now);
         } else if self.called().is_none()
             && let Some(term) = self.term.called()
-            && let Some(standby) = self.standby.take_if(|core| answers(&self.settings, core, now))
+            && let Some(standby) = self
+                .standby
+                .take_if(|core| answers(&self.settings, core, now) && (!silent || outlives(core, &self.serving)))
         {
             self.turn(standby, term, why, now);
         }
@@ -423,6 +432,12 @@ fn is_silent(settings: &Settings, core: &Core, now: Instant) -> bool {
 /// Fit to be turned to.
 fn answers(settings: &Settings, core: &Core, now: Instant) -> bool {
     core.up && core.beats && !is_silent(settings, core, now)
+}
+
+/// Whether it has answered a beat that was sent after the other's last answer: what cuts an edge off from both is no reason
+/// to turn to either.
+fn outlives(core: &Core, other: &Core) -> bool {
+    core.heard >= other.heard + BEAT_EVERY + BEAT_EVERY / 2 + core.rtt / 2
 }
 
 #[cfg(test)]

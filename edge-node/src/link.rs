@@ -92,6 +92,7 @@ enum Command {
     Register(MeetingAlias, mpsc::Sender<Tagged>),
     Unregister(MeetingAlias),
     Send(ToCore),
+    Release(MeetingAlias),
     Reset(&'static str),
 }
 
@@ -146,6 +147,11 @@ impl LinkHandle {
     /// Says `message` on the control stream; it is dropped if there is none just now.
     pub(crate) async fn send(&self, message: ToCore) {
         let _ = self.commands.send(Command::Send(message)).await;
+    }
+
+    /// Has the meeting's lease renewed no more, on the stream or by way of others.
+    pub(crate) async fn release(&self) {
+        let _ = self.commands.send(Command::Release(self.alias)).await;
     }
 
     /// Has the link start over, because of `why`.

@@ -116,6 +116,8 @@ pub enum Action {
     Unwatch(NodeId),
     /// It serves from now on: [`Meeting::handle_opening`] it when, or as soon as, its link is up.
     Turn(NodeId),
+    /// The lease is over: no core is to be asked to renew it, for it would hold the meeting to be captured.
+    Release,
 }
 
 /// One meeting. See the module.
@@ -344,7 +346,7 @@ impl Meeting {
 
     /// `core` answered a beat.
     pub fn handle_beat(&mut self, core: &NodeId, rtt: Duration, renewal: Option<Renewal>, now: Instant) {
-        if core == self.failover.serving()
+        if self.failover.is_lessor(core)
             && let Some(renewal) = renewal
         {
             self.ownership.handle_renewal(renewal, now);
@@ -355,7 +357,7 @@ impl Meeting {
 
     /// `core` renewed the lease by way of another node.
     pub fn handle_renewed(&mut self, core: &NodeId, renewal: Renewal, now: Instant) {
-        if core == self.failover.serving() {
+        if self.failover.is_lessor(core) {
             self.ownership.handle_renewal(renewal, now);
         }
     }
@@ -552,6 +554,7 @@ impl Meeting {
         metrics::counter!("nearfield_edge_leases_lost_total").increment(1);
         self.leave(CloseReason::LeaseOver, now, wall);
         self.late = true;
+        self.actions.push_back(Action::Release);
         if let Some(alias) = self.opened {
             // Spurts and table stay as they are; only what they are changes.
             self.control.push_back(self.opening(alias));

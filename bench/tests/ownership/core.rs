@@ -6,7 +6,6 @@ use std::{
 };
 
 use core_node::{
-    ingest::Counts,
     key::SpurtKey,
     meetings::seat::{self, NotHere},
     record::{CoreRole, MeetingRecord, Owner, Serving, Spec, Status},
@@ -199,26 +198,7 @@ fn record(world: &World) -> MeetingRecord {
         redundancy: 1,
         leave: core_node::record::LeaveRules::default(),
     };
-    MeetingRecord {
-        id: world.meeting,
-        created_at: Micros(0),
-        ended_at: None,
-        status: Status::Active,
-        sub_code: None,
-        detail: None,
-        spec,
-        idempotency: None,
-        trace: String::new(),
-        epoch: Epoch(0),
-        owners: BTreeMap::new(),
-        origin: None,
-        last_seq: 0,
-        totals: BTreeMap::new(),
-        counts: Counts::default(),
-        serving: Serving::default(),
-        gaps: vec![],
-        cores: vec![],
-    }
+    MeetingRecord { status: Status::Active, ..MeetingRecord::new(world.meeting, spec, Micros(0)) }
 }
 
 impl World {

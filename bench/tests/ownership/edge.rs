@@ -245,6 +245,13 @@ impl World {
                     self.send_up(s, Up::Closed);
                 }
             }
+            Action::Release => {
+                let Some(instance) = self.instance(e, i) else { return };
+                for link in instance.links.values_mut() {
+                    (link.opened, link.served) = (false, false);
+                    link.beats.handle_closed(ALIAS);
+                }
+            }
             Action::Turn(core) => {
                 let c = self.index(&core);
                 self.tell(|_| format!("edge {e} turns to core {c}"));

@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use world::{Broken, CORES, Event, NODES, Plan, SECOND, World};
 
 const HISTORIES: u64 = 2_000;
+/// So many times as many, at most, until a broken rule is noticed.
+const MANY: u64 = 20;
 const SEED: u64 = 1;
 /// Faults for so long, then none.
 const TROUBLE: u64 = 40 * SECOND;
@@ -133,7 +135,7 @@ fn a_rule_that_is_broken_is_noticed() {
         Broken { acknowledgement: true, ..whole },
         Broken { confirmation: true, ..whole },
     ] {
-        let found = search(HISTORIES, SEED, broken);
+        let found = search(MANY * HISTORIES, SEED, broken);
         println!("{broken:?}: {found:?}");
         assert!(found.is_some(), "nothing noticed without {broken:?}");
     }

@@ -10,7 +10,10 @@ use mesh::{
 };
 
 use super::{Append, Counts, Refusal};
-use crate::{key::SpurtKey, merge::Slot, utterance::duration_of};
+use crate::{
+    key::SpurtKey,
+    utterance::{Slot, duration_of},
+};
 
 #[derive(Debug)]
 pub(super) struct Spurt {

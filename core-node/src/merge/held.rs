@@ -8,8 +8,8 @@ use std::{
 
 use mesh::wire::{Epoch, SpurtNo};
 
-use super::slot::{Cell, Fresh, Part, Slot, Source};
-use crate::utterance::{CONTINUATION_WAIT, MAX_UTTERANCE};
+use super::slot::{Cell, Source};
+use crate::utterance::{CONTINUATION_WAIT, Fresh, MAX_UTTERANCE, Part, Slot};
 
 /// Lost packets at the beginning of a spurt are not among its items; so many of them are reckoned with.
 const MAX_UNSENT: i64 = 50;

@@ -7,32 +7,16 @@ use std::{
 };
 
 use mesh::wire::{Epoch, SpurtNo};
-use serde::{Deserialize, Serialize};
 
 use super::{
     align::{align, align_by_time, shift},
     held::{Run, Spurts, State},
-    slot::{Cell, Part, Slot, Source, media, span},
+    slot::{Cell, Source, media, span},
 };
+use crate::utterance::{Cover, Part, Slot};
 
 /// Items remembered of one meeting, the newest: three hours of speech in packets of 20 ms, 7 MB.
 pub(super) const MAX_PAST: usize = 540_000;
-
-/// What one utterance had, while more than one edge captured: kept with its words, so that no restart and no takeover
-/// has it said twice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cover {
-    /// Who spoke.
-    pub participant: String,
-    /// When its first item was said, in microseconds by the clock of the speaker's first edge.
-    pub at: i64,
-    /// Its items in the order in which they were said.
-    pub slots: Vec<Slot>,
-    /// The spurts it was made of, and those that had the same.
-    pub parts: Vec<Part>,
-    /// What each edge's clock was ahead of the first one's.
-    pub lags: Vec<(Epoch, i64)>,
-}
 
 impl Cover {
     pub(super) fn new(participant: &str, cells: &[Cell], parts: Vec<Part>, lags: &BTreeMap<Epoch, i64>) -> Self {

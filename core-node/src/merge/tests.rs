@@ -8,7 +8,7 @@ use mesh::{clock::Micros, wire::SpurtNo};
 use proptest::prelude::*;
 
 use super::*;
-use crate::utterance::CONTINUATION_WAIT;
+use crate::utterance::{CONTINUATION_WAIT, Slot};
 
 const FRAME: u64 = 20_000;
 /// A wall clock to count from.

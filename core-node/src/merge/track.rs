@@ -11,10 +11,10 @@ use mesh::wire::Epoch;
 use super::{
     align::{SLACK, align, align_by_time, overlay, shift, zip},
     held::{Run, Spurts, State},
-    past::{Cover, Past, coincide},
-    slot::{Cell, Part, media, parts, span},
+    past::{Past, coincide},
+    slot::{Cell, media, parts, span},
 };
-use crate::utterance::MAX_UTTERANCE;
+use crate::utterance::{Cover, MAX_UTTERANCE, Part};
 
 /// How well two edges' capture times agree once their clocks are known to each other.
 const NEAR: Duration = Duration::from_millis(300);

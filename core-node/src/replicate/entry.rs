@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     key::SpurtKey,
-    merge::Cover,
     record::{MeetingRecord, Participant},
     store::DoneMark,
     transcript::Segment,
+    utterance::Cover,
 };
 
 /// The most bytes in one piece, its first byte included.

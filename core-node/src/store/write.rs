@@ -4,7 +4,7 @@ use mesh::{clock::Micros, wire::MeetingId};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::{Chunk, DoneMark, Op, SpurtRecord, StoreError, tables::*};
-use crate::{key::SpurtKey, merge::Cover};
+use crate::{key::SpurtKey, utterance::Cover};
 
 pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
     transaction.open_table(MEETINGS)?;

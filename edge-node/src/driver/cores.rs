@@ -50,6 +50,13 @@ impl Cores {
         self.open.remove(core);
     }
 
+    /// Asks none of them to renew the lease any more.
+    pub(super) async fn release(&self) {
+        for (handle, _) in self.open.values() {
+            handle.release().await;
+        }
+    }
+
     /// What the serving core calls the meeting, and the connection to it.
     pub(super) fn serving(&mut self) -> (MeetingAlias, Option<Peer>) {
         let there = self.open.get(&self.serving);

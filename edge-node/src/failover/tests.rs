@@ -90,6 +90,27 @@ fn nobody_turns_to_a_core_that_does_not_answer_either() {
 }
 
 #[test]
+fn who_is_cut_off_from_both_cores_turns_to_neither() {
+    let mut bench = Bench::new();
+    bench.failover.handle_beat(&id("b"), RTT, false, bench.now + ms(20));
+    bench.beats(&[], 40);
+    assert_eq!(bench.actions(), [], "the standby was heard last, by chance");
+    bench.beats(&["a", "b"], 4);
+    assert_eq!(bench.actions(), []);
+}
+
+#[test]
+fn the_former_core_s_lease_counts_until_the_one_turned_to_has_answered() {
+    let mut bench = Bench::new();
+    assert!(bench.failover.is_lessor(&id("a")) && !bench.failover.is_lessor(&id("b")));
+    bench.beats(&["b"], 3);
+    bench.turned().unwrap();
+    assert!(bench.failover.is_lessor(&id("a")) && bench.failover.is_lessor(&id("b")), "it may not have heard of it");
+    bench.beats(&["b"], 1);
+    assert!(!bench.failover.is_lessor(&id("a")));
+}
+
+#[test]
 fn a_machine_that_was_stopped_blames_nobody() {
     let mut bench = Bench::new();
     bench.now += ms(8000);

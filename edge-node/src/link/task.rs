@@ -188,6 +188,9 @@ impl Link {
                 self.meetings.entry(alias).or_insert(Place { events, opened: None, served: false, behind: false });
             }
             Command::Unregister(alias) => drop(self.meetings.remove(&alias)),
+            Command::Release(alias) => {
+                self.meetings.entry(alias).and_modify(|place| (place.opened, place.served) = (None, false));
+            }
             Command::Send(_) | Command::Reset(_) => {}
         }
     }
@@ -197,7 +200,7 @@ impl Link {
             Command::Register(alias, events) => {
                 let _ = events.try_send((self.core.clone(), *alias, LinkEvent::Connected(up.peer.clone())));
             }
-            Command::Unregister(alias) => up.beats.handle_closed(*alias),
+            Command::Unregister(alias) | Command::Release(alias) => up.beats.handle_closed(*alias),
             Command::Send(_) | Command::Reset(_) => {}
         }
         self.handle_down(command);

@@ -161,16 +161,18 @@ async fn an_answer_to_the_relays_offer_names_the_state_it_answers() {
 async fn who_leaves_while_the_relay_is_answering_deletes_what_it_made() {
     let (asked, left) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicUsize::new(0)));
     let (posted, counted) = (Arc::clone(&asked), Arc::clone(&left));
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
     let slow = move || async move {
         posted.notify_one();
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        stopped.cancelled().await;
         (Status::CREATED, [("location", "/resource/1")], "junk")
     };
     let deleted = move || async move {
         counted.fetch_add(1, Ordering::Relaxed);
     };
     let router = Router::new().route("/whep", post(slow)).route("/resource/{id}", axum::routing::delete(deleted));
-    let (connector, stop) = (Box::new(endpoint(&serve(router).await)), CancellationToken::new());
+    let connector = Box::new(endpoint(&serve(router).await));
     let (events, _told) = mpsc::channel(16);
     let running = tokio::spawn(connector.run(events, stop.clone()));
     asked.notified().await;
