@@ -71,6 +71,11 @@ fn an_edge_that_reaches_no_core_for_a_while_loses_nothing() {
 }
 
 #[test]
+fn a_meeting_that_is_ended_while_its_edge_is_cut_off_loses_nothing_either() {
+    shows_what_it_must("ended-in-cut");
+}
+
+#[test]
 fn a_meeting_goes_on_in_a_region_that_is_cut_off() {
     shows_what_it_must("region-isolated");
 }

@@ -25,7 +25,7 @@ use mesh::{
     stream::{MessageReceiver, MessageSender, StreamError},
     wire::{
         Epoch, MeetingAlias, MeetingId,
-        control::{CloseReason, RefusedReason, ToCore, ToEdge},
+        control::{RefusedReason, ToCore, ToEdge},
         spurt::{Item, Part, SpurtDecoder, SpurtHeader},
     },
 };
@@ -331,8 +331,13 @@ impl Acceptor {
                 }
                 if how == Opening::Late {
                     meeting.release(&link.edge.node, epoch);
-                    meeting.notify(Notice::Closed(epoch, CloseReason::LeaseOver)).await;
+                    meeting.notify(Notice::Late(epoch)).await;
                     return;
+                }
+                if how == Opening::Leased {
+                    // Whoever opens and is never heard again is missed like one whose beats stop. One that is refused here
+                    // hears so at its next beat.
+                    meeting.renew(&link.edge.node, epoch, self.meetings.lease_of(&link.edge.node));
                 }
                 meeting.notify(Notice::Opened(epoch)).await;
             }

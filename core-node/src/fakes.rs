@@ -361,6 +361,17 @@ impl Core {
         self.say(edge, ToCore::Participant { alias: ALIAS, participant: ALICE, id, name }).await;
     }
 
+    /// The edge beats from now on, until it is dropped.
+    pub(crate) fn beats(&self, edge: &Edge) {
+        let (acceptor, link) = (self.acceptor.clone(), Arc::downgrade(&edge.link));
+        tokio::spawn(async move {
+            while let Some(link) = link.upgrade() {
+                acceptor.handle(&link, ToCore::Beat { seq: 0 }).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        });
+    }
+
     pub(crate) async fn say(&self, edge: &Edge, message: ToCore) {
         self.acceptor.handle(&edge.link, message).await.unwrap();
     }
@@ -383,8 +394,14 @@ impl Core {
 }
 
 impl Edge {
+    /// The next message, but for answers to [`Core::beats`].
     pub(crate) async fn next(&mut self) -> ToEdge {
-        timeout(PATIENCE, self.from_core.recv()).await.expect("a message from the core").unwrap()
+        loop {
+            let message = timeout(PATIENCE, self.from_core.recv()).await.expect("a message from the core").unwrap();
+            if !matches!(message, ToEdge::Beat { seq: 0, .. }) {
+                return message;
+            }
+        }
     }
 
     /// The next message that is no *durable*.

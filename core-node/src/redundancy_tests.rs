@@ -78,6 +78,7 @@ async fn two_edges_that_say_the_same_make_its_words_once_and_both_are_told() {
 #[tokio::test]
 async fn one_of_two_that_dies_in_the_middle_of_a_word_is_replaced_and_nothing_is_missed() {
     let Pair { mut core, meeting, live, one, mut two, dir: _dir } = pair().await;
+    core.beats(&two);
     let bytes = spurt_bytes(0, 100, 0, false);
     let torn = core.acceptor.read_spurt(&one.link, &bytes[..bytes.len() / 2]).await;
     assert!(matches!(torn, Err(SpurtError::Truncated)), "{torn:?}");
@@ -88,6 +89,7 @@ async fn one_of_two_that_dies_in_the_middle_of_a_word_is_replaced_and_nothing_is
     assert_eq!(next(&mut two).await, done(0));
     let three = core.connect("edge-c").await;
     core.serve(&three, meeting, Epoch(3), Term(1)).await;
+    core.beats(&three);
     core.until("two again", |_| live.captors().len() == 2).await;
     assert_eq!(slots(&live), [(0, "edge-c".into(), 3), (1, "edge-b".into(), 2)]);
     let texts: Vec<_> = core.meetings.store().segments(meeting, 0).unwrap().into_iter().map(|s| s.text).collect();

@@ -69,6 +69,7 @@ pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, s
         Scenario::EdgeKilledRedundant => nodes::kill_one_of_two_edges(stage, times, say).await,
         Scenario::Stall => nodes::stall(stage, times, say).await,
         Scenario::LinkCut => links::cut(stage, times, say).await,
+        Scenario::EndedInCut => links::end_in_cut(stage, times, say).await,
         Scenario::RegionIsolated => links::isolate(stage, times, say).await,
         Scenario::BurstyLoss => links::lose_in_bursts(stage, times, say).await,
         Scenario::RollingRestart => upgrade::restart_all(stage, times, say).await,

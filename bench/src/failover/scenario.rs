@@ -17,6 +17,8 @@ pub enum Scenario {
     EdgeKilledRedundant,
     /// The edge reaches no core for a minute; then it does again.
     LinkCut,
+    /// The meeting is ended while its edge reaches no core; then it does again.
+    EndedInCut,
     /// The meeting's region is cut off for two minutes, then healed.
     RegionIsolated,
     /// The edge stalls for eight seconds (SIGSTOP, SIGCONT).
@@ -75,6 +77,7 @@ impl Scenario {
                 Times { meeting: pick(32, 22), fault: pick(10, 7), outage: s(0) }
             }
             Self::LinkCut => lasting(pick(60, 10)),
+            Self::EndedInCut => Times { meeting: s(20), fault: s(8), outage: pick(60, 30) },
             Self::RegionIsolated => lasting(pick(120, 20)),
             Self::Stall => lasting(s(8)),
             Self::BurstyLoss => lasting(pick(30, 10)),
@@ -116,6 +119,12 @@ impl Scenario {
             Self::LinkCut => Row {
                 promise: "0 lost, in order, the delay is told",
                 delay: self.times(short).outage.mul_f64(0.8),
+                one_owner: true,
+                ..nothing
+            },
+            Self::EndedInCut => Row {
+                promise: "0 lost: what was said is brought home",
+                delay: self.times(short).outage.mul_f64(0.5),
                 one_owner: true,
                 ..nothing
             },

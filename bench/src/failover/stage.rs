@@ -206,16 +206,27 @@ impl Meeting {
         tokio::time::sleep(due.since(now())).await;
     }
 
-    /// Waits until the relay has said all, tells the meeting to end, and waits for its last word. How it
-    /// stood then, if it came to stand anywhere.
-    pub(super) async fn ends(&self) -> Result<Option<Value>> {
+    /// Waits until the relay has said all.
+    pub(super) async fn falls_silent(&self) -> Result<()> {
         while !self.relay.ask::<relay::State>("/state").await?.finished {
             tokio::time::sleep(LOOK * 4).await;
         }
+        Ok(())
+    }
+
+    /// Tells the meeting to end.
+    pub(super) async fn end(&self) -> Result<()> {
+        self.cores.ask(Ask::Delete(self.path.clone())).await.map(drop)
+    }
+
+    /// Waits until the relay has said all, tells the meeting to end, and waits for its last word. How it
+    /// stood then, if it came to stand anywhere.
+    pub(super) async fn ends(&self) -> Result<Option<Value>> {
+        self.falls_silent().await?;
         let begun = Instant::now();
         let mut asked = false;
         while begun.elapsed() < LAST_WORDS {
-            asked = asked || self.cores.ask(Ask::Delete(self.path.clone())).await.is_ok();
+            asked = asked || self.end().await.is_ok();
             if let Ok(meeting) = self.view().await
                 && ["done", "failed"].iter().any(|end| meeting["status"] == **end)
             {

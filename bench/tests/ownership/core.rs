@@ -99,6 +99,7 @@ struct Link {
     heard: u64,
 }
 
+#[derive(Debug)]
 enum Placing {
     No,
     Storing,
@@ -151,8 +152,8 @@ impl Core {
         let live = self.live.as_ref().map(|l| {
             let (waiting, undone, finals) = (l.waiting.len(), l.undone.len(), l.finals.len());
             format!(
-                "{waiting} waiting, {undone} undone, {finals} finals, shipping {}, in flight {}, {:?}",
-                l.shipping, l.in_flight, l.rep
+                "{waiting} waiting, {undone} undone, {finals} finals, shipping {}, in flight {}, {:?}, {:?}, {:?}",
+                l.shipping, l.in_flight, l.placing, l.grantor, l.rep
             )
         });
         format!(
@@ -425,7 +426,8 @@ impl World {
     }
 
     fn opened(&mut self, c: usize, s: usize, epoch: Epoch, opened: Result<(), NotHere>, leased: bool) {
-        let edge = self.name(self.streams[s].edge);
+        let (edge, now) = (self.name(self.streams[s].edge), self.clock(c));
+        let lease = lease_for(self.rtt(c, self.streams[s].edge));
         match opened {
             Ok(()) => {
                 if let Some(link) = self.cores[c].links.get_mut(&s) {
@@ -437,6 +439,9 @@ impl World {
                 *newest = s.max(*newest);
                 if live.witnesses.contains(epoch) {
                     live.rep.handle_attached();
+                }
+                if leased {
+                    let _ = live.grantor.renew(&edge, epoch, lease, now);
                 }
                 if live.grantor.newest() == epoch
                     && leased

@@ -28,7 +28,7 @@ enum Wait {
     Open,
     /// When no edge could be had: try again.
     Retry,
-    /// When the edge was told to leave and has not closed: go on without it.
+    /// When the edge was told to leave and has not closed: go on without it, unless it is known to live.
     Leave,
     /// When the edge has closed and spurts are still on their streams: end them where they are.
     Flush,
@@ -50,6 +50,10 @@ impl Wait {
 
 /// How long an edge that hands over is waited for: longer than any goes on capturing.
 const LEAVING: Duration = Duration::from_secs(20);
+
+/// How long an edge that is known to live is waited for once it was told to leave: it may be cut off from its cores, and
+/// bring home all that was said meanwhile.
+const HOMING: Duration = Duration::from_secs(150);
 
 /// Placements in a row without a meeting that goes live, before it fails.
 const MAX_PLACEMENTS: u32 = 5;
@@ -86,6 +90,8 @@ pub struct Lifecycle {
     /// The edge that captures until its successor is live, and how long it is waited for.
     leaving: Option<(Epoch, Instant)>,
     wait: Option<(Wait, Instant)>,
+    /// Until when an edge that was told to leave may bring home what it has.
+    homing: Option<Instant>,
     /// An edge is being sought.
     placing: bool,
     placements: u32,
@@ -112,7 +118,7 @@ impl Lifecycle {
         match status {
             Status::Placing => this.place(),
             Status::Connecting | Status::Active => this.set_wait(Wait::Open, now),
-            Status::Finishing => this.set_wait(Wait::Leave, now),
+            Status::Finishing => this.see_off(now),
             Status::Done | Status::Failed => {}
         }
         this
@@ -124,6 +130,7 @@ impl Lifecycle {
             epoch,
             leaving: None,
             wait: None,
+            homing: None,
             placing: false,
             placements: 0,
             edge_gone: false,
@@ -219,8 +226,11 @@ impl Lifecycle {
 
     /// The edge has opened the meeting here.
     pub fn handle_opened(&mut self, epoch: Epoch) {
-        if epoch == self.epoch && matches!(self.wait, Some((Wait::Open, _))) {
-            self.wait = None;
+        match self.wait {
+            Some((Wait::Open, _)) if epoch == self.epoch => self.wait = None,
+            // It was told when it could not be reached.
+            Some((Wait::Leave, _)) if epoch == self.epoch => self.actions.push(Action::Leave),
+            _ => {}
         }
     }
 
@@ -283,6 +293,13 @@ impl Lifecycle {
         }
     }
 
+    /// The edge that was told to leave lives: what it has still to bring is waited for.
+    pub fn handle_edge_alive(&mut self, now: Instant) {
+        if matches!(self.wait, Some((Wait::Leave, _))) && self.homing.is_some_and(|until| now < until) {
+            self.set_wait(Wait::Leave, now);
+        }
+    }
+
     /// The meeting is to be left, and this is why.
     pub fn handle_leave(&mut self, why: &'static str, now: Instant) {
         if matches!(self.status, Status::Placing | Status::Connecting | Status::Active) {
@@ -300,7 +317,7 @@ impl Lifecycle {
                 let former = self.leaving.take().filter(|(former, _)| *former != self.epoch);
                 self.actions.extend(former.map(|(former, _)| Action::Dismiss(former)));
                 self.actions.push(Action::Leave);
-                self.set_wait(Wait::Leave, now);
+                self.see_off(now);
             }
             Status::Finishing | Status::Done | Status::Failed => {}
         }
@@ -400,6 +417,11 @@ impl Lifecycle {
         self.settle();
     }
 
+    fn see_off(&mut self, now: Instant) {
+        self.homing = Some(now + HOMING);
+        self.set_wait(Wait::Leave, now);
+    }
+
     fn finishing(&mut self) {
         self.status = Status::Finishing;
         self.wait = None;
@@ -429,7 +451,7 @@ impl Default for Lifecycle {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::disallowed_methods)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
     use super::*;
 
@@ -464,6 +486,29 @@ mod tests {
         assert_eq!(l.status(), Status::Finishing);
         l.handle_backlog(0, 0, now);
         assert_eq!((l.status(), l.poll_timeout()), (Status::Done, None));
+    }
+
+    #[test]
+    fn an_edge_that_lives_but_cannot_be_reached_is_waited_for_but_not_for_ever() {
+        let now = Instant::now();
+        let mut l = active(now);
+        l.handle_stop(now);
+        let mut waited = Duration::ZERO;
+        while l.status() == Status::Finishing {
+            waited = l.poll_timeout().unwrap() - now;
+            l.handle_edge_alive(now + waited);
+            l.handle_timeout(now + waited);
+        }
+        assert!((HOMING..HOMING + Duration::from_secs(10)).contains(&waited), "{waited:?}");
+        let mut back = active(now);
+        back.handle_stop(now);
+        assert_eq!(actions(&mut back), [Action::Leave]);
+        back.handle_opened(Epoch(1));
+        assert_eq!(actions(&mut back), [Action::Leave], "it may not have heard of it");
+        let mut dead = active(now);
+        dead.handle_stop(now);
+        dead.handle_timeout(now + Duration::from_secs(10));
+        assert_eq!(dead.status(), Status::Done);
     }
 
     #[test]

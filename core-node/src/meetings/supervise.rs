@@ -154,7 +154,7 @@ impl Supervisor {
             }
             Notice::State(epoch, EdgeState::Reconnecting, _) => self.note_lost(*epoch, GapReason::RelayLost, wall()),
             Notice::Closed(epoch, CloseReason::Drain) => self.note_lost(*epoch, GapReason::EdgeLeft, wall()),
-            Notice::Closed(epoch, CloseReason::LeaseOver) => {
+            Notice::Closed(epoch, CloseReason::LeaseOver) | Notice::Late(epoch) => {
                 self.note_lost(*epoch, GapReason::EdgeLost, self.meeting.heard_at());
             }
             Notice::State(epoch, EdgeState::Failed, _) | Notice::Closed(epoch, _) => {
@@ -216,6 +216,8 @@ impl Supervisor {
             }
             Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail, now),
             Notice::Closed(epoch, reason) => self.handle_closed(epoch, reason, now).await?,
+            Notice::Late(_) if self.is_finishing() => {}
+            Notice::Late(epoch) => self.handle_closed(epoch, CloseReason::LeaseOver, now).await?,
             Notice::HandOver(epoch) if self.second.epoch() == Some(epoch) => self.relieve_second(epoch, now).await?,
             Notice::HandOver(epoch) => self.hand_over(epoch, now).await,
             Notice::Stop => self.leave_for(REQUESTED, now),
@@ -332,6 +334,9 @@ impl Supervisor {
             self.give_up(epoch).await?;
         }
         if self.lifecycle.poll_timeout().is_some_and(|at| at <= now) {
+            if self.lives(self.lifecycle.epoch()) {
+                self.lifecycle.handle_edge_alive(now);
+            }
             self.lifecycle.handle_timeout(now);
         }
         Ok(())
@@ -363,7 +368,10 @@ impl Supervisor {
         self.placer.handle_silent(&lapsed.edge);
         self.note_lost(lapsed.epoch, GapReason::EdgeLost, self.meeting.heard_at());
         let spare = self.is_spare(lapsed.epoch, now).await?;
+        // At the end of a meeting no other is sought: what it has may still come.
+        let awaited = self.is_finishing() && self.lives(lapsed.epoch);
         if !spare
+            && !awaited
             && lapsed.epoch == self.lifecycle.epoch()
             && !self.waits_for_second(lapsed.epoch, CloseReason::LeaseOver)
         {
@@ -380,8 +388,8 @@ impl Supervisor {
         if owner.leased && self.meeting.grantor(owner.slot).is_leased(Instant::now()) {
             return;
         }
-        let alive = self.members.borrow_and_update().iter().any(|m| m.identity.node == owner.edge);
-        if alive {
+        self.members.borrow_and_update();
+        if self.is_member(&owner) {
             self.owner_seen = true;
         } else if std::mem::take(&mut self.owner_seen) {
             tracing::warn!(edge = %owner.edge, "the edge is down");
@@ -391,6 +399,15 @@ impl Supervisor {
                 self.lifecycle.handle_edge_down(Instant::now());
             }
         }
+    }
+
+    /// Whether the mesh holds the edge of `epoch` for alive.
+    fn lives(&self, epoch: Epoch) -> bool {
+        self.meeting.owner(epoch).is_some_and(|owner| self.is_member(&owner))
+    }
+
+    fn is_member(&self, owner: &Owner) -> bool {
+        self.members.borrow().iter().any(|m| m.identity.node == owner.edge)
     }
 
     /// By gossip, where it does not say so itself: it is of version 1, or its link is down.

@@ -11,7 +11,7 @@ use crate::{
 /// | state | `revoke` | `grant` | `renew` by its owner | `release` by its owner | its end comes |
 /// |---|---|---|---|---|---|
 /// | vacant | | offered | | | |
-/// | offered: no beat yet, so no lease | vacant | offered to the next | leased | vacant | |
+/// | offered: not heard yet, so no lease | vacant | offered to the next | leased | vacant | |
 /// | leased | refused: [`NotYet`] | refused: [`NotYet`] | later end | vacant | lapsed |
 /// | lapsed | vacant | offered to the next | leased | vacant | |
 ///
@@ -123,7 +123,7 @@ impl Grantor {
         Ok(())
     }
 
-    /// Grants `epoch` to `edge`, which holds nothing until its first beat.
+    /// Grants `epoch` to `edge`, which holds nothing until it opens the meeting.
     ///
     /// # Errors
     /// [`Grantor::may_grant`] says no, or the epoch is not a new one of this term.
@@ -137,7 +137,7 @@ impl Grantor {
         Ok(())
     }
 
-    /// A beat or a `Renew` of `edge` arrived. Its answer promises `lease` at most.
+    /// `edge` opened the meeting, or a beat or a `Renew` of it arrived. What it is answered promises `lease` at most.
     ///
     /// # Errors
     /// `edge` does not own `epoch`, or no more.

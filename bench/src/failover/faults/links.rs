@@ -48,6 +48,26 @@ pub(super) async fn cut(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> 
     Ok(broken)
 }
 
+/// Cuts the edge off from every core; the last is said, and the meeting ended, before it is healed.
+pub(super) async fn end_in_cut(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let (_, edge) = stage.serving().await?;
+    stage.meeting().wait_until(times.fault).await;
+    let (at, begun) = (now(), Instant::now());
+    let cores = stage.names(Role::Core);
+    cores.iter().for_each(|core| stage.world.partition(host(&edge), host(core)));
+    say(&format!("{edge} reaches no core"));
+    let mut broken = Broken::new(at, Resumes::LongestPause);
+    stage.meeting().falls_silent().await?;
+    stage.meeting().end().await?;
+    say("all is said, and the meeting is told to end");
+    tokio::time::sleep(times.outage.saturating_sub(begun.elapsed())).await;
+    let status = stage.meeting().view().await?["status"].clone();
+    broken.must(status == "finishing", || format!("the meeting did not wait for its edge: it is {status}"));
+    cores.iter().for_each(|core| stage.world.heal(host(&edge), host(core)));
+    say("the cut is healed");
+    Ok(broken)
+}
+
 /// Cuts the meeting's region off from all others.
 pub(super) async fn isolate(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
     let home: RegionId = HOME.parse()?;
