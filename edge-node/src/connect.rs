@@ -4,6 +4,14 @@
 //! is lost, a bounded number of times, and tells one story all the while: a participant who is still
 //! there after a reconnect has neither left nor joined.
 
+pub(crate) mod fuzzing {
+    //! Bodies of fuzz targets for what is private here.
+    pub(crate) use super::{
+        janus::fuzzing::messages,
+        peer::fuzzing::{offer, rtp},
+        whep::fuzzing::answer,
+    };
+}
 mod janus;
 mod peer;
 mod roster;

@@ -12,6 +12,7 @@ use mesh::{
 };
 
 use crate::{
+    connect,
     isolate::{FromChild, ToChild, translate::Translator},
     toc::OpusPacket,
     uplink::format::{Origin, Reader, Record, write_origin, write_record},
@@ -118,8 +119,29 @@ fn in_order(event: crate::connect::Event, order: &mut Order) {
     }
 }
 
+/// What Janus says over its WebSocket, each text behind its length.
+pub fn janus(data: &[u8]) {
+    connect::fuzzing::messages(data);
+}
+
+/// Headers and description of a WHEP endpoint's answer.
+pub fn whep(data: &[u8]) {
+    connect::fuzzing::answer(data);
+}
+
+/// A relay's offer, and the answer we make of it.
+pub fn sdp(data: &[u8]) {
+    connect::fuzzing::offer(data);
+}
+
+/// An RTP packet and its extensions.
+pub fn rtp(data: &[u8]) {
+    connect::fuzzing::rtp(data);
+}
+
 /// A target's name and body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// The targets by name.
-pub const TARGETS: [Target; 3] = [("spill", spill), ("opus", opus), ("child", child)];
+pub const TARGETS: [Target; 7] =
+    [("spill", spill), ("opus", opus), ("child", child), ("janus", janus), ("whep", whep), ("sdp", sdp), ("rtp", rtp)];

@@ -75,6 +75,26 @@ proptest! {
     }
 
     #[test]
+    fn janus_may_say_anything(data in damaged("janus")) {
+        fuzzing::janus(&data);
+    }
+
+    #[test]
+    fn whep_endpoints_may_answer_anything(data in damaged("whep")) {
+        fuzzing::whep(&data);
+    }
+
+    #[test]
+    fn offers_take_damage(data in damaged("sdp")) {
+        fuzzing::sdp(&data);
+    }
+
+    #[test]
+    fn rtp_takes_damage(data in damaged("rtp")) {
+        fuzzing::rtp(&data);
+    }
+
+    #[test]
     fn children_may_say_anything(data in damaged("child")) {
         fuzzing::child(&data);
     }
@@ -92,7 +112,33 @@ fn write_seeds() {
         [&[0x4b, 0x42, 3], &[7; 30][..], &[0; 3][..]].concat(),
         [&[0xff, 0x85, 2, 3], &[9; 40][..]].concat(),
     ];
-    for (target, seeds) in [("spill", spill), ("opus", opus), ("child", vec![one_child(), two_children()])] {
+    let whep = vec![
+        [&[0][..], b"Location: /resource/1\nETag: \"v1\"\nContent-Type: application/sdp\n\n", OFFER.as_bytes()]
+            .concat(),
+        [&[1][..], b"Retry-After: 3\nLocation: ../x?y\n\n", OFFER.as_bytes()].concat(),
+    ];
+    let sdp = vec![OFFER.into(), OFFER.replace("a=sendonly", "a=inactive").into_bytes()];
+    let rtp = vec![
+        [&[0x80, 111, 0, 7, 0, 0, 3, 192, 0, 0, 0, 1][..], &[0x78; 40]].concat(),
+        [
+            &[0xB0, 111, 0, 7, 0, 0, 3, 192, 0, 0, 0, 1][..],
+            &[0xBE, 0xDE, 0, 1, 0x30, 0x9E, 0x40, b'0'],
+            &[8; 20],
+            &[0, 2],
+        ]
+        .concat(),
+        [&[0x91, 111, 0, 7, 0, 0, 3, 192, 0, 0, 0, 1, 0, 0, 0, 2][..], &[0x10, 0, 0, 1, 3, 1, 0x9E, 0], &[8; 20]]
+            .concat(),
+    ];
+    for (target, seeds) in [
+        ("spill", spill),
+        ("opus", opus),
+        ("child", vec![one_child(), two_children()]),
+        ("janus", vec![janus_session()]),
+        ("whep", whep),
+        ("sdp", sdp),
+        ("rtp", rtp),
+    ] {
         let dir = corpus(target);
         fs::create_dir_all(&dir).unwrap();
         for (n, seed) in seeds.iter().enumerate() {
@@ -138,4 +184,39 @@ fn two_children() -> Vec<u8> {
     bytes.extend(framed(&[]));
     said(false).iter().for_each(|m| bytes.extend(framed(&codec::encode(m).unwrap())));
     bytes
+}
+
+/// Two voices and a camera.
+const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE a b v\r\na=ice-ufrag:abcd\r\n\
+    a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 AA:BB\r\n\
+    m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:a\r\na=sendonly\r\na=setup:actpass\r\n\
+    a=rtpmap:111 opus/48000/2\r\na=rtcp-fb:111 nack\r\na=extmap:3/sendonly urn:ietf:params:rtp-hdrext:ssrc-audio-level\r\n\
+    a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid\r\na=msid:alice t\r\na=ssrc:1 cname:x\r\na=ssrc:1 msid:alice t\r\n\
+    a=candidate:1 1 udp 2015363327 127.0.0.1 5000 typ host\r\n\
+    m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:b\r\na=sendonly\r\na=setup:actpass\r\n\
+    a=rtpmap:111 opus/48000/2\r\na=msid:- t\r\na=ssrc:2 cname:x\r\n\
+    m=video 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=mid:v\r\na=sendonly\r\na=rtpmap:96 VP8/90000\r\n";
+
+/// Ada is there, is subscribed to, is joined by Bob, renamed, and leaves.
+fn janus_session() -> Vec<u8> {
+    let streams = r#""streams":[{"type":"audio","mid":"0","codec":"opus"},{"type":"video","mid":"1","codec":"vp8"}]"#;
+    let room = |sender: u32, rest: &str| {
+        format!(r#"{{"janus":"event","sender":{sender},"plugindata":{{"plugin":"p","data":{{{rest}}}}}"#)
+    };
+    let attached = r#""videoroom":"attached","streams":[{"mid":"0","feed_id":7,"feed_mid":"0","type":"audio"}]"#;
+    let texts = [
+        r#"{"janus":"success","transaction":"0","data":{"id":1}}"#.into(),
+        r#"{"janus":"success","transaction":"1","data":{"id":2}}"#.into(),
+        room(2, &format!(r#""videoroom":"joined","id":9,"publishers":[{{"id":7,"display":"Ada",{streams}}}]"#))
+            + r#","transaction":"2"}"#,
+        r#"{"janus":"success","transaction":"3","data":{"id":3}}"#.into(),
+        room(3, attached) + r#","transaction":"4","jsep":{"type":"offer","sdp":"v=0"}}"#,
+        room(3, r#""videoroom":"event","started":"ok""#) + r#","transaction":"5"}"#,
+        room(2, &format!(r#""videoroom":"event","publishers":[{{"id":8,"display":"Bob",{streams}}}]"#)) + "}",
+        room(2, r#""videoroom":"event","id":7,"display":"Ada L.""#) + "}",
+        room(2, r#""videoroom":"event","unpublished":7"#) + "}",
+        room(2, r#""videoroom":"event","leaving":8"#) + "}",
+        r#"{"janus":"hangup","sender":3,"reason":"ICE failed"}"#.into(),
+    ];
+    texts.iter().flat_map(|text| framed(text.as_bytes())).collect()
 }

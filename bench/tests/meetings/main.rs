@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 mod peers;
+mod silent_picture;
 
 use std::{
     net::SocketAddr,

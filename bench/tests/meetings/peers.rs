@@ -122,6 +122,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
+    /// After `name` there may be more of the page's parameters.
     pub(crate) fn publish(world: &World, dir: &Path, janus: &Janus, name: &str, said: &[Prompt]) -> Self {
         let host = host(world, "browser", 2);
         let wav = dir.join("microphone.wav");

@@ -3,6 +3,7 @@
 //! A participant is a publisher of the room: its feed id as text, and its display name. [`room`] decides;
 //! here are the socket, the clock and the media connection.
 
+pub(super) mod fuzzing;
 mod message;
 mod room;
 
@@ -286,3 +287,6 @@ fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Woke
 fn participant(feed: u64) -> ParticipantId {
     ParticipantId::new(feed.to_string()).expect("a number has 1 to 20 digits")
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@
 //! a server with an address of its own.
 
 mod describe;
+pub(super) mod fuzzing;
 mod rtp;
 mod session;
 mod shard;

@@ -8,6 +8,8 @@
 //! that share one, or have none, the mid. An answer without a stream id is the participant
 //! [`ONLY`]. Names come from the source's list. Nobody joins or leaves while connected.
 
+pub(super) mod fuzzing;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -306,8 +308,12 @@ fn participant(audio: &Audio, all: &[Audio], side: Side) -> Result<ParticipantId
 
 /// `Location`, which may be relative to where the request ended up.
 fn location(response: &Response) -> Option<Url> {
-    let location = response.headers().get(LOCATION)?.to_str().ok()?;
-    response.url().join(location).ok()
+    resolve(response.url(), response.headers().get(LOCATION)?)
+}
+
+fn resolve(base: &Url, location: &HeaderValue) -> Option<Url> {
+    let url = base.join(location.to_str().ok()?).ok()?;
+    matches!(url.scheme(), "http" | "https").then_some(url)
 }
 
 /// `Retry-After` in seconds (RFC 9110 section 10.2.3); its other form, a date, counts as none.

@@ -2,7 +2,7 @@
 //!
 //! Only what authenticates leaves a trace: a forged packet makes no stream and moves no counter of one.
 
-mod header;
+pub(super) mod header;
 mod reception;
 
 use std::{

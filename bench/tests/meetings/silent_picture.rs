@@ -1,0 +1,166 @@
+//! No video is ever negotiated, whatever is on offer: what is said on the wire between our connectors and peers that
+//! publish it; and a name that changes meanwhile.
+
+use std::{net::SocketAddr, path::Path, sync::Mutex};
+
+use bench::world::Host;
+use edge_node::connect::{self, Event, Settings, connector};
+use mesh::wire::request::Source;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+/// Packets of a participant that prove that it is heard.
+const HEARD: usize = 50;
+
+/// What passed through a [`tap`], in both directions.
+#[derive(Default)]
+struct Said {
+    ours: Mutex<Vec<u8>>,
+    theirs: Mutex<Vec<u8>>,
+}
+
+/// Passes connections on to `relay` and keeps what is said; its own address.
+async fn tap(relay: SocketAddr, said: Arc<Said>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(relay).await.unwrap();
+            let ((from, to), (back, onward)) = (client.into_split(), server.into_split());
+            let (said, also) = (Arc::clone(&said), Arc::clone(&said));
+            tokio::spawn(async move { pass(from, onward, &said.ours).await });
+            tokio::spawn(async move { pass(back, to, &also.theirs).await });
+        }
+    });
+    at
+}
+
+async fn pass(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, kept: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        kept.lock().unwrap().extend_from_slice(&buffer[..length]);
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The texts in a client's side of a WebSocket (RFC 6455 section 5.2), after its request.
+fn texts(stream: &[u8]) -> Vec<String> {
+    let begin = stream.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let (mut rest, mut texts) = (&stream[begin..], vec![]);
+    while let [first, second, tail @ ..] = rest {
+        let (length, tail) = match second & 0x7F {
+            126 => (usize::from(u16::from_be_bytes([tail[0], tail[1]])), &tail[2..]),
+            127 => (u64::from_be_bytes(tail[..8].try_into().unwrap()) as usize, &tail[8..]),
+            short => (usize::from(short), tail),
+        };
+        let (mask, body) = tail.split_at(4);
+        if first & 0x0F == 1 {
+            let plain = body[..length].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+            texts.push(String::from_utf8(plain).unwrap());
+        }
+        rest = &body[length..];
+    }
+    texts
+}
+
+/// `m=` lines of video that were not refused.
+fn pictures(sdp: &str) -> Vec<&str> {
+    let video = sdp.lines().filter(|line| line.starts_with("m=video "));
+    video.filter(|line| !line.starts_with("m=video 0 ")).collect()
+}
+
+/// Joins as `source` says from `host` and stays until somebody was heard and, if `name` is given, is called so.
+async fn listen(
+    host: &Host,
+    relay: SocketAddr,
+    source: fn(SocketAddr) -> Source,
+    name: Option<&'static str>,
+) -> Arc<Said> {
+    let ip = host.ip();
+    let work = move || async move {
+        let said = Arc::new(Said::default());
+        let source = source(tap(relay, Arc::clone(&said)).await);
+        let connector = connector(&source, &Settings { bind: vec![ip], ..Settings::default() }).unwrap();
+        let (events, mut told) = mpsc::channel(1024);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(connect::Connector::run(connector, events, stop.clone()));
+        let (mut packets, mut named) = (0, name.is_none());
+        let heard = async {
+            while packets < HEARD || !named {
+                match told.recv().await.expect("the connector goes on") {
+                    Event::Packet(_) => packets += 1,
+                    Event::Joined { name: now, .. } => named |= now.as_deref() == name,
+                    other => println!("{other:?}"),
+                }
+            }
+        };
+        timeout(Duration::from_secs(60), heard).await.unwrap_or_else(|_| panic!("{packets} packets, named: {named}"));
+        stop.cancel();
+        while told.recv().await.is_some() {}
+        running.await.unwrap().unwrap();
+        said
+    };
+    host.run(work).await.unwrap()
+}
+
+fn text(bytes: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_video_is_negotiated_with_a_publisher_of_audio_and_video_and_its_new_name_is_heard_of() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (world, dir) = (world(), tempfile::tempdir().unwrap());
+    let janus = peers::Janus::start(&world, dir.path()).await;
+    let ears = peers::host(&world, "ears", 9);
+    let _browser = peers::Browser::publish(&world, dir.path(), &janus, "Ada&video=1&rename=Ada%20L.", &sentences());
+    let signalling: SocketAddr = janus.url().strip_prefix("ws://").unwrap().parse().unwrap();
+
+    let room = |at| Source::Janus {
+        url: format!("ws://{at}"),
+        room: 1234,
+        pin: None,
+        token: None,
+        api_secret: None,
+        display: "ears".into(),
+    };
+    let said = listen(&ears, signalling, room, Some("Ada L.")).await;
+    let theirs = text(&said.theirs);
+    assert!(theirs.contains(r#""vp8""#), "no video was on offer: {theirs}");
+    let messages: Vec<Value> =
+        texts(&said.ours.lock().unwrap()).iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+    let answers: Vec<&str> = messages.iter().filter_map(|message| message["jsep"]["sdp"].as_str()).collect();
+    assert!(!answers.is_empty(), "{messages:?}");
+    assert!(answers.iter().all(|answer| answer.contains("m=audio ") && pictures(answer).is_empty()), "{answers:?}");
+    assert!(!theirs.contains("m=video 9"), "video was asked for");
+
+    through_whep(&ears, &janus, dir.path(), &theirs).await;
+}
+
+/// The same publisher through the WHEP server, which offers all it has.
+async fn through_whep(ears: &Host, janus: &peers::Janus, dir: &Path, roster: &str) {
+    let feed = roster.split(r#""publishers":"#).nth(1).or_else(|| roster.split(r#""publishers": "#).nth(1)).unwrap();
+    let feed: String =
+        feed.split(r#""id":"#).nth(1).unwrap().trim_start().chars().take_while(char::is_ascii_digit).collect();
+    let whep = peers::WhepServer::start(janus, dir, Some(&feed)).await;
+    let at: SocketAddr = whep.endpoint("room").split('/').nth(2).unwrap().parse().unwrap();
+    let endpoint =
+        |at| Source::Whep { url: format!("http://{at}/whep/endpoint/room"), token: None, participants: vec![] };
+    let said = listen(ears, at, endpoint, None).await;
+    let (ours, theirs) = (text(&said.ours), text(&said.theirs));
+    assert!(!pictures(&theirs).is_empty(), "no video was on offer: {theirs}");
+    assert!(ours.contains("m=video 0 ") && pictures(&ours).is_empty(), "{ours}");
+    let etag = theirs.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("etag: ").map(str::to_owned));
+    let matched = ours.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("if-match: ").map(str::to_owned));
+    assert!(etag.is_some() && matched == etag, "{etag:?} {matched:?}");
+    assert!(ours.contains("\nDELETE ") || ours.contains("DELETE /whep/resource"), "left behind: {ours}");
+}
