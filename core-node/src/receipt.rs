@@ -227,14 +227,10 @@ fn gap_line(from: Micros, to: Micros, reason: GapReason) -> GapLine {
 }
 
 fn relay(source: &Source) -> RelayLine {
-    let (kind, url) = match source {
-        Source::Whep { url, .. } => ("whep", url),
-        Source::Janus { url, .. } => ("janus", url),
-    };
-    let url = reqwest::Url::parse(url).ok();
+    let url = reqwest::Url::parse(source.url()).ok();
     let port = url.as_ref().and_then(|u| u.port()).map(|p| format!(":{p}")).unwrap_or_default();
     let host = url.as_ref().and_then(|u| u.host_str()).unwrap_or_default();
-    RelayLine { kind: kind.into(), host: format!("{host}{port}") }
+    RelayLine { kind: source.kind().into(), host: format!("{host}{port}") }
 }
 
 /// See [`TranscriptLine::sha256`].

@@ -12,6 +12,10 @@ pub(crate) mod fuzzing {
         whep::fuzzing::answer,
     };
 }
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod hostile;
+mod ice_server;
 mod janus;
 mod peer;
 mod roster;
@@ -30,7 +34,10 @@ use mesh::wire::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::peer::Sockets;
+pub use self::{
+    ice_server::{BadServer, IceServer, MAX_SERVERS},
+    peer::Sockets,
+};
 pub use crate::media::{AudioLevel, BadParticipantId, ParticipantId, RtpPacket};
 use crate::spurt::Output;
 use roster::Roster;
@@ -104,6 +111,10 @@ pub struct Settings {
     /// Addresses media is received on, as ICE host candidates. Empty: the one this host would reach
     /// the relay's signalling from, which is right wherever signalling and media share a network.
     pub bind: Vec<IpAddr>,
+    /// TURN servers to go through where there is no straight way; at most [`MAX_SERVERS`].
+    pub ice_servers: Vec<IceServer>,
+    /// Go through TURN servers only.
+    pub relay_only: bool,
     /// What media is received on; clones of the settings share them.
     pub sockets: Sockets,
 }
@@ -119,7 +130,12 @@ pub fn connector(source: &Source, settings: &Settings) -> Result<Box<dyn Connect
         }
         Source::Janus { url, room, pin, token, api_secret, display } => {
             let access = janus::Access { pin: pin.clone(), token: token.clone(), api_secret: api_secret.clone() };
-            Box::new(janus::Janus::new(url, *room, access, display.clone(), settings.clone())?)
+            Box::new(janus::Janus::new(url, (*room).into(), access, display.clone(), settings.clone())?)
+        }
+        Source::JanusNamed { url, room, pin, token, api_secret, display } => {
+            let access = janus::Access { pin: pin.clone(), token: token.clone(), api_secret: api_secret.clone() };
+            let room = janus::Id::Text(room.clone());
+            Box::new(janus::Janus::new(url, room, access, display.clone(), settings.clone())?)
         }
     })
 }

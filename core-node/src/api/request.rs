@@ -119,8 +119,8 @@ enum SourceBody {
     Janus {
         /// `ws://` or `wss://`.
         url: String,
-        /// Room number.
-        room: u64,
+        /// Room number; its name where Janus is run with `string_ids`.
+        room: RoomBody,
         /// The room's PIN.
         pin: Option<String>,
         /// A signed token of Janus's own.
@@ -131,6 +131,16 @@ enum SourceBody {
         #[serde(default = "display")]
         display: String,
     },
+}
+
+/// What a VideoRoom is called.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+enum RoomBody {
+    /// As is usual.
+    Number(u64),
+    /// With `string_ids`.
+    Name(String),
 }
 
 fn display() -> String {
@@ -261,7 +271,13 @@ impl SourceBody {
                 ensure((1..=MAX_KEY).contains(&display.len()), "source.display", "1 to 256 bytes long")?;
                 let (pin, token) = (secret(pin, "source.pin")?, secret(token, "source.token")?);
                 let api_secret = secret(api_secret, "source.api_secret")?;
-                Ok(Source::Janus { url, room, pin, token, api_secret, display })
+                Ok(match room {
+                    RoomBody::Number(room) => Source::Janus { url, room, pin, token, api_secret, display },
+                    RoomBody::Name(room) => {
+                        ensure((1..=MAX_KEY).contains(&room.len()), "source.room", "a number, or 1 to 256 bytes long")?;
+                        Source::JanusNamed { url, room, pin, token, api_secret, display }
+                    }
+                })
             }
         }
     }

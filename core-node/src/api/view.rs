@@ -3,7 +3,7 @@
 use mesh::{
     identity::Identity,
     trace::TraceContext,
-    wire::{Epoch, control::EdgeTotals, request::Source},
+    wire::{Epoch, control::EdgeTotals},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -150,10 +150,7 @@ impl MeetingView {
             redundancy: record.spec.redundancy,
             core: core.node.to_string(),
             region: core.region.to_string(),
-            source_kind: match record.spec.source {
-                Source::Whep { .. } => "whep",
-                Source::Janus { .. } => "janus",
-            },
+            source_kind: record.spec.source.kind(),
             participants,
             totals: record.edge_totals().into(),
             frames_received: record.counts.frames_received,

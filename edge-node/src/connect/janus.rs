@@ -30,7 +30,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(super) use room::Access;
+pub(super) use self::{message::Id, room::Access};
 use room::{Action, Room};
 
 use super::{
@@ -67,7 +67,7 @@ pub(super) fn is_transient(code: i64) -> bool {
 /// A room of a Janus.
 pub(super) struct Janus {
     url: Url,
-    room: u64,
+    room: Id,
     access: Access,
     display: String,
     settings: Settings,
@@ -76,7 +76,7 @@ pub(super) struct Janus {
 impl Janus {
     pub(super) fn new(
         url: &str,
-        room: u64,
+        room: Id,
         access: Access,
         display: String,
         settings: Settings,
@@ -100,7 +100,7 @@ impl Attempt for Janus {
             socket = open(&self.url) => socket?,
             () = stay.stopped() => return Ok(Ended::Stopped),
         };
-        let room = Room::new(self.room, self.display.clone(), self.access.clone(), Instant::now());
+        let room = Room::new(self.room.clone(), self.display.clone(), self.access.clone(), Instant::now());
         let mut session = Session { janus: self, socket, room, peer: None, feeds: BTreeSet::new() };
         let result = session.run(stay).await;
         session.close().await;
@@ -160,6 +160,7 @@ impl Session<'_> {
                 Woken::Text(text) => self.room.handle_text(&text, Instant::now())?,
                 Woken::Due => self.room.handle_timeout(Instant::now())?,
                 Woken::Link(Link::Up) => stay.state(EdgeState::Live, None).await,
+                Woken::Link(Link::Candidate(candidate)) => self.room.handle_candidate(&candidate, Instant::now()),
                 Woken::Link(Link::Silent) => {
                     stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await;
                     self.room.handle_silence(Instant::now())?;
@@ -198,13 +199,14 @@ impl Session<'_> {
             Action::Send(text) => self.send(text).await?,
             Action::Entered => stay.state(EdgeState::Live, None).await,
             Action::Joined { feed, name } => {
-                let id = participant(feed);
+                let id = participant(&feed);
                 self.feeds.insert(id.clone());
                 stay.roster.join(id, name);
             }
             Action::Left { feed } => {
-                self.feeds.remove(&participant(feed));
-                stay.roster.leave(&participant(feed));
+                let id = participant(&feed);
+                self.feeds.remove(&id);
+                stay.roster.leave(&id);
             }
             Action::Answer { offer, feeds } => self.answer(&offer, &feeds, stay).await?,
             Action::Candidate(candidate) => self.add_candidate(candidate).await,
@@ -213,11 +215,11 @@ impl Session<'_> {
         Ok(false)
     }
 
-    async fn answer(&mut self, offer: &str, feeds: &BTreeMap<String, u64>, stay: &Stay) -> Result<(), ConnectError> {
+    async fn answer(&mut self, offer: &str, feeds: &BTreeMap<String, Id>, stay: &Stay) -> Result<(), ConnectError> {
         let offer = sdp::read(offer, Side::Offer)
             .map_err(|e| ConnectError::BadMessage { what: "SDP offer", why: e.to_string() })?;
         let voice = |audio: &sdp::Audio| {
-            let participant = participant(*feeds.get(&audio.mid)?);
+            let participant = participant(feeds.get(&audio.mid)?);
             Some((audio.mid.clone(), Voice { participant, level: audio.level }))
         };
         let voices: Voices = offer.audio.iter().filter_map(voice).collect();
@@ -225,7 +227,7 @@ impl Session<'_> {
             Some(peer) => peer,
             none => {
                 let bind = peer::local_addresses(&self.janus.settings.bind, &self.janus.url).await?;
-                none.insert(Peer::new(&self.janus.settings.sockets, &bind, stay.events.clone())?)
+                none.insert(Peer::new(&self.janus.settings, &bind, stay.events.clone())?)
             }
         };
         let answer = peer.answer(&offer, voices).await?;
@@ -284,8 +286,8 @@ fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Woke
     }
 }
 
-fn participant(feed: u64) -> ParticipantId {
-    ParticipantId::new(feed.to_string()).expect("a number has 1 to 20 digits")
+fn participant(feed: &Id) -> ParticipantId {
+    ParticipantId::new(feed.to_string()).expect("an id has 1 to 256 bytes")
 }
 
 #[cfg(test)]

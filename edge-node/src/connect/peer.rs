@@ -8,11 +8,16 @@
 //! a server with an address of its own.
 
 mod describe;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod far;
 pub(super) mod fuzzing;
 mod rtp;
 mod session;
 mod shard;
 mod sockets;
+mod stream;
+mod turn;
 
 use std::{
     collections::BTreeMap,
@@ -33,11 +38,18 @@ use self::{
     shard::Command,
     sockets::Place,
 };
-use super::{ConnectError, Event, cut, sdp::Description};
+use super::{
+    ConnectError, Event, Settings, cut,
+    ice_server::{At, IceServer, MAX_SERVERS},
+    sdp::Description,
+};
 use crate::media::ParticipantId;
 
 /// From the exchange of descriptions to DTLS done.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
+
+/// For the name of a TURN server, and for a connection to one over TCP.
+const SERVER_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Letters of our credentials, six bits each: at least 24 and 128 bits are asked for (RFC 8445 section 5.3).
 const UFRAG: usize = 8;
@@ -56,22 +68,26 @@ pub(super) struct Voice {
 }
 
 /// A change of the connection that does not end it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Link {
     /// Media can flow.
     Up,
     /// The relay is silent; it may come back.
     Silent,
+    /// We are to be reached at this too, as in `a=candidate`: no description says so.
+    Candidate(String),
 }
 
 /// The connection. Dropped, it is closed.
 pub(super) struct Peer {
-    sockets: Sockets,
+    settings: Settings,
     identity: Arc<Identity>,
     bind: Vec<IpAddr>,
     events: mpsc::Sender<Event>,
     state: watch::Receiver<Phase>,
     told: Option<watch::Sender<Phase>>,
+    fresh: mpsc::Receiver<String>,
+    tell_fresh: mpsc::Sender<String>,
     joined: Option<Joined>,
     connect_by: Option<tokio::time::Instant>,
 }
@@ -80,15 +96,59 @@ pub(super) struct Peer {
 struct Joined {
     place: Place,
     local: Local,
-    remote: Option<Credentials>,
+    remote: Option<(Remote, Voices)>,
+}
+
+/// A new path that was asked for.
+pub(super) struct Restart {
+    ours: Credentials,
+    /// What the relay is told (RFC 8840).
+    pub(super) fragment: String,
 }
 
 impl Peer {
-    /// A connection on these addresses that yields packets into `events`.
-    pub(super) fn new(sockets: &Sockets, bind: &[IpAddr], events: mpsc::Sender<Event>) -> Result<Self, ConnectError> {
+    /// A connection on these addresses, and through the TURN servers of the settings, that yields packets into `events`.
+    pub(super) fn new(settings: &Settings, bind: &[IpAddr], events: mpsc::Sender<Event>) -> Result<Self, ConnectError> {
         let (told, state) = watch::channel(Phase::New);
-        let (sockets, bind, identity) = (sockets.clone(), bind.to_vec(), sockets.identity()?);
-        Ok(Self { sockets, identity, bind, events, state, told: Some(told), joined: None, connect_by: None })
+        let (tell_fresh, fresh) = mpsc::channel(MAX_SERVERS);
+        let (bind, identity) = (bind.to_vec(), settings.sockets.identity()?);
+        Ok(Self {
+            settings: settings.clone(),
+            identity,
+            bind,
+            events,
+            state,
+            told: Some(told),
+            fresh,
+            tell_fresh,
+            joined: None,
+            connect_by: None,
+        })
+    }
+
+    /// Goes through these TURN servers too. What cannot be used is passed over.
+    pub(super) async fn add_servers(&self, servers: &[IceServer]) -> Result<(), ConnectError> {
+        self.ask(resolved(servers).await).await
+    }
+
+    async fn ask(&self, servers: Vec<(At, &IceServer)>) -> Result<(), ConnectError> {
+        let joined = self.joined.as_ref().ok_or_else(gone)?;
+        for (at, IceServer { username, credential, .. }) in servers {
+            let (id, handle) = (joined.place.id, &joined.place.handle);
+            let (local, stream) = match at.tcp {
+                true => match stream::open(at.address, id, handle.commands.clone()).await {
+                    Some((local, stream)) => (local, Some(stream)),
+                    None => continue,
+                },
+                false => match handle.addresses.iter().find(|ours| ours.is_ipv4() == at.address.is_ipv4()) {
+                    Some(local) => (*local, None),
+                    None => continue,
+                },
+            };
+            let (username, credential) = (username.clone(), credential.clone());
+            joined.command(Command::Server { id, at, username, credential, local, stream }).await?;
+        }
+        Ok(())
     }
 
     /// Our offer: one audio section to receive on.
@@ -101,7 +161,6 @@ impl Peer {
     pub(super) async fn accept(&mut self, answer: &Description, voices: Voices) -> Result<(), ConnectError> {
         let remote = Remote::read(&answer.clean).map_err(|e| bad("SDP answer", e))?;
         let Some(joined) = &mut self.joined else { return Err(gone()) };
-        joined.remote = Some(remote.credentials.clone());
         joined.describe(remote, voices, true, None).await?;
         self.negotiated();
         Ok(())
@@ -116,17 +175,40 @@ impl Peer {
             self.join(Some(known).filter(|known| !known.is_empty())).await?;
         }
         let (identity, joined) = (self.identity.clone(), self.joined.as_mut().ok_or_else(gone)?);
-        let restarts = joined.remote.as_ref().is_some_and(|before| *before != remote.credentials);
+        let restarts = joined.remote.as_ref().is_some_and(|(before, _)| before.credentials != remote.credentials);
         let ours = if restarts { Some(credentials(&identity)?) } else { None };
         joined.local.version += 1;
         if let Some(ours) = &ours {
             joined.local.credentials = ours.clone();
         }
-        joined.remote = Some(remote.credentials.clone());
         let answer = remote.answer(&joined.local);
         joined.describe(remote, voices, false, ours).await?;
         self.negotiated();
         Ok(answer)
+    }
+
+    /// A candidate of ours as a fragment of our description (RFC 8840).
+    pub(super) fn fragment(&self, candidate: String) -> Option<String> {
+        let Joined { local, remote, .. } = self.joined.as_ref()?;
+        Some(describe::fragment(&local.credentials, remote.as_ref()?.0.mid(), &[candidate]))
+    }
+
+    /// Begins a new path (RFC 8445 section 9) in a connection that we offered: see [`Peer::restarted`].
+    pub(super) fn restart(&self) -> Result<Restart, ConnectError> {
+        let Joined { local, remote, .. } = self.joined.as_ref().ok_or_else(gone)?;
+        let (ours, mid) = (credentials(&self.identity)?, remote.as_ref().ok_or_else(gone)?.0.mid());
+        let fragment = describe::fragment(&ours, mid, &local.candidates);
+        Ok(Restart { ours, fragment })
+    }
+
+    /// Takes the relay's fragment in answer to ours: the path is sought anew, and what was negotiated stays.
+    pub(super) async fn restarted(&mut self, restart: Restart, fragment: &str) -> Result<(), ConnectError> {
+        let missing = || bad("SDP fragment", "it has no ICE credentials");
+        let (theirs, candidates) = describe::read_fragment(fragment).ok_or_else(missing)?;
+        let joined = self.joined.as_mut().ok_or_else(gone)?;
+        let (remote, voices) = joined.remote.clone().ok_or_else(gone)?;
+        joined.local.credentials = restart.ours.clone();
+        joined.describe(remote.restarted(theirs, candidates), voices, true, Some(restart.ours)).await
     }
 
     /// Takes a candidate of the relay's that came after its description.
@@ -153,6 +235,12 @@ impl Peer {
             };
             tokio::select! {
                 changed = self.state.changed() => changed.map_err(|_| gone())?,
+                Some(candidate) = self.fresh.recv() => {
+                    if let Some(joined) = &mut self.joined {
+                        joined.local.candidates.push(candidate.clone());
+                    }
+                    return Ok(Link::Candidate(candidate));
+                }
                 () = overdue => {
                     return Err(ConnectError::Timeout { what: "ICE and DTLS to connect", after: CONNECT_DEADLINE });
                 }
@@ -180,24 +268,32 @@ impl Peer {
 
     /// Takes a place on the sockets for a relay at these addresses.
     async fn join(&mut self, remotes: Option<Vec<SocketAddr>>) -> Result<&mut Joined, ConnectError> {
-        let place = self.sockets.place(&self.bind, remotes.as_deref()).await?;
+        let settings = self.settings.clone();
+        let servers = resolved(&settings.ice_servers).await;
+        // A server tells us from others by the address we speak to it from: it counts as the relay's.
+        let remotes = remotes.map(|remotes| [remotes, servers.iter().map(|(at, _)| at.address).collect()].concat());
+        let place = settings.sockets.place(&self.bind, remotes.as_deref()).await?;
         let credentials = credentials(&self.identity)?;
-        let now = tokio::time::Instant::now().into_std();
+        let (now, relay_only) = (tokio::time::Instant::now().into_std(), settings.relay_only);
         let session =
-            Session::new(self.identity.clone(), &place.handle.addresses, credentials.clone(), now).map_err(media)?;
+            Session::new(self.identity.clone(), &place.handle.addresses, relay_only, credentials.clone(), now)
+                .map_err(media)?;
         let local = Local {
             id: self.identity.random_number().map_err(media)? >> 2,
             version: 0,
             credentials: credentials.clone(),
             fingerprint: self.identity.fingerprint.clone(),
             candidates: session.candidates(),
+            trickles: !servers.is_empty(),
         };
-        let (events, state) = (self.events.clone(), self.told.take().ok_or_else(gone)?);
+        let (events, state, fresh) = (self.events.clone(), self.told.take().ok_or_else(gone)?, self.tell_fresh.clone());
         let joined = Joined { place, local, remote: None };
         let id = joined.place.id;
-        let add = Command::Add { id, ufrag: credentials.ufrag, session: Box::new(session), events, state };
+        let add = Command::Add { id, ufrag: credentials.ufrag, session: Box::new(session), events, state, fresh };
         joined.command(add).await?;
-        Ok(self.joined.insert(joined))
+        self.joined = Some(joined);
+        self.ask(servers).await?;
+        self.joined.as_mut().ok_or_else(gone)
     }
 
     fn negotiated(&mut self) {
@@ -209,12 +305,13 @@ impl Peer {
 
 impl Joined {
     async fn describe(
-        &self,
+        &mut self,
         remote: Remote,
         voices: Voices,
         offered: bool,
         ours: Option<Credentials>,
     ) -> Result<(), ConnectError> {
+        self.remote = Some((remote.clone(), voices.clone()));
         let (id, remote) = (self.place.id, Box::new(remote));
         self.command(Command::Describe { id, remote, voices, offered, ours }).await
     }
@@ -224,7 +321,8 @@ impl Joined {
     }
 }
 
-/// The addresses to receive media on: `bind`, or, if that is empty or a wildcard, the one this host reaches the relay from.
+/// The addresses to receive media on: `bind`, or, if that is empty or a wildcard, those this host reaches the relay from, one
+/// of each family that its name has, IPv6 first (RFC 8421 section 4).
 pub(super) async fn local_addresses(bind: &[IpAddr], relay: &reqwest::Url) -> Result<Vec<IpAddr>, ConnectError> {
     // A wildcard is no address that a relay could be told.
     if !bind.is_empty() && !bind.iter().any(IpAddr::is_unspecified) {
@@ -233,13 +331,41 @@ pub(super) async fn local_addresses(bind: &[IpAddr], relay: &reqwest::Url) -> Re
     let host = relay.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let port = relay.port_or_known_default().unwrap_or(443);
     let unreachable = |e: std::io::Error| ConnectError::Unreachable(format!("{host}: {e}"));
-    let mut found = tokio::net::lookup_host((host, port)).await.map_err(unreachable)?;
-    let to = found.next().ok_or_else(|| ConnectError::Unreachable(format!("{host} has no address")))?;
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(unreachable)?.collect();
+    let (mut ours, mut failed) = (vec![], None);
+    for family in [SocketAddr::is_ipv6, SocketAddr::is_ipv4] {
+        let Some(to) = found.iter().find(|at| family(at)) else { continue };
+        match towards(*to).await {
+            Ok(ip) => ours.push(ip),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match (ours.is_empty(), failed) {
+        (false, _) => Ok(ours),
+        (true, Some(error)) => Err(unreachable(error)),
+        (true, None) => Err(ConnectError::Unreachable(format!("{host} has no address"))),
+    }
+}
+
+/// Our address on the way there.
+async fn towards(to: SocketAddr) -> std::io::Result<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await.map_err(unreachable)?;
+    let socket = UdpSocket::bind((any, 0)).await?;
     // Sends nothing: the kernel only picks the route, and with it our address.
-    socket.connect(to).await.map_err(unreachable)?;
-    Ok(vec![socket.local_addr().map_err(unreachable)?.ip()])
+    socket.connect(to).await?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// Those of the servers that can be used, with their addresses, each address once.
+async fn resolved(servers: &[IceServer]) -> Vec<(At, &IceServer)> {
+    let mut found: Vec<(At, &IceServer)> = vec![];
+    for server in servers.iter().take(MAX_SERVERS) {
+        let at = tokio::time::timeout(SERVER_DEADLINE, server.resolve()).await.ok().flatten();
+        if let Some(at) = at.filter(|at| found.iter().all(|(other, _)| other.address != at.address)) {
+            found.push((at, server));
+        }
+    }
+    found
 }
 
 fn credentials(identity: &Identity) -> Result<Credentials, ConnectError> {
@@ -279,7 +405,7 @@ mod tests {
     #[tokio::test]
     async fn our_offer_is_one_opus_section_to_receive_on() {
         let (events, _seen) = mpsc::channel(8);
-        let mut peer = Peer::new(&Sockets::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let mut peer = Peer::new(&Settings::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let offer = peer.offer().await.unwrap();
         assert_eq!(offer.matches("m=").count(), 1, "{offer}");
         for line in ["m=audio", "a=recvonly", "opus/48000/2", "useinbandfec=1", "a=rtcp-fb:111 nack", "127.0.0.1"] {
@@ -292,7 +418,7 @@ mod tests {
     #[tokio::test]
     async fn video_and_other_codecs_in_an_offer_are_refused() {
         let (events, _seen) = mpsc::channel(8);
-        let mut peer = Peer::new(&Sockets::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let mut peer = Peer::new(&Settings::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let offer = sdp::read(&sdp::tests::offer(), sdp::Side::Offer).unwrap();
         let answer = peer.answer(&offer, Voices::new()).await.unwrap();
         assert_eq!(answer.matches("m=audio 9").count(), 2, "{answer}");
@@ -308,7 +434,8 @@ mod tests {
 
     async fn answered(sockets: &Sockets, relay: SocketAddr) -> (Peer, mpsc::Receiver<Event>) {
         let (events, seen) = mpsc::channel(8);
-        let mut peer = Peer::new(sockets, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let settings = Settings { sockets: sockets.clone(), ..Settings::default() };
+        let mut peer = Peer::new(&settings, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         peer.answer(&offer_from(relay), Voices::new()).await.unwrap();
         (peer, seen)
     }

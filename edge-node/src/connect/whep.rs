@@ -4,6 +4,10 @@
 //! voice. Or it refuses our offer and makes its own (406), which we answer by `PATCH`: then each audio
 //! section it sends on is a participant.
 //!
+//! TURN servers that it names in `Link` headers are gone through too; what addresses they give is told by `PATCH`
+//! (trickle ICE, RFC 8840). Where it falls silent in a connection that we offered, another path is asked for by `PATCH`
+//! (ICE restart); what refuses that is left and entered anew.
+//!
 //! WHEP has no roster. A participant's id is the media stream id of its section (`a=msid`); of sections
 //! that share one, or have none, the mid. An answer without a stream id is the participant
 //! [`ONLY`]. Names come from the source's list. Nobody joins or leaves while connected.
@@ -19,7 +23,7 @@ use async_trait::async_trait;
 use mesh::wire::{control::EdgeState, request::Secret};
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
-    header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, LOCATION, RETRY_AFTER},
+    header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, LINK, LOCATION, RETRY_AFTER},
     redirect,
 };
 use tokio::{
@@ -29,7 +33,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, keep, parse_url,
+    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut,
+    ice_server::{self, IceServer, MAX_SERVERS},
+    keep, parse_url,
     peer::{self, Link, Peer, Voice, Voices},
     sdp::{self, Audio, Description, Side},
     tls,
@@ -50,6 +56,12 @@ const BUSY_BUDGET: Duration = Duration::from_secs(30);
 
 /// Where it names no time.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Media type of a description (RFC 8866 section 8.1).
+const SDP: HeaderValue = HeaderValue::from_static("application/sdp");
+
+/// Media type of what is new in one (RFC 8840 section 9).
+const FRAGMENT: HeaderValue = HeaderValue::from_static("application/trickle-ice-sdpfrag");
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 5;
@@ -123,6 +135,8 @@ struct Resource {
     url: Url,
     /// Which state of it we know.
     etag: Option<HeaderValue>,
+    /// TURN servers that it named.
+    servers: Vec<IceServer>,
 }
 
 /// What the endpoint made of our offer.
@@ -134,53 +148,73 @@ enum Reply {
 impl Whep {
     /// One session; its resource at the relay is noted in `resource` as soon as there is one.
     async fn session(&self, stay: &mut Stay, resource: &mut Option<Resource>) -> Result<Ended, ConnectError> {
-        let mut negotiate = std::pin::pin!(self.negotiate(stay.events.clone(), resource));
-        let (mut peer, audio) = tokio::select! {
-            done = &mut negotiate => done?,
-            () = stay.stopped() => {
-                // An answer on its way names what has to be deleted.
-                let _ = timeout(LEAVE_DEADLINE, negotiate).await;
-                return Ok(Ended::Stopped);
+        let (mut peer, audio, offered) = {
+            let mut negotiate = std::pin::pin!(self.negotiate(stay.events.clone(), resource));
+            tokio::select! {
+                done = &mut negotiate => done?,
+                () = stay.stopped() => {
+                    // An answer on its way names what has to be deleted.
+                    let _ = timeout(LEAVE_DEADLINE, negotiate).await;
+                    return Ok(Ended::Stopped);
+                }
             }
         };
         self.introduce(stay, audio).await;
+        // From here on the resource is only spoken to.
+        let mut known = resource.clone();
         loop {
             let change = tokio::select! {
-                change = peer.changed() => change,
+                change = peer.changed() => change?,
                 () = stay.stopped() => break,
             };
-            match change? {
+            match change {
                 Link::Up => stay.state(EdgeState::Live, None).await,
-                Link::Silent => stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await,
+                Link::Silent => {
+                    stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await;
+                    if offered {
+                        tokio::select! {
+                            restarted = self.restart(&mut peer, known.as_mut()) => restarted?,
+                            () = stay.stopped() => break,
+                        }
+                    }
+                }
+                Link::Candidate(candidate) => tokio::select! {
+                    () = self.trickle(&peer, candidate, known.as_mut()) => {}
+                    () = stay.stopped() => break,
+                },
             }
         }
         peer.close().await;
         Ok(Ended::Stopped)
     }
 
+    /// The connection, who is on it, and whether it was us who offered.
     async fn negotiate(
         &self,
         events: mpsc::Sender<Event>,
         resource: &mut Option<Resource>,
-    ) -> Result<(Peer, Vec<ParticipantId>), ConnectError> {
+    ) -> Result<(Peer, Vec<ParticipantId>, bool), ConnectError> {
         let bind = peer::local_addresses(&self.settings.bind, &self.endpoint).await?;
-        let mut peer = Peer::new(&self.settings.sockets, &bind, events.clone())?;
+        let mut peer = Peer::new(&self.settings, &bind, events.clone())?;
         let offer = peer.offer().await?;
         match self.post(offer, resource).await? {
             Reply::Answer(answer) => {
                 let answer = read(&answer, Side::Answer)?;
                 let (ids, voices) = voices(&answer, Side::Answer)?;
                 peer.accept(&answer, voices).await?;
-                Ok((peer, ids))
+                peer.add_servers(resource.as_ref().map_or(&[][..], |resource| &resource.servers)).await?;
+                Ok((peer, ids, true))
             }
             Reply::Offer(offer) => {
                 peer.close().await;
-                let mut peer = Peer::new(&self.settings.sockets, &bind, events)?;
+                let mut settings = self.settings.clone();
+                settings.ice_servers.extend(resource.iter().flat_map(|resource| resource.servers.clone()));
+                let mut peer = Peer::new(&settings, &bind, events)?;
                 let offer = read(&offer, Side::Offer)?;
                 let (ids, voices) = voices(&offer, Side::Offer)?;
                 let answer = peer.answer(&offer, voices).await?;
                 self.patch(answer, resource.clone()).await?;
-                Ok((peer, ids))
+                Ok((peer, ids, false))
             }
         }
     }
@@ -197,11 +231,12 @@ impl Whep {
     async fn post(&self, offer: String, resource: &mut Option<Resource>) -> Result<Reply, ConnectError> {
         let give_up = Instant::now() + BUSY_BUDGET;
         loop {
-            let request = self.request(Method::POST, &self.endpoint).body(offer.clone());
+            let request = self.request(Method::POST, &self.endpoint, SDP).body(offer.clone());
             let response = request.send().await.map_err(|e| unreachable("our offer", e))?;
             if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-                let pause = retry_after(response.headers());
-                if Instant::now() + pause < give_up {
+                #[allow(clippy::disallowed_methods, reason = "I/O shell: a date is as far off as our clock says")]
+                let pause = retry_after(response.headers(), std::time::SystemTime::now());
+                if pause < give_up.saturating_duration_since(Instant::now()) {
                     tracing::debug!(?pause, "the relay is busy");
                     sleep(pause).await;
                     continue;
@@ -215,7 +250,8 @@ impl Whep {
         let status = response.status();
         let is_sdp = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/sdp"));
         let etag = response.headers().get(ETAG).cloned();
-        let named = location(&response).map(|url| Resource { url, etag });
+        let servers = servers(response.headers());
+        let named = location(&response).map(|url| Resource { url, etag, servers });
         match status {
             StatusCode::CREATED => {
                 *resource = named;
@@ -234,7 +270,7 @@ impl Whep {
             what: "406 answer",
             why: "its offer came without a Location to answer to".into(),
         })?;
-        let mut request = self.request(Method::PATCH, &to.url).body(answer);
+        let mut request = self.request(Method::PATCH, &to.url, SDP).body(answer);
         if let Some(etag) = to.etag {
             request = request.header(IF_MATCH, etag);
         }
@@ -245,9 +281,53 @@ impl Whep {
         }
     }
 
+    /// Tells the relay of a candidate. It may well do without: it sees where our checks come from.
+    async fn trickle(&self, peer: &Peer, candidate: String, to: Option<&mut Resource>) {
+        let (Some(fragment), Some(to)) = (peer.fragment(candidate), to) else { return };
+        let matching = to.etag.clone();
+        match self.patch_fragment(fragment, to, matching).await {
+            Ok(response) => tracing::debug!(status = response.status().as_u16(), "told of a candidate"),
+            Err(error) => tracing::debug!(%error, "a candidate could not be told"),
+        }
+    }
+
+    /// Asks for another path. Every refusal is a reason to come anew, whatever its status: 405 of one that knows no
+    /// such request, 412 and 422 of one whose state is another than ours, 404 of one that has forgotten us.
+    async fn restart(&self, peer: &mut Peer, to: Option<&mut Resource>) -> Result<(), ConnectError> {
+        let to = to.ok_or_else(|| ConnectError::MediaLost("the relay is silent".into()))?;
+        let restart = peer.restart()?;
+        let any = Some(HeaderValue::from_static("*"));
+        let response = self.patch_fragment(restart.fragment.clone(), to, any).await?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(ConnectError::MediaLost(format!(
+                "the relay is silent, and answers {} to an ICE restart",
+                status.as_u16()
+            )));
+        }
+        peer.restarted(restart, &body(response).await?).await
+    }
+
+    async fn patch_fragment(
+        &self,
+        fragment: String,
+        to: &mut Resource,
+        matching: Option<HeaderValue>,
+    ) -> Result<Response, ConnectError> {
+        let mut request = self.request(Method::PATCH, &to.url, FRAGMENT).body(fragment);
+        if let Some(etag) = matching {
+            request = request.header(IF_MATCH, etag);
+        }
+        let response = request.send().await.map_err(|e| unreachable("a change of ours", e))?;
+        if let Some(etag) = response.headers().get(ETAG).filter(|_| response.status().is_success()) {
+            to.etag = Some(etag.clone());
+        }
+        Ok(response)
+    }
+
     /// The token goes where the meeting's request said and nowhere else, whatever a relay's `Location` names.
-    fn request(&self, method: Method, to: &Url) -> RequestBuilder {
-        let request = self.client.request(method, to.clone()).header(CONTENT_TYPE, "application/sdp");
+    fn request(&self, method: Method, to: &Url, content: HeaderValue) -> RequestBuilder {
+        let request = self.client.request(method, to.clone()).header(CONTENT_TYPE, content);
         match self.token.as_ref().filter(|_| to.origin() == self.endpoint.origin()) {
             Some(token) => request.bearer_auth(&token.0),
             None => request,
@@ -270,7 +350,7 @@ impl Whep {
 
     /// `DELETE`s our resource; a relay that does not take it notices our silence instead.
     async fn leave(&self, resource: Resource) {
-        match timeout(LEAVE_DEADLINE, self.request(Method::DELETE, &resource.url).send()).await {
+        match timeout(LEAVE_DEADLINE, self.request(Method::DELETE, &resource.url, SDP).send()).await {
             Ok(Ok(response)) => tracing::debug!(status = response.status().as_u16(), "left the relay"),
             Ok(Err(error)) => tracing::debug!(error = %error.without_url(), "leaving the relay"),
             Err(_) => tracing::debug!("the relay took no leave in {LEAVE_DEADLINE:?}"),
@@ -316,10 +396,18 @@ fn resolve(base: &Url, location: &HeaderValue) -> Option<Url> {
     matches!(url.scheme(), "http" | "https").then_some(url)
 }
 
-/// `Retry-After` in seconds (RFC 9110 section 10.2.3); its other form, a date, counts as none.
-fn retry_after(headers: &HeaderMap) -> Duration {
-    let seconds = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
-    seconds.map_or(BUSY_PAUSE, Duration::from_secs)
+/// `Retry-After`, in seconds or as a date (RFC 9110 section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: std::time::SystemTime) -> Duration {
+    let text = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::trim).unwrap_or_default();
+    let seconds = || text.parse().ok().map(Duration::from_secs);
+    let until = || httpdate::parse_http_date(text).ok().map(|at| at.duration_since(now).unwrap_or_default());
+    seconds().or_else(until).unwrap_or(BUSY_PAUSE)
+}
+
+/// The TURN servers that are named.
+fn servers(headers: &HeaderMap) -> Vec<IceServer> {
+    let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    links.flat_map(ice_server::linked).take(MAX_SERVERS).collect()
 }
 
 /// The body as text, if it is not too long.

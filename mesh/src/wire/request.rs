@@ -165,6 +165,38 @@ pub enum Source {
         /// The name to join under.
         display: String,
     },
+    /// The same where Janus is run with `string_ids`: rooms and feeds are called by texts.
+    JanusNamed {
+        /// `ws://` or `wss://`.
+        url: String,
+        /// The room's name, 1 to 256 bytes.
+        room: String,
+        /// The room's PIN.
+        pin: Option<Secret>,
+        /// A signed token of Janus's own.
+        token: Option<Secret>,
+        /// Janus's API secret.
+        api_secret: Option<Secret>,
+        /// The name to join under.
+        display: String,
+    },
+}
+
+impl Source {
+    /// What kind it is, as the API has it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Whep { .. } => "whep",
+            Self::Janus { .. } | Self::JanusNamed { .. } => "janus",
+        }
+    }
+
+    /// Where its relay is.
+    pub fn url(&self) -> &str {
+        match self {
+            Self::Whep { url, .. } | Self::Janus { url, .. } | Self::JanusNamed { url, .. } => url,
+        }
+    }
 }
 
 /// The VAD's timing, in milliseconds. What the API accepts is checked there.

@@ -18,7 +18,7 @@ impl Target {
         if let Some(stun) = stun {
             return Some(Self { address: stun.to_owned(), stun: true });
         }
-        let (Source::Whep { url, .. } | Source::Janus { url, .. }) = source;
+        let url = source.url();
         let url = Url::parse(url).ok()?;
         // Ports of `ws` and `wss` are known to the parser as well.
         Some(Self { address: format!("{}:{}", url.host_str()?, url.port_or_known_default()?), stun: false })

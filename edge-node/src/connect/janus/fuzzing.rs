@@ -10,7 +10,7 @@ use super::room::{Access, Action, Room};
 /// participant leaves who has not joined, and of all there are no more than a room may have.
 pub(crate) fn messages(mut data: &[u8]) {
     let mut now = Instant::now();
-    let mut room = Room::new(1234, "ears".into(), Access::default(), now);
+    let mut room = Room::new(1234.into(), "ears".into(), Access::default(), now);
     let mut here = BTreeSet::new();
     while let Some((length, rest)) = data.split_first_chunk::<2>() {
         let length = u16::from_le_bytes(*length);

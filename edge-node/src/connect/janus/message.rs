@@ -2,7 +2,45 @@
 //!
 //! <https://janus.conf.meetecho.com/docs/rest.html> and `/videoroom.html`.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest id of a feed that is one, in bytes: a participant's id is no longer.
+const MAX_ID: usize = 256;
+
+/// What a room or a feed is called: a number or, where Janus is run with `string_ids`, a text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(in super::super) enum Id {
+    /// As is usual.
+    Number(u64),
+    /// Of 1 to 256 bytes.
+    Text(#[serde(deserialize_with = "short")] String),
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<u64> for Id {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+fn short<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.len() {
+        1..=MAX_ID => Ok(text),
+        length => Err(serde::de::Error::custom(format!("an id of {length} bytes"))),
+    }
+}
 
 /// One message. Fields absent from a kind of message are `None`; unknown ones are passed over.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -77,11 +115,12 @@ pub(super) struct Room {
     pub(super) publishers: Option<Vec<Publisher>>,
     /// What we receive, by mid, in `attached` and `updated`.
     pub(super) streams: Option<Vec<Subscribed>>,
-    pub(super) unpublished: Option<Who>,
-    pub(super) leaving: Option<Who>,
-    pub(super) kicked: Option<Who>,
+    /// A feed, or `"ok"` where it is ourselves: so too `leaving` and `kicked`.
+    pub(super) unpublished: Option<Id>,
+    pub(super) leaving: Option<Id>,
+    pub(super) kicked: Option<Id>,
     /// Whose new name `display` is; without one, other things.
-    pub(super) id: Option<u64>,
+    pub(super) id: Option<Id>,
     pub(super) display: Option<String>,
     /// `ok`, once our answer is taken.
     pub(super) started: Option<String>,
@@ -90,7 +129,7 @@ pub(super) struct Room {
 /// A participant who sends.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(super) struct Publisher {
-    pub(super) id: u64,
+    pub(super) id: Id,
     pub(super) display: Option<String>,
     #[serde(default)]
     pub(super) streams: Vec<Published>,
@@ -113,7 +152,7 @@ pub(super) struct Published {
 pub(super) struct Subscribed {
     /// The section of our own description.
     pub(super) mid: String,
-    pub(super) feed_id: Option<u64>,
+    pub(super) feed_id: Option<Id>,
     pub(super) feed_mid: Option<String>,
     /// Whether the feed is still there.
     #[serde(default = "yes")]
@@ -122,14 +161,6 @@ pub(super) struct Subscribed {
 
 fn yes() -> bool {
     true
-}
-
-/// A participant, or `"ok"` where it is ourselves.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Who {
-    Feed(u64),
-    Us(String),
 }
 
 #[cfg(test)]
@@ -148,14 +179,16 @@ mod tests {
         let message: Incoming = serde_json::from_str(text).unwrap();
         let room = message.plugindata.unwrap().data;
         let publishers = room.publishers.unwrap();
-        assert_eq!((publishers[0].id, publishers[0].streams.len()), (9, 2));
+        assert_eq!((&publishers[0].id, publishers[0].streams.len()), (&Id::Number(9), 2));
     }
 
     #[test]
-    fn who_has_left_may_be_ourselves() {
-        let who = |text| serde_json::from_str::<Who>(text).unwrap();
-        assert_eq!(who("17"), Who::Feed(17));
-        assert_eq!(who("\"ok\""), Who::Us("ok".into()));
+    fn ids_are_numbers_or_texts_of_a_bounded_length() {
+        let id = |text: &str| serde_json::from_str::<Id>(text);
+        assert_eq!(id("17").unwrap(), Id::Number(17));
+        assert_eq!(id("\"17\"").unwrap(), Id::Text("17".into()));
+        assert_eq!(serde_json::to_string(&id("\"ada\"").unwrap()).unwrap(), "\"ada\"");
+        assert!(id("\"\"").is_err() && id(&format!("{:?}", "x".repeat(MAX_ID + 1))).is_err() && id("-1").is_err());
     }
 
     proptest! {

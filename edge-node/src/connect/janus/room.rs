@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{ConnectError, cut},
-    message::{Candidate, Incoming, Publisher, Room as RoomEvent, Who},
+    message::{Candidate, Id, Incoming, Publisher, Room as RoomEvent},
 };
 
 /// For each request, from sending to its last answer.
@@ -76,11 +76,11 @@ pub(super) enum Action {
     /// We are in the room.
     Entered,
     /// A participant sends, or has a new name.
-    Joined { feed: u64, name: Option<String> },
+    Joined { feed: Id, name: Option<String> },
     /// A participant sends no more.
-    Left { feed: u64 },
+    Left { feed: Id },
     /// Answer this offer: its sections carry these feeds. Then call [`Room::handle_answer`].
-    Answer { offer: String, feeds: BTreeMap<String, u64> },
+    Answer { offer: String, feeds: BTreeMap<String, Id> },
     /// A late candidate of the relay's.
     Candidate(Candidate),
     /// The room is no more, or we are not wanted in it.
@@ -97,6 +97,7 @@ enum Purpose {
     Subscribe,
     Start,
     Restart,
+    Trickle,
     Keepalive,
     Destroy,
 }
@@ -110,6 +111,7 @@ impl Purpose {
             Self::Subscribe => "subscribe",
             Self::Start => "start",
             Self::Restart => "configure",
+            Self::Trickle => "trickle",
             Self::Keepalive => "keepalive",
             Self::Destroy => "destroy",
         }
@@ -134,22 +136,22 @@ enum Media {
 }
 
 /// One audio stream of one publisher.
-type Feed = (u64, String);
+type Feed = (Id, String);
 
 /// The state of one session with one room.
 #[derive(Debug)]
 pub(super) struct Room {
-    room: u64,
+    room: Id,
     display: String,
     access: Access,
     session: Option<u64>,
     roster: Option<u64>,
     media: Media,
-    present: BTreeSet<u64>,
+    present: BTreeSet<Id>,
     wanted: BTreeSet<Feed>,
     held: BTreeSet<Feed>,
     /// Whose voice each section of our subscription carries.
-    sections: BTreeMap<String, u64>,
+    sections: BTreeMap<String, Id>,
     /// The media path is in doubt: another is wanted.
     restart: bool,
     /// A subscription or an offer is under way; the next waits for it.
@@ -166,7 +168,7 @@ pub(super) struct Room {
 
 impl Room {
     /// Begins a session.
-    pub(super) fn new(room: u64, display: String, access: Access, now: Instant) -> Self {
+    pub(super) fn new(room: Id, display: String, access: Access, now: Instant) -> Self {
         let mut this = Self {
             room,
             display,
@@ -208,6 +210,19 @@ impl Room {
         if let Media::Subscribed(handle) = self.media {
             let jsep = json!({ "type": "answer", "sdp": sdp });
             self.message(Purpose::Start, handle, json!({ "request": "start" }), Some(jsep), now);
+        }
+    }
+
+    /// Tells a candidate of ours that no answer has, as in `a=candidate`.
+    pub(super) fn handle_candidate(&mut self, candidate: &str, now: Instant) {
+        if let Media::Subscribed(handle) = self.media {
+            // All is on the first section's transport (RFC 8843).
+            let candidate = json!({ "candidate": format!("candidate:{candidate}"), "sdpMLineIndex": 0 });
+            self.request(
+                Purpose::Trickle,
+                json!({ "janus": "trickle", "handle_id": handle, "candidate": candidate }),
+                now,
+            );
         }
     }
 
@@ -294,7 +309,8 @@ impl Room {
         now: Instant,
     ) -> Result<(), ConnectError> {
         match purpose {
-            Some(Purpose::Destroy) => Ok(()),
+            // It sees where our checks come from without being told.
+            Some(Purpose::Destroy | Purpose::Trickle) => Ok(()),
             // It may come back by itself; if not, the connection fails and the session is begun anew.
             Some(Purpose::Restart) => {
                 self.exchanging = false;
@@ -368,15 +384,18 @@ impl Room {
             self.publishes(publisher);
         }
         // We leave by ending the session: if it is us who are `leaving`, we were kicked.
-        let kicked = matches!(event.leaving, Some(Who::Us(_)));
+        let kicked = matches!(&event.leaving, Some(who) if self.is_us(who));
         if kicked || event.videoroom.as_deref() == Some("destroyed") {
             self.actions.push_back(Action::Ended);
         }
-        for who in [event.unpublished, event.leaving, event.kicked].into_iter().flatten() {
-            if let Who::Feed(feed) = who {
-                self.is_gone(feed);
-            }
+        for feed in [event.unpublished, event.leaving, event.kicked].into_iter().flatten() {
+            self.is_gone(feed);
         }
+    }
+
+    /// Janus calls us `ok`; so may somebody else be called where ids are texts.
+    fn is_us(&self, who: &Id) -> bool {
+        matches!(who, Id::Text(text) if text == "ok") && !self.present.contains(who)
     }
 
     fn publishes(&mut self, publisher: Publisher) {
@@ -396,13 +415,13 @@ impl Room {
                 metrics::counter!("nearfield_edge_connect_feeds_refused_total").increment(1);
                 continue;
             }
-            self.wanted.insert((feed, mid));
+            self.wanted.insert((feed.clone(), mid));
         }
-        self.present.insert(feed);
+        self.present.insert(feed.clone());
         self.actions.push_back(Action::Joined { feed, name: publisher.display });
     }
 
-    fn is_gone(&mut self, feed: u64) {
+    fn is_gone(&mut self, feed: Id) {
         self.wanted.retain(|(id, _)| *id != feed);
         if self.present.remove(&feed) {
             self.actions.push_back(Action::Left { feed });
@@ -418,7 +437,7 @@ impl Room {
             self.sections.clear();
             for stream in streams.into_iter().filter(|stream| stream.active) {
                 let (Some(id), Some(feed_mid)) = (stream.feed_id, stream.feed_mid) else { continue };
-                self.held.insert((id, feed_mid));
+                self.held.insert((id.clone(), feed_mid));
                 self.sections.insert(stream.mid, id);
             }
         }

@@ -72,6 +72,8 @@ pub(super) struct Local {
     pub(super) fingerprint: String,
     /// As in `a=candidate:`.
     pub(super) candidates: Vec<String>,
+    /// There may be more of them later (RFC 8840).
+    pub(super) trickles: bool,
 }
 
 /// A description that [`sdp::read`] has passed and we still cannot use.
@@ -125,6 +127,21 @@ impl Remote {
         })
     }
 
+    /// With what a fragment says of the relay.
+    pub(super) fn restarted(mut self, credentials: Credentials, candidates: Vec<Candidate>) -> Self {
+        // Where it says nothing of them it is where it was.
+        if !candidates.is_empty() {
+            self.candidates = candidates;
+        }
+        self.credentials = credentials;
+        self
+    }
+
+    /// The section whose transport all are received on.
+    pub(super) fn mid(&self) -> &str {
+        self.media.iter().find(|media| media.is_taken()).map_or("0", |media| &media.mid)
+    }
+
     /// What is received on which section.
     pub(super) fn sections(&self, voices: &Voices) -> Vec<Section> {
         let section = |media: &Media| {
@@ -157,6 +174,25 @@ impl Remote {
         }
         out
     }
+}
+
+/// What is new of one side, between descriptions (RFC 8840 section 9): its credentials and candidates.
+pub(super) fn fragment(credentials: &Credentials, mid: &str, candidates: &[String]) -> String {
+    let Credentials { ufrag, password } = credentials;
+    let mut out =
+        format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:{mid}\r\n");
+    for candidate in candidates {
+        let _ = write!(out, "a=candidate:{candidate}\r\n");
+    }
+    out
+}
+
+/// The relay's, should it have credentials.
+pub(super) fn read_fragment(text: &str) -> Option<(Credentials, Vec<Candidate>)> {
+    let values = |key: &'static str| text.lines().filter_map(move |line| line.trim().strip_prefix(key));
+    let first = |key| values(key).next().map(str::to_owned).filter(|value| !value.is_empty() && value.len() <= 256);
+    let credentials = Credentials { ufrag: first("a=ice-ufrag:")?, password: first("a=ice-pwd:")? };
+    Some((credentials, values("a=candidate:").filter_map(candidate).take(MAX_CANDIDATES).collect()))
 }
 
 /// Our offer: one section of audio to receive.
@@ -267,7 +303,7 @@ impl Media {
             for candidate in &local.candidates {
                 let _ = write!(out, "a=candidate:{candidate}\r\n");
             }
-            out.push_str("a=end-of-candidates\r\n");
+            out.push_str(if local.trickles { "a=ice-options:trickle\r\n" } else { "a=end-of-candidates\r\n" });
         }
     }
 
@@ -297,7 +333,7 @@ mod tests {
     fn local() -> Local {
         let credentials = Credentials { ufrag: "ours".into(), password: "p".repeat(24) };
         let candidates = vec!["1 1 udp 2130706431 127.0.0.1 5000 typ host".into()];
-        Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates }
+        Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates, trickles: false }
     }
 
     fn remote(text: &str) -> Remote {
@@ -327,6 +363,17 @@ mod tests {
     fn a_section_without_opus_is_refused() {
         let text = sdp::tests::offer().replacen("opus/48000/2", "G722/8000", 1);
         assert_eq!(remote(&text).answer(&local()).matches("m=audio 0 ").count(), 1);
+    }
+
+    #[test]
+    fn a_fragment_is_read_as_it_is_written() {
+        let Local { credentials, candidates, .. } = local();
+        let text = fragment(&credentials, "0", &candidates);
+        let (read, found) = read_fragment(&text).unwrap();
+        assert_eq!((read, found.len()), (credentials, 1));
+        assert!(read_fragment("a=ice-ufrag:x\r\n").is_none() && read_fragment("").is_none());
+        let many = text + &"a=candidate:1 1 udp 1 10.0.0.1 9 typ host\r\n".repeat(1000);
+        assert_eq!(read_fragment(&many).unwrap().1.len(), MAX_CANDIDATES);
     }
 
     #[test]

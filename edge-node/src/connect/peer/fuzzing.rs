@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::{
-    describe::{Credentials, Local, MAX_CANDIDATES, Remote, candidate},
+    describe::{Credentials, Local, MAX_CANDIDATES, Remote, candidate, read_fragment},
     rtp::header::Header,
 };
 use crate::connect::sdp::{Side, read};
@@ -23,6 +23,11 @@ pub(crate) fn rtp(data: &[u8]) {
     }
 }
 
+/// What is new of a relay's, between descriptions.
+pub(in crate::connect) fn fragment(data: &[u8]) -> bool {
+    read_fragment(&String::from_utf8_lossy(data)).is_some_and(|(_, candidates)| candidates.len() <= MAX_CANDIDATES)
+}
+
 /// An offer. What we answer is a description to ourselves, and takes nothing but audio.
 pub(crate) fn offer(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -32,7 +37,7 @@ pub(crate) fn offer(data: &[u8]) {
     assert!(remote.candidates.len() <= MAX_CANDIDATES);
     let credentials = Credentials { ufrag: "ours".into(), password: "p".repeat(24) };
     let candidates = vec!["1 1 udp 2130706431 127.0.0.1 5000 typ host".into()];
-    let local = Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates };
+    let local = Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates, trickles: false };
     for line in remote.answer(&local).lines().filter_map(|line| line.strip_prefix("m=")) {
         let mut words = line.split(' ');
         let (kind, port) = (words.next(), words.next());

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use mesh::clock::Micros;
+use mesh::{clock::Micros, wire::request::Secret};
 use rtc::{
     crypto::{HashAlgorithm, RTCCryptoProvider, default_provider},
     dtls::{
@@ -28,7 +28,10 @@ use rtc::{
     ice::{
         Agent, AgentConfig,
         agent::Event,
-        candidate::{Candidate, CandidateConfig, CandidateType, candidate_host::CandidateHostConfig},
+        candidate::{
+            Candidate, CandidateConfig, CandidateType, candidate_host::CandidateHostConfig,
+            candidate_relay::CandidateRelayConfig,
+        },
         mdns::MulticastDnsMode,
         state::ConnectionState,
     },
@@ -43,9 +46,11 @@ use rtc::{
 };
 
 use super::{
+    super::ice_server::{At, MAX_SERVERS},
     Voices,
     describe::{Credentials, Remote, Setup},
     rtp::{Fault, Keys, Streams},
+    turn::{Outcome, Turn},
 };
 use crate::media::RtpPacket;
 
@@ -89,6 +94,16 @@ pub(super) struct Transmit {
     /// From which of our addresses.
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
+    /// Over the stream between the two, which there is then.
+    pub(super) tcp: bool,
+    pub(super) bytes: BytesMut,
+}
+
+/// What has come through a TURN server: to which of our addresses, and from which of the relay's.
+#[derive(Debug)]
+pub(super) struct Inward {
+    pub(super) to: SocketAddr,
+    pub(super) from: SocketAddr,
     pub(super) bytes: BytesMut,
 }
 
@@ -103,7 +118,10 @@ pub(super) struct Session {
     remote: Option<Credentials>,
     streams: Streams,
     reports: Option<Reports>,
+    turns: Vec<Turn>,
     transmits: VecDeque<Transmit>,
+    /// Our candidates that no description has, as in `a=candidate`.
+    fresh: VecDeque<String>,
     phase: Phase,
     /// When the agent was last looked after.
     checked: Instant,
@@ -171,10 +189,11 @@ fn fingerprint(provider: &dyn RTCCryptoProvider, der: &[u8]) -> Result<String, E
 }
 
 impl Session {
-    /// A connection on these addresses of ours.
+    /// A connection on these addresses of ours, the first preferred; with `relay_only` on none but what TURN servers give.
     pub(super) fn new(
         identity: Arc<Identity>,
         local: &[SocketAddr],
+        relay_only: bool,
         credentials: Credentials,
         now: Instant,
     ) -> Result<Self, Error> {
@@ -185,12 +204,12 @@ impl Session {
             disconnected_timeout: Some(ICE_DISCONNECTED),
             failed_timeout: Some(ICE_FAILED),
             keepalive_interval: Some(ICE_KEEPALIVE),
-            candidate_types: vec![CandidateType::Host],
+            candidate_types: vec![CandidateType::Host, CandidateType::Relay],
             ..AgentConfig::default()
         };
         let mut agent = Agent::new(now, Arc::new(config), identity.provider.clone())?;
-        for address in local {
-            agent.add_local_candidate(host(*address)?)?;
+        for (n, address) in local.iter().enumerate().filter(|_| !relay_only) {
+            agent.add_local_candidate(host(*address, n)?)?;
         }
         Ok(Self {
             identity,
@@ -201,7 +220,9 @@ impl Session {
             remote: None,
             streams: Streams::default(),
             reports: None,
+            turns: vec![],
             transmits: VecDeque::new(),
+            fresh: VecDeque::new(),
             phase: Phase::New,
             checked: now,
         })
@@ -256,6 +277,66 @@ impl Session {
         self.agent.add_remote_candidate(candidate)?;
         self.drive(now);
         Ok(())
+    }
+
+    /// Asks a TURN server, spoken to from `local`, for an address. More than [`MAX_SERVERS`] are not asked.
+    pub(super) fn add_server(
+        &mut self,
+        server: (At, String, Secret),
+        local: SocketAddr,
+        now: Instant,
+    ) -> Result<(), Error> {
+        if self.turns.len() < MAX_SERVERS {
+            self.turns.push(Turn::new(server, local, self.identity.provider.clone(), now)?);
+        }
+        self.drive(now);
+        Ok(())
+    }
+
+    /// Takes what a TURN server sent; then there may be something to [`Session::poll_inward`].
+    pub(super) fn handle_turn(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
+        let Some(n) = self.turns.iter().position(|turn| turn.at().address == from) else { return };
+        let outcome = self.turns[n].handle(bytes, now);
+        self.settle_turn(n, outcome);
+        self.drive(now);
+    }
+
+    /// The next that has come through a TURN server, to be handled like what comes straight.
+    pub(super) fn poll_inward(&mut self) -> Option<Inward> {
+        self.turns.iter_mut().find_map(|turn| {
+            let (to, (from, bytes)) = (turn.relayed()?, turn.poll_inward()?);
+            Some(Inward { to, from, bytes })
+        })
+    }
+
+    /// The next candidate of ours that no description has, as in `a=candidate`.
+    pub(super) fn poll_candidate(&mut self) -> Option<String> {
+        self.fresh.pop_front()
+    }
+
+    fn settle_turn(&mut self, n: usize, outcome: Option<Outcome>) {
+        match outcome {
+            Some(Outcome::Granted(relayed)) => match relay(relayed, self.turns[n].local()) {
+                Ok(candidate) => {
+                    self.fresh.push_back(candidate.marshal());
+                    let _ = self.agent.add_local_candidate(candidate);
+                }
+                Err(error) => tracing::debug!(%error, "TURN"),
+            },
+            Some(Outcome::Refused(why)) => {
+                metrics::counter!("nearfield_edge_connect_turn_refused_total").increment(1);
+                tracing::info!(why, "a TURN server gives no address");
+            }
+            None => {}
+        }
+    }
+
+    /// Sends this from one of our addresses: straight, or through the TURN server whose it is.
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: BytesMut, now: Instant) {
+        match self.turns.iter_mut().find(|turn| turn.relayed() == Some(from)) {
+            Some(turn) => turn.send(to, &bytes, now),
+            None => self.transmits.push_back(Transmit { from, to, tcp: false, bytes }),
+        }
     }
 
     /// Takes a connectivity check, or the answer to one; false if it is not from the relay.
@@ -324,6 +405,10 @@ impl Session {
         {
             tracing::debug!(%error, "DTLS");
         }
+        for n in 0..self.turns.len() {
+            let outcome = self.turns[n].handle_timeout(now);
+            self.settle_turn(n, outcome);
+        }
         self.report(now);
         self.drive(now);
     }
@@ -335,7 +420,8 @@ impl Session {
             return None;
         }
         let dtls = self.dtls.as_ref().and_then(|dtls| dtls.poll_timeout(&PEER()));
-        [self.agent_due(), dtls, self.streams.poll_timeout()].into_iter().flatten().min()
+        let turn = self.turns.iter_mut().filter_map(Turn::poll_timeout).min();
+        [self.agent_due(), dtls, self.streams.poll_timeout(), turn].into_iter().flatten().min()
     }
 
     /// Whether [`Session::poll_timeout`] has something new to say though only RTP has come.
@@ -359,6 +445,8 @@ impl Session {
             let _ = dtls.close(now);
         }
         self.drive(now);
+        self.turns.iter_mut().for_each(|turn| turn.close(now));
+        self.drive(now);
         self.phase = Phase::Failed("closed");
     }
 
@@ -374,7 +462,7 @@ impl Session {
         if let Some(plain) = self.streams.poll_reports(reports.ssrc, now)
             && let Ok(bytes) = reports.ours.encrypt_rtcp(&plain)
         {
-            self.transmits.push_back(Transmit { from, to, bytes });
+            self.send(from, to, bytes, now);
         }
     }
 
@@ -392,12 +480,17 @@ impl Session {
         }
         while let Some(message) = self.agent.poll_write() {
             let TransportContext { local_addr: from, peer_addr: to, .. } = message.transport;
-            self.transmits.push_back(Transmit { from, to, bytes: message.message });
+            self.send(from, to, message.message, now);
         }
-        let Some(dtls) = &mut self.dtls else { return };
-        while let Some(message) = dtls.poll_transmit() {
+        while let Some(message) = self.dtls.as_mut().and_then(Endpoint::poll_transmit) {
             if let Some((from, to)) = self.path {
-                self.transmits.push_back(Transmit { from, to, bytes: message.message });
+                self.send(from, to, message.message, now);
+            }
+        }
+        for turn in &mut self.turns {
+            let (from, At { address: to, tcp }) = (turn.local(), turn.at());
+            while let Some(bytes) = turn.poll_transmit() {
+                self.transmits.push_back(Transmit { from, to, tcp, bytes });
             }
         }
     }
@@ -436,6 +529,15 @@ impl Session {
         }
     }
 
+    /// A packet as the other side would open it, and where that is.
+    #[cfg(test)]
+    pub(super) fn protect(&mut self, header: &rtc::rtp::Header, payload: &[u8]) -> (BytesMut, SocketAddr) {
+        let mut plain = rtc::shared::marshal::Marshal::marshal(header).expect("a header of ours");
+        plain.extend_from_slice(payload);
+        let (reports, path) = (self.reports.as_mut().expect("keys"), self.path.expect("a path"));
+        (reports.ours.encrypt_rtp_with_header(&plain, header).expect("our keys"), path.1)
+    }
+
     fn keys(&self) -> Result<(Keys, Reports), Error> {
         let endpoint = self.dtls.as_ref().ok_or(Error::ErrDtlsTransportNotStarted)?;
         let state = endpoint.get_connection_state(PEER()).ok_or(Error::ErrDtlsTransportNotStarted)?;
@@ -468,13 +570,26 @@ impl Session {
     }
 }
 
-fn host(address: SocketAddr) -> Result<Candidate, Error> {
-    let base_config = CandidateConfig {
+/// The `n`th of our own addresses, each preferred to the next (RFC 8445 section 5.1.2.1).
+fn host(address: SocketAddr, n: usize) -> Result<Candidate, Error> {
+    const HOST: u32 = 126 << 24;
+    let preference = u32::from(u16::MAX) - n as u32;
+    let base_config = CandidateConfig { priority: HOST | preference << 8 | 255, ..at(address) };
+    CandidateHostConfig { base_config, ..CandidateHostConfig::default() }.new_candidate_host()
+}
+
+/// An address at a TURN server that is spoken to from `local`.
+fn relay(address: SocketAddr, local: SocketAddr) -> Result<Candidate, Error> {
+    let (rel_addr, rel_port) = (local.ip().to_string(), local.port());
+    CandidateRelayConfig { base_config: at(address), rel_addr, rel_port, url: None }.new_candidate_relay()
+}
+
+fn at(address: SocketAddr) -> CandidateConfig {
+    CandidateConfig {
         network: "udp".to_owned(),
         address: address.ip().to_string(),
         port: address.port(),
         component: 1,
         ..CandidateConfig::default()
-    };
-    CandidateHostConfig { base_config, ..CandidateHostConfig::default() }.new_candidate_host()
+    }
 }

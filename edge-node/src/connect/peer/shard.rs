@@ -12,7 +12,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use mesh::clock::Micros;
+use bytes::BytesMut;
+use mesh::{clock::Micros, wire::request::Secret};
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use rtc::ice::candidate::Candidate;
@@ -28,9 +29,9 @@ use tokio::{
 use super::{
     Voices,
     describe::{Credentials, MAX_CANDIDATES, Remote},
-    session::{Phase, Session},
+    session::{Phase, Session, Transmit as Outward},
 };
-use crate::connect::Event;
+use crate::connect::{Event, ice_server::At};
 
 /// Between rounds in which packets came.
 const REST: Duration = Duration::from_millis(2);
@@ -49,7 +50,28 @@ thread_local! {
 /// What a connection's owner wants.
 pub(super) enum Command {
     /// Serve this connection.
-    Add { id: u64, ufrag: String, session: Box<Session>, events: mpsc::Sender<Event>, state: watch::Sender<Phase> },
+    Add {
+        id: u64,
+        ufrag: String,
+        session: Box<Session>,
+        events: mpsc::Sender<Event>,
+        state: watch::Sender<Phase>,
+        /// Takes our candidates that no description has.
+        fresh: mpsc::Sender<String>,
+    },
+    /// Ask this TURN server for an address.
+    Server {
+        id: u64,
+        at: At,
+        username: String,
+        credential: Secret,
+        /// Our end of the way to it.
+        local: SocketAddr,
+        /// Takes what is for it, where it is spoken to over TCP.
+        stream: Option<mpsc::Sender<BytesMut>>,
+    },
+    /// What came from a TURN server over TCP.
+    Streamed { id: u64, from: SocketAddr, bytes: BytesMut },
     /// The relay has described itself.
     Describe {
         id: u64,
@@ -72,6 +94,8 @@ pub(super) struct Shard {
     connections: BTreeMap<u64, Connection>,
     by_ufrag: HashMap<String, u64>,
     by_address: HashMap<SocketAddr, u64>,
+    /// Whose the TURN servers are that are spoken to over the sockets.
+    by_server: HashMap<SocketAddr, u64>,
     due: BTreeSet<(Instant, u64)>,
     dropped: Dropped,
 }
@@ -90,6 +114,9 @@ struct Connection {
     due: Option<Instant>,
     /// Addresses of the relay's: those it told, and those it was heard from.
     addresses: Vec<SocketAddr>,
+    fresh: mpsc::Sender<String>,
+    /// Ways to TURN servers over TCP, by our ends.
+    streams: Vec<(SocketAddr, mpsc::Sender<BytesMut>)>,
 }
 
 /// Datagrams that fell since it was last told, by why. Counted here: a flood must cost no more than this.
@@ -117,6 +144,7 @@ impl Shard {
             connections: BTreeMap::new(),
             by_ufrag: HashMap::new(),
             by_address: HashMap::new(),
+            by_server: HashMap::new(),
             due: BTreeSet::new(),
             dropped: Dropped::default(),
         })
@@ -149,10 +177,25 @@ impl Shard {
     fn handle_command(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Add { id, ufrag, session, events, state } => {
+            Command::Add { id, ufrag, session, events, state, fresh } => {
                 self.by_ufrag.insert(ufrag.clone(), id);
-                let connection = Connection { session: *session, ufrag, events, state, due: None, addresses: vec![] };
+                let (session, addresses, streams) = (*session, vec![], vec![]);
+                let connection = Connection { session, ufrag, events, state, due: None, addresses, fresh, streams };
                 self.connections.insert(id, connection);
+            }
+            Command::Server { id, at, username, credential, local, stream } => {
+                let Some(connection) = self.connections.get_mut(&id) else { return };
+                match stream {
+                    Some(stream) => connection.streams.push((local, stream)),
+                    None => drop(self.by_server.insert(at.address, id)),
+                }
+                if let Err(error) = connection.session.add_server((at, username, credential), local, now) {
+                    tracing::debug!(%error, "TURN");
+                }
+                self.settle(id);
+            }
+            Command::Streamed { id, from, bytes } => {
+                self.handle_server(id, from, &bytes, now, Micros::from_system(SystemTime::now()));
             }
             Command::Describe { id, remote, voices, offered, ours } => {
                 self.describe(id, *remote, &voices, offered, ours, now)
@@ -204,6 +247,7 @@ impl Shard {
         for address in connection.addresses {
             self.by_address.remove(&address);
         }
+        self.by_server.retain(|_, owner| *owner != id);
     }
 
     /// Makes an address the connection's, unless it is another's; so many are allowed.
@@ -236,10 +280,13 @@ impl Shard {
     fn settle(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         while let Some(transmit) = connection.session.poll_transmit() {
-            let socket = self.sockets.iter().find(|socket| socket.address == transmit.from);
-            if !socket.is_some_and(|socket| socket.send(transmit.to, &transmit.bytes)) {
+            if !connection.send(&self.sockets, transmit) {
                 self.dropped.note("unsent");
             }
+        }
+        while let Some(candidate) = connection.session.poll_candidate() {
+            // There is room for as many as there are servers.
+            let _ = connection.fresh.try_send(candidate);
         }
         let phase = connection.session.phase();
         connection.state.send_if_modified(|told| std::mem::replace(told, phase) != phase);
@@ -283,6 +330,11 @@ impl Shard {
 
     /// By its first byte (RFC 7983 section 7).
     fn handle_datagram(&mut self, local: SocketAddr, from: SocketAddr, bytes: &[u8], now: Instant, wall: Micros) {
+        if !self.by_server.is_empty()
+            && let Some(&id) = self.by_server.get(&from)
+        {
+            return self.handle_server(id, from, bytes, now, wall);
+        }
         match bytes.first() {
             Some(128..=191) => match self.by_address.get(&from) {
                 Some(&id) if !is_rtcp(bytes) => self.handle_rtp(id, bytes, now, wall),
@@ -305,6 +357,29 @@ impl Shard {
             },
             _ => self.dropped.note("unknown"),
         }
+    }
+
+    /// From a TURN server: word of its own, or what it was given for us.
+    fn handle_server(&mut self, id: u64, from: SocketAddr, bytes: &[u8], now: Instant, wall: Micros) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.session.handle_turn(from, bytes, now);
+        while let Some(inward) = self.connections.get_mut(&id).and_then(|c| c.session.poll_inward()) {
+            let bytes = &inward.bytes[..];
+            match bytes.first() {
+                Some(128..=191) if !is_rtcp(bytes) => self.handle_rtp(id, bytes, now, wall),
+                Some(first) => {
+                    let Some(Connection { session, .. }) = self.connections.get_mut(&id) else { return };
+                    match first {
+                        128..=191 => session.handle_rtcp(bytes, now),
+                        0..=3 => drop(session.handle_stun(inward.to, inward.from, bytes, now)),
+                        20..=63 => session.handle_dtls(bytes, now),
+                        _ => self.dropped.note("unknown"),
+                    }
+                }
+                None => {}
+            }
+        }
+        self.settle(id);
     }
 
     fn handle_rtp(&mut self, id: u64, bytes: &[u8], now: Instant, wall: Micros) {
@@ -340,6 +415,17 @@ impl Shard {
             self.dropped.note("stun");
         }
         self.settle(id);
+    }
+}
+
+impl Connection {
+    fn send(&self, sockets: &[Socket], outward: Outward) -> bool {
+        let Outward { from, to, tcp, bytes } = outward;
+        if tcp {
+            let stream = self.streams.iter().find(|(local, _)| *local == from);
+            return stream.is_some_and(|(_, stream)| stream.try_send(bytes).is_ok());
+        }
+        sockets.iter().find(|socket| socket.address == from).is_some_and(|socket| socket.send(to, &bytes))
     }
 }
 

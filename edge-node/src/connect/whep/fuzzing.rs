@@ -5,8 +5,11 @@ use reqwest::{
     header::{HeaderMap, HeaderName, HeaderValue, LOCATION},
 };
 
-use super::{resolve, retry_after, voices};
-use crate::connect::sdp::{Side, read};
+use super::{resolve, retry_after, servers, voices};
+use crate::connect::{
+    MAX_SERVERS,
+    sdp::{Side, read},
+};
 
 /// Header lines, an empty line, a description: an answer if the first byte is even, else an offer. A token would go to
 /// another origin under no header.
@@ -14,7 +17,9 @@ pub(crate) fn answer(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
     let end = data.windows(2).position(|two| two == b"\n\n").unwrap_or(data.len());
     let headers: HeaderMap = data[..end].split(|byte| *byte == b'\n').filter_map(header).collect();
-    let _ = retry_after(&headers);
+    let _ = retry_after(&headers, std::time::SystemTime::UNIX_EPOCH);
+    assert!(servers(&headers).iter().filter(|server| server.parse().is_ok()).count() <= MAX_SERVERS);
+    let _ = crate::connect::peer::fuzzing::fragment(data);
     let base = Url::parse("https://relay.example/whep/room").ok();
     if let (Some(base), Some(location)) = (base, headers.get(LOCATION)) {
         let _ = resolve(&base, location);

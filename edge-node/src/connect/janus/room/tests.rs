@@ -17,7 +17,7 @@ impl Bench {
     fn new() -> Self {
         let now = Instant::now();
         let access = Access { pin: Some(Secret("p1n".into())), ..Access::default() };
-        Self { room: Room::new(1234, "ears".into(), access, now), now }
+        Self { room: Room::new(Id::Number(1234), "ears".into(), access, now), now }
     }
 
     /// In the room, with `publishers` there already.
@@ -97,7 +97,7 @@ fn the_first_voice_is_subscribed_to_with_its_audio_only() {
     bench.actions();
     bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "publishers": [publisher(7, "Ada")] }))).unwrap();
     let actions = bench.actions();
-    assert_eq!(actions[0], Action::Joined { feed: 7, name: Some("Ada".into()) });
+    assert_eq!(actions[0], Action::Joined { feed: Id::Number(7), name: Some("Ada".into()) });
     assert!(matches!(&actions[1], Action::Send(text) if text.contains("attach")));
     let transaction = serde_json::from_str::<Value>(match &actions[1] {
         Action::Send(text) => text,
@@ -116,7 +116,7 @@ fn an_offers_sections_are_mapped_to_feeds_and_our_answer_starts_them() {
     let mut bench = Bench::entered(json!([publisher(7, "Ada"), publisher(8, "Bob")]));
     bench.answer(json!({ "janus": "success", "data": { "id": MEDIA } }));
     bench.answer(offer("attached", &[7, 8]));
-    let feeds = BTreeMap::from([("0".into(), 7), ("1".into(), 8)]);
+    let feeds = BTreeMap::from([("0".into(), Id::Number(7)), ("1".into(), Id::Number(8))]);
     assert_eq!(bench.actions(), [Action::Answer { offer: "sdp".into(), feeds }]);
     bench.room.handle_answer("ours", bench.now);
     let start = bench.sent().pop().unwrap();
@@ -174,7 +174,7 @@ fn a_silent_media_path_is_restarted_once_and_every_voice_keeps_its_speaker() {
     offered["jsep"] = json!({ "type": "offer", "sdp": "anew", "restart": true });
     offered["transaction"] = restart["transaction"].clone();
     bench.hear(offered).unwrap();
-    let feeds = BTreeMap::from([("0".into(), 7), ("1".into(), 8)]);
+    let feeds = BTreeMap::from([("0".into(), Id::Number(7)), ("1".into(), Id::Number(8))]);
     assert_eq!(bench.actions(), [Action::Answer { offer: "anew".into(), feeds }]);
     bench.room.handle_answer("ours", bench.now);
     bench.answer(plugin(MEDIA, json!({ "videoroom": "event", "started": "ok" })));
@@ -204,7 +204,7 @@ fn a_new_name_is_told_of_those_who_publish() {
     let renamed = |id, name| plugin(ROSTER, json!({ "videoroom": "event", "room": 1234, "id": id, "display": name }));
     bench.hear(renamed(7, "Ada L.")).unwrap();
     bench.hear(renamed(70, "Eve")).unwrap();
-    assert_eq!(bench.actions(), [Action::Joined { feed: 7, name: Some("Ada L.".into()) }]);
+    assert_eq!(bench.actions(), [Action::Joined { feed: Id::Number(7), name: Some("Ada L.".into()) }]);
 }
 
 #[test]
@@ -290,6 +290,28 @@ fn being_kicked_ends_the_stay() {
     let mut bench = subscribed(&[7]);
     bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "leaving": "ok", "reason": "kicked" }))).unwrap();
     assert_eq!(bench.actions(), [Action::Ended]);
+}
+
+#[test]
+fn rooms_and_feeds_may_be_called_by_texts_even_by_ours() {
+    let now = Instant::now();
+    let mut bench = Bench { room: Room::new(Id::Text("stand-up".into()), "ears".into(), Access::default(), now), now };
+    bench.answer(json!({ "janus": "success", "data": { "id": SESSION } }));
+    bench.answer(json!({ "janus": "success", "data": { "id": ROSTER } }));
+    let audio = json!([{ "type": "audio", "mid": "0", "codec": "opus" }]);
+    let publishers = json!([{ "id": "ok", "display": "Ada", "streams": audio }]);
+    let join = bench.sent().pop().unwrap();
+    assert_eq!(join["body"]["room"], "stand-up");
+    let mut joined = plugin(ROSTER, json!({ "videoroom": "joined", "id": "us", "publishers": publishers }));
+    joined["transaction"] = join["transaction"].clone();
+    bench.hear(joined).unwrap();
+    bench.answer(json!({ "janus": "success", "data": { "id": MEDIA } }));
+    assert_eq!(bench.sent().pop().unwrap()["body"]["streams"], json!([{ "feed": "ok", "mid": "0" }]));
+    let left = || plugin(ROSTER, json!({ "videoroom": "event", "leaving": "ok" }));
+    bench.hear(left()).unwrap();
+    assert_eq!(bench.actions(), [Action::Left { feed: Id::Text("ok".into()) }]);
+    bench.hear(left()).unwrap();
+    assert_eq!(bench.actions(), [Action::Ended], "it is us");
 }
 
 #[test]
