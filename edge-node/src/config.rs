@@ -90,6 +90,10 @@ pub struct CapacitySection {
 pub struct MediaSection {
     /// Local addresses for WebRTC; empty: the one that leads to the relay.
     pub bind: Vec<IpAddr>,
+    /// TURN servers, at most [`connect::MAX_SERVERS`].
+    pub ice_servers: Vec<connect::IceServer>,
+    /// Go through TURN servers only.
+    pub relay_only: bool,
 }
 
 /// `[uplink]`
@@ -156,6 +160,13 @@ impl Config {
         source.range("uplink.spill_megabytes", self.uplink.spill_megabytes, 1..=65_536)?;
         source.range("uplink.spill_minutes", self.uplink.spill_minutes, 1..=10_080)?;
         source.range("uplink.orphan_seconds", self.uplink.orphan_seconds, 0..=3600)?;
+        let servers = &self.media.ice_servers;
+        // Of one that is refused, not more than its place is told: it has a password.
+        for (n, server) in servers.iter().enumerate() {
+            let refused = |error| source.refuse("media", format!("ice_servers[{n}]: {error}"));
+            server.parse().map_err(refused)?;
+        }
+        source.range("media", servers.len(), 0..=connect::MAX_SERVERS)?;
         let isolation = &self.isolation;
         source.range("isolation.process_megabytes", isolation.process_megabytes, 64..=65_536)?;
         source.range("isolation.packets_per_second", isolation.packets_per_second, 100..=1_000_000)?;
@@ -180,7 +191,12 @@ impl Config {
                 ..meeting::Settings::default()
             },
             spill,
-            connect: connect::Settings { bind: self.media.bind.clone(), ..connect::Settings::default() },
+            connect: connect::Settings {
+                bind: self.media.bind.clone(),
+                ice_servers: self.media.ice_servers.clone(),
+                relay_only: self.media.relay_only,
+                ..connect::Settings::default()
+            },
             isolate: None,
             drain: Duration::from_secs(self.capacity.drain_seconds),
         }

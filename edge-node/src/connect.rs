@@ -164,7 +164,7 @@ pub enum ConnectError {
         problem: String,
     },
     /// Janus said no.
-    #[error("Janus refused {request} with error {code}: {reason}")]
+    #[error("{meaning}Janus refused {request} with error {code}: {reason}", meaning = janus::meaning(*code))]
     Janus {
         /// What was asked of it.
         request: &'static str,

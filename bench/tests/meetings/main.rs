@@ -5,6 +5,7 @@
 
 mod peers;
 mod silent_picture;
+mod ways;
 
 use std::{
     net::SocketAddr,
@@ -113,6 +114,21 @@ impl User {
                     self.get(format!("/v1/meetings/{id}")).await
                 );
             }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Waits until every one of `said` has been heard whole after the event `seq`; the transcript.
+    async fn hears_after(&self, id: &str, said: &[Prompt], seq: u64) -> Value {
+        let begun = Instant::now();
+        loop {
+            let transcript = self.get(format!("/v1/meetings/{id}/transcript?format=json")).await;
+            let segments = transcript["segments"].as_array().unwrap();
+            let new = || segments.iter().filter(|segment| segment["seq"].as_u64() > Some(seq));
+            if said.iter().all(|prompt| new().any(|segment| is(segment, prompt))) {
+                return transcript;
+            }
+            assert!(begun.elapsed() < WORDS, "not heard again: {transcript}");
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }

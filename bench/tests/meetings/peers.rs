@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -29,6 +29,13 @@ pub(crate) fn host(world: &World, name: &str, number: u8) -> Host {
     world.host(name, &"eu-central".parse().unwrap(), Ipv4Addr::new(10, 77, 4, number)).unwrap()
 }
 
+/// Gives `host` another address, of IPv6.
+pub(crate) fn add_address(host: &Host, ip: Ipv6Addr) {
+    let shell = "device=$(ip -o link show type tun | cut -d: -f2) && ip -6 address add $0/128 dev $device nodad";
+    let added = host.command("sh").args(["-c", shell]).arg(ip.to_string()).output().unwrap();
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+}
+
 fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers")
 }
@@ -49,32 +56,71 @@ async fn wait_for(host: &Host, address: SocketAddr, log: &Path) {
     }
 }
 
+/// How a Janus differs from the usual.
+#[derive(Default)]
+pub(crate) struct Manner {
+    /// Rooms and feeds are called by texts.
+    pub(crate) string_ids: bool,
+    /// Every request has to name it.
+    pub(crate) api_secret: Option<&'static str>,
+    /// Another address of its host's.
+    pub(crate) ip6: Option<Ipv6Addr>,
+}
+
 /// Debian's Janus on a host of its own.
 pub(crate) struct Janus {
     host: Host,
-    _process: Child,
+    process: Child,
+    dir: PathBuf,
+    api_secret: Option<&'static str>,
 }
 
 impl Janus {
     pub(crate) async fn start(world: &World, dir: &Path) -> Self {
-        let host = host(world, "janus", 1);
+        Self::start_as(host(world, "janus", 1), dir, Manner::default()).await
+    }
+
+    pub(crate) async fn start_as(host: Host, dir: &Path, manner: Manner) -> Self {
         let config = dir.join("janus");
         fs::create_dir_all(&config).unwrap();
         let libraries = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
         let library = libraries.into_iter().find(|path| path.join("janus/plugins").is_dir());
         let library = library.expect("Janus's plugins are not installed: ./dev test installs them");
+        let ip6 = manner.ip6.map(|ip| format!(",{ip}")).unwrap_or_default();
         for file in fs::read_dir(peers().join("janus")).unwrap().flatten() {
             let text = fs::read_to_string(file.path()).unwrap();
             let text = text.replace("@IP@", &host.ip().to_string()).replace("@DIR@", &config.display().to_string());
-            let text = text.replace("@LIB@", &library.display().to_string());
+            let text = text.replace("@LIB@", &library.display().to_string()).replace("@IP6@", &ip6);
+            let text = text.replace("@STRING_IDS@", &manner.string_ids.to_string());
             fs::write(config.join(file.file_name()), text).unwrap();
         }
+        let process = Self::launch(&host, dir, manner.api_secret).await;
+        Self { host, process, dir: dir.to_owned(), api_secret: manner.api_secret }
+    }
+
+    async fn launch(host: &Host, dir: &Path, api_secret: Option<&str>) -> Child {
         let mut command = host.command("janus");
-        command.arg("-F").arg(&config).arg("-o");
+        command.arg("-F").arg(dir.join("janus")).arg("-o");
+        command.args(api_secret.map(|secret| format!("--apisecret={secret}")));
         let log = dir.join("janus.log");
         let process = spawn(command, &log);
-        wait_for(&host, SocketAddr::new(host.ip(), 8188), &log).await;
-        Self { host, _process: process }
+        wait_for(host, SocketAddr::new(host.ip(), 8188), &log).await;
+        process
+    }
+
+    /// Kills it, and starts it anew: it knows nobody then.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.process = Self::launch(&self.host, &self.dir, self.api_secret).await;
+    }
+
+    /// Kills it.
+    pub(crate) async fn stop(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
     }
 
     pub(crate) fn url(&self) -> String {
@@ -94,6 +140,11 @@ pub(crate) struct WhepServer {
 
 impl WhepServer {
     pub(crate) async fn start(janus: &Janus, dir: &Path, feed: Option<&str>) -> Self {
+        Self::start_with(janus, dir, feed, None).await
+    }
+
+    /// It names `turn` to receivers.
+    pub(crate) async fn start_with(janus: &Janus, dir: &Path, feed: Option<&str>, turn: Option<&str>) -> Self {
         assert!(
             peers().join("node_modules").is_dir(),
             "bench/tests/peers/node_modules is not there: ./dev test fetches it"
@@ -102,6 +153,9 @@ impl WhepServer {
         command.arg("whep-server.mjs").current_dir(peers()).env("IP", janus.host.ip().to_string());
         if let Some(feed) = feed {
             command.env("FEED", feed);
+        }
+        if let Some(turn) = turn {
+            command.env("TURN", turn);
         }
         let log = dir.join("whep.log");
         let process = spawn(command, &log);
@@ -112,6 +166,34 @@ impl WhepServer {
 
     pub(crate) fn endpoint(&self, id: &str) -> String {
         format!("http://{}/whep/endpoint/{id}", self.at)
+    }
+}
+
+/// Debian's coturn on a host of its own, for the user `ears` with the password `s3cret`.
+pub(crate) struct Turn {
+    host: Host,
+    _process: Child,
+}
+
+impl Turn {
+    pub(crate) async fn start(world: &World, dir: &Path) -> Self {
+        let host = host(world, "turn", 3);
+        let ip = host.ip();
+        let mut command = host.command("turnserver");
+        let flags = ["-n", "--no-cli", "--no-tls", "--no-dtls", "--lt-cred-mech", "--log-file=stdout", "--simple-log"];
+        command.args(flags).arg(format!("--listening-ip={ip}")).arg(format!("--relay-ip={ip}"));
+        command.args(["--user=ears:s3cret", "--realm=nearfield.test"]);
+        command.arg(format!("--pidfile={}", dir.join("turn.pid").display()));
+        command.arg(format!("--userdb={}", dir.join("turn.db").display()));
+        let log = dir.join("turn.log");
+        let process = spawn(command, &log);
+        wait_for(&host, SocketAddr::new(ip, 3478), &log).await;
+        Self { host, _process: process }
+    }
+
+    /// Its URL over this transport.
+    pub(crate) fn url(&self, transport: &str) -> String {
+        format!("turn:{}:3478?transport={transport}", self.host.ip())
     }
 }
 

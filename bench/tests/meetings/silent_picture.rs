@@ -1,7 +1,11 @@
 //! No video is ever negotiated, whatever is on offer: what is said on the wire between our connectors and peers that
 //! publish it; and a name that changes meanwhile.
 
-use std::{net::SocketAddr, path::Path, sync::Mutex};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Mutex,
+};
 
 use bench::world::Host;
 use edge_node::connect::{self, Event, Settings, connector};
@@ -21,14 +25,14 @@ const HEARD: usize = 50;
 
 /// What passed through a [`tap`], in both directions.
 #[derive(Default)]
-struct Said {
-    ours: Mutex<Vec<u8>>,
-    theirs: Mutex<Vec<u8>>,
+pub(super) struct Said {
+    pub(super) ours: Mutex<Vec<u8>>,
+    pub(super) theirs: Mutex<Vec<u8>>,
 }
 
-/// Passes connections on to `relay` and keeps what is said; its own address.
-async fn tap(relay: SocketAddr, said: Arc<Said>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// Passes connections on from `at` to `relay` and keeps what is said; its own address.
+pub(super) async fn tap(at: IpAddr, relay: SocketAddr, said: Arc<Said>) -> SocketAddr {
+    let listener = TcpListener::bind((at, 0)).await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
@@ -53,7 +57,7 @@ async fn pass(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, kept: &
 }
 
 /// The texts in a client's side of a WebSocket (RFC 6455 section 5.2), after its request.
-fn texts(stream: &[u8]) -> Vec<String> {
+pub(super) fn texts(stream: &[u8]) -> Vec<String> {
     let begin = stream.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
     let (mut rest, mut texts) = (&stream[begin..], vec![]);
     while let [first, second, tail @ ..] = rest {
@@ -88,7 +92,7 @@ async fn listen(
     let ip = host.ip();
     let work = move || async move {
         let said = Arc::new(Said::default());
-        let source = source(tap(relay, Arc::clone(&said)).await);
+        let source = source(tap(Ipv4Addr::LOCALHOST.into(), relay, Arc::clone(&said)).await);
         let connector = connector(&source, &Settings { bind: vec![ip], ..Settings::default() }).unwrap();
         let (events, mut told) = mpsc::channel(1024);
         let stop = CancellationToken::new();
@@ -112,7 +116,7 @@ async fn listen(
     host.run(work).await.unwrap()
 }
 
-fn text(bytes: &Mutex<Vec<u8>>) -> String {
+pub(super) fn text(bytes: &Mutex<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned()
 }
 

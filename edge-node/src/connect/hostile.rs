@@ -69,7 +69,7 @@ impl Relay {
     }
 
     /// A meeting that is sent `script`, under way.
-    pub(super) async fn meeting(&self, n: u32, script: Script, settings: &Settings) -> Listener {
+    async fn meeting(&self, n: u32, script: Script, settings: &Settings) -> Listener {
         let far = Far::new().await;
         self.waiting.lock().unwrap().insert(n, (far, script));
         let source = Source::Whep { url: format!("{}/whep/{n}", self.url), token: None, participants: vec![] };
@@ -108,13 +108,13 @@ pub(super) struct Listener {
 
 /// What a meeting came to.
 #[derive(Debug)]
-pub(super) struct Heard {
+struct Heard {
     /// Numbers of the packets, as they came.
-    pub(super) numbers: Vec<u16>,
+    numbers: Vec<u16>,
     /// Why the meeting is over, if it ended by itself.
-    pub(super) failed: Option<String>,
+    failed: Option<String>,
     /// Spurts it had for its core.
-    pub(super) spoke: usize,
+    spoke: usize,
 }
 
 impl Listener {
@@ -128,19 +128,25 @@ impl Listener {
     }
 
     /// How it ended by itself.
-    pub(super) async fn ended(self) -> Heard {
+    async fn ended(self) -> Heard {
         self.running.await.unwrap()
     }
 
     /// Has it leave when that many packets have come.
-    pub(super) async fn hears(mut self, packets: usize) -> Heard {
+    async fn hears(mut self, packets: usize) -> Heard {
         let heard = self.count.wait_for(|count| *count >= packets);
         timeout(PATIENCE, heard).await.expect("packets are missing").unwrap();
         self.leave().await
     }
 
+    /// Of a healthy one: all that was said has come, in order.
+    pub(super) async fn loses_nothing(self) {
+        let heard = self.hears(PACKETS as usize).await;
+        assert_eq!((heard.numbers, heard.failed), ((0..PACKETS as u16).collect(), None));
+    }
+
     /// Has it leave.
-    pub(super) async fn leave(self) -> Heard {
+    async fn leave(self) -> Heard {
         self.stop.cancel();
         self.running.await.unwrap()
     }
@@ -217,10 +223,8 @@ async fn a_hostile_relays_media_costs_one_meeting_its_life_and_the_others_no_pac
 
     let flooded = flood.ended().await;
     assert_eq!(flooded.failed.as_deref(), Some("a flood: over 500 packets or 100000 bytes a second for 2s"));
-    let done: Vec<u16> = (0..PACKETS as u16).collect();
     for listener in beside {
-        let heard = listener.hears(done.len()).await;
-        assert_eq!((heard.numbers, heard.failed), (done.clone(), None));
+        listener.loses_nothing().await;
     }
     for (name, listener) in [("sources", sources), ("clock", clock), ("junk", junk)] {
         let heard = listener.leave().await;

@@ -62,8 +62,8 @@ impl IceServer {
         }
     }
 
-    /// Where it is, if it is to be found on this side of `family`.
-    pub(super) async fn resolve(&self) -> Option<At> {
+    /// Its first address that is of use, if it can be used and found.
+    pub(super) async fn resolve(&self, usable: impl Fn(&SocketAddr) -> bool) -> Option<At> {
         let (host, port, tcp) = match self.parse() {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -72,9 +72,8 @@ impl IceServer {
             }
         };
         let found = tokio::net::lookup_host((host.as_str(), port)).await;
-        match found.map(|mut all| all.next()) {
-            Ok(Some(address)) => Some(At { address, tcp }),
-            Ok(None) => None,
+        match found.map(|mut all| all.find(|address| tcp || usable(address))) {
+            Ok(address) => address.map(|address| At { address, tcp }),
             Err(error) => {
                 tracing::debug!(%error, "an ICE server is not to be found");
                 None

@@ -64,6 +64,24 @@ pub(super) fn is_transient(code: i64) -> bool {
     matches!(code, 428 | 458 | 459 | 490 | 499)
 }
 
+/// What an error of Janus's comes to, for whoever asked for the meeting: of its core (<https://janus.conf.meetecho.com/docs/rest.html>)
+/// and of the VideoRoom.
+pub(super) fn meaning(code: i64) -> &'static str {
+    match code {
+        403 => "the API secret or the token is wrong: ",
+        405 => "the token does not allow this: ",
+        426 => "there is no such room: ",
+        428 => "whoever was to be heard is gone: ",
+        429 => "something is missing that the room wants: ",
+        430 => "the room takes nothing of this kind, as of a number where it wants a text: ",
+        432 => "the room is full: ",
+        433 => "the room's PIN or the token is wrong: ",
+        436 => "somebody is there under this id already: ",
+        460 => "it has no VideoRoom: ",
+        _ => "",
+    }
+}
+
 /// A room of a Janus.
 pub(super) struct Janus {
     url: Url,

@@ -20,7 +20,7 @@ mod stream;
 mod turn;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -97,6 +97,8 @@ struct Joined {
     place: Place,
     local: Local,
     remote: Option<(Remote, Voices)>,
+    /// TURN servers that were asked.
+    servers: BTreeSet<SocketAddr>,
 }
 
 /// A new path that was asked for.
@@ -127,13 +129,18 @@ impl Peer {
     }
 
     /// Goes through these TURN servers too. What cannot be used is passed over.
-    pub(super) async fn add_servers(&self, servers: &[IceServer]) -> Result<(), ConnectError> {
-        self.ask(resolved(servers).await).await
+    pub(super) async fn add_servers(&mut self, servers: &[IceServer]) -> Result<(), ConnectError> {
+        let servers = resolved(servers, &self.bind).await;
+        self.ask(servers).await
     }
 
-    async fn ask(&self, servers: Vec<(At, &IceServer)>) -> Result<(), ConnectError> {
-        let joined = self.joined.as_ref().ok_or_else(gone)?;
+    async fn ask(&mut self, servers: Vec<(At, &IceServer)>) -> Result<(), ConnectError> {
+        let joined = self.joined.as_mut().ok_or_else(gone)?;
         for (at, IceServer { username, credential, .. }) in servers {
+            // One that a relay names and we knew gives no second address.
+            if !joined.servers.insert(at.address) {
+                continue;
+            }
             let (id, handle) = (joined.place.id, &joined.place.handle);
             let (local, stream) = match at.tcp {
                 true => match stream::open(at.address, id, handle.commands.clone()).await {
@@ -269,7 +276,7 @@ impl Peer {
     /// Takes a place on the sockets for a relay at these addresses.
     async fn join(&mut self, remotes: Option<Vec<SocketAddr>>) -> Result<&mut Joined, ConnectError> {
         let settings = self.settings.clone();
-        let servers = resolved(&settings.ice_servers).await;
+        let servers = resolved(&settings.ice_servers, &self.bind).await;
         // A server tells us from others by the address we speak to it from: it counts as the relay's.
         let remotes = remotes.map(|remotes| [remotes, servers.iter().map(|(at, _)| at.address).collect()].concat());
         let place = settings.sockets.place(&self.bind, remotes.as_deref()).await?;
@@ -287,7 +294,7 @@ impl Peer {
             trickles: !servers.is_empty(),
         };
         let (events, state, fresh) = (self.events.clone(), self.told.take().ok_or_else(gone)?, self.tell_fresh.clone());
-        let joined = Joined { place, local, remote: None };
+        let joined = Joined { place, local, remote: None, servers: BTreeSet::new() };
         let id = joined.place.id;
         let add = Command::Add { id, ufrag: credentials.ufrag, session: Box::new(session), events, state, fresh };
         joined.command(add).await?;
@@ -357,10 +364,11 @@ async fn towards(to: SocketAddr) -> std::io::Result<IpAddr> {
 }
 
 /// Those of the servers that can be used, with their addresses, each address once.
-async fn resolved(servers: &[IceServer]) -> Vec<(At, &IceServer)> {
+async fn resolved<'a>(servers: &'a [IceServer], bind: &[IpAddr]) -> Vec<(At, &'a IceServer)> {
+    let usable = |at: &SocketAddr| bind.iter().any(|ours| ours.is_ipv4() == at.is_ipv4());
     let mut found: Vec<(At, &IceServer)> = vec![];
     for server in servers.iter().take(MAX_SERVERS) {
-        let at = tokio::time::timeout(SERVER_DEADLINE, server.resolve()).await.ok().flatten();
+        let at = tokio::time::timeout(SERVER_DEADLINE, server.resolve(usable)).await.ok().flatten();
         if let Some(at) = at.filter(|at| found.iter().all(|(other, _)| other.address != at.address)) {
             found.push((at, server));
         }

@@ -8,6 +8,7 @@ use tokio_tungstenite::{
 };
 
 use super::*;
+use crate::connect::hostile::Relay;
 
 /// What a Janus does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +99,8 @@ fn offer(manner: Manner) -> String {
 }
 
 /// Joins the room of `url`; how that ended, and the states that were told.
-async fn stay(url: String, stop: CancellationToken) -> (Result<(), ConnectError>, Vec<EdgeState>) {
-    let janus = Janus::new(&url, 1.into(), Access::default(), "ears".into(), Settings::default()).unwrap();
+async fn stay(url: String, settings: Settings, stop: CancellationToken) -> (Result<(), ConnectError>, Vec<EdgeState>) {
+    let janus = Janus::new(&url, 1.into(), Access::default(), "ears".into(), settings).unwrap();
     let (events, mut told) = mpsc::channel(64);
     let running = tokio::spawn(Box::new(janus).run(events, stop));
     let mut states = vec![];
@@ -112,20 +113,23 @@ async fn stay(url: String, stop: CancellationToken) -> (Result<(), ConnectError>
 }
 
 #[tokio::test]
-async fn a_hostile_janus_costs_its_own_meeting_and_says_why_while_another_goes_on() {
-    let stop = CancellationToken::new();
-    let good = tokio::spawn(stay(relay(Manner::Good).await, stop.clone()));
+async fn a_hostile_janus_costs_its_own_meeting_and_says_why_while_others_lose_no_packet() {
+    let (stop, settings, relay) = (CancellationToken::new(), Settings::default(), Relay::open().await);
+    let good = tokio::spawn(stay(self::relay(Manner::Good).await, settings.clone(), stop.clone()));
+    let beside = relay.healthy(0, &settings).await;
     for (manner, what, why) in [
         (Manner::Junk, "Janus message", "expected value"),
         (Manner::GiantSdp, "SDP offer", "at most"),
         (Manner::ManySections, "SDP offer", "media sections"),
         (Manner::Offers, "number of offers", "over 600"),
     ] {
-        let (ended, states) = stay(relay(manner).await, CancellationToken::new()).await;
+        let url = self::relay(manner).await;
+        let (ended, states) = stay(url, settings.clone(), CancellationToken::new()).await;
         let Err(ConnectError::BadMessage { what: found, why: words }) = ended else { panic!("{manner:?}: {ended:?}") };
         assert!(found == what && words.contains(why), "{manner:?}: {found}: {words}");
         assert_eq!(states.last(), Some(&EdgeState::Failed), "{manner:?}");
     }
+    beside.loses_nothing().await;
     stop.cancel();
     let (ended, states) = good.await.unwrap();
     assert_eq!((ended, states), (Ok(()), vec![EdgeState::Connecting, EdgeState::Live]));

@@ -157,3 +157,58 @@ impl Turn {
         outcome
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "any instant will do to count from")]
+    use proptest::prelude::*;
+    use rtc::crypto::default_provider;
+
+    use super::*;
+
+    fn turn(now: Instant) -> Turn {
+        let at = At { address: SocketAddr::from(([127, 0, 0, 1], 3478)), tcp: false };
+        let local = SocketAddr::from(([127, 0, 0, 1], 5000));
+        Turn::new((at, "u".into(), Secret("p".into())), local, default_provider().unwrap(), now).unwrap()
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_asked_again_and_then_given_up() {
+        let mut now = Instant::now();
+        let (mut turn, begun, mut asked) = (turn(now), now, 0);
+        let outcome = loop {
+            asked += std::iter::from_fn(|| turn.poll_transmit()).count();
+            now = turn.poll_timeout().unwrap();
+            if let Some(outcome) = turn.handle_timeout(now) {
+                break outcome;
+            }
+        };
+        assert_eq!(outcome, Outcome::Refused("it does not answer".into()));
+        assert!(
+            (3..20).contains(&asked) && now - begun < std::time::Duration::from_secs(120),
+            "{asked} {:?}",
+            now - begun
+        );
+        turn.send(SocketAddr::from(([127, 0, 0, 1], 1)), b"x", now);
+        assert!(turn.poll_transmit().is_none(), "there is no way to send");
+    }
+
+    proptest! {
+        #[test]
+        fn a_server_may_say_anything(
+            kind in prop::sample::select(vec![[0x01u8, 0x03], [0x01, 0x13], [0x00, 0x17], [0x40, 0x00], [0x00, 0x01]]),
+            rest in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let now = Instant::now();
+            let mut turn = turn(now);
+            let asked = turn.poll_transmit().unwrap();
+            // As an answer to what was asked, too.
+            let mut bytes = [&kind[..], &(rest.len() as u16).to_be_bytes(), &asked[4..20], &rest].concat();
+            turn.handle(&bytes, now);
+            bytes.truncate(rest.len());
+            turn.handle(&bytes, now);
+            while turn.poll_inward().is_some() {}
+            prop_assert!(turn.relayed().is_none() || kind == [0x01, 0x03]);
+        }
+    }
+}

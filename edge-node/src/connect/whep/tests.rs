@@ -6,14 +6,15 @@ use std::sync::{
 
 use axum::{
     Router,
-    extract::Path,
+    extract::{Path, State},
     http::{HeaderMap as Headers, StatusCode as Status},
     response::{IntoResponse, Response as Answer},
     routing::{any, post},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 
 use super::*;
+use crate::connect::peer::far::{Far, Order, Plain};
 
 fn description(streams: &[Option<&str>]) -> Description {
     let audio = |(index, stream): (usize, &Option<&str>)| Audio {
@@ -256,4 +257,135 @@ async fn an_offer_without_a_place_to_answer_to_is_an_error() {
     let (error, left) = run_against(offer).await;
     assert!(matches!(error, ConnectError::BadMessage { what: "406 answer", .. }), "{error}");
     assert_eq!(left, 0);
+}
+
+/// Headers of a relay that puts us off until `at`.
+fn until(at: &str) -> HeaderMap {
+    HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(at).unwrap())])
+}
+
+#[test]
+fn a_pause_is_named_in_seconds_or_as_a_date_and_is_else_our_own() {
+    let now = httpdate::parse_http_date("Thu, 26 Nov 2026 03:00:00 GMT").unwrap();
+    let pause = |text: &str| retry_after(&until(text), now);
+    assert_eq!(pause(" 7"), Duration::from_secs(7));
+    assert_eq!(pause("Thu, 26 Nov 2026 03:00:09 GMT"), Duration::from_secs(9));
+    assert_eq!(pause("Thursday, 26-Nov-26 03:00:09 GMT"), Duration::from_secs(9), "as it once was written");
+    assert_eq!(pause("Thu, 26 Nov 2026 02:00:00 GMT"), Duration::ZERO, "it is past");
+    for other in ["", "soon", "-1", "1e9", "99999999999999999999"] {
+        assert_eq!(pause(other), BUSY_PAUSE, "{other}");
+    }
+    assert_eq!(pause(&u64::MAX.to_string()), Duration::from_secs(u64::MAX), "and is not waited for");
+}
+
+#[test]
+fn servers_are_named_in_one_header_or_in_several_and_at_most_four_are_taken() {
+    let link = |n: usize| format!("<turn:t{n}.example>; rel=\"ice-server\"; username=\"u\"; credential=\"p\"");
+    let headers: HeaderMap = (0..3)
+        .map(|n| (LINK, HeaderValue::from_str(&format!("{}, {}", link(2 * n), link(2 * n + 1))).unwrap()))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .fold(HeaderMap::new(), |mut all, (name, value)| {
+            all.append(name, value);
+            all
+        });
+    let urls: Vec<String> = servers(&headers).into_iter().map(|server| server.url).collect();
+    assert_eq!(urls, ["turn:t0.example", "turn:t1.example", "turn:t2.example", "turn:t3.example"]);
+}
+
+/// An endpoint that answers our offer, connects, and falls silent for good or until it is asked for another path.
+#[derive(Clone)]
+struct Silent {
+    posted: Arc<AtomicUsize>,
+    patched: Arc<std::sync::Mutex<Vec<(Headers, String)>>>,
+    orders: Arc<std::sync::Mutex<Option<mpsc::Sender<Order>>>>,
+    /// What it says to being asked.
+    restarts: Status,
+}
+
+impl Silent {
+    async fn open(restarts: Status) -> (Self, String) {
+        let this = Self { posted: Arc::default(), patched: Arc::default(), orders: Arc::default(), restarts };
+        let router = Router::new()
+            .route("/whep", post(Self::offered))
+            .route("/resource/{id}", axum::routing::patch(Self::changed).delete(|| async {}))
+            .with_state(this.clone());
+        (this, serve(router).await)
+    }
+
+    async fn offered(State(this): State<Self>, offer: String) -> Answer {
+        this.posted.fetch_add(1, Ordering::Relaxed);
+        let (far, (orders, taken)) = (Far::new().await, mpsc::channel(4));
+        let answer = far.answer("voice", 1);
+        let packet = |n: u32| vec![Plain { ssrc: 1, sequence: n as u16, payload: vec![8, 1], ..Plain::default() }];
+        let script = Box::new(move |n| Some(packet(n)));
+        tokio::spawn(async move { far.serve(&offer, Side::Offer, script, taken).await });
+        *this.orders.lock().unwrap() = Some(orders);
+        let headers = [("location", "/resource/1"), ("etag", "\"one\""), ("content-type", "application/sdp")];
+        (Status::CREATED, headers, answer).into_response()
+    }
+
+    async fn changed(State(this): State<Self>, headers: Headers, body: String) -> Answer {
+        this.patched.lock().unwrap().push((headers, body.clone()));
+        if this.restarts != Status::OK {
+            return this.restarts.into_response();
+        }
+        let (reply, fragment) = oneshot::channel();
+        let orders = this.orders.lock().unwrap().clone().unwrap();
+        orders.send(Order::Restart(body, reply)).await.ok().unwrap();
+        (Status::OK, [("etag", "\"two\"")], fragment.await.unwrap()).into_response()
+    }
+}
+
+/// Waits for what is told until `wanted`.
+async fn told(events: &mut mpsc::Receiver<Event>, wanted: impl Fn(&Event) -> bool) {
+    let until = async { while !wanted(&events.recv().await.expect("it goes on")) {} };
+    timeout(Duration::from_secs(30), until).await.unwrap();
+}
+
+fn is_state(wanted: EdgeState) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::State { state, .. } if *state == wanted)
+}
+
+/// Joins it, has it fall silent, and waits until packets come again.
+async fn silence(relay: &Silent, url: &str) {
+    let (events, mut seen) = mpsc::channel(1024);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Box::new(endpoint(url)).run(events, stop.clone()));
+    told(&mut seen, |event| matches!(event, Event::Packet(_))).await;
+    let orders = relay.orders.lock().unwrap().clone().unwrap();
+    orders.send(Order::Mute).await.ok().unwrap();
+    told(&mut seen, is_state(EdgeState::Reconnecting)).await;
+    told(&mut seen, is_state(EdgeState::Live)).await;
+    told(&mut seen, |event| matches!(event, Event::Packet(_))).await;
+    stop.cancel();
+    while seen.recv().await.is_some() {}
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_relay_is_asked_for_another_path_in_the_same_session() {
+    let (relay, url) = Silent::open(Status::OK).await;
+    silence(&relay, &url).await;
+    assert_eq!(relay.posted.load(Ordering::Relaxed), 1, "the session is the same");
+    let patched = relay.patched.lock().unwrap();
+    let [(headers, body)] = &patched[..] else { panic!("{patched:?}") };
+    assert!(headers["if-match"] == "*" && headers["content-type"] == "application/trickle-ice-sdpfrag", "{headers:?}");
+    assert_eq!(headers["authorization"], "Bearer s3cret");
+    assert!(body.contains("a=ice-ufrag:") && body.contains("a=mid:0") && body.contains("a=candidate:"), "{body}");
+}
+
+#[tokio::test]
+async fn a_relay_that_knows_no_restart_is_entered_anew_at_once() {
+    for status in [Status::METHOD_NOT_ALLOWED, Status::PRECONDITION_FAILED, Status::UNPROCESSABLE_ENTITY] {
+        let (relay, url) = Silent::open(status).await;
+        silence(&relay, &url).await;
+        assert_eq!(relay.posted.load(Ordering::Relaxed), 2, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_names_an_absurd_pause_is_not_waited_for() {
+    let error = error_of((Status::SERVICE_UNAVAILABLE, [("retry-after", "18446744073709551615")])).await;
+    assert!(matches!(error, ConnectError::Refused { status: 503, .. }), "{error}");
 }
