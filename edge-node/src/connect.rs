@@ -16,6 +16,7 @@ pub(crate) mod fuzzing {
 #[allow(clippy::unwrap_used)]
 mod hostile;
 mod ice_server;
+pub mod inbox;
 mod janus;
 mod peer;
 mod roster;

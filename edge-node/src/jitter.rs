@@ -212,14 +212,18 @@ impl JitterBuffer {
             self.counters.late += 1;
             return;
         }
-        let bytes = packet.payload.len();
+        let held = Held { media, packet };
+        if sequence == timeline.next_sequence {
+            // As nearly all come; the next one is never among those held.
+            self.let_out(held);
+            return self.release();
+        }
         if self.held.contains_key(&sequence) {
             self.counters.duplicate += 1;
             return;
         }
-        self.held.insert(sequence, Held { media, packet });
-        self.held_bytes += bytes;
-        self.release();
+        self.held_bytes += held.packet.payload.len();
+        self.held.insert(sequence, held);
         while self.held.len() > self.settings.max_packets || self.held_bytes > self.settings.max_bytes {
             self.skip_hole();
         }
@@ -273,19 +277,25 @@ impl JitterBuffer {
         }
     }
 
-    /// Lets out what is next in order.
+    /// Lets out of what is held whatever is next in order.
     fn release(&mut self) {
-        while let Some(timeline) = &mut self.timeline
+        while let Some(timeline) = &self.timeline
             && let Some(held) = self.held.remove(&timeline.next_sequence)
         {
-            timeline.next_sequence += 1;
             self.held_bytes -= held.packet.payload.len();
-            match packet_duration(&held.packet.payload) {
-                Some(duration) => self.out.extend(timeline.emit(held, duration)),
-                None => {
-                    self.counters.malformed += 1;
-                    self.lose(1);
-                }
+            self.let_out(held);
+        }
+    }
+
+    /// Lets out what is next in order.
+    fn let_out(&mut self, held: Held) {
+        let Some(timeline) = &mut self.timeline else { return };
+        timeline.next_sequence += 1;
+        match packet_duration(&held.packet.payload) {
+            Some(duration) => self.out.extend(timeline.emit(held, duration)),
+            None => {
+                self.counters.malformed += 1;
+                self.lose(1);
             }
         }
     }

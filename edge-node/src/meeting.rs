@@ -11,7 +11,10 @@
 //! [`Meeting::handle_timeout`] before it hands in anything else, so that a lease that ran out while the process stood still
 //! is noticed first.
 
+mod cores;
 mod ownership;
+mod people;
+mod report;
 mod totals;
 
 use std::{
@@ -22,26 +25,26 @@ use std::{
 use mesh::{
     clock::Micros,
     identity::NodeId,
-    lease::Renewal,
     wire::{
-        MeetingAlias, ParticipantAlias, Term,
-        control::{CloseReason, EdgeState, EdgeTotals, RefusedReason, ToCore, ToEdge},
+        MeetingAlias, Term,
+        control::{CloseReason, EdgeState, ToCore},
         request::{Assignment, Join, Source, VadSettings},
         spurt::Item,
     },
 };
 
+pub(crate) use self::people::flooded;
 use self::{
     ownership::{Ownership, Right},
+    people::Participant,
     totals::Totals,
 };
 use crate::{
-    budget::{self, Budget, Verdict},
+    budget::{self, Budget},
     connect::Event,
     failover::{self, Failover},
-    media::{ParticipantId, RtpPacket},
+    media::ParticipantId,
     pipeline::{self, Pipeline},
-    spurt::Output,
     uplink::{
         self, SpurtKey, Transmit, Uplink,
         format::{Origin, Record},
@@ -53,8 +56,6 @@ use crate::{
 const SPILL_BATCH: usize = 512;
 /// How often it is looked what is to be written there.
 const SPILL_EVERY: Duration = Duration::from_millis(250);
-/// Participants one meeting may have over its life; the table is keyed by what the relay says.
-const MAX_PARTICIPANTS: usize = 500;
 
 /// How a meeting is run; see `edge.example.toml`.
 #[derive(Debug, Clone)]
@@ -155,24 +156,6 @@ pub struct Meeting {
     rows: Vec<Record>,
     next_spill: Instant,
     totals: Totals,
-}
-
-#[derive(Debug)]
-struct Participant {
-    alias: ParticipantAlias,
-    name: Option<String>,
-    present: bool,
-    pipeline: Pipeline,
-    budget: Budget,
-    /// What its media path in another process has done.
-    tally: EdgeTotals,
-}
-
-impl Participant {
-    fn new(alias: ParticipantAlias, name: Option<String>, pipeline: Pipeline, now: Instant) -> Self {
-        let budget = Budget::new(budget::Settings::of_participant(), now);
-        Self { alias, name, present: true, pipeline, budget, tally: EdgeTotals::default() }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,112 +286,6 @@ impl Meeting {
         }
         self.hand_over.get_or_insert(now + self.settings.hand_over);
         self.say_hand_over();
-    }
-
-    /// A link is up to a core that is watched; `beats` if it speaks version 2.
-    pub fn handle_up(&mut self, core: &NodeId, beats: bool, now: Instant) {
-        self.failover.handle_up(core, beats, now);
-        self.follow(now);
-    }
-
-    /// The link to `core` is gone.
-    pub fn handle_down(&mut self, core: &NodeId, now: Instant) {
-        if core == self.failover.serving() {
-            self.close(now);
-        }
-        self.failover.handle_down(core, now);
-        self.follow(now);
-    }
-
-    /// The serving core's link is up, where it is called `alias`: say everything from the start.
-    pub fn handle_opening(&mut self, alias: MeetingAlias, beats: bool, now: Instant) {
-        (self.opened, self.beats) = (Some(alias), beats);
-        self.progressed = now;
-        self.control.clear();
-        if !beats && !self.late {
-            self.ownership.handle_unleased();
-        }
-        self.control.push_back(self.opening(alias));
-        for (id, participant) in &self.participants {
-            self.control.push_back(row(alias, id, participant));
-            if !participant.present {
-                self.control.push_back(ToCore::Left { alias, participant: participant.alias });
-            }
-        }
-        self.say_state();
-        self.say_hand_over();
-        if let Phase::Flushing { said, .. } = &mut self.phase {
-            *said = false;
-        }
-        let core = self.failover.serving().clone();
-        self.uplink.handle_connected(&core, now);
-    }
-
-    /// `core` answered a beat.
-    pub fn handle_beat(&mut self, core: &NodeId, rtt: Duration, renewal: Option<Renewal>, now: Instant) {
-        if self.failover.is_lessor(core)
-            && let Some(renewal) = renewal
-        {
-            self.ownership.handle_renewal(renewal, now);
-        }
-        self.failover.handle_beat(core, rtt, renewal.is_some(), now);
-        self.follow(now);
-    }
-
-    /// `core` renewed the lease by way of another node.
-    pub fn handle_renewed(&mut self, core: &NodeId, renewal: Renewal, now: Instant) {
-        if self.failover.is_lessor(core) {
-            self.ownership.handle_renewal(renewal, now);
-        }
-    }
-
-    /// `core` says by way of another node that this edge does not own the meeting.
-    pub fn handle_lost(&mut self, core: &NodeId, now: Instant, wall: Micros) {
-        if core == self.failover.serving() {
-            self.ownership.handle_refused();
-            self.obey_ownership(now, wall);
-        }
-    }
-
-    /// Another than `from` serves the meeting by now.
-    pub fn handle_moved(&mut self, from: &NodeId, core: NodeId, term: Term, now: Instant) {
-        self.failover.handle_moved(from, core, term, now);
-        self.follow(now);
-    }
-
-    /// `core` spoke of this meeting.
-    pub fn handle_message(&mut self, core: &NodeId, message: ToEdge, now: Instant, wall: Micros) {
-        let serving = core == self.failover.serving();
-        match message {
-            ToEdge::Durable { participant, spurt, upto, .. } if serving => {
-                self.progressed = now;
-                self.uplink.handle_durable(participant, spurt, upto);
-            }
-            ToEdge::Done { participant, spurt, .. } if serving => {
-                self.progressed = now;
-                self.uplink.handle_done(participant, spurt);
-            }
-            ToEdge::DoneTo { participant, spurt, items, .. } if serving => {
-                self.progressed = now;
-                self.uplink.handle_done_to(participant, spurt, items, now);
-            }
-            ToEdge::Leave { .. } if serving => {
-                let reason = if self.hand_over.is_some() { CloseReason::Drain } else { CloseReason::Asked };
-                self.leave(reason, now, wall);
-            }
-            ToEdge::Refused { reason: RefusedReason::StaleEpoch, .. } if serving && self.beats && !self.late => {
-                // Somebody else owns it, but what was said before that is still wanted.
-                self.ownership.handle_refused();
-                self.obey_ownership(now, wall);
-            }
-            ToEdge::Refused { reason, .. } => self.failover.handle_refused(core, reason, now),
-            ToEdge::Standby { core: standby, number, .. } => self.failover.handle_standby(core, standby, number, now),
-            ToEdge::Moved { core: to, term, .. } => self.failover.handle_moved(core, to, term, now),
-            ToEdge::Drain => self.failover.handle_drain(core, now),
-            // Of the link.
-            _ => {}
-        }
-        self.follow(now);
     }
 
     /// A deadline has passed, or may have.
@@ -544,59 +421,6 @@ impl Meeting {
         self.totals.account(media_cpu, uplink_bytes);
     }
 
-    /// Leaves when the lease is over.
-    fn obey_ownership(&mut self, now: Instant, wall: Micros) {
-        let Right::Lost(loss) = self.ownership.right() else { return };
-        if self.late {
-            return;
-        }
-        tracing::warn!(?loss, "the lease is over: leaving the meeting");
-        metrics::counter!("nearfield_edge_leases_lost_total").increment(1);
-        self.leave(CloseReason::LeaseOver, now, wall);
-        self.late = true;
-        self.actions.push_back(Action::Release);
-        if let Some(alias) = self.opened {
-            // Spurts and table stay as they are; only what they are changes.
-            self.control.push_back(self.opening(alias));
-        }
-    }
-
-    /// Does what the choice of the core asks.
-    fn follow(&mut self, now: Instant) {
-        while let Some(action) = self.failover.poll_action() {
-            match action {
-                failover::Action::Watch(core) => self.actions.push_back(Action::Watch(core)),
-                failover::Action::Unwatch(core) => self.actions.push_back(Action::Unwatch(core)),
-                failover::Action::Turn { core, term, why } => {
-                    tracing::warn!(%core, term = term.0, why = why.as_str(), "turning to another core");
-                    metrics::counter!("nearfield_edge_turns_total", "why" => why.as_str()).increment(1);
-                    self.close(now);
-                    self.actions.push_back(Action::Turn(core));
-                }
-                failover::Action::Confirm(number, core) => {
-                    // An earlier process may have called a core that this one knows nothing of.
-                    if let Some(alias) = self.opened.filter(|_| !self.recovered) {
-                        self.say(ToCore::Standby { alias, core, number });
-                    }
-                }
-                failover::Action::GiveUp(reason) => {
-                    tracing::info!(?reason, undone = !self.uplink.is_empty(), "the core refuses this meeting");
-                    self.refused = true;
-                    self.phase = Phase::Over;
-                }
-            }
-        }
-    }
-
-    fn opening(&self, alias: MeetingAlias) -> ToCore {
-        let Assignment { meeting, epoch, trace, .. } = self.assignment;
-        match (self.beats, self.late) {
-            (true, true) => ToCore::Late { alias, meeting, epoch, trace },
-            (true, false) => ToCore::Serve { alias, meeting, epoch, term: self.failover.term(), trace },
-            (false, _) => ToCore::Open { alias, meeting, epoch, trace },
-        }
-    }
-
     fn may_send(&self) -> bool {
         match self.ownership.right() {
             Right::Free | Right::Held => true,
@@ -604,12 +428,6 @@ impl Meeting {
             Right::Orphaned => false,
             Right::Lost(_) => self.late,
         }
-    }
-
-    fn close(&mut self, now: Instant) {
-        self.opened = None;
-        self.control.clear();
-        self.uplink.handle_disconnected(now);
     }
 
     fn flush_deadline(&self) -> Option<Instant> {
@@ -620,177 +438,8 @@ impl Meeting {
         })
     }
 
-    fn handle_packet(&mut self, packet: RtpPacket, now: Instant) {
-        if self.phase != Phase::Listening || !self.affords(&packet, now) || !self.admit(&packet.participant, None, now)
-        {
-            return;
-        }
-        if let Some(participant) = self.participants.get_mut(&packet.participant) {
-            if participant.budget.handle_packet(packet.payload.len(), now) != Verdict::Within {
-                metrics::counter!("nearfield_edge_flood_packets_dropped_total", "of" => "participant").increment(1);
-                return;
-            }
-            participant.pipeline.handle_packet(packet, now);
-            drain(participant, &mut self.uplink, now);
-        }
-    }
-
-    /// Whether the meeting's budget has room for it. A flood that does not end ends the meeting.
-    fn affords(&mut self, packet: &RtpPacket, now: Instant) -> bool {
-        let verdict = self.budget.handle_packet(packet.payload.len(), now);
-        if verdict != Verdict::Within {
-            metrics::counter!("nearfield_edge_flood_packets_dropped_total", "of" => "meeting").increment(1);
-        }
-        if verdict == Verdict::Flooded {
-            let why = flooded(&self.settings.budget);
-            tracing::warn!(why, "leaving the meeting");
-            self.handle_ended(Some(why), now, packet.arrived_at);
-        }
-        verdict == Verdict::Within
-    }
-
-    /// What a media path in another process yields; some of it after this side has left.
-    fn handle_speech(&mut self, id: &ParticipantId, output: Output, now: Instant) {
-        if self.phase == Phase::Over || !self.admit(id, None, now) {
-            return;
-        }
-        if let Some(participant) = self.participants.get(id) {
-            self.uplink.handle_output(participant.alias, output, now);
-        }
-    }
-
-    fn handle_joined(&mut self, id: ParticipantId, name: Option<String>, now: Instant) {
-        if !self.admit(&id, name.clone(), now) {
-            return;
-        }
-        let Some(participant) = self.participants.get_mut(&id) else { return };
-        let renamed = name.is_some() && participant.name != name;
-        if renamed || !participant.present {
-            participant.name = name.or(participant.name.take());
-            participant.present = true;
-            self.rows.push(table_row(&id, participant));
-            let row = |alias| row(alias, &id, participant);
-            if let Some(row) = self.opened.map(row) {
-                self.say(row);
-            }
-        }
-    }
-
-    fn handle_left(&mut self, id: &ParticipantId, now: Instant) {
-        let Some(participant) = self.participants.get_mut(id) else { return };
-        participant.present = false;
-        let left = participant.alias;
-        self.collect(now);
-        if let Some(alias) = self.opened {
-            self.say(ToCore::Left { alias, participant: left });
-        }
-    }
-
     fn handle_state(&mut self, state: EdgeState, detail: Option<String>) {
         self.state = (state, detail);
         self.say_state();
     }
-
-    /// Makes sure `id` is in the table; `false` if the table is full.
-    fn admit(&mut self, id: &ParticipantId, name: Option<String>, now: Instant) -> bool {
-        if self.participants.contains_key(id) {
-            return true;
-        }
-        if self.participants.len() >= MAX_PARTICIPANTS {
-            self.totals.refused += 1;
-            if self.totals.refused == 1 {
-                tracing::warn!(limit = MAX_PARTICIPANTS, "participant table full: later participants are not heard");
-            }
-            metrics::counter!("nearfield_edge_meeting_participants_refused_total").increment(1);
-            return false;
-        }
-        let alias = ParticipantAlias(self.participants.len() as u16);
-        let pipeline = Pipeline::new(self.assignment.vad, self.settings.pipeline.clone());
-        let participant = Participant::new(alias, name, pipeline, now);
-        let row = self.opened.map(|alias| row(alias, id, &participant));
-        self.rows.push(table_row(id, &participant));
-        self.participants.insert(id.clone(), participant);
-        self.control.extend(row);
-        true
-    }
-
-    fn collect(&mut self, now: Instant) {
-        for participant in self.participants.values_mut() {
-            drain(participant, &mut self.uplink, now);
-        }
-    }
-
-    fn close_when_sent(&mut self) {
-        if let Phase::Flushing { reason, said: said @ false, .. } = &mut self.phase {
-            *said = true;
-            let reason = *reason;
-            self.say_totals();
-            if let Some(alias) = self.opened {
-                self.say(ToCore::Close { alias, reason });
-            }
-        }
-    }
-
-    fn say_state(&mut self) {
-        if self.late {
-            // It is not in the meeting any more.
-            return;
-        }
-        let (state, detail) = self.state.clone();
-        if let Some(alias) = self.opened {
-            self.say(ToCore::State { alias, state, detail });
-        }
-    }
-
-    fn say_hand_over(&mut self) {
-        if let Some(alias) = self.opened.filter(|_| self.hand_over.is_some() && self.beats) {
-            self.say(ToCore::HandOver { alias });
-        }
-    }
-
-    fn say_totals(&mut self) {
-        let Some(alias) = self.opened else { return };
-        if self.recovered {
-            // Its own are not known, and these would take the place of those told before.
-            return;
-        }
-        let here = self.participants.values().map(|p| p.pipeline.totals());
-        let pipelines = here.chain(self.participants.values().map(|p| p.tally));
-        let totals: EdgeTotals = self.totals.sum(pipelines, self.uplink.overflowed());
-        if let Some(totals) = self.totals.report(totals) {
-            self.say(ToCore::Stats { alias, totals });
-        }
-    }
-
-    /// While there is no stream nothing is kept: the next one starts from the tables.
-    fn say(&mut self, message: ToCore) {
-        if self.opened.is_some() {
-            self.control.push_back(message);
-        }
-    }
-}
-
-/// Why a flood ends a meeting.
-pub(crate) fn flooded(budget: &budget::Settings) -> String {
-    let budget::Settings { packets_per_second, bytes_per_second, patience } = budget;
-    format!("a flood: over {packets_per_second} packets or {bytes_per_second} bytes a second for {patience:?}")
-}
-
-fn drain(participant: &mut Participant, uplink: &mut Uplink, now: Instant) {
-    while let Some(output) = participant.pipeline.poll_output() {
-        uplink.handle_output(participant.alias, output, now);
-    }
-}
-
-fn row(meeting: MeetingAlias, id: &ParticipantId, participant: &Participant) -> ToCore {
-    ToCore::Participant {
-        alias: meeting,
-        participant: participant.alias,
-        id: id.as_str().to_owned(),
-        name: participant.name.clone(),
-    }
-}
-
-fn table_row(id: &ParticipantId, participant: &Participant) -> Record {
-    Record::Participant { participant: participant.alias, id: id.as_str().to_owned(), name: participant.name.clone() }
 }

@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use edge_node::{
-    connect::{self, Event},
+    connect::{
+        self, Event,
+        inbox::{Inbox, inbox},
+    },
     media::ParticipantId,
 };
 use mesh::wire::{control::EdgeState, request::Source};
@@ -26,10 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{generator::wall, sink::Sink, timing::Timing};
 
-/// As the edge's driver has it.
-const EVENTS: usize = 2048;
-/// Events taken in before the meeting is looked after again.
-const BATCH: usize = 64;
 /// For a meeting to be joined and to yield a packet of everybody.
 const JOIN: Duration = Duration::from_secs(30);
 /// Meetings that are being joined at a time.
@@ -154,7 +153,7 @@ impl Edge {
         let url = format!("http://{}/whep/{number}", self.relay);
         let source = Source::Whep { url, token: None, participants: vec![] };
         let connector = connect::connector(&source, &self.settings)?;
-        let (events_tx, events) = mpsc::channel(EVENTS);
+        let (events_tx, events) = inbox();
         let stop = self.stop.clone();
         self.meetings.spawn(async move {
             if let Err(error) = connector.run(events_tx, stop).await {
@@ -167,7 +166,7 @@ impl Edge {
             tally: self.tally.clone(),
             sink: Sink::new(number, source, Instant::now()),
             streams: BTreeMap::new(),
-            done: Vec::with_capacity(BATCH),
+            done: vec![],
         };
         self.meetings.spawn(run.run(events, self.people, ready));
         Ok(())
@@ -192,12 +191,12 @@ struct Stream {
 }
 
 impl Run {
-    async fn run(mut self, mut events: mpsc::Receiver<Event>, people: usize, ready: mpsc::Sender<()>) {
+    async fn run(mut self, mut events: Inbox, people: usize, ready: mpsc::Sender<()>) {
         let mut ready = Some(ready);
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = vec![];
         loop {
             tokio::select! {
-                count = events.recv_many(&mut batch, BATCH) => if count == 0 { return },
+                any = events.next(&mut batch) => if !any { return },
                 () = sleep_until(self.sink.poll_timeout().into()) => {}
             }
             let (now, at) = (Instant::now(), wall());

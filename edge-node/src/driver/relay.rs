@@ -2,20 +2,15 @@
 
 use std::time::Duration;
 
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinHandle},
-};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::connect::{ConnectError, Connector, Event};
+use crate::connect::{
+    ConnectError, Connector, Event,
+    inbox::{Inbox, inbox},
+};
 
-/// Events of one meeting's relay that wait for the driver; the connector drops packets and counts
-/// them when it is full (about half a second of a large meeting).
-const EVENTS: usize = 2048;
-/// Of these, taken at a time.
-const BATCH: usize = 64;
 /// How long a connector may take to leave its relay.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -24,7 +19,7 @@ pub(super) enum Relay {
     Ready(Box<dyn Connector>),
     Running {
         task: JoinHandle<Result<(), ConnectError>>,
-        events: mpsc::Receiver<Event>,
+        events: Inbox,
         leave: CancellationToken,
     },
     Gone,
@@ -35,7 +30,7 @@ impl Relay {
         if matches!(self, Self::Ready(_))
             && let Self::Ready(connector) = std::mem::replace(self, Self::Gone)
         {
-            let (events_tx, events) = mpsc::channel(EVENTS);
+            let (events_tx, events) = inbox();
             let leave = CancellationToken::new();
             let task = tokio::spawn(connector.run(events_tx, leave.clone()).in_current_span());
             *self = Self::Running { task, events, leave };
@@ -56,7 +51,7 @@ impl Relay {
         batch: &mut Vec<Event>,
     ) -> Result<(), Result<Result<(), ConnectError>, JoinError>> {
         let Self::Running { task, events, .. } = self else { return std::future::pending().await };
-        if events.recv_many(batch, BATCH).await > 0 {
+        if events.next(batch).await {
             return Ok(());
         }
         let ended = task.await;

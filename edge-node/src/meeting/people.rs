@@ -1,0 +1,160 @@
+//! Who is in the meeting, and what is heard of them.
+
+use std::time::Instant;
+
+use mesh::wire::{
+    MeetingAlias, ParticipantAlias,
+    control::{EdgeTotals, ToCore},
+};
+
+use super::{Meeting, Phase};
+use crate::{
+    budget::{self, Budget, Verdict},
+    media::{ParticipantId, RtpPacket},
+    pipeline::Pipeline,
+    spurt::Output,
+    uplink::{Uplink, format::Record},
+};
+
+/// Participants one meeting may have over its life; the table is keyed by what the relay says.
+const MAX_PARTICIPANTS: usize = 500;
+
+#[derive(Debug)]
+pub(super) struct Participant {
+    pub(super) alias: ParticipantAlias,
+    pub(super) name: Option<String>,
+    pub(super) present: bool,
+    pub(super) pipeline: Pipeline,
+    pub(super) budget: Budget,
+    /// What its media path in another process has done.
+    pub(super) tally: EdgeTotals,
+}
+
+impl Participant {
+    pub(super) fn new(alias: ParticipantAlias, name: Option<String>, pipeline: Pipeline, now: Instant) -> Self {
+        let budget = Budget::new(budget::Settings::of_participant(), now);
+        Self { alias, name, present: true, pipeline, budget, tally: EdgeTotals::default() }
+    }
+}
+
+impl Meeting {
+    pub(super) fn handle_packet(&mut self, packet: RtpPacket, now: Instant) {
+        if self.phase != Phase::Listening || !self.affords(&packet, now) || !self.admit(&packet.participant, None, now)
+        {
+            return;
+        }
+        if let Some(participant) = self.participants.get_mut(&packet.participant) {
+            if participant.budget.handle_packet(packet.payload.len(), now) != Verdict::Within {
+                metrics::counter!("nearfield_edge_flood_packets_dropped_total", "of" => "participant").increment(1);
+                return;
+            }
+            participant.pipeline.handle_packet(packet, now);
+            drain(participant, &mut self.uplink, now);
+        }
+    }
+
+    /// What a media path in another process yields; some of it after this side has left.
+    pub(super) fn handle_speech(&mut self, id: &ParticipantId, output: Output, now: Instant) {
+        if self.phase == Phase::Over || !self.admit(id, None, now) {
+            return;
+        }
+        if let Some(participant) = self.participants.get(id) {
+            self.uplink.handle_output(participant.alias, output, now);
+        }
+    }
+
+    pub(super) fn handle_joined(&mut self, id: ParticipantId, name: Option<String>, now: Instant) {
+        if !self.admit(&id, name.clone(), now) {
+            return;
+        }
+        let Some(participant) = self.participants.get_mut(&id) else { return };
+        let renamed = name.is_some() && participant.name != name;
+        if renamed || !participant.present {
+            participant.name = name.or(participant.name.take());
+            participant.present = true;
+            self.rows.push(table_row(&id, participant));
+            let row = |alias| row(alias, &id, participant);
+            if let Some(row) = self.opened.map(row) {
+                self.say(row);
+            }
+        }
+    }
+
+    pub(super) fn handle_left(&mut self, id: &ParticipantId, now: Instant) {
+        let Some(participant) = self.participants.get_mut(id) else { return };
+        participant.present = false;
+        let left = participant.alias;
+        self.collect(now);
+        if let Some(alias) = self.opened {
+            self.say(ToCore::Left { alias, participant: left });
+        }
+    }
+
+    pub(super) fn collect(&mut self, now: Instant) {
+        for participant in self.participants.values_mut() {
+            drain(participant, &mut self.uplink, now);
+        }
+    }
+
+    /// Whether the meeting's budget has room for it. A flood that does not end ends the meeting.
+    fn affords(&mut self, packet: &RtpPacket, now: Instant) -> bool {
+        let verdict = self.budget.handle_packet(packet.payload.len(), now);
+        if verdict != Verdict::Within {
+            metrics::counter!("nearfield_edge_flood_packets_dropped_total", "of" => "meeting").increment(1);
+        }
+        if verdict == Verdict::Flooded {
+            let why = flooded(&self.settings.budget);
+            tracing::warn!(why, "leaving the meeting");
+            self.handle_ended(Some(why), now, packet.arrived_at);
+        }
+        verdict == Verdict::Within
+    }
+
+    /// Makes sure `id` is in the table; `false` if the table is full.
+    fn admit(&mut self, id: &ParticipantId, name: Option<String>, now: Instant) -> bool {
+        if self.participants.contains_key(id) {
+            return true;
+        }
+        if self.participants.len() >= MAX_PARTICIPANTS {
+            self.totals.refused += 1;
+            if self.totals.refused == 1 {
+                tracing::warn!(limit = MAX_PARTICIPANTS, "participant table full: later participants are not heard");
+            }
+            metrics::counter!("nearfield_edge_meeting_participants_refused_total").increment(1);
+            return false;
+        }
+        let alias = ParticipantAlias(self.participants.len() as u16);
+        let pipeline = Pipeline::new(self.assignment.vad, self.settings.pipeline.clone());
+        let participant = Participant::new(alias, name, pipeline, now);
+        let row = self.opened.map(|alias| row(alias, id, &participant));
+        self.rows.push(table_row(id, &participant));
+        self.participants.insert(id.clone(), participant);
+        self.control.extend(row);
+        true
+    }
+}
+
+/// Why a flood ends a meeting.
+pub(crate) fn flooded(budget: &budget::Settings) -> String {
+    let budget::Settings { packets_per_second, bytes_per_second, patience } = budget;
+    format!("a flood: over {packets_per_second} packets or {bytes_per_second} bytes a second for {patience:?}")
+}
+
+pub(super) fn drain(participant: &mut Participant, uplink: &mut Uplink, now: Instant) {
+    while let Some(output) = participant.pipeline.poll_output() {
+        uplink.handle_output(participant.alias, output, now);
+    }
+}
+
+pub(super) fn row(meeting: MeetingAlias, id: &ParticipantId, participant: &Participant) -> ToCore {
+    ToCore::Participant {
+        alias: meeting,
+        participant: participant.alias,
+        id: id.as_str().to_owned(),
+        name: participant.name.clone(),
+    }
+}
+
+pub(super) fn table_row(id: &ParticipantId, participant: &Participant) -> Record {
+    Record::Participant { participant: participant.alias, id: id.as_str().to_owned(), name: participant.name.clone() }
+}

@@ -1,0 +1,56 @@
+//! What the serving core is told of the meeting, besides its speech.
+
+use mesh::wire::control::{EdgeTotals, ToCore};
+
+use super::{Meeting, Phase};
+
+impl Meeting {
+    pub(super) fn close_when_sent(&mut self) {
+        if let Phase::Flushing { reason, said: said @ false, .. } = &mut self.phase {
+            *said = true;
+            let reason = *reason;
+            self.say_totals();
+            if let Some(alias) = self.opened {
+                self.say(ToCore::Close { alias, reason });
+            }
+        }
+    }
+
+    pub(super) fn say_state(&mut self) {
+        if self.late {
+            // It is not in the meeting any more.
+            return;
+        }
+        let (state, detail) = self.state.clone();
+        if let Some(alias) = self.opened {
+            self.say(ToCore::State { alias, state, detail });
+        }
+    }
+
+    pub(super) fn say_hand_over(&mut self) {
+        if let Some(alias) = self.opened.filter(|_| self.hand_over.is_some() && self.beats) {
+            self.say(ToCore::HandOver { alias });
+        }
+    }
+
+    pub(super) fn say_totals(&mut self) {
+        let Some(alias) = self.opened else { return };
+        if self.recovered {
+            // Its own are not known, and these would take the place of those told before.
+            return;
+        }
+        let here = self.participants.values().map(|p| p.pipeline.totals());
+        let pipelines = here.chain(self.participants.values().map(|p| p.tally));
+        let totals: EdgeTotals = self.totals.sum(pipelines, self.uplink.overflowed());
+        if let Some(totals) = self.totals.report(totals) {
+            self.say(ToCore::Stats { alias, totals });
+        }
+    }
+
+    /// While there is no stream nothing is kept: the next one starts from the tables.
+    pub(super) fn say(&mut self, message: ToCore) {
+        if self.opened.is_some() {
+            self.control.push_back(message);
+        }
+    }
+}
