@@ -152,9 +152,10 @@ async fn no_video_is_negotiated_with_a_publisher_of_audio_and_video_and_its_new_
 
 /// The same publisher through the WHEP server, which offers all it has.
 async fn through_whep(ears: &Host, janus: &peers::Janus, dir: &Path, roster: &str) {
-    let feed = roster.split(r#""publishers":"#).nth(1).or_else(|| roster.split(r#""publishers": "#).nth(1)).unwrap();
-    let feed: String =
-        feed.split(r#""id":"#).nth(1).unwrap().trim_start().chars().take_while(char::is_ascii_digit).collect();
+    // Whoever joins before anybody publishes is told of nobody first.
+    let mut lists = roster.split(r#""publishers":"#).skip(1).filter(|list| !list.trim_start().starts_with("[]"));
+    let first = lists.find_map(|list| list.split(r#""id":"#).nth(1)).unwrap();
+    let feed: String = first.trim_start().chars().take_while(char::is_ascii_digit).collect();
     let whep = peers::WhepServer::start(janus, dir, Some(&feed)).await;
     let at: SocketAddr = whep.endpoint("room").split('/').nth(2).unwrap().parse().unwrap();
     let endpoint =

@@ -142,7 +142,7 @@ async fn rooms_called_by_texts_are_entered_and_closed_doors_say_why() {
     for (source, code, words) in [
         (named("78", None, None), 426, "there is no such room"),
         (named("77", Some("4321"), None), 433, "the room's PIN or the token is wrong"),
-        (named("77", None, None), 433, "the room's PIN or the token is wrong"),
+        (named("77", None, None), 429, "something is missing that the room wants"),
         (room(url.clone()), 430, "a number where it wants a text"),
     ] {
         refused(&ears, source, code, words).await;
