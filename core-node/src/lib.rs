@@ -13,10 +13,11 @@
 //! 7. [`turns`] puts each speaker's finals in order; [`publish`] stores them, sends all to who listens; then the spurt is *done*.
 //! 8. [`api`] answers the world.
 //!
-//! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it.
+//! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it. [`authority`] says which core serves it.
 
 pub mod accept;
 pub mod api;
+pub mod authority;
 pub mod config;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -11,6 +11,8 @@
 //! | segments | meeting, seq | final [`Segment`], JSON |
 //! | covers | meeting, participant id, when it was said | [`Cover`], JSON; removed when the meeting has ended |
 //! | receipts | meeting | its signed receipt |
+//! | claims | meeting | revision, and who serves it as [`crate::authority`] writes it |
+//! | revisions | `claims` | the newest revision given out |
 //!
 //! A spurt's done mark and the segment made of it are written in one transaction: a second final of
 //! the same speech cannot be.
@@ -39,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     tables::*,
-    write::{apply, create_tables},
+    write::{apply, create_tables, replace_claim},
 };
 use crate::{
     ingest::Restored,
@@ -192,6 +194,15 @@ pub enum Op {
     Barrier,
 }
 
+/// What came of [`Store::replace_claim`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replaced {
+    /// It has this revision.
+    By(u64),
+    /// Nothing was changed: this revision stands, or none.
+    Not(Option<(u64, Vec<u8>)>),
+}
+
 /// The database. One process at a time has it open.
 pub struct Store {
     db: Database,
@@ -234,6 +245,39 @@ impl Store {
         }
         transaction.commit()?;
         Ok(())
+    }
+
+    /// Replaces what is claimed of `meeting` by `claim`, or by nothing, if it is of revision `after` still; returns when the disk
+    /// has it.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub fn replace_claim(
+        &self,
+        meeting: MeetingId,
+        after: Option<u64>,
+        claim: Option<&[u8]>,
+    ) -> Result<Replaced, StoreError> {
+        let mut transaction = self.db.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        let replaced = replace_claim(&transaction, meeting, after, claim)?;
+        transaction.commit()?;
+        Ok(replaced)
+    }
+
+    /// No other write is made while this is held.
+    #[cfg(test)]
+    pub(crate) fn stall(&self) -> redb::WriteTransaction {
+        self.db.begin_write().expect("a store that can be written")
+    }
+
+    /// What is claimed of `meeting`, and the revision of that.
+    ///
+    /// # Errors
+    /// See [`StoreError`], as for all reads.
+    pub fn claim(&self, meeting: MeetingId) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        let table = self.db.begin_read()?.open_table(CLAIMS)?;
+        Ok(table.get(meeting.as_u128())?.map(|row| (row.value().0, row.value().1.to_vec())))
     }
 
     /// Every meeting, oldest id first.

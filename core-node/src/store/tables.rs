@@ -18,6 +18,8 @@ pub(super) const SEQUENCES: TableDefinition<'_, u128, u64> = TableDefinition::ne
 pub(super) const COVERS: TableDefinition<'_, (u128, &str, i64), &[u8]> = TableDefinition::new("covers");
 pub(super) const SEGMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("segments");
 pub(super) const RECEIPTS: TableDefinition<'_, u128, &str> = TableDefinition::new("receipts");
+pub(super) const CLAIMS: TableDefinition<'_, u128, (u64, &[u8])> = TableDefinition::new("claims");
+pub(super) const REVISIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("revisions");
 
 pub(super) fn cover_keys(meeting: MeetingId) -> ((u128, &'static str, i64), (u128, &'static str, i64)) {
     ((meeting.as_u128(), "", i64::MIN), (after(meeting), "", i64::MIN))

@@ -3,7 +3,7 @@
 use mesh::{clock::Micros, wire::MeetingId};
 use redb::{ReadableTable, WriteTransaction};
 
-use super::{Chunk, DoneMark, Op, SpurtRecord, StoreError, tables::*};
+use super::{Chunk, DoneMark, Op, Replaced, SpurtRecord, StoreError, tables::*};
 use crate::{key::SpurtKey, utterance::Cover};
 
 pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
@@ -16,6 +16,8 @@ pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreE
     transaction.open_table(SEGMENTS)?;
     transaction.open_table(COVERS)?;
     transaction.open_table(RECEIPTS)?;
+    transaction.open_table(CLAIMS)?;
+    transaction.open_table(REVISIONS)?;
     Ok(())
 }
 
@@ -77,6 +79,27 @@ pub(super) fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), Store
         Op::Barrier => {}
     }
     Ok(())
+}
+
+/// Replaces what is claimed of `meeting` by `claim`, or by nothing, if it is of revision `after` still.
+pub(super) fn replace_claim(
+    transaction: &WriteTransaction,
+    meeting: MeetingId,
+    after: Option<u64>,
+    claim: Option<&[u8]>,
+) -> Result<Replaced, StoreError> {
+    let (mut claims, mut revisions) = (transaction.open_table(CLAIMS)?, transaction.open_table(REVISIONS)?);
+    let found = claims.get(meeting.as_u128())?.map(|row| (row.value().0, row.value().1.to_vec()));
+    if found.as_ref().map(|(revision, _)| *revision) != after {
+        return Ok(Replaced::Not(found));
+    }
+    let revision = revisions.get("claims")?.map_or(1, |row| row.value() + 1);
+    revisions.insert("claims", revision)?;
+    match claim {
+        Some(claim) => drop(claims.insert(meeting.as_u128(), (revision, claim))?),
+        None => drop(claims.remove(meeting.as_u128())?),
+    }
+    Ok(Replaced::By(revision))
 }
 
 /// Drops the speech of a meeting whose words are not out.

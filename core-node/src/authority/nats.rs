@@ -1,0 +1,251 @@
+//! Claims in a key-value bucket of NATS JetStream, which keeps them by Raft: one for all cores of a region.
+//!
+//! A key is the meeting's id, a revision the number of the message in the bucket's stream. A change names the revision that it
+//! replaces (`Nats-Expected-Last-Subject-Sequence`), and the stream's leader takes it only after that one. Reads go to the
+//! leader too, not to a replica that may be behind. What is removed is purged, so that ended meetings leave nothing.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_nats::{
+    ConnectOptions, HeaderMap, ServerAddr,
+    jetstream::{
+        context::ContextBuilder,
+        kv::{Config, CreateErrorKind, Store, UpdateErrorKind},
+        stream::LastRawMessageErrorKind,
+    },
+};
+use async_trait::async_trait;
+use mesh::wire::MeetingId;
+use tokio::{sync::OnceCell, time::timeout};
+
+use super::{
+    Authority, AuthorityError, Claim, Revision, Stands,
+    claim::{MAX_CLAIM, Unreadable},
+};
+
+/// The longest pause between two tries to reach a server.
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
+
+/// Where the bucket is.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The servers; one that is reached tells of the others of its cluster.
+    pub servers: Vec<ServerAddr>,
+    /// The bucket's name. It is made if it is not there.
+    pub bucket: String,
+    /// How many servers keep it, if it is made.
+    pub replicas: usize,
+    /// A NATS credentials file (JWT and NKey seed).
+    pub credentials: Option<PathBuf>,
+    /// Who vouches for the servers, PEM; TLS is required then.
+    pub ca: Option<PathBuf>,
+    /// How long one try may take.
+    pub attempt: Duration,
+}
+
+/// Why NATS cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum NatsError {
+    /// The credentials file cannot be read.
+    #[error("authority.credentials_file {path}: {source}")]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not for want of a server: those are sought for ever.
+    #[error("authority.servers: {0}")]
+    Connect(#[from] async_nats::ConnectError),
+}
+
+/// See the module.
+pub struct Nats {
+    settings: Settings,
+    context: async_nats::jetstream::Context,
+    bucket: OnceCell<Store>,
+}
+
+impl Nats {
+    /// Connects in the background, again and again. Call within a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`NatsError`].
+    pub async fn connect(settings: Settings) -> Result<Self, NatsError> {
+        let mut options = ConnectOptions::new()
+            .name(crate::SOFTWARE)
+            .retry_on_initial_connect()
+            .connection_timeout(settings.attempt)
+            .request_timeout(Some(settings.attempt))
+            .reconnect_delay_callback(reconnect_pause);
+        if let Some(path) = &settings.credentials {
+            let refuse = |source| NatsError::Credentials { path: path.clone(), source };
+            options = options.credentials_file(path).await.map_err(refuse)?;
+        }
+        if let Some(ca) = &settings.ca {
+            options = options.add_root_certificates(ca.clone()).require_tls(true);
+        }
+        let client = options.connect(&settings.servers[..]).await?;
+        let context = ContextBuilder::new().timeout(settings.attempt).build(client);
+        Ok(Self { settings, context, bucket: OnceCell::new() })
+    }
+
+    /// The bucket, found or made when it is first needed.
+    async fn bucket(&self) -> Result<&Store, AuthorityError> {
+        self.bucket.get_or_try_init(|| self.open()).await
+    }
+
+    async fn open(&self) -> Result<Store, AuthorityError> {
+        let Settings { bucket, replicas, .. } = &self.settings;
+        let store = match self.context.get_key_value(bucket).await {
+            Ok(store) => store,
+            Err(_) => self.make(bucket, *replicas).await?,
+        };
+        let config = &store.stream.cached_info().config;
+        if config.max_age > Duration::ZERO {
+            return Err(unavailable(format!("bucket {bucket} lets claims expire: its max age must be 0")));
+        }
+        Ok(store)
+    }
+
+    async fn make(&self, bucket: &str, replicas: usize) -> Result<Store, AuthorityError> {
+        let config = Config {
+            bucket: bucket.to_owned(),
+            description: "Nearfield: which core serves which meeting".into(),
+            max_value_size: MAX_CLAIM as i32,
+            history: 1,
+            num_replicas: replicas,
+            ..Config::default()
+        };
+        match self.context.create_key_value(config).await {
+            Ok(store) => Ok(store),
+            // Another core was faster.
+            Err(error) => self.context.get_key_value(bucket).await.map_err(|_| unavailable(error)),
+        }
+    }
+
+    async fn find(&self, meeting: MeetingId) -> Result<Option<Stands>, AuthorityError> {
+        let bucket = self.bucket().await?;
+        let subject = format!("{}{}", bucket.prefix, key(meeting));
+        let message = match bucket.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+            Err(error) => return Err(unavailable(error)),
+        };
+        if is_marker(&message.headers) {
+            return Ok(None);
+        }
+        Ok(Some(Stands { claim: Claim::decode(&message.payload)?, revision: Revision(message.sequence) }))
+    }
+
+    async fn put(&self, meeting: MeetingId, after: Option<Revision>, bytes: Vec<u8>) -> Result<Revision, Refused> {
+        let bucket = self.bucket().await?;
+        let key = key(meeting);
+        match after {
+            Some(revision) => bucket.update(key, bytes.into(), revision.0).await.map(Revision).map_err(|e| match e.kind() {
+                UpdateErrorKind::TimedOut => unavailable(e).into(),
+                _ => Refused::Perhaps(e.to_string()),
+            }),
+            // Also over what somebody has deleted by hand.
+            None => bucket.create(key, bytes.into()).await.map(Revision).map_err(|e| match e.kind() {
+                CreateErrorKind::InvalidKey => unavailable(e).into(),
+                _ => Refused::Perhaps(e.to_string()),
+            }),
+        }
+    }
+
+    async fn purge(&self, meeting: MeetingId, revision: Revision) -> Result<(), AuthorityError> {
+        let bucket = self.bucket().await?;
+        let subject = format!("{}{}", bucket.prefix, key(meeting));
+        // What has come after it stays.
+        let purge = bucket.stream.purge().filter(subject).sequence(revision.0.saturating_add(1));
+        let purged = purge.await.map_err(unavailable)?;
+        match purged.purged {
+            0 => self.find(meeting).await?.map_or(Ok(()), |found| Err(AuthorityError::Conflict(Some(Box::new(found))))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, AuthorityError>>) -> Result<T, AuthorityError> {
+        let late = |_| unavailable(format!("no answer within {:?}", self.settings.attempt));
+        timeout(self.settings.attempt, work).await.map_err(late)?
+    }
+}
+
+#[async_trait]
+impl Authority for Nats {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn read(&self, meeting: MeetingId) -> Result<Option<Stands>, AuthorityError> {
+        self.in_time(self.find(meeting)).await
+    }
+
+    async fn replace(
+        &self,
+        meeting: MeetingId,
+        after: Option<Revision>,
+        claim: &Claim,
+    ) -> Result<Revision, AuthorityError> {
+        let bytes = claim.encode()?;
+        let put = async {
+            match self.put(meeting, after, bytes).await {
+                Ok(revision) => Ok(revision),
+                Err(Refused::Authority(error)) => Err(error),
+                // Servers say so by different codes; what stands says it for certain.
+                Err(Refused::Perhaps(why)) => {
+                    let found = self.find(meeting).await?;
+                    if found.as_ref().map(|f| f.revision) == after {
+                        return Err(unavailable(why));
+                    }
+                    Err(AuthorityError::Conflict(found.map(Box::new)))
+                }
+            }
+        };
+        self.in_time(put).await
+    }
+
+    async fn remove(&self, meeting: MeetingId, revision: Revision) -> Result<(), AuthorityError> {
+        self.in_time(self.purge(meeting, revision)).await
+    }
+}
+
+/// A change was not made.
+enum Refused {
+    Authority(AuthorityError),
+    /// Because of the revision, or of something else.
+    Perhaps(String),
+}
+
+impl From<AuthorityError> for Refused {
+    fn from(error: AuthorityError) -> Self {
+        Self::Authority(error)
+    }
+}
+
+impl From<Unreadable> for Refused {
+    fn from(error: Unreadable) -> Self {
+        Self::Authority(error.into())
+    }
+}
+
+fn key(meeting: MeetingId) -> String {
+    meeting.to_string()
+}
+
+/// What the bucket keeps of a key that was deleted (NATS ADR-8).
+fn is_marker(headers: &HeaderMap) -> bool {
+    headers.get("KV-Operation").is_some_and(|op| matches!(op.as_str(), "DEL" | "PURGE"))
+}
+
+fn reconnect_pause(tries: usize) -> Duration {
+    FIRST_RECONNECT_PAUSE.saturating_mul(1 << tries.min(6) as u32).min(MAX_RECONNECT_PAUSE)
+}
+
+/// The first of them.
+const FIRST_RECONNECT_PAUSE: Duration = Duration::from_millis(50);
+
+fn unavailable(error: impl std::fmt::Display) -> AuthorityError {
+    AuthorityError::Unavailable(error.to_string())
+}
