@@ -21,7 +21,7 @@ pub mod embedded;
 pub mod nats;
 pub mod standing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,7 +51,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// How often claims that change under a core's hand are looked at anew before it gives up.
 const ROUNDS: usize = 4;
 
-/// How often a shared authority is asked whether it is there.
+/// How often a shared authority is asked whether it is there, for want of other questions.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// The same while it is not.
 const PROBE_AGAIN: Duration = Duration::from_secs(1);
@@ -146,9 +146,15 @@ impl Claims {
         *self.up.borrow()
     }
 
-    /// Asks a shared authority now and then whether it is there, so that [`Claims::is_up`] is of now. Runs until it is dropped.
+    /// Asks now and then whether the authority is there, so that [`Claims::is_up`] is of now; this core's own only when it was not.
+    /// Runs until it is dropped.
     pub async fn watch(self) {
-        while self.is_shared() {
+        let mut news = self.up.subscribe();
+        loop {
+            if !self.is_shared() {
+                // The sender is here.
+                let _ = news.wait_for(|up| !up).await;
+            }
             // No meeting's: nothing stands there.
             let _ = self.read(MeetingId::from_u128(0)).await;
             sleep(if self.is_up() { PROBE_EVERY } else { PROBE_AGAIN }).await;
@@ -228,7 +234,10 @@ impl Claims {
         let mut last = None;
         let asked = question.retry(pauses).when(|e| matches!(e, AuthorityError::Unavailable(_))).notify(|error, _| {
             metrics::counter!("nearfield_core_authority_retries_total", "what" => what).increment(1);
-            last = Some(error.to_string());
+            last = Some(match error {
+                AuthorityError::Unavailable(why) => why.clone(),
+                error => error.to_string(),
+            });
         });
         let answer = timeout(self.patience, asked).await;
         let answer = answer.unwrap_or_else(|_| {

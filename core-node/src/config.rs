@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use async_nats::ServerAddr;
 use mesh::{
     config::{
         ConfigError, Source,
@@ -12,6 +13,7 @@ use mesh::{
 use serde::Deserialize;
 
 use crate::{
+    authority::nats,
     ingest::Limits,
     link::Caps,
     meetings,
@@ -51,6 +53,9 @@ pub struct Config {
     /// How meetings survive this core.
     #[serde(default)]
     pub failover: FailoverSection,
+    /// Where it is kept which core serves a meeting.
+    #[serde(default)]
+    pub authority: AuthoritySection,
     /// Where regions are.
     #[serde(default)]
     pub geo: GeoSection,
@@ -71,6 +76,86 @@ pub struct FailoverSection {
 impl Default for FailoverSection {
     fn default() -> Self {
         Self { standby: true, stall_ms: 1500, takeover_seconds: 300 }
+    }
+}
+
+/// Which authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthorityKind {
+    /// This core's own store.
+    #[default]
+    Embedded,
+    /// A bucket of NATS JetStream.
+    Nats,
+}
+
+/// `[authority]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthoritySection {
+    /// Which.
+    pub kind: AuthorityKind,
+    /// NATS servers, `nats://host:port` or `tls://host:port` each.
+    pub servers: Vec<String>,
+    /// The bucket's name.
+    pub bucket: String,
+    /// How many servers keep the bucket, if this core makes it.
+    pub replicas: usize,
+    /// A NATS credentials file; absent: none are needed.
+    pub credentials_file: Option<PathBuf>,
+    /// Who vouches for the servers, PEM; absent: the system's authorities, if the servers want TLS.
+    pub ca_file: Option<PathBuf>,
+    /// How long it is asked for one answer.
+    pub timeout_ms: u64,
+}
+
+impl Default for AuthoritySection {
+    fn default() -> Self {
+        Self {
+            kind: AuthorityKind::Embedded,
+            servers: vec![],
+            bucket: "nearfield_leases".into(),
+            replicas: 1,
+            credentials_file: None,
+            ca_file: None,
+            timeout_ms: 3000,
+        }
+    }
+}
+
+impl AuthoritySection {
+    /// How long it is asked for one answer.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        source.range("authority.replicas", self.replicas, 1..=5)?;
+        source.range("authority.timeout_ms", self.timeout_ms, 200..=60_000)?;
+        let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let bucket = (1..=64).contains(&self.bucket.len()) && self.bucket.bytes().all(name);
+        source.ensure("authority.bucket", bucket, "1 to 64 letters, digits, `-` or `_`")?;
+        let named = self.kind != AuthorityKind::Nats || !self.servers.is_empty();
+        source.ensure("authority.servers", named, "one server or more when authority.kind is `nats`")?;
+        for (n, server) in self.servers.iter().enumerate() {
+            let key = format!("authority.servers[{n}]");
+            if server.contains('@') {
+                // An error repeats the value.
+                return source.ensure(
+                    "authority",
+                    false,
+                    "without passwords in `servers`: `credentials_file` is for them",
+                );
+            }
+            let known = server.parse::<ServerAddr>().is_ok_and(|s| !s.host().is_empty());
+            source.ensure(&key, known, "a server such as `nats://host:4222` or `tls://host:4222`")?;
+        }
+        for (key, path) in [("credentials_file", &self.credentials_file), ("ca_file", &self.ca_file)] {
+            let there = path.as_ref().is_none_or(|path| path.is_file());
+            source.ensure(&format!("authority.{key}"), there, "a file that is there, or absent")?;
+        }
+        Ok(())
     }
 }
 
@@ -225,7 +310,8 @@ impl Config {
         let token = self.api.token.as_ref().is_none_or(|t| t.0.len() >= 16);
         source.ensure("api.token", token, "at least 16 characters long, or absent")?;
         let reachable = self.api.advertise.is_some() || !self.http.listen.ip().is_unspecified();
-        source.ensure("api.advertise", reachable, "set when http.listen is a wildcard")
+        source.ensure("api.advertise", reachable, "set when http.listen is a wildcard")?;
+        self.authority.check(source)
     }
 
     /// Where the store's file is.
@@ -261,6 +347,22 @@ impl Config {
             language: self.transcribe.language.clone(),
             parallel: self.transcribe.workers,
         }
+    }
+
+    /// The NATS servers that keep claims, if they do.
+    pub fn nats(&self) -> Option<nats::Settings> {
+        let authority = self.authority.clone();
+        // What `check` has refused is none.
+        let servers = authority.servers.iter().filter_map(|server| server.parse().ok()).collect();
+        (authority.kind == AuthorityKind::Nats).then(|| nats::Settings {
+            servers,
+            bucket: authority.bucket.clone(),
+            replicas: authority.replicas,
+            credentials: authority.credentials_file.clone(),
+            ca: authority.ca_file.clone(),
+            // Twice within its patience.
+            attempt: authority.patience() / 2,
+        })
     }
 
     /// How many rows one edge may fill.
@@ -317,6 +419,7 @@ mod tests {
             "transcribe.openai",
             "limits",
             "failover",
+            "authority",
             "geo",
         ] {
             let body = text.split(&format!("\n[{section}]\n")).nth(1).unwrap_or_else(|| panic!("[{section}]"));
@@ -343,6 +446,14 @@ mod tests {
         refused("transcribe.engine=magic", &["transcribe.engine", "magic", "local"]);
         refused("transcribe.language=english", &["transcribe.language", "english", "ISO 639-1"]);
         refused("limits.meeting=3", &["limits", "meeting", "participants_per_meeting"]);
+        refused("authority.kind=etcd", &["authority.kind", "etcd", "embedded", "nats"]);
+        refused("authority.kind=nats", &["authority.servers", "one server or more"]);
+        refused("authority.servers=[\"ftp://x\"]", &["authority.servers[0]", "ftp://x", "nats://host:4222"]);
+        refused("authority.bucket=a.b", &["authority.bucket", "a.b", "letters, digits"]);
+        refused("authority.replicas=7", &["authority.replicas", "7", "1 to 5"]);
+        refused("authority.ca_file=/no/such.pem", &["authority.ca_file", "/no/such.pem", "there"]);
+        let error = load(&["authority.servers=[\"nats://me:hush@x:4222\"]"]).unwrap_err().to_string();
+        assert!(error.contains("credentials_file") && !error.contains("hush"), "{error}");
         let error = load(&["api.token=short"]).unwrap_err().to_string();
         assert!(error.contains("api.token") && !error.contains("short"), "{error}");
     }

@@ -34,6 +34,7 @@ use tokio::{
 use crate::{
     accept::{Acceptor, ControlSink, Link},
     api::{App, router},
+    authority::Claims,
     ingest::Limits,
     link::Caps,
     log::Log,
@@ -265,6 +266,17 @@ impl Core {
         stuck: bool,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
+        Self::under(None, (name, region), file, stuck, change)
+    }
+
+    /// With claims that other cores see as well.
+    pub(crate) fn under(
+        claims: Option<Claims>,
+        (name, region): (&str, &str),
+        file: &Path,
+        stuck: bool,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let (assigned_in, assigned) = mpsc::unbounded_channel();
         let edges = ["edge-a", "edge-b", "edge-c"].map(|e| member(identity(e, Role::Edge, "eu-central"), None));
         let me = identity(name, Role::Core, region);
@@ -297,7 +309,8 @@ impl Core {
         let log = Log::start(store.clone()).unwrap();
         let pool = Pool::new(Arc::new(FakeEngine { stuck }), 2, 4);
         let placer = Placer::new(mesh.clone(), LatencyModel::new(RegionMap::built_in()));
-        let meetings = Meetings::resume(settings, store, log, pool, placer).unwrap();
+        let claims = claims.unwrap_or_else(|| Claims::embedded(store.clone()));
+        let meetings = Meetings::resume(settings, store, log, pool, placer, claims).unwrap();
         let acceptor = Acceptor::new(meetings.clone(), "test", Caps { meetings: 10, participants: 10 });
         let report = member(mesh.me.clone(), Some("127.0.0.1:80")).report.unwrap();
         let app = App {

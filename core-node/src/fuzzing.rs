@@ -15,6 +15,7 @@ use mesh::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    authority::Claim,
     ingest::{Ingest, Limits},
     key::SpurtKey,
     receipt::{Receipt, jws},
@@ -122,6 +123,14 @@ pub fn receipt(data: &[u8]) {
     }
 }
 
+/// A claim as a bucket may hold it, that others can write to as well.
+pub fn claim(data: &[u8]) {
+    if let Ok(claim) = Claim::decode(data) {
+        let written = claim.encode().expect("a claim that was read can be written");
+        assert_eq!(Claim::decode(&written).as_ref(), Ok(&claim));
+    }
+}
+
 /// Spurt streams of one participant into intake, each behind two bytes of length: nothing is taken in twice.
 pub fn intake(mut data: &[u8]) {
     let mut ingest = Ingest::new(Limits { participants: 4, open_spurts: 8, undone_spurts: 16, items_per_spurt: 64 });
@@ -163,4 +172,5 @@ pub fn chunk() -> Chunk {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// The targets by name.
-pub const TARGETS: [Target; 4] = [("replica", replica), ("stored", stored), ("receipt", receipt), ("intake", intake)];
+pub const TARGETS: [Target; 5] =
+    [("replica", replica), ("stored", stored), ("receipt", receipt), ("intake", intake), ("claim", claim)];

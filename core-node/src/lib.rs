@@ -51,6 +51,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
+mod authority_tests;
+#[cfg(test)]
 mod failover_tests;
 #[cfg(test)]
 mod fakes;

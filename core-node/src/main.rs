@@ -14,6 +14,7 @@ use core_node::{
     SOFTWARE,
     accept::Acceptor,
     api::{self, App},
+    authority::{Claims, nats::Nats},
     config::{Config, ENV_PREFIX},
     log::Log,
     meetings::{Meetings, place::Placer},
@@ -115,7 +116,8 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap) -> 
     let (node, inbound) = Node::start(settings).await?;
     let mesh = Arc::new(node.clone());
     let placer = Placer::new(mesh.clone(), LatencyModel::new(map));
-    let meetings = Meetings::resume(config.meetings(), store, log.clone(), pool, placer)?;
+    let claims = claims(&config, &store).await?;
+    let meetings = Meetings::resume(config.meetings(), store, log.clone(), pool, placer, claims)?;
     let acceptor = Acceptor::new(meetings.clone(), SOFTWARE, config.link_caps());
     tokio::spawn(acceptor.clone().run(inbound));
     let reporting = node.clone();
@@ -180,6 +182,13 @@ fn engine(config: &Config) -> Result<Arc<dyn Transcriber>> {
     Ok(match config.whisper() {
         Some(settings) => Arc::new(Whisper::load(&settings).context("transcribe.model")?),
         None => Arc::new(OpenAi::new(config.openai()).context("transcribe.openai")?),
+    })
+}
+
+async fn claims(config: &Config, store: &Arc<Store>) -> Result<Claims> {
+    Ok(match config.nats() {
+        Some(settings) => Claims::new(Arc::new(Nats::connect(settings).await?), config.authority.patience()),
+        None => Claims::embedded(store.clone()),
     })
 }
 

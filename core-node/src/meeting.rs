@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod claim;
 mod copies;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authority::standing::Standing,
     ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
     key::{ParticipantId, SpurtKey},
     link::ToLink,
@@ -103,6 +105,8 @@ pub struct Meeting {
     heard_at: Mutex<Micros>,
     /// Its standby.
     pub replication: Arc<Replication>,
+    /// What this core claims of it.
+    pub standing: Standing,
     /// Ends its tasks.
     pub stop: CancellationToken,
     heard: mpsc::Sender<Heard>,
@@ -127,6 +131,8 @@ pub struct Parts {
     pub grantors: [Grantor; SLOTS],
     /// Its standby.
     pub replication: Arc<Replication>,
+    /// What this core claims of it.
+    pub standing: Standing,
     /// Ends its tasks.
     pub stop: CancellationToken,
     /// Its events.
@@ -160,6 +166,7 @@ impl Meeting {
             grantors: parts.grantors.map(Mutex::new),
             heard_at: Mutex::new(wall()),
             replication: parts.replication,
+            standing: parts.standing,
             stop: parts.stop,
             heard: parts.heard,
             notices: parts.notices,

@@ -4,6 +4,7 @@
 
 mod answer;
 mod apart;
+mod claim;
 mod guard;
 mod invite;
 mod island;
@@ -21,7 +22,7 @@ mod supervise;
 pub mod takeover;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -46,6 +47,7 @@ use self::{
     standby::Standbys,
 };
 use crate::{
+    authority::{AuthorityError, Claim, Claims, Stands, standing::Standing},
     ingest::{Ingest, Limits},
     lock,
     log::{Log, LogClosed},
@@ -138,6 +140,9 @@ pub enum CreateError {
     /// The node is stopping.
     #[error("this core is draining")]
     Draining,
+    /// Nobody can say that it is this core's.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// The store failed.
     #[error(transparent)]
     Log(#[from] LogClosed),
@@ -158,6 +163,9 @@ pub struct Meetings {
     log: Log,
     pool: Pool,
     placer: Arc<Placer>,
+    claims: Claims,
+    /// Of these it is not known whether this core has claimed them: the answer was lost, or it was started again.
+    unsettled: Mutex<BTreeSet<MeetingId>>,
     live: Live,
     keys: Mutex<BTreeMap<String, (MeetingId, String)>>,
     standbys: Standbys,
@@ -181,6 +189,7 @@ impl Meetings {
         log: Log,
         pool: Pool,
         placer: Placer,
+        claims: Claims,
     ) -> Result<Arc<Self>, StoreError> {
         let this = Arc::new(Self {
             settings,
@@ -188,6 +197,8 @@ impl Meetings {
             log,
             pool,
             placer: Arc::new(placer),
+            claims: claims.clone(),
+            unsettled: Mutex::default(),
             live: Mutex::default(),
             keys: Mutex::default(),
             standbys: Standbys::default(),
@@ -201,12 +212,19 @@ impl Meetings {
             this.remember_key(&record);
             match record.serving.role {
                 _ if record.status.ended() => {}
-                CoreRole::Serving => this.take_up(record)?,
-                CoreRole::Standby => this.standbys.hold(record.id),
+                CoreRole::Serving => this.take_up(record, None)?,
+                CoreRole::Standby => {
+                    this.standbys.hold(record.id);
+                    if claims.is_shared() {
+                        lock(&this.unsettled).insert(record.id);
+                    }
+                }
                 CoreRole::Moved => {}
             }
         }
         this.tasks.spawn(takeover::watch(Arc::downgrade(&this), this.stop.clone()));
+        let watching = this.stop.clone().run_until_cancelled_owned(claims.watch());
+        this.tasks.spawn(async move { _ = watching.await });
         Ok(this)
     }
 
@@ -230,16 +248,25 @@ impl Meetings {
         let intake = (Ingest::new(self.settings.intake), Turns::default());
         let grantors = [(); SLOTS].map(|()| Grantor::new(Term(1)));
         let second = Second::new(record.spec.redundancy > 1);
-        let (meeting, start) = self.assemble(record.clone(), vec![], intake, grantors, vec![], 1);
+        let (meeting, start) = self.assemble(record.clone(), vec![], intake, grantors, (vec![], 1), None);
         self.insert(&meeting, &record)?;
-        if let Err(error) = self.log.write(Op::Meeting(Box::new(record.clone()))).await {
+        if let Err(error) = self.write_down(&meeting, &record).await {
             lock(&self.live).remove(&record.id);
-            return Err(error.into());
+            return Err(error);
         }
         self.remember_key(&record);
         metrics::counter!("nearfield_core_meetings_created_total").increment(1);
         self.launch(meeting, Lifecycle::new(), second, start);
         Ok(Created { record, existing: false })
+    }
+
+    /// A new meeting is claimed, and on disk.
+    async fn write_down(&self, meeting: &Meeting, record: &MeetingRecord) -> Result<(), CreateError> {
+        let core = self.placer.mesh.identity().node.clone();
+        let claim = Claim { core, term: Term(1), epoch: Epoch(0), standby: None };
+        meeting.standing.make(claim).await?;
+        self.log.write(Op::Meeting(Box::new(record.clone()))).await?;
+        Ok(())
     }
 
     /// A live meeting.
@@ -373,7 +400,12 @@ impl Meetings {
         Ok(())
     }
 
-    fn take_up(self: &Arc<Self>, record: MeetingRecord) -> Result<(), StoreError> {
+    /// Whether the authority can be reached: without it no meeting is made or changes hands.
+    pub fn has_authority(&self) -> bool {
+        self.claims.is_up()
+    }
+
+    fn take_up(self: &Arc<Self>, record: MeetingRecord, stands: Option<Stands>) -> Result<(), StoreError> {
         let mut ingest = Ingest::new(self.settings.intake);
         let mut turns = Turns::default();
         for (captured, spurt) in self.store.held(record.id)? {
@@ -399,7 +431,8 @@ impl Meetings {
         tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
         let grantors = [0, 1].map(|slot| grantor(&record, slot, Instant::now()));
         let covers = Some(self.store.covers(record.id)?);
-        let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantors, finals, next_seq);
+        let said = (finals, next_seq);
+        let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantors, said, stands);
         lock(&self.live).insert(meeting.id, meeting.clone());
         self.launch(meeting, lifecycle, second, Ends { covers, ..start });
         Ok(())
@@ -411,8 +444,8 @@ impl Meetings {
         participants: Vec<Participant>,
         (ingest, turns): (Ingest, Turns),
         grantors: [Grantor; SLOTS],
-        finals: Vec<uuid::Uuid>,
-        next_seq: u64,
+        (finals, next_seq): (Vec<uuid::Uuid>, u64),
+        stands: Option<Stands>,
     ) -> (Arc<Meeting>, Ends) {
         let (heard, heard_end) = mpsc::channel(HEARD_QUEUE);
         let (notices, notices_end) = mpsc::channel(NOTICE_QUEUE);
@@ -421,7 +454,9 @@ impl Meetings {
         let (store, log, stop) = (self.store.clone(), self.log.clone(), self.stop.child_token());
         let (feed, shipped) = (store.clone(), replication.clone());
         let publisher = Publisher::new(record.id, transcript, &record.gaps, feed, log.clone(), shipped);
+        let me = self.placer.mesh.identity().node.clone();
         let parts = Parts {
+            standing: Standing::new(self.claims.clone(), record.id, me, stands),
             record,
             participants,
             ingest,
@@ -483,6 +518,7 @@ impl Meetings {
             if meeting.record().status.ended() {
                 stop.cancel();
                 forget_live(&this.live, meeting.id);
+                this.release(meeting.clone());
                 this.seal(meeting.id).await;
             }
         };

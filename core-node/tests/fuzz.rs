@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use bytes::BytesMut;
 use core_node::{
+    authority::Claim,
     fuzzing::{self, TARGETS, meeting},
     receipt::jws,
     record::Participant,
@@ -20,7 +21,7 @@ use mesh::{
     },
     trace::TraceContext,
     wire::{
-        Epoch, MeetingAlias, ParticipantAlias, SpurtNo,
+        Epoch, MeetingAlias, ParticipantAlias, SpurtNo, Term,
         spurt::{EdgeStages, Item, SpurtEnd, SpurtHeader},
     },
 };
@@ -82,6 +83,11 @@ proptest! {
     }
 
     #[test]
+    fn claims_take_damage(data in damaged("claim")) {
+        fuzzing::claim(&data);
+    }
+
+    #[test]
     fn intake_takes_damage(data in damaged("intake")) {
         fuzzing::intake(&data);
     }
@@ -91,9 +97,13 @@ proptest! {
 #[test]
 #[ignore = "writes the seeds; to be run when records have changed"]
 fn write_seeds() {
-    for (target, seeds) in
-        [("replica", replicas()), ("stored", rows()), ("receipt", vec![receipt()]), ("intake", vec![streams()])]
-    {
+    for (target, seeds) in [
+        ("replica", replicas()),
+        ("stored", rows()),
+        ("receipt", vec![receipt()]),
+        ("intake", vec![streams()]),
+        ("claim", claims()),
+    ] {
         let dir = corpus(target);
         fs::create_dir_all(&dir).unwrap();
         for (n, seed) in seeds.iter().enumerate() {
@@ -154,6 +164,16 @@ fn receipt() -> Vec<u8> {
     let credentials = Credentials::from_pem(authority.ca_pem(), &cert, &key, "nearfield.test").unwrap();
     let payload = format!("{{\"type\":\"nearfield-receipt/1\",\"meeting_id\":\"{}\"}}", meeting());
     jws::seal(payload.as_bytes(), &credentials).unwrap().into_bytes()
+}
+
+fn claims() -> Vec<Vec<u8>> {
+    let claim = |standby: Option<&str>| Claim {
+        core: "core-eu-central-1".parse().unwrap(),
+        term: Term(3),
+        epoch: Epoch::of(Term(3), 7),
+        standby: standby.map(|name| name.parse().unwrap()),
+    };
+    [None, Some("core-2")].map(|standby| claim(standby).encode().unwrap()).to_vec()
 }
 
 fn streams() -> Vec<u8> {

@@ -20,6 +20,7 @@ use core_node::{
 };
 use mesh::{
     clock::Micros,
+    identity::NodeId,
     lease::{self, Grantor, LEASE_MAX, lease_for},
     trace::TraceContext,
     wire::{
@@ -30,6 +31,7 @@ use mesh::{
 };
 
 use crate::{
+    authority::Ask,
     edge::{ALIAS, key},
     world::{Asked, CORES, Down, EDGES, Event, MS, SECOND, Up, World},
 };
@@ -45,16 +47,22 @@ pub(crate) struct Core {
     writes: VecDeque<(Vec<Write>, Then)>,
     links: BTreeMap<usize, Link>,
     receiver: Receiver,
-    live: Option<Live>,
+    pub(crate) live: Option<Live>,
     lives: u64,
     /// The lock under which a meeting changes hands.
-    hands: bool,
+    pub(crate) hands: bool,
     jobs: VecDeque<Job>,
     blocked: BTreeSet<usize>,
     seen: [u64; CORES],
     absent: [Option<u64>; CORES],
     adopting: Option<(u32, bool)>,
     ticks: u64,
+    /// The edge's call for which the meeting is being claimed.
+    pub(crate) calling: Option<(usize, Epoch)>,
+    /// It is asked what stands at the authority.
+    pub(crate) looking: bool,
+    /// It may have claimed the meeting, and does not know.
+    pub(crate) unsettled: bool,
 }
 
 /// What survives a crash.
@@ -75,14 +83,38 @@ enum Write {
 enum Then {
     Nothing,
     Persisted(u64),
+    /// The authority is to hear of the standby.
+    Claim(u64, u64, NodeId),
     Load,
-    Granted { live: u64, number: u64, epoch: Epoch, edge: usize },
-    Durable { live: u64, key: SpurtKey },
-    Final { live: u64, key: SpurtKey, words: u64 },
-    TookOver { term: Term, former: Option<usize>, call: Option<(usize, Epoch)> },
-    SteppedDown { core: usize, term: Term },
+    Granted {
+        live: u64,
+        number: u64,
+        epoch: Epoch,
+        edge: usize,
+    },
+    Durable {
+        live: u64,
+        key: SpurtKey,
+    },
+    Final {
+        live: u64,
+        key: SpurtKey,
+        words: u64,
+    },
+    TookOver {
+        term: Term,
+        former: Option<usize>,
+        call: Option<(usize, Epoch)>,
+    },
+    SteppedDown {
+        core: usize,
+        term: Term,
+    },
     Begun(Term),
-    Kept { to: usize, request: u64 },
+    Kept {
+        to: usize,
+        request: u64,
+    },
 }
 
 enum Job {
@@ -91,6 +123,7 @@ enum Job {
     StepDown { core: usize, term: Term },
     Begin(Term),
     Adopt(Serving),
+    TakeUp(Term),
 }
 
 #[derive(Default)]
@@ -102,6 +135,7 @@ struct Link {
 #[derive(Debug)]
 enum Placing {
     No,
+    Claiming,
     Storing,
     Settling { number: u64, epoch: Epoch, edge: usize },
     Asking(Epoch),
@@ -109,10 +143,12 @@ enum Placing {
     Opened,
 }
 
-struct Live {
-    no: u64,
+pub(crate) struct Live {
+    pub(crate) no: u64,
+    /// Its claim was seen to stand.
+    pub(crate) known: bool,
     record: MeetingRecord,
-    rep: Replicator,
+    pub(crate) rep: Replicator,
     grantor: Grantor,
     witnesses: Witnesses,
     shipping: bool,
@@ -144,7 +180,29 @@ impl Core {
             absent: [None; CORES],
             adopting: None,
             ticks: 0,
+            calling: None,
+            looking: false,
+            unsettled: false,
         }
+    }
+
+    pub(crate) fn is_live(&self, no: u64) -> bool {
+        self.live.as_ref().is_some_and(|live| live.no == no)
+    }
+
+    /// In which term it serves.
+    pub(crate) fn term(&self) -> Option<Term> {
+        self.live.as_ref().map(|live| live.rep.term())
+    }
+
+    /// What is on its disk of the meeting.
+    pub(crate) fn held(&self) -> Option<MeetingRecord> {
+        self.disk.record.clone()
+    }
+
+    /// The words that its disk has of a spurt.
+    pub(crate) fn done(&self, key: &SpurtKey) -> Option<u64> {
+        self.disk.done.get(key).copied()
     }
 
     /// How it stands, for whoever reads a story.
@@ -207,6 +265,7 @@ impl World {
     pub(crate) fn create(&mut self, c: usize) {
         let record = record(self);
         self.cores[c].disk.record = Some(record);
+        self.claim_new(c);
         self.take_up(c);
     }
 
@@ -214,6 +273,7 @@ impl World {
         if self.cores[c].disk.record.as_ref().is_some_and(|r| r.serving.role == CoreRole::Serving) {
             self.take_up(c);
         }
+        self.cores[c].unsettled = self.plan.authority;
         self.core_pump(c);
     }
 
@@ -259,6 +319,7 @@ impl World {
         let witnesses = Witnesses::of(&record);
         core.live = Some(Live {
             no: core.lives,
+            known: false,
             witnesses,
             record,
             rep,
@@ -470,7 +531,7 @@ impl World {
         self.work(c);
     }
 
-    fn work(&mut self, c: usize) {
+    pub(crate) fn work(&mut self, c: usize) {
         while !self.cores[c].hands
             && let Some(job) = self.cores[c].jobs.pop_front()
         {
@@ -480,6 +541,13 @@ impl World {
                 Job::StepDown { core, term } => self.step_down_job(c, core, term),
                 Job::Begin(term) => self.begin_job(c, term),
                 Job::Adopt(known) => self.adopt_job(c, known),
+                Job::TakeUp(term) => {
+                    let known = self.cores[c].disk.record.as_ref().map(|r| r.serving.clone());
+                    let known = known.filter(|k| k.role == CoreRole::Standby && self.cores[c].live.is_none());
+                    if let Some(known) = known {
+                        self.claim(c, known, term, None);
+                    }
+                }
             }
         }
     }
@@ -498,6 +566,7 @@ impl World {
             Some(record) => seat::called(record, &me, &edge, epoch, term),
         };
         match (called, record) {
+            (Ok(()), Some(record)) if self.plan.authority => self.claim(c, record.serving, term, Some((s, epoch))),
             (Ok(()), Some(record)) => self.take_over(c, record, term, Some((s, epoch))),
             (refused, _) => {
                 self.cores[c].blocked.remove(&s);
@@ -506,7 +575,20 @@ impl World {
         }
     }
 
-    fn take_over(&mut self, c: usize, mut record: MeetingRecord, term: Term, call: Option<(usize, Epoch)>) {
+    pub(crate) fn refuse_call(&mut self, c: usize, s: usize, epoch: Epoch, why: NotHere) {
+        self.cores[c].blocked.remove(&s);
+        self.opened(c, s, epoch, Err(why), true);
+    }
+
+    /// It had claimed the meeting in `term`.
+    pub(crate) fn take_up_claim(&mut self, c: usize, term: Term) {
+        let Some(known) = self.cores[c].disk.record.as_ref().map(|r| r.serving.clone()) else { return };
+        if known.role == CoreRole::Standby && self.cores[c].live.is_none() && term > known.term {
+            self.job(c, Job::TakeUp(term));
+        }
+    }
+
+    pub(crate) fn take_over(&mut self, c: usize, mut record: MeetingRecord, term: Term, call: Option<(usize, Epoch)>) {
         let former = record.serving.by.as_ref().map(|by| self.index(by));
         record.serving = Serving::here(term);
         self.cores[c].hands = true;
@@ -581,6 +663,21 @@ impl World {
     }
 
     fn begin_job(&mut self, c: usize, term: Term) {
+        if !self.plan.authority {
+            return self.begin_claimed(c, term);
+        }
+        let (now, far) = (self.clock(c), self.far[c]);
+        let Some(live) = self.cores[c].live.as_mut().filter(|l| l.rep.settled(0) != Settled::Never) else { return };
+        if far {
+            live.rep.handle_not_begun(term, now);
+            live.shipping = false;
+        } else {
+            let live = live.no;
+            self.ask_authority(c, Ask::Begin { live, term });
+        }
+    }
+
+    pub(crate) fn begin_claimed(&mut self, c: usize, term: Term) {
         let Some(live) = self.cores[c].live.as_mut().filter(|l| l.rep.settled(0) != Settled::Never) else { return };
         live.record.serving = Serving::here(term);
         let record = Box::new(live.record.clone());
@@ -595,7 +692,11 @@ impl World {
             let term = known.term.alone(&me, wall.0);
             self.oracle.islands = true;
             self.tell(|_| format!("core {c} takes the meeting over alone"));
-            self.take_over(c, record, term, None);
+            if self.plan.authority {
+                self.claim(c, known, term, None);
+            } else {
+                self.take_over(c, record, term, None);
+            }
         }
     }
 
@@ -616,6 +717,9 @@ impl World {
                     live.shipping = false;
                     live.rep.handle_persisted(number);
                 }
+            }
+            Then::Claim(live, number, standby) => {
+                self.ask_authority(c, Ask::Standby { live, number, standby: Some(standby) });
             }
             Then::Load => self.load(c),
             Then::Granted { live: no, number, epoch, edge } => {
@@ -749,7 +853,7 @@ impl World {
     fn ship(&mut self, c: usize) {
         let now = self.clock(c);
         self.choose(c);
-        while let Some(live) = self.cores[c].live.as_mut().filter(|l| !l.shipping)
+        while let Some(live) = self.cores[c].live.as_mut().filter(|l| !l.shipping || l.rep.is_superseded())
             && let Some(event) = live.rep.poll_event()
         {
             match event {
@@ -757,7 +861,16 @@ impl World {
                     live.shipping = true;
                     self.write(c, vec![], Then::Load);
                 }
+                Ship::Persist(number, None) if self.plan.authority => {
+                    live.shipping = true;
+                    if self.plan.broken.unbound {
+                        live.rep.handle_persisted(number);
+                    }
+                    let live = live.no;
+                    self.ask_authority(c, Ask::Standby { live, number, standby: None });
+                }
                 Ship::Persist(number, standby) => {
+                    let claim = standby.clone().filter(|_| self.plan.authority).map(|standby| (live.no, standby));
                     live.record.serving.standby = standby;
                     live.shipping = true;
                     let record = live.record.clone();
@@ -765,7 +878,8 @@ impl World {
                     if self.plan.broken.persistence {
                         live.rep.handle_persisted(number);
                     }
-                    self.write(c, vec![Write::Record(Box::new(record))], Then::Persisted(number));
+                    let then = claim.map_or(Then::Persisted(number), |(no, standby)| Then::Claim(no, number, standby));
+                    self.write(c, vec![Write::Record(Box::new(record))], then);
                 }
                 Ship::Announce(number, core) => {
                     let attached = live.witnesses.iter().filter_map(|epoch| live.links.get(&epoch).copied());
@@ -853,6 +967,9 @@ impl World {
             let Some(live) = &mut self.cores[c].live else { return };
             live.undone.remove(&key);
             let to = live.links.get(&key.epoch).copied();
+            if self.plan.authority {
+                self.successor_has(c, &key, words);
+            }
             self.oracle.publishes(c, &key, words);
             self.tell(|_| format!("core {c} publishes {} of epoch {}", key.spurt.0, key.epoch.0));
             if let Some(s) = to {
@@ -877,25 +994,20 @@ impl World {
 
     /// As in `invite`: an edge for a meeting that has none.
     fn place(&mut self, c: usize) {
-        let (now, wall, meeting) = (self.clock(c), self.wall(c), self.meeting);
+        let (now, meeting) = (self.clock(c), self.meeting);
         let edge = CORES + self.rng.range(0, EDGES as u64) as usize;
-        let (name, region) = (self.name(edge), self.identity(edge).region.clone());
         let Some(live) = &mut self.cores[c].live else { return };
         match live.placing {
             Placing::No if live.retry <= now && live.grantor.revoke(now).is_ok() => {
                 let after = live.record.epoch.max(live.grantor.newest());
                 let Some(epoch) = after.next_in(live.rep.term()) else { return };
-                let owner = Owner { leased: true, ..Owner::new(name, region) };
-                seat::grant(&mut live.record, epoch, owner, wall);
-                live.placing = Placing::Storing;
-                let record = Box::new(live.record.clone());
-                let number = match live.rep.wants_entries() {
-                    true => live.rep.push(&Entry::Record(record.clone()), now),
-                    false => live.rep.written(),
-                };
-                let then = Then::Granted { live: live.no, number, epoch, edge };
-                self.write(c, vec![Write::Record(record)], then);
-                self.ship(c);
+                if self.plan.authority {
+                    live.placing = Placing::Claiming;
+                    let live = live.no;
+                    self.ask_authority(c, Ask::Grant { live, epoch, edge });
+                } else {
+                    self.store_grant(c, epoch, edge);
+                }
             }
             Placing::Settling { number, epoch, edge } if live.rep.settled(number) == Settled::Yes => {
                 let name = crate::world::identity(edge).node;
@@ -987,6 +1099,50 @@ impl World {
         self.core_pump(c);
     }
 
+    pub(crate) fn store_grant(&mut self, c: usize, epoch: Epoch, edge: usize) {
+        let (now, wall) = (self.clock(c), self.wall(c));
+        let (name, region) = (self.name(edge), self.identity(edge).region.clone());
+        let Some(live) = &mut self.cores[c].live else { return };
+        if epoch.term() != live.rep.term() {
+            live.placing = Placing::No;
+            return;
+        }
+        let owner = Owner { leased: true, ..Owner::new(name, region) };
+        seat::grant(&mut live.record, epoch, owner, wall);
+        live.placing = Placing::Storing;
+        let record = Box::new(live.record.clone());
+        let number = match live.rep.wants_entries() {
+            true => live.rep.push(&Entry::Record(record.clone()), now),
+            false => live.rep.written(),
+        };
+        let then = Then::Granted { live: live.no, number, epoch, edge };
+        self.write(c, vec![Write::Record(record)], then);
+        self.ship(c);
+    }
+
+    /// The authority knows of the standby, or that there is none.
+    pub(crate) fn standby_claimed(&mut self, c: usize, number: u64, standby: Option<NodeId>) {
+        let now = self.clock(c);
+        if standby.is_some() {
+            return self.then(c, Then::Persisted(number));
+        }
+        let Some(live) = &mut self.cores[c].live else { return };
+        live.record.serving.standby = None;
+        let record = live.record.clone();
+        live.rep.push(&Entry::Record(Box::new(record.clone())), now);
+        self.write(c, vec![Write::Record(Box::new(record))], Then::Persisted(number));
+    }
+
+    /// The authority has it otherwise.
+    pub(crate) fn ask_lost(&mut self, c: usize, ask: &Ask) {
+        let Some(live) = &mut self.cores[c].live else { return };
+        match ask {
+            Ask::Grant { .. } if matches!(live.placing, Placing::Claiming) => live.placing = Placing::No,
+            Ask::Standby { .. } | Ask::Begin { .. } => live.shipping = false,
+            _ => {}
+        }
+    }
+
     fn joined(&mut self, c: usize, edge: usize, response: Option<Response>) {
         let (now, name) = (self.clock(c), self.name(edge));
         let Some(live) = &mut self.cores[c].live else { return };
@@ -1046,6 +1202,9 @@ impl World {
             self.close(c, s);
         }
         self.watch(c);
+        if self.plan.authority {
+            self.look_at_claims(c);
+        }
         self.core_pump(c);
     }
 

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 #![allow(clippy::needless_range_loop, reason = "nodes are numbers here, in several tables at once")]
 
+mod authority;
 mod core;
 mod edge;
 mod oracle;
@@ -65,7 +66,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// The first seed of `count` whose history breaks a rule, and how.
-fn search(count: u64, first: u64, broken: Broken) -> Option<(u64, String)> {
+fn search(count: u64, first: u64, broken: Broken, authority: bool) -> Option<(u64, String)> {
     let (next, found) = (AtomicU64::new(first), std::sync::Mutex::new(None::<(u64, String)>));
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
     let (words, turns, islands) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -78,7 +79,7 @@ fn search(count: u64, first: u64, broken: Broken) -> Option<(u64, String)> {
                     if seed >= first + count || found.lock().unwrap().is_some() {
                         return;
                     }
-                    let world = history(Plan { seed, broken, trace: false });
+                    let world = history(Plan { seed, broken, authority, trace: false });
                     words.fetch_add(world.oracle.published() as u64, Ordering::Relaxed);
                     events.fetch_add(world.handled, Ordering::Relaxed);
                     runs.fetch_add(1, Ordering::Relaxed);
@@ -98,8 +99,8 @@ fn search(count: u64, first: u64, broken: Broken) -> Option<(u64, String)> {
     found.into_inner().unwrap()
 }
 
-fn tell(seed: u64, broken: Broken) {
-    let world = history(Plan { seed, broken, trace: true });
+fn tell(seed: u64, broken: Broken, authority: bool) {
+    let world = history(Plan { seed, broken, authority, trace: true });
     for line in &world.story {
         println!("{line}");
     }
@@ -112,30 +113,44 @@ fn tell(seed: u64, broken: Broken) {
     println!("seed {seed}: {:?}", world.oracle.violation);
 }
 
-#[test]
-fn no_history_has_two_owners_in_one_epoch_or_none_for_long() {
+fn explore(authority: bool) {
     let (count, first) = (setting("NEARFIELD_HISTORIES", HISTORIES), setting("NEARFIELD_SEED", SEED));
-    let found = search(count, first, Broken::default());
+    let found = search(count, first, Broken::default(), authority);
     if let Some((seed, what)) = found {
-        tell(seed, Broken::default());
+        tell(seed, Broken::default(), authority);
         panic!("seed {seed}: {what} (NEARFIELD_HISTORIES=1 NEARFIELD_SEED={seed} runs it again)");
     }
     if count == 1 {
-        tell(first, Broken::default());
+        tell(first, Broken::default(), authority);
     }
+}
+
+#[test]
+fn no_history_has_two_owners_in_one_epoch_or_none_for_long() {
+    explore(false);
+}
+
+/// Nor, unlike without one, two cores that say different words, whatever they go through.
+#[test]
+fn no_history_under_a_shared_authority_has_two_cores_that_serve() {
+    explore(true);
 }
 
 /// Each of the rules is needed: without it some history goes wrong.
 #[test]
 fn a_rule_that_is_broken_is_noticed() {
     let whole = Broken::default();
-    for broken in [
+    for (broken, authority) in [
         Broken { margin: true, ..whole },
         Broken { fence: true, ..whole },
         Broken { acknowledgement: true, ..whole },
         Broken { confirmation: true, ..whole },
-    ] {
-        let found = search(MANY * HISTORIES, SEED, broken);
+    ]
+    .map(|broken| (broken, false))
+    .into_iter()
+    .chain([(Broken { claim: true, ..whole }, true), (Broken { unbound: true, ..whole }, true)])
+    {
+        let found = search(MANY * HISTORIES, SEED, broken, authority);
         println!("{broken:?}: {found:?}");
         assert!(found.is_some(), "nothing noticed without {broken:?}");
     }

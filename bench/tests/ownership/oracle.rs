@@ -14,14 +14,21 @@ pub(crate) struct Oracle {
     published: BTreeMap<SpurtKey, (u64, usize)>,
     /// By core.
     captured: BTreeMap<usize, (Epoch, usize)>,
-    /// A core went on alone: until all is healed two may serve, in different terms.
+    /// A core went on alone: until all is healed two may serve, in different terms, ...
     pub(crate) islands: bool,
+    /// ... unless an authority that all share keeps them from it.
+    pub(crate) shared: bool,
     pub(crate) frames: u64,
     pub(crate) turns: u64,
     pub(crate) violation: Option<String>,
 }
 
 impl Oracle {
+    /// The cores share an authority, or do not.
+    pub(crate) fn new(shared: bool) -> Self {
+        Self { shared, ..Self::default() }
+    }
+
     pub(crate) fn violated(&mut self, what: String) {
         self.violation.get_or_insert(what);
     }
@@ -60,7 +67,7 @@ impl Oracle {
     /// `edge` captures because it holds the lease of `epoch`, which it renews at `core`.
     pub(crate) fn captures(&mut self, edge: usize, core: usize, epoch: Epoch) {
         let (newest, other) = *self.captured.entry(core).or_insert((epoch, edge));
-        if newest > epoch && !self.islands {
+        if newest > epoch && self.one_serves() {
             let (held, newest) = (epoch.0, newest.0);
             self.violated(format!(
                 "edge {edge} has core {core}'s lease of {held} after edge {other} had that of {newest}"
@@ -72,11 +79,15 @@ impl Oracle {
     /// Listeners at `core` may hear these words.
     pub(crate) fn publishes(&mut self, core: usize, key: &SpurtKey, words: u64) {
         let (first, by) = *self.published.entry(key.clone()).or_insert((words, core));
-        if first != words && !self.islands {
+        if first != words && self.one_serves() {
             self.violated(format!(
                 "core {core} publishes {key:?} again: {words}, where core {by} had published {first}"
             ));
         }
+    }
+
+    fn one_serves(&self) -> bool {
+        self.shared || !self.islands
     }
 
     pub(crate) fn published(&self) -> usize {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use core_node::key::SpurtKey;
+use core_node::{authority::Claim, key::SpurtKey};
 use mesh::{
     clock::Micros,
     identity::{Identity, NodeId, Role},
@@ -18,7 +18,7 @@ use mesh::{
     },
 };
 
-use crate::{core::Core, edge::Edge, oracle::Oracle, rng::Rng};
+use crate::{authority::Ask, core::Core, edge::Edge, oracle::Oracle, rng::Rng};
 
 pub(crate) const CORES: usize = 3;
 pub(crate) const EDGES: usize = 3;
@@ -47,6 +47,10 @@ pub(crate) struct Broken {
     pub(crate) persistence: bool,
     /// Old streams of entries are taken.
     pub(crate) streams: bool,
+    /// A core does what it asks the authority for, whatever that says.
+    pub(crate) claim: bool,
+    /// Words go out without a standby that the authority still lets take over.
+    pub(crate) unbound: bool,
 }
 
 /// How one history is run.
@@ -54,6 +58,8 @@ pub(crate) struct Broken {
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) broken: Broken,
+    /// Whether the cores share an authority.
+    pub(crate) authority: bool,
     pub(crate) trace: bool,
 }
 
@@ -139,6 +145,8 @@ pub(crate) enum Event {
     Capture(usize, u32),
     Transcribed(usize, u32, u64, SpurtKey),
     Former(usize, u32, usize),
+    Authority(usize, u32, Box<Ask>),
+    CallOver(usize, u32, usize),
     Fault,
     Restart(usize),
     Calm,
@@ -175,6 +183,10 @@ pub(crate) struct World {
     pub(crate) calm: Option<u64>,
     /// Events so far.
     pub(crate) handled: u64,
+    /// What stands at the authority.
+    pub(crate) register: Option<Claim>,
+    /// Cores that do not reach it.
+    pub(crate) far: [bool; CORES],
 }
 
 static BASE: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_secs(1000));
@@ -206,7 +218,7 @@ impl World {
             now: 0,
             plan,
             rng,
-            oracle: Oracle::default(),
+            oracle: Oracle::new(plan.authority),
             cores: (0..CORES).map(|_| Core::new()).collect(),
             edges: (0..EDGES).map(|_| Edge::default()).collect(),
             streams: vec![],
@@ -230,6 +242,8 @@ impl World {
             timers: [u64::MAX; NODES],
             calm: None,
             handled: 0,
+            register: None,
+            far: [false; CORES],
         };
         this.tell(|w| {
             format!(
@@ -385,6 +399,7 @@ impl World {
             Event::Transcribed(n, life, ..) | Event::Former(n, life, _) | Event::Dialled(n, life, ..) => {
                 (Some(*n), Some(*life))
             }
+            Event::Authority(n, life, _) | Event::CallOver(n, life, _) => (Some(*n), Some(*life)),
             Event::Up(s) | Event::Again(s, 0) => (Some(self.streams[*s].core), None),
             Event::Down(s) | Event::Again(s, _) => (Some(self.streams[*s].edge), None),
             Event::Request { to, .. } | Event::Response { to, .. } => (Some(*to), None),
@@ -460,6 +475,8 @@ impl World {
             }
             Event::Transcribed(n, _, live, key) => self.core_transcribed(n, live, key),
             Event::Former(n, _, former) => self.core_tell_former(n, former, 0),
+            Event::Authority(c, _, ask) => self.authority(c, *ask),
+            Event::CallOver(c, _, s) => self.call_over(c, s),
             Event::Fault => self.fault(),
             Event::Restart(n) => self.restart(n),
             Event::Calm => self.heal(),
@@ -534,6 +551,11 @@ impl World {
                 self.tell(|_| format!("link {n} to {m} is cut{}", if one { " one way" } else { "" }));
             }
         }
+        if self.plan.authority && self.rng.chance(300) {
+            let c = self.rng.range(0, CORES as u64) as usize;
+            self.far[c] ^= true;
+            self.tell(|w| format!("core {c} reaches the authority: {}", !w.far[c]));
+        }
         let next = [300 * MS, 2 * SECOND, 5 * SECOND][self.rng.range(0, 3) as usize];
         let by = self.rng.range(next / 4, next);
         self.after(by, Event::Fault);
@@ -590,6 +612,7 @@ impl World {
         self.tell(|_| "all is healed".into());
         self.calm = Some(self.now);
         self.cut = [[false; NODES]; NODES];
+        self.far = [false; CORES];
         self.loss = 0;
         for n in 0..NODES {
             self.stalled[n] = self.stalled[n].min(self.now);

@@ -21,6 +21,10 @@ pub(super) async fn ready(State(app): State<App>) -> Result<&'static str, Proble
     if app.meetings.draining() {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "This core takes no new meetings."));
     }
+    if !app.meetings.has_authority() {
+        let detail = "The authority cannot be reached: live meetings go on, none is made or changes hands.";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "authority_unavailable", detail));
+    }
     Ok("ready\n")
 }
 

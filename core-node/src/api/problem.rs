@@ -114,6 +114,7 @@ impl From<CreateError> for Problem {
             CreateError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "core_full", detail),
             CreateError::StoreFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", detail),
             CreateError::Draining => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail),
+            CreateError::Authority(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "authority_unavailable", detail),
             CreateError::Log(error) => error.into(),
         }
     }

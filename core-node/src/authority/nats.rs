@@ -10,8 +10,8 @@ use async_nats::{
     ConnectOptions, HeaderMap, ServerAddr,
     jetstream::{
         context::ContextBuilder,
-        kv::{Config, CreateErrorKind, Store, UpdateErrorKind},
-        stream::LastRawMessageErrorKind,
+        kv::{CreateErrorKind, Store, UpdateErrorKind},
+        stream::{Config, DiscardPolicy, LastRawMessageErrorKind},
     },
 };
 use async_trait::async_trait;
@@ -22,6 +22,9 @@ use super::{
     Authority, AuthorityError, Claim, Revision, Stands,
     claim::{MAX_CLAIM, Unreadable},
 };
+
+/// The longest message in the bucket, in bytes: a claim and the headers that come with it.
+const MAX_MESSAGE: i32 = MAX_CLAIM as i32 + 256;
 
 /// The longest pause between two tries to reach a server.
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
@@ -109,19 +112,24 @@ impl Nats {
     }
 
     async fn make(&self, bucket: &str, replicas: usize) -> Result<Store, AuthorityError> {
+        // A bucket is such a stream (NATS ADR-8). `create_key_value` would first ask for what servers before 2.10 do not tell.
         let config = Config {
-            bucket: bucket.to_owned(),
-            description: "Nearfield: which core serves which meeting".into(),
-            max_value_size: MAX_CLAIM as i32,
-            history: 1,
+            name: format!("KV_{bucket}"),
+            description: Some("Nearfield: which core serves which meeting".into()),
+            subjects: vec![format!("$KV.{bucket}.>")],
+            max_messages_per_subject: 1,
+            max_message_size: MAX_MESSAGE,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
             num_replicas: replicas,
             ..Config::default()
         };
-        match self.context.create_key_value(config).await {
-            Ok(store) => Ok(store),
-            // Another core was faster.
-            Err(error) => self.context.get_key_value(bucket).await.map_err(|_| unavailable(error)),
-        }
+        // An error if another core was faster: then the bucket is there.
+        let made = self.context.create_stream(config).await.map(|_| ());
+        let found = self.context.get_key_value(bucket).await;
+        found.map_err(|missing| made.map_or_else(unavailable, |()| unavailable(missing)))
     }
 
     async fn find(&self, meeting: MeetingId) -> Result<Option<Stands>, AuthorityError> {
@@ -142,10 +150,12 @@ impl Nats {
         let bucket = self.bucket().await?;
         let key = key(meeting);
         match after {
-            Some(revision) => bucket.update(key, bytes.into(), revision.0).await.map(Revision).map_err(|e| match e.kind() {
-                UpdateErrorKind::TimedOut => unavailable(e).into(),
-                _ => Refused::Perhaps(e.to_string()),
-            }),
+            Some(revision) => {
+                bucket.update(key, bytes.into(), revision.0).await.map(Revision).map_err(|e| match e.kind() {
+                    UpdateErrorKind::TimedOut => unavailable(e).into(),
+                    _ => Refused::Perhaps(e.to_string()),
+                })
+            }
             // Also over what somebody has deleted by hand.
             None => bucket.create(key, bytes.into()).await.map(Revision).map_err(|e| match e.kind() {
                 CreateErrorKind::InvalidKey => unavailable(e).into(),

@@ -46,6 +46,16 @@ impl Standing {
         Self { claims, meeting, me, known: Mutex::new(known) }
     }
 
+    /// The core that holds it.
+    pub fn me(&self) -> &NodeId {
+        &self.me
+    }
+
+    /// Whether all cores see it.
+    pub fn is_shared(&self) -> bool {
+        self.claims.is_shared()
+    }
+
     /// Whether it is known, and nobody is about to change it.
     pub fn is_known(&self) -> bool {
         self.known.try_lock().is_ok_and(|known| known.is_some())
@@ -65,12 +75,7 @@ impl Standing {
     ///
     /// # Errors
     /// See [`Lost`].
-    pub async fn amend(
-        &self,
-        term: Term,
-        seed: Option<Claim>,
-        change: impl Fn(&mut Claim) + Send,
-    ) -> Result<(), Lost> {
+    pub async fn amend(&self, term: Term, seed: Option<Claim>, change: impl Fn(&mut Claim) + Send) -> Result<(), Lost> {
         let mut known = self.known.lock().await;
         for _ in 0..ROUNDS {
             let stands = match known.take() {

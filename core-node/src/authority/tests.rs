@@ -252,9 +252,7 @@ async fn without_an_answer_there_is_an_error_in_time_and_then_it_recovers(mut pl
     assert_eq!(next.claim, claim("core-1", 1, 1));
     let mut up = hasty.up.subscribe();
     let probing = tokio::spawn(hasty.clone().watch());
-    if hasty.is_shared() {
-        timeout(PATIENCE, up.wait_for(|up| *up)).await.unwrap().unwrap();
-    }
+    timeout(PATIENCE, up.wait_for(|up| *up)).await.unwrap().unwrap();
     assert_eq!(claims.read(MEETING).await.unwrap(), Some(next));
     probing.abort();
 }
@@ -346,16 +344,10 @@ async fn of_two_cores_that_would_take_a_meeting_over_only_the_named_standby_does
     first.replace(MEETING, None, standby).await.unwrap();
     let former = node("core-1");
     let (former, next) = ((Some(&former), Term(1)), (Term(2), Epoch(4)));
-    assert_eq!(
-        third.take(MEETING, &node("core-3"), former, next).await,
-        Err(NotTaken::Held(node("core-1"), Term(1)))
-    );
+    assert_eq!(third.take(MEETING, &node("core-3"), former, next).await, Err(NotTaken::Held(node("core-1"), Term(1))));
     let taken = second.take(MEETING, &node("core-2"), former, next).await.unwrap();
     assert_eq!(taken.claim, claim("core-2", 2, 4));
     assert_eq!(second.take(MEETING, &node("core-2"), former, next).await.unwrap().claim, taken.claim, "asked twice");
-    assert_eq!(
-        third.take(MEETING, &node("core-3"), former, next).await,
-        Err(NotTaken::Held(node("core-2"), Term(2)))
-    );
+    assert_eq!(third.take(MEETING, &node("core-3"), former, next).await, Err(NotTaken::Held(node("core-2"), Term(2))));
     assert_eq!(second.take(OTHER, &node("core-2"), former, next).await, Err(NotTaken::Ended));
 }

@@ -70,6 +70,7 @@ impl Meetings {
             tokio::spawn(async move { mesh.request(&edge, &Request::Release { meeting: id }).await });
         }
         forget_live(&self.live, id);
+        self.release(meeting.clone());
         self.seal(id).await;
     }
 }

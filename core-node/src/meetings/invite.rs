@@ -1,4 +1,4 @@
-//! Asking one edge to join: the epoch is on disk, and at the standby, before the edge hears of it.
+//! Asking one edge to join: the epoch is at the authority, on disk, and at the standby, before the edge hears of it.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::seat;
 use crate::{
+    authority::standing::Lost,
     log::LogClosed,
     meeting::{Meeting, wall},
     peers::Mesh,
@@ -42,6 +43,12 @@ impl From<LogClosed> for Declined {
     }
 }
 
+impl From<Lost> for Declined {
+    fn from(lost: Lost) -> Self {
+        Self::Refused(lost.to_string())
+    }
+}
+
 /// Has `owner` join `meeting` under `epoch`, which is newer than all before it and of this core's term.
 ///
 /// # Errors
@@ -57,6 +64,7 @@ pub(super) async fn invite(
     let leases = in_time(peers.wire(&edge)).await? >= Version::V2;
     let slot = owner.slot;
     meeting.vacant(slot).await;
+    meeting.claim_epoch(epoch).await?;
     let mut record = None;
     let stored = meeting.update(|r| {
         let now = wall();

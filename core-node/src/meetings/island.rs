@@ -1,5 +1,6 @@
 //! A core that was cut off from a meeting's edge and standby for long goes on alone, on an island, until it finds the others
-//! again. Then the later term stands, and what was said in the other is not in its transcript.
+//! again. Then the later term stands, and what was said in the other is not in its transcript. Under an authority that all cores
+//! share it does so only if none of the others has, or can.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +39,16 @@ impl Meetings {
     /// # Errors
     /// The store takes no more writes.
     pub(super) async fn begin_alone(&self, meeting: &Meeting, term: Term) -> Result<(), LogClosed> {
+        match meeting.claim_term(term).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(meeting = %meeting.id, "not going on alone: the authority cannot be reached");
+                meeting.replication.with(|m, now| m.handle_not_begun(term, now));
+                return Ok(());
+            }
+            // It steps down.
+            Err(_) => return Ok(()),
+        }
         let _hands = self.hands.lock().await;
         if meeting.replication.see(|m| m.settled(0)) == Settled::Never {
             return Ok(());

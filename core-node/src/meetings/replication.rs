@@ -30,6 +30,8 @@ use crate::{
     store::Op,
 };
 
+/// What was written down, by its number; `None` if it is another core's to do.
+type Persisting = Pin<Box<dyn Future<Output = Result<Option<u64>, LogClosed>> + std::marker::Send>>;
 type Answer = Pin<Box<dyn Future<Output = Option<Response>> + std::marker::Send>>;
 
 pub(super) struct Pairing {
@@ -39,12 +41,13 @@ pub(super) struct Pairing {
     members: watch::Receiver<Arc<Vec<Member>>>,
     avoided: Avoided,
     answer: Option<Answer>,
+    persisting: Option<Persisting>,
 }
 
 impl Pairing {
     pub(super) fn new(meetings: Arc<Meetings>, meeting: Arc<Meeting>, regions: Option<BTreeSet<RegionId>>) -> Self {
         let members = meetings.placer.mesh.members();
-        Self { meetings, meeting, regions, members, avoided: Avoided::default(), answer: None }
+        Self { meetings, meeting, regions, members, avoided: Avoided::default(), answer: None, persisting: None }
     }
 
     /// Runs until `stop` fires, the meeting has ended or moved, or the store fails.
@@ -62,7 +65,7 @@ impl Pairing {
             changes.borrow_and_update();
             self.meeting.settle_witnesses();
             self.choose().await;
-            while let Some(event) = self.meeting.replication.see_mut(Replicator::poll_event) {
+            while let Some(event) = self.next_event() {
                 if !self.handle(event).await? {
                     return Ok(());
                 }
@@ -73,7 +76,13 @@ impl Pairing {
             let timeout = self.meeting.replication.see(Replicator::poll_timeout);
             tokio::select! {
                 Ok(()) = changes.changed() => {}
-                answer = answered(&mut self.answer) => {
+                written = finished(&mut self.persisting) => {
+                    self.persisting = None;
+                    if let Some(number) = written? {
+                        self.meeting.replication.with(|m, _| m.handle_persisted(number));
+                    }
+                }
+                answer = finished(&mut self.answer) => {
                     self.answer = None;
                     self.meeting.replication.with(|m, now| m.handle_answer(answer, now));
                 }
@@ -84,6 +93,14 @@ impl Pairing {
                 () = self.avoided.wait(), if self.meeting.replication.see(Replicator::wants_standby) => {}
             }
         }
+    }
+
+    /// What comes after something that is being written down waits for it, unless another core serves the meeting.
+    fn next_event(&mut self) -> Option<Event> {
+        if self.persisting.is_some() && !self.meeting.replication.see(Replicator::is_superseded) {
+            return None;
+        }
+        self.meeting.replication.see_mut(Replicator::poll_event)
     }
 
     /// Chooses a standby if there is none. The order of their merit is asked of those that speak version 2.
@@ -127,8 +144,7 @@ impl Pairing {
             }
             Event::Persist(number, core) => {
                 tracing::info!(standby = ?core.as_ref().map(NodeId::as_str), "standby");
-                self.meeting.update_here(|record| record.serving.standby = core).await?;
-                self.meeting.replication.with(|m, _| m.handle_persisted(number));
+                self.persisting = Some(Box::pin(persist(self.meeting.clone(), number, core)));
             }
             Event::Announce(number, core) => self.announce(number, core).await,
             Event::Begin(term) => self.meetings.begin_alone(&self.meeting, term).await?,
@@ -213,10 +229,23 @@ async fn note_standby(meeting: &Meeting, members: &[Member], core: &NodeId) -> R
     meeting.update_here(begin).await.map(|_| ())
 }
 
-/// The answer awaited; never, when there is none.
-async fn answered(answer: &mut Option<Answer>) -> Option<Response> {
-    match answer {
-        Some(answer) => answer.await,
+/// Writes down who the standby is. After a crash no standby is without its mark here that the authority lets take over: such a
+/// core would go on as if there were none.
+async fn persist(meeting: Arc<Meeting>, number: u64, core: Option<NodeId>) -> Result<Option<u64>, LogClosed> {
+    if core.is_none() && meeting.claim_standby(None).await.is_err() {
+        return Ok(None);
+    }
+    meeting.update_here(|record| record.serving.standby = core.clone()).await?;
+    if core.is_some() && meeting.claim_standby(core.as_ref()).await.is_err() {
+        return Ok(None);
+    }
+    Ok(Some(number))
+}
+
+/// What is awaited; never, when there is nothing.
+async fn finished<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + std::marker::Send>>>) -> T {
+    match work {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct Standbys {
 }
 
 impl Standbys {
-    fn receiver(&self, meeting: MeetingId, room: usize) -> Option<Arc<tokio::sync::Mutex<Receiver>>> {
+    pub(super) fn receiver(&self, meeting: MeetingId, room: usize) -> Option<Arc<tokio::sync::Mutex<Receiver>>> {
         let mut receivers = lock(&self.receivers);
         if !receivers.contains_key(&meeting) && receivers.len() >= room {
             return None;

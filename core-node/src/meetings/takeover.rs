@@ -17,7 +17,10 @@ use mesh::{
         request::{Replica, Request},
     },
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -26,6 +29,7 @@ use super::{
     seat::{self, NotHere},
 };
 use crate::{
+    authority::Stands,
     link::ToLink,
     meeting::{Meeting, wall},
     publish::Moved,
@@ -75,16 +79,18 @@ impl Meetings {
             self.check_owner(edge, &meeting.record(), epoch)?;
             return seat::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
         }
-        let _hands = self.hands.lock().await;
-        if let Some(meeting) = self.live(id) {
-            // Another stream of the same edge was faster.
-            return seat::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
-        }
-        let record = self.store.meeting(id).map_err(|_| RefusedReason::Full)?.ok_or(RefusedReason::UnknownMeeting)?;
+        let record = {
+            let _hands = self.hands.lock().await;
+            if let Some(meeting) = self.live(id) {
+                // Another stream of the same edge was faster.
+                return seat::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
+            }
+            self.store.meeting(id).map_err(|_| RefusedReason::Full)?.ok_or(RefusedReason::UnknownMeeting)?
+        };
         seat::called(&record, self.me(), edge, epoch, term)?;
         self.check_owner(edge, &record, epoch)?;
         tracing::warn!(meeting = %id, edge = %edge.node, term = term.0, "an edge turns to this core");
-        self.take_over(record, term).await
+        self.claim_for_edge(record, term).await
     }
 
     /// An edge has speech of an epoch that is over for it.
@@ -121,13 +127,19 @@ impl Meetings {
         seat::owns(record, edge, epoch)
     }
 
-    /// Makes a meeting of which this core is the standby live. `hands` is held.
-    async fn take_over(self: &Arc<Self>, mut record: MeetingRecord, term: Term) -> Result<Arc<Meeting>, NotHere> {
+    /// Makes a meeting of which this core is the standby live, as it has claimed. `hands` is held.
+    pub(super) async fn take_over(
+        self: &Arc<Self>,
+        mut record: MeetingRecord,
+        term: Term,
+        stands: Stands,
+    ) -> Result<Arc<Meeting>, NotHere> {
         let (id, former) = (record.id, record.serving.by.take());
         let begun = Instant::now();
         record.serving = Serving::here(term);
         self.note_turn(&mut record, former.as_ref(), term);
-        if self.log.write(Op::Meeting(Box::new(record.clone()))).await.is_err() || self.take_up(record).is_err() {
+        let written = self.log.write(Op::Meeting(Box::new(record.clone()))).await;
+        if written.is_err() || self.take_up(record, Some(stands)).is_err() {
             return Err(RefusedReason::Full.into());
         }
         self.standbys.forget(id);
@@ -162,6 +174,10 @@ impl Meetings {
         let _ = meeting.update_here(|record| record.serving = serving).await;
         super::forget_live(&self.live, id);
         let _ = self.log.write(Op::Forget(id)).await;
+        if !self.claims.is_shared() {
+            // Nobody else knows of it.
+            let _ = meeting.standing.release().await;
+        }
         let api = self.api_of(&core);
         let location = api.map(|api| format!("{api}/v1/meetings/{id}/transcript/stream"));
         meeting.publisher.moved(Moved { meeting_id: id, core: core.to_string(), location });
@@ -215,12 +231,17 @@ pub(super) async fn watch(meetings: Weak<Meetings>, stop: CancellationToken) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut absent: BTreeMap<NodeId, Instant> = BTreeMap::new();
     let mut looked = Instant::now();
+    let mut claims: Option<JoinHandle<()>> = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
         let Some(this) = meetings.upgrade() else { return };
+        if claims.as_ref().is_none_or(JoinHandle::is_finished) {
+            let this = this.clone();
+            claims = Some(tokio::spawn(async move { this.look_at_claims().await }));
+        }
         for record in this.orphans(&mut absent) {
             this.adopt(record).await;
         }
@@ -268,16 +289,20 @@ impl Meetings {
     async fn adopt(self: &Arc<Self>, record: MeetingRecord) {
         // In a term of its own: should the other two be alive after all, theirs is another.
         let (id, term) = (record.id, record.serving.term.alone(self.me(), wall().0));
-        if self.draining() || self.served_elsewhere(&record).await {
+        if self.draining() || !self.claims.is_up() || self.served_elsewhere(&record).await {
             return;
         }
-        let _hands = self.hands.lock().await;
         // It may have been taken while we asked.
         let still = self.store.meeting(id).ok().flatten().filter(|r| r.serving == record.serving);
         let Some(record) = still.filter(|r| self.live(r.id).is_none() && self.may_hold(r)) else { return };
         tracing::warn!(meeting = %id, term = term.0, "its core has been gone for long: taking the meeting over");
-        if let Err(why) = self.take_over(record, term).await {
-            tracing::error!(meeting = %id, ?why, "not taken over");
+        match self.claim(record.clone(), term).await {
+            Ok(_) => {}
+            Err(NotHere::Moved(core, _)) if core != *self.me() => self.give_up(&record, Some(core)).await,
+            Err(NotHere::Refused(RefusedReason::Ended | RefusedReason::UnknownMeeting)) => {
+                self.give_up(&record, None).await;
+            }
+            Err(why) => tracing::warn!(meeting = %id, ?why, "not taken over"),
         }
     }
 
@@ -285,9 +310,7 @@ impl Meetings {
     async fn served_elsewhere(&self, record: &MeetingRecord) -> bool {
         let found = self.find(record.id).await.filter(|core| Some(core) != record.serving.by.as_ref());
         let Some(core) = found else { return false };
-        let mut record = record.clone();
-        record.serving = Serving { role: CoreRole::Moved, by: Some(core), ..record.serving };
-        let _ = self.log.write(Op::Meeting(Box::new(record))).await;
+        self.give_up(record, Some(core)).await;
         true
     }
 }

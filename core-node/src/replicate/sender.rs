@@ -15,7 +15,8 @@
 //! the standby has it. That it is binding is on disk, here and at the standby, before any edge is told; the standby obeys no edge before
 //! it knows. While *dropping* nothing settles: the edge may
 //! have called the standby, and says otherwise itself, or the standby does, durably. Announcements are numbered; only the answer to one
-//! that was made since counts. One request is in flight at a time.
+//! that was made since counts. Of a standby that was dropped nothing settles either before it is written down, here and at the
+//! region's authority, that it may not take the meeting over any more. One request is in flight at a time.
 
 use std::{
     collections::VecDeque,
@@ -40,6 +41,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Snapshots in a row of which the standby acknowledges nothing, before it is no good.
 const MAX_RELOADS: u32 = 3;
+
+/// How long after a term of its own could not be begun it is tried again.
+const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long after an unanswered request the next is sent.
 const RETRY: Duration = Duration::from_millis(100);
@@ -78,11 +82,13 @@ pub enum Settled {
 pub enum Event {
     /// Read a snapshot from the store, with all that was written before now, for [`Replicator::handle_snapshot`].
     Load,
-    /// Write down that this is the binding standby; [`Replicator::handle_persisted`] with this number follows.
+    /// Write down that this is the binding standby, here and at the authority; [`Replicator::handle_persisted`] with this number
+    /// follows. One after the other.
     Persist(u64, Option<NodeId>),
     /// Tell the edge, under this number. If it is connected [`Replicator::handle_told`] comes before.
     Announce(u64, Option<NodeId>),
-    /// Write down that this core, without a standby, serves in this term; [`Replicator::handle_begun`] follows.
+    /// Write down, at the authority and here, that this core, without a standby, serves in this term;
+    /// [`Replicator::handle_begun`] follows, or [`Replicator::handle_not_begun`] if nothing was written anywhere.
     Begin(Term),
     /// This core is no good as a standby for now.
     Avoid(NodeId),
@@ -133,6 +139,8 @@ pub struct Replicator {
     known: bool,
     /// An edge may know of the standby.
     told: bool,
+    /// The writing down that a standby is none any more, until it is done.
+    unbound: Option<u64>,
     stream: Option<Stream>,
     next_stream: u64,
     reloads: u32,
@@ -180,6 +188,7 @@ impl Replicator {
             bound: None,
             known: standby.is_some(),
             told: standby.is_some(),
+            unbound: None,
             stream: None,
             next_stream: streams,
             reloads: 0,
@@ -347,6 +356,7 @@ impl Replicator {
 
     /// It is on disk who is the standby, and was pushed.
     pub fn handle_persisted(&mut self, number: u64) {
+        self.unbound.take_if(|unbound| *unbound <= number);
         if number == self.persist && self.binding {
             self.bound = Some(self.written);
             self.handle_known();
@@ -369,8 +379,36 @@ impl Replicator {
         if self.phase == Phase::Beginning(term) {
             self.term = term;
             (self.binding, self.told, self.known, self.bound) = (false, false, false, None);
-            (self.stream, self.phase) = (None, Phase::Alone);
+            (self.stream, self.phase, self.unbound) = (None, Phase::Alone, None);
         }
+    }
+
+    /// The authority could not be asked whether the term of its own may be begun: things are as before, and it is tried again soon.
+    pub fn handle_not_begun(&mut self, term: Term, now: Instant) {
+        if self.phase == Phase::Beginning(term) {
+            let waited = self.settings.alone_after.saturating_sub(BEGIN_AGAIN);
+            self.announce(None);
+            let since = now.checked_sub(waited).unwrap_or(now);
+            self.phase = Phase::Dropping { since, number: self.announced };
+        }
+    }
+
+    /// This core itself had begun a later term, before it was started again: it goes on in that one.
+    pub fn handle_later(&mut self, term: Term) {
+        if term > self.term && !matches!(self.phase, Phase::Beginning(_) | Phase::Superseded) {
+            self.phase = Phase::Beginning(term);
+            self.events.push_back(Event::Begin(term));
+        }
+    }
+
+    /// Whether the other two may have gone on without this core.
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(self.phase, Phase::Dropping { .. })
+    }
+
+    /// Whether another core serves it.
+    pub fn is_superseded(&self) -> bool {
+        self.phase == Phase::Superseded
     }
 
     /// No edge has anything left to bring: none will turn to the standby.
@@ -395,6 +433,7 @@ impl Replicator {
         match &self.phase {
             Phase::Superseded => Settled::Never,
             Phase::Dropping { .. } | Phase::Beginning(_) => Settled::No,
+            _ if self.unbound.is_some() => Settled::No,
             _ if !self.binding => Settled::Yes,
             _ if self.stream.as_ref().is_some_and(|s| s.acknowledged >= number) => Settled::Yes,
             _ => Settled::No,
@@ -499,6 +538,7 @@ impl Replicator {
         self.phase = Phase::Alone;
         if bound {
             self.persist(None);
+            self.unbound = Some(self.persist);
         }
     }
 

@@ -23,4 +23,7 @@ module "region" {
   certs_dir  = "${abspath(var.run_dir)}/certs"
   run_dir    = abspath(var.run_dir)
   model      = var.model
+
+  nats_servers  = var.nats_servers
+  nats_replicas = var.nats_replicas
 }

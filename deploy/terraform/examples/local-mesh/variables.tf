@@ -45,3 +45,15 @@ variable "run_dir" {
   type        = string
   default     = "run"
 }
+
+variable "nats_servers" {
+  description = "NATS servers with JetStream that keep which core serves a meeting. Empty: each core's own store does."
+  type        = list(string)
+  default     = []
+}
+
+variable "nats_replicas" {
+  description = "How many of the servers keep that when it is first written."
+  type        = number
+  default     = 1
+}

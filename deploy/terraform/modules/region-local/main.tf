@@ -33,6 +33,10 @@ locals {
       trust_domain = var.trust_domain
       store        = "${abspath(var.run_dir)}/${name}.redb"
       model        = abspath(var.model)
+
+      nats_servers  = var.nats_servers
+      nats_bucket   = var.nats_bucket
+      nats_replicas = var.nats_replicas
     })
   }
 

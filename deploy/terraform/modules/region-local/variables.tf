@@ -81,3 +81,31 @@ variable "model" {
   description = "The Whisper model that cores use, in ggml format."
   type        = string
 }
+
+variable "nats_servers" {
+  description = "NATS servers with JetStream that keep which core serves a meeting, such as nats://127.0.0.1:4222. Empty: each core's own store does."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for server in var.nats_servers : can(regex("^(nats|tls)://[^@/]+$", server))])
+    error_message = "A server is nats://host:port or tls://host:port, without a password."
+  }
+}
+
+variable "nats_bucket" {
+  description = "The bucket there; the first core makes it."
+  type        = string
+  default     = "nearfield_leases"
+}
+
+variable "nats_replicas" {
+  description = "How many of the servers keep the bucket when it is made."
+  type        = number
+  default     = 1
+
+  validation {
+    condition     = var.nats_replicas >= 1 && var.nats_replicas <= 5
+    error_message = "1 to 5 servers can keep the bucket."
+  }
+}
