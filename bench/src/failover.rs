@@ -11,6 +11,7 @@ mod coverage;
 mod doubled;
 mod faults;
 mod findings;
+mod nats;
 mod reader;
 mod report;
 mod scenario;
@@ -146,6 +147,7 @@ async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Out
     let (core, edge) = stage.serving().await?;
     say(&format!("a meeting is under way: {edge} captures, {core} serves"));
     let broken = faults::cause(scenario, &mut stage, times, &say).await?;
+    ensure!(stage.has_authority(), "the nats-server ended by itself");
     say("the meeting goes on to its end");
     let mut all = vec![];
     for meeting in &stage.meetings {
@@ -198,6 +200,7 @@ fn wanted(scenario: Scenario, args: &Args, dir: &Path) -> Result<Wanted> {
         binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
         model: args.model.canonicalize().with_context(no_model)?,
         manners: manners(scenario, args, &dir),
+        nats: scenario.has_nats(),
         dir,
         log: args.log.clone(),
     })
@@ -218,6 +221,9 @@ fn manners(scenario: Scenario, args: &Args, dir: &Path) -> BTreeMap<String, Mann
         }
         if node.starts_with("edge") {
             manner.sets.push(format!("uplink.spill_dir={}", dir.join(format!("{node}.spill")).display()));
+        }
+        if node.starts_with("core") && scenario.has_nats() {
+            nats::under(manner);
         }
         if scenario == Scenario::CertificateRotation {
             manner.sets.push(format!("tls.crl={}", dir.join("certs/crl.pem").display()));

@@ -56,6 +56,11 @@ fn a_core_killed_in_the_middle_of_a_word_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn nor_does_one_that_is_killed_where_nats_keeps_which_core_serves() {
+    shows_what_it_must("core-killed-nats");
+}
+
+#[test]
 fn an_edge_killed_is_replaced_within_three_seconds_and_the_gap_is_named() {
     shows_what_it_must("edge-killed");
 }

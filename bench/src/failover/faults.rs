@@ -64,7 +64,7 @@ impl Broken {
 /// It could not be done.
 pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
     match scenario {
-        Scenario::CoreKilled => nodes::kill_core(stage, times, say).await,
+        Scenario::CoreKilled | Scenario::CoreKilledNats => nodes::kill_core(stage, times, say).await,
         Scenario::EdgeKilled => nodes::kill_edge(stage, times, say).await,
         Scenario::EdgeKilledRedundant => nodes::kill_one_of_two_edges(stage, times, say).await,
         Scenario::Stall => nodes::stall(stage, times, say).await,

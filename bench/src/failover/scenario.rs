@@ -11,6 +11,8 @@ use super::findings::Findings;
 pub enum Scenario {
     /// `kill -9` of the core that serves the meeting, in the middle of a word.
     CoreKilled,
+    /// The same where the cores keep in NATS which of them serves.
+    CoreKilledNats,
     /// `kill -9` of the edge in the meeting; one edge captures.
     EdgeKilled,
     /// The same where two edges capture.
@@ -73,7 +75,7 @@ impl Scenario {
         let pick = |long: u64, brief: u64| s(if short { brief } else { long });
         let lasting = |outage: Duration| Times { meeting: s(8) + outage + s(14), fault: s(8), outage };
         match self {
-            Self::CoreKilled | Self::EdgeKilled | Self::EdgeKilledRedundant => {
+            Self::CoreKilled | Self::CoreKilledNats | Self::EdgeKilled | Self::EdgeKilledRedundant => {
                 Times { meeting: pick(32, 22), fault: pick(10, 7), outage: s(0) }
             }
             Self::LinkCut => lasting(pick(60, 10)),
@@ -92,6 +94,11 @@ impl Scenario {
         if self == Self::EdgeKilledRedundant { 2 } else { 1 }
     }
 
+    /// Whether the cores share an authority.
+    pub(super) fn has_nats(self) -> bool {
+        self == Self::CoreKilledNats
+    }
+
     /// Whether a second meeting elsewhere shows that others are not disturbed.
     pub(super) fn has_company(self) -> bool {
         matches!(self, Self::RegionIsolated | Self::BurstyLoss)
@@ -101,7 +108,7 @@ impl Scenario {
         let s = Duration::from_secs;
         let nothing = Row { promise: "", resume: None, rejoin: None, gap: false, delay: s(0), one_owner: false };
         match self {
-            Self::CoreKilled => Row {
+            Self::CoreKilled | Self::CoreKilledNats => Row {
                 promise: "0 lost, 0 doubled, words resume within 2 s",
                 resume: Some(s(2)),
                 one_owner: true,

@@ -15,9 +15,11 @@ use mesh::{
     identity::{NodeId, Role},
 };
 use serde_json::{Value, json};
+use tokio::process::Child;
 
 use super::{
     cores::{Ask, Cores},
+    nats,
     reader::Reader,
     script::{self, MidWord},
 };
@@ -64,6 +66,8 @@ pub(super) struct Stage {
     pub(super) bed: Bed,
     /// The meeting that is looked at, and others.
     pub(super) meetings: Vec<Meeting>,
+    /// The authority that its cores share, if they do.
+    nats: Option<Child>,
     /// What the emulated Internet does. Last, since dropping it kills what is left in it.
     pub(super) world: World,
 }
@@ -97,6 +101,8 @@ pub(super) struct Wanted {
     pub(super) log: String,
     /// What is otherwise for some nodes.
     pub(super) manners: BTreeMap<String, bed::Manner>,
+    /// Whether there is a nats-server at home.
+    pub(super) nats: bool,
 }
 
 impl Stage {
@@ -105,10 +111,11 @@ impl Stage {
         let regions: [RegionId; 3] = [HOME.parse()?, AWAY.parse()?, FAR.parse()?];
         lay_distances(&world, &regions)?;
         let [home, away, far] = regions;
-        let Wanted { binaries, model, dir, log, manners } = wanted;
+        let Wanted { binaries, model, dir, log, manners, nats } = wanted;
+        let nats = nats.then(|| nats::start(&world, &home, &dir)).transpose()?;
         let regions = vec![(home, 2, 1), (away, 1, 1), (far, 1, 0)];
         let plan = bed::Plan { regions, binaries, model, dir, log, workers: 1, manners };
-        Ok(Self { bed: Bed::raise(&world, plan).await?, meetings: vec![], world })
+        Ok(Self { bed: Bed::raise(&world, plan).await?, meetings: vec![], nats, world })
     }
 
     /// Opens a meeting in `region` and waits until its script has begun.
@@ -129,6 +136,11 @@ impl Stage {
         let started = began(&relay).await?;
         self.meetings.push(Meeting { path: format!("/v1/meetings/{id}"), script, started, relay, cores, reader });
         Ok(())
+    }
+
+    /// Whether the authority that the cores share, if they do, still runs.
+    pub(super) fn has_authority(&mut self) -> bool {
+        self.nats.as_mut().is_none_or(|nats| nats.try_wait().is_ok_and(|ended| ended.is_none()))
     }
 
     /// The meeting that is looked at.
