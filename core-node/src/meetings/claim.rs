@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use mesh::{
-    identity::NodeId,
-    wire::{MeetingId, Term, control::RefusedReason},
+    identity::{Identity, NodeId},
+    wire::{Epoch, MeetingId, Term, control::RefusedReason},
 };
 use tokio::time::timeout;
 
@@ -24,6 +24,16 @@ use crate::{
     store::Op,
 };
 
+/// Why a standby takes a meeting over.
+pub(super) enum Cause {
+    /// This edge, which owns it under that epoch, turns to it.
+    Called(Identity, Epoch),
+    /// The core that served it, as far as was known, has been gone for long.
+    Orphaned(Serving),
+    /// It had claimed it before.
+    Claimed,
+}
+
 /// How long an edge that calls waits for a shared authority's word. It has other meetings on the same stream.
 const CALL_WAIT: Duration = Duration::from_millis(500);
 /// How long one takeover waits for what else is done of the meeting.
@@ -35,11 +45,13 @@ impl Meetings {
     /// [`Meetings::claim`] for an edge that waits.
     pub(super) async fn claim_for_edge(
         self: &Arc<Self>,
-        record: MeetingRecord,
+        id: MeetingId,
         term: Term,
+        edge: &Identity,
+        epoch: Epoch,
     ) -> Result<Arc<Meeting>, NotHere> {
-        let this = self.clone();
-        let claiming = tokio::spawn(async move { this.claim(record, term).await });
+        let (this, cause) = (self.clone(), Cause::Called(edge.clone(), epoch));
+        let claiming = tokio::spawn(async move { this.claim(id, term, cause).await });
         let ended = match self.claims.is_shared() {
             // It goes on: the edge asks again.
             true => timeout(CALL_WAIT, claiming).await.map_err(|_| NotHere::from(RefusedReason::Full))?,
@@ -48,29 +60,51 @@ impl Meetings {
         ended.unwrap_or_else(|_| Err(RefusedReason::Full.into()))
     }
 
-    /// Takes a meeting over of which this core is the standby by `record`, if it gets the claim. Replicas of it wait meanwhile.
-    pub(super) async fn claim(self: &Arc<Self>, record: MeetingRecord, term: Term) -> Result<Arc<Meeting>, NotHere> {
-        let (id, me) = (record.id, self.me().clone());
+    /// Takes a meeting over of which this core is the standby, if it gets the claim. Replicas of it wait meanwhile.
+    pub(super) async fn claim(
+        self: &Arc<Self>,
+        id: MeetingId,
+        term: Term,
+        cause: Cause,
+    ) -> Result<Arc<Meeting>, NotHere> {
+        let me = self.me().clone();
         let receiver = self.standbys.receiver(id, usize::MAX).ok_or(RefusedReason::Full)?;
         let _turn = timeout(TURN_WAIT, receiver.lock()).await.map_err(|_| RefusedReason::Full)?;
         if let Some(meeting) = self.live(id) {
             return seat::opened(&me, meeting.replication.see(Replicator::term), term).map(|()| meeting);
         }
+        let record = self.stored(id)?;
+        self.may_claim(&record, term, &cause)?;
         let former = (record.serving.by.as_ref(), record.serving.term);
         let stands = match self.claims.take(id, &me, former, (term, record.epoch)).await {
             Ok(stands) => stands,
             Err(why) => return Err(self.not_taken(id, term, why)),
         };
         let _hands = self.hands.lock().await;
-        let mut held = self.store.meeting(id).map_err(|_| RefusedReason::Full)?;
-        match held.take_if(|r| r.serving.role == CoreRole::Standby && !r.status.ended()) {
-            Some(record) => self.take_over(record, term, stands).await,
-            // It has ended meanwhile: nobody needs the claim.
-            None => {
-                let _ = self.claims.remove(id, stands.revision).await;
-                Err(RefusedReason::Ended.into())
-            }
+        let record = self.stored(id)?;
+        // What all cores see stands, whatever was heard meanwhile.
+        let moved = !self.claims.is_shared() && record.serving.role != CoreRole::Standby;
+        if moved || record.status.ended() {
+            let _ = self.claims.remove(id, stands.revision).await;
+            return Err(RefusedReason::Ended.into());
         }
+        self.take_over(record, term, stands).await
+    }
+
+    fn stored(&self, id: MeetingId) -> Result<MeetingRecord, RefusedReason> {
+        self.store.meeting(id).map_err(|_| RefusedReason::Full)?.ok_or(RefusedReason::UnknownMeeting)
+    }
+
+    fn may_claim(&self, record: &MeetingRecord, term: Term, cause: &Cause) -> Result<(), NotHere> {
+        let holds = match cause {
+            Cause::Called(edge, epoch) => {
+                seat::called(record, self.me(), edge, *epoch, term)?;
+                return Ok(self.check_owner(edge, record, *epoch)?);
+            }
+            Cause::Orphaned(known) => record.serving == *known && self.may_hold(record),
+            Cause::Claimed => record.serving.role == CoreRole::Standby && term > record.serving.term,
+        };
+        if holds && !record.status.ended() { Ok(()) } else { Err(RefusedReason::Full.into()) }
     }
 
     fn not_taken(&self, id: MeetingId, term: Term, why: NotTaken) -> NotHere {
@@ -88,12 +122,13 @@ impl Meetings {
         }
     }
 
-    /// Another core has it, or nobody will: this one is not its standby any more.
-    pub(super) async fn give_up(&self, record: &MeetingRecord, to: Option<NodeId>) {
-        let by = to.or_else(|| record.serving.by.clone());
-        let serving = Serving { role: CoreRole::Moved, by, ..record.serving.clone() };
-        let _ = self.log.write(Op::Meeting(Box::new(MeetingRecord { serving, ..record.clone() }))).await;
-        self.standbys.let_go(record.id);
+    /// Another core has it, or nobody will: this one is not its standby any more, unless it has heard of it anew.
+    pub(super) async fn give_up(&self, known: &MeetingRecord, to: Option<NodeId>) {
+        let Some(mut record) = self.stored(known.id).ok().filter(|r| r.serving == known.serving) else { return };
+        record.serving.role = CoreRole::Moved;
+        record.serving.by = to.or(record.serving.by);
+        let _ = self.log.write(Op::Meeting(Box::new(record))).await;
+        self.standbys.let_go(known.id);
     }
 
     /// Looks at the claims that this core may be wrong about: of what it served when it stopped, of what it tried to take over, and
@@ -114,14 +149,11 @@ impl Meetings {
         for id in unsettled {
             let Ok(stands) = self.claims.read(id).await else { return };
             lock(&self.unsettled).remove(&id);
-            let held = self.store.meeting(id).ok().flatten().filter(|r| r.serving.role == CoreRole::Standby);
-            let mine = stands.map(|s| s.claim).filter(|c| c.core == *self.me());
-            if let (Some(record), Some(claim)) = (held, mine)
-                && !record.status.ended()
-                && claim.term > record.serving.term
+            let mine = stands.map(|s| s.claim).filter(|c| c.core == *self.me() && self.live(id).is_none());
+            if let Some(claim) = mine
+                && self.claim(id, claim.term, Cause::Claimed).await.is_ok()
             {
-                tracing::warn!(meeting = %id, term = claim.term.0, "taking over what was claimed before");
-                let _ = self.claim(record, claim.term).await;
+                tracing::warn!(meeting = %id, term = claim.term.0, "took over what was claimed before");
             }
         }
     }

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Meetings,
+    claim::Cause,
     residency::allowed,
     seat::{self, NotHere},
 };
@@ -90,7 +91,7 @@ impl Meetings {
         seat::called(&record, self.me(), edge, epoch, term)?;
         self.check_owner(edge, &record, epoch)?;
         tracing::warn!(meeting = %id, edge = %edge.node, term = term.0, "an edge turns to this core");
-        self.claim_for_edge(record, term).await
+        self.claim_for_edge(id, term, edge, epoch).await
     }
 
     /// An edge has speech of an epoch that is over for it.
@@ -115,7 +116,12 @@ impl Meetings {
         if owned { Ok(meeting) } else { Err(RefusedReason::NotAllowed.into()) }
     }
 
-    fn check_owner(&self, edge: &Identity, record: &MeetingRecord, epoch: Epoch) -> Result<(), RefusedReason> {
+    pub(super) fn check_owner(
+        &self,
+        edge: &Identity,
+        record: &MeetingRecord,
+        epoch: Epoch,
+    ) -> Result<(), RefusedReason> {
         let regions =
             allowed(self.placer.model.map(), &record.spec.residency).unwrap_or_else(|_| Some(Default::default()));
         if regions.is_some_and(|r| !r.contains(&edge.region)) {
@@ -296,7 +302,7 @@ impl Meetings {
         let still = self.store.meeting(id).ok().flatten().filter(|r| r.serving == record.serving);
         let Some(record) = still.filter(|r| self.live(r.id).is_none() && self.may_hold(r)) else { return };
         tracing::warn!(meeting = %id, term = term.0, "its core has been gone for long: taking the meeting over");
-        match self.claim(record.clone(), term).await {
+        match self.claim(id, term, Cause::Orphaned(record.serving.clone())).await {
             Ok(_) => {}
             Err(NotHere::Moved(core, _)) if core != *self.me() => self.give_up(&record, Some(core)).await,
             Err(NotHere::Refused(RefusedReason::Ended | RefusedReason::UnknownMeeting)) => {
