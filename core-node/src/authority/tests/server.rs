@@ -30,6 +30,7 @@ impl NatsServer {
         command.args(["-js", "-a", "127.0.0.1", "-p", &port, "-sd"]).arg(self.dir.path());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        self.child = Some(child);
         let mut said = vec![];
         for line in lines.by_ref() {
             if let Some((_, at)) = line.split_once("client connections on 127.0.0.1:") {
@@ -38,7 +39,6 @@ impl NatsServer {
             if line.contains("Server is ready") {
                 // Its pipe must not fill.
                 std::thread::spawn(move || lines.for_each(drop));
-                self.child = Some(child);
                 return;
             }
             said.push(line);
