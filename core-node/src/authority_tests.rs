@@ -13,10 +13,12 @@ use std::{
 
 use async_trait::async_trait;
 use mesh::{
+    identity::Role,
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, SpurtNo, Term,
         control::{CloseReason, RefusedReason, ToCore, ToEdge},
+        request::{Replica, Response},
     },
 };
 
@@ -30,19 +32,34 @@ use crate::{
     meeting::Meeting,
     meetings::{CreateError, Settings},
     record::CoreRole,
-    replicate::sender::Replicator,
+    replicate::{entry::Entry, sender::Replicator},
 };
 
 /// Long enough for one answer of a busy machine, short enough to wait for none.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// An authority to which one core's way can be cut.
-struct Way(Arc<dyn Authority>, Arc<AtomicBool>);
+/// An authority to which one core's way can be cut, both ways or back only.
+struct Way {
+    to: Arc<dyn Authority>,
+    cut: Arc<AtomicBool>,
+    deaf: Arc<AtomicBool>,
+}
 
 impl Way {
     fn pass(&self) -> Result<(), AuthorityError> {
-        match self.1.load(Ordering::Relaxed) {
+        match self.cut.load(Ordering::Relaxed) {
             true => Err(AuthorityError::Unavailable("cut".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn back(&self) -> Result<(), AuthorityError> {
+        match self.deaf.load(Ordering::Relaxed) {
+            // It is cut off from here on.
+            true => {
+                self.cut.store(true, Ordering::Relaxed);
+                self.pass()
+            }
             false => Ok(()),
         }
     }
@@ -51,12 +68,12 @@ impl Way {
 #[async_trait]
 impl Authority for Way {
     fn is_shared(&self) -> bool {
-        self.0.is_shared()
+        self.to.is_shared()
     }
 
     async fn read(&self, meeting: MeetingId) -> Result<Option<Stands>, AuthorityError> {
         self.pass()?;
-        self.0.read(meeting).await
+        self.to.read(meeting).await
     }
 
     async fn replace(
@@ -66,12 +83,14 @@ impl Authority for Way {
         claim: &Claim,
     ) -> Result<Revision, AuthorityError> {
         self.pass()?;
-        self.0.replace(meeting, after, claim).await
+        let heeded = self.to.replace(meeting, after, claim).await;
+        self.back()?;
+        heeded
     }
 
     async fn remove(&self, meeting: MeetingId, revision: Revision) -> Result<(), AuthorityError> {
         self.pass()?;
-        self.0.remove(meeting, revision).await
+        self.to.remove(meeting, revision).await
     }
 }
 
@@ -79,15 +98,18 @@ impl Authority for Way {
 struct Node {
     core: Core,
     cut: Arc<AtomicBool>,
+    /// The same for its answers.
+    deaf: Arc<AtomicBool>,
 }
 
 impl Node {
     async fn start(server: &NatsServer, name: &str, dir: &Path, change: impl FnOnce(&mut Settings)) -> Self {
-        let cut = Arc::new(AtomicBool::new(false));
-        let way = Way(Arc::new(server.authority(PATIENCE).await), cut.clone());
+        let (cut, deaf) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let to = Arc::new(server.authority(PATIENCE).await);
+        let way = Way { to, cut: cut.clone(), deaf: deaf.clone() };
         let claims = Claims::new(Arc::new(way), PATIENCE);
         let file = dir.join(format!("{name}.redb"));
-        Self { core: Core::under(Some(claims), (name, "eu-central"), &file, false, change), cut }
+        Self { core: Core::under(Some(claims), (name, "eu-central"), &file, false, change), cut, deaf }
     }
 
     fn cut(&self, cut: bool) {
@@ -211,6 +233,28 @@ async fn a_standby_that_cannot_reach_the_authority_takes_nothing_over_until_it_c
     pair.second.cut(false);
     pair.second.core.until("it is back", |c| c.meetings.has_authority()).await;
     let _edge = pair.call().await;
+    pair.second.serves(pair.meeting).await;
+    pair.first.steps_down(pair.meeting).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_whose_claim_was_heeded_unheard_takes_over_though_it_has_been_dropped_since() {
+    let pair = Pair::new(|_| {}).await;
+    pair.second.deaf.store(true, Ordering::Relaxed);
+    let mut edge = pair.call().await;
+    assert_eq!(edge.next().await, ToEdge::Refused { alias: ALIAS, reason: RefusedReason::Full });
+    pair.second.core.until("it gives up asking", |c| !c.meetings.has_authority()).await;
+    assert_eq!(pair.claim().await, claimed("core-2", Term(2), None));
+    let stream = u64::MAX;
+    let dropped: Vec<_> = [Entry::Begin { stream }, Entry::Dropped].iter().flat_map(Entry::pieces).collect();
+    let replica = Replica { meeting: pair.meeting, term: Term(1), stream, first: 0, entries: dropped };
+    let from = fakes::identity("core-1", Role::Core, "eu-central");
+    let answer = pair.second.core.meetings.handle_replica(&from, replica).await;
+    assert_eq!(answer, Response::Replicated { next: 2 });
+    let serving = pair.second.core.meetings.record(pair.meeting).unwrap().unwrap().serving;
+    assert_eq!((serving.role, serving.standby), (CoreRole::Moved, Some("core-2".parse().unwrap())));
+    pair.second.deaf.store(false, Ordering::Relaxed);
+    pair.second.cut(false);
     pair.second.serves(pair.meeting).await;
     pair.first.steps_down(pair.meeting).await;
 }

@@ -210,15 +210,13 @@ impl Meetings {
         });
         for record in this.store.meetings()? {
             this.remember_key(&record);
+            if this.is_unsettled(&record) {
+                lock(&this.unsettled).insert(record.id);
+            }
             match record.serving.role {
                 _ if record.status.ended() => {}
                 CoreRole::Serving => this.take_up(record, None)?,
-                CoreRole::Standby => {
-                    this.standbys.hold(record.id);
-                    if claims.is_shared() {
-                        lock(&this.unsettled).insert(record.id);
-                    }
-                }
+                CoreRole::Standby => this.standbys.hold(record.id),
                 CoreRole::Moved => {}
             }
         }

@@ -108,7 +108,8 @@ pub struct Serving {
     pub role: CoreRole,
     /// The core that serves it, where it is another.
     pub by: Option<NodeId>,
-    /// The standby that an edge may turn to, as the core that serves has written down; `None` if there is surely none.
+    /// The standby that an edge may turn to, as the core that serves has written down; `None` if there is surely none. Where the meeting
+    /// has moved: this core, if it may have claimed it all the same.
     pub standby: Option<NodeId>,
     /// The newest stream of replicas taken from the core that serves it.
     #[serde(default)]

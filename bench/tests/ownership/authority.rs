@@ -165,7 +165,7 @@ impl World {
         let call = self.cores[c].calling.take();
         self.cores[c].hands = false;
         match self.cores[c].held() {
-            Some(record) if record.serving.role == CoreRole::Standby => self.take_over(c, record, term, call),
+            Some(record) if record.serving.role != CoreRole::Serving => self.take_over(c, record, term, call),
             _ => {
                 let known = known.clone();
                 self.oracle.violated(format!("core {c} has claimed term {} and has lost {known:?}", term.0));

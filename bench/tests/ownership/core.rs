@@ -273,7 +273,14 @@ impl World {
         if self.cores[c].disk.record.as_ref().is_some_and(|r| r.serving.role == CoreRole::Serving) {
             self.take_up(c);
         }
-        self.cores[c].unsettled = self.plan.authority;
+        // As in `Meetings::is_unsettled`.
+        let me = self.name(c);
+        let perhaps = self.cores[c].disk.record.as_ref().is_some_and(|r| match r.serving.role {
+            CoreRole::Standby => true,
+            CoreRole::Moved => r.serving.standby == Some(me),
+            CoreRole::Serving => false,
+        });
+        self.cores[c].unsettled = self.plan.authority && perhaps;
         self.core_pump(c);
     }
 
@@ -543,7 +550,7 @@ impl World {
                 Job::Adopt(known) => self.adopt_job(c, known),
                 Job::TakeUp(term) => {
                     let known = self.cores[c].disk.record.as_ref().map(|r| r.serving.clone());
-                    let known = known.filter(|k| k.role == CoreRole::Standby && self.cores[c].live.is_none());
+                    let known = known.filter(|k| k.role != CoreRole::Serving && self.cores[c].live.is_none());
                     if let Some(known) = known {
                         self.claim(c, known, term, None);
                     }
@@ -583,7 +590,7 @@ impl World {
     /// It had claimed the meeting in `term`.
     pub(crate) fn take_up_claim(&mut self, c: usize, term: Term) {
         let Some(known) = self.cores[c].disk.record.as_ref().map(|r| r.serving.clone()) else { return };
-        if known.role == CoreRole::Standby && self.cores[c].live.is_none() && term > known.term {
+        if known.role != CoreRole::Serving && self.cores[c].live.is_none() && term > known.term {
             self.job(c, Job::TakeUp(term));
         }
     }
@@ -629,7 +636,8 @@ impl World {
         for entry in entries {
             let op = match entry {
                 Entry::Dropped => core.disk.record.clone().map(|mut record| {
-                    record.serving = Serving::moved(name.clone(), term, stream);
+                    let standby = core.unsettled.then(|| me.clone());
+                    record.serving = Serving { standby, ..Serving::moved(name.clone(), term, stream) };
                     Op::Meeting(Box::new(record))
                 }),
                 entry => snapshot::op(id, entry, &name, term, stream),

@@ -102,7 +102,8 @@ impl Meetings {
                 return Ok(self.check_owner(edge, record, *epoch)?);
             }
             Cause::Orphaned(known) => record.serving == *known && self.may_hold(record),
-            Cause::Claimed => record.serving.role == CoreRole::Standby && term > record.serving.term,
+            // Also if it has been dropped since: who served lets no words out after that, for want of the claim.
+            Cause::Claimed => record.serving.role != CoreRole::Serving && term > record.serving.term,
         };
         if holds && !record.status.ended() { Ok(()) } else { Err(RefusedReason::Full.into()) }
     }
@@ -127,8 +128,24 @@ impl Meetings {
         let Some(mut record) = self.stored(known.id).ok().filter(|r| r.serving == known.serving) else { return };
         record.serving.role = CoreRole::Moved;
         record.serving.by = to.or(record.serving.by);
+        record.serving.standby = self.perhaps_mine(known.id);
         let _ = self.log.write(Op::Meeting(Box::new(record))).await;
         self.standbys.let_go(known.id);
+    }
+
+    /// What [`Serving::standby`] is to say of a meeting that is another's: this core, while it does not know whether it has claimed it.
+    pub(super) fn perhaps_mine(&self, id: MeetingId) -> Option<NodeId> {
+        lock(&self.unsettled).contains(&id).then(|| self.me().clone())
+    }
+
+    /// Whether this core may have claimed a meeting that it did not serve when it stopped.
+    pub(super) fn is_unsettled(&self, record: &MeetingRecord) -> bool {
+        let may = match record.serving.role {
+            CoreRole::Standby => true,
+            CoreRole::Moved => record.serving.standby.as_ref() == Some(self.me()),
+            CoreRole::Serving => false,
+        };
+        may && self.claims.is_shared() && !record.status.ended()
     }
 
     /// Looks at the claims that this core may be wrong about: of what it served when it stopped, of what it tried to take over, and

@@ -148,7 +148,8 @@ impl Meetings {
     fn dropped(&self, from: &Identity, id: MeetingId, term: Term, stream: u64) -> Result<Option<Op>, String> {
         let record = self.store.meeting(id).map_err(|e| e.to_string())?;
         Ok(record.map(|mut record| {
-            record.serving = Serving::moved(from.node.clone(), term, stream);
+            record.serving =
+                Serving { standby: self.perhaps_mine(id), ..Serving::moved(from.node.clone(), term, stream) };
             Op::Meeting(Box::new(record))
         }))
     }
