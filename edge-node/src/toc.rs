@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mesh::wire::spurt::MAX_OPUS;
+use smallvec::{SmallVec, smallvec};
 
 /// The most frames a packet holds: 120 ms of 2.5 ms (RFC 6716 section 3.2.5).
 const MAX_FRAMES: usize = 48;
@@ -30,8 +31,8 @@ pub struct OpusPacket<'a> {
     /// Two channels.
     pub stereo: bool,
     frame_samples: u32,
-    frames: [&'a [u8]; MAX_FRAMES],
-    count: usize,
+    /// One in most packets.
+    frames: SmallVec<[&'a [u8]; 3]>,
 }
 
 /// How long the packet plays: 2.5 to 120 ms; `None` if it is no Opus packet.
@@ -47,7 +48,7 @@ impl<'a> OpusPacket<'a> {
             return None;
         }
         let (mode, frame_samples) = configuration(toc >> 3);
-        let mut this = Self { mode, stereo: toc & 4 != 0, frame_samples, frames: [&[]; MAX_FRAMES], count: 0 };
+        let mut this = Self { mode, stereo: toc & 4 != 0, frame_samples, frames: smallvec![] };
         match toc & 3 {
             0 => this.push(rest)?,
             1 => this.push_equal(rest, 2)?,
@@ -63,7 +64,7 @@ impl<'a> OpusPacket<'a> {
 
     /// How long it plays: at most 120 ms.
     pub fn duration(&self) -> Duration {
-        samples_to_duration(u64::from(self.frame_samples) * self.count as u64)
+        samples_to_duration(u64::from(self.frame_samples) * self.frames.len() as u64)
     }
 
     /// Holds no audio: every frame is empty or a single byte, which decoders read as "not sent".
@@ -82,7 +83,7 @@ impl<'a> OpusPacket<'a> {
     }
 
     fn frames(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
-        self.frames[..self.count].iter().copied()
+        self.frames.iter().copied()
     }
 
     /// (voice, LBRR) from the header bits of one frame, section 4.2.3: per channel a VAD bit for each 20 ms and
@@ -101,11 +102,10 @@ impl<'a> OpusPacket<'a> {
     }
 
     fn push(&mut self, frame: &'a [u8]) -> Option<()> {
-        if frame.len() > MAX_FRAME || self.frame_samples * (self.count as u32 + 1) > MAX_SAMPLES {
+        if frame.len() > MAX_FRAME || self.frame_samples * (self.frames.len() as u32 + 1) > MAX_SAMPLES {
             return None;
         }
-        *self.frames.get_mut(self.count)? = frame;
-        self.count += 1;
+        self.frames.push(frame);
         Some(())
     }
 
