@@ -425,7 +425,7 @@ impl Membership {
     }
 
     fn reads_news(&self, node: &NodeId) -> bool {
-        self.settings.wire >= Version::V2 && self.versions.get(node).is_some_and(|wire| *wire >= Version::V2)
+        reads_news(self.settings.wire, self.versions.get(node).copied())
     }
 
     /// Adds to a packet what its receiver should hear, as far as it fits.
@@ -546,6 +546,11 @@ impl Membership {
             self.configured_for = nodes;
         }
     }
+}
+
+/// Whether news passes between a node of version `ours` and one known to speak `theirs`.
+fn reads_news(ours: Version, theirs: Option<Version>) -> bool {
+    ours >= Version::V2 && theirs.is_some_and(|wire| wire >= Version::V2)
 }
 
 #[cfg(test)]

@@ -48,9 +48,9 @@ impl Rumours {
         self.0.retain(|node, _| keep(node));
     }
 
-    /// How many wait that others act on.
-    pub(super) fn brisk(&self) -> usize {
-        self.0.values().filter(|rumour| rumour.brisk).count()
+    /// Whether any wait that others act on.
+    pub(super) fn are_brisk(&self) -> bool {
+        self.0.values().any(|rumour| rumour.brisk)
     }
 
     pub(super) fn len(&self) -> usize {

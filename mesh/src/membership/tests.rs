@@ -90,6 +90,6 @@ fn reports_published_in_a_rush_go_out_as_one() {
     swim.handle_timeout(now + Settings::default().report_gap);
     let sent = swim.reports.get(&me.node).unwrap();
     assert_eq!((sent.meetings, sent.node.clone()), (99, me.node));
-    assert_eq!((swim.rumours.len(), swim.rumours.brisk()), (1, 1));
+    assert_eq!((swim.rumours.len(), swim.rumours.are_brisk()), (1, true));
     assert_eq!(swim.foca.custom_broadcast_backlog(), 0);
 }

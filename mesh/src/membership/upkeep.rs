@@ -10,7 +10,7 @@ use std::{
 use foca::{Member, Message, State, Timer};
 use rand::{rngs::StdRng, seq::SliceRandom};
 
-use super::{Membership, health::LATE, packet, peer::Peer};
+use super::{Membership, health::LATE, packet, peer::Peer, reads_news};
 use crate::identity::NodeId;
 
 /// The most seeds remembered; the oldest makes room.
@@ -243,7 +243,7 @@ impl Membership {
 
     /// Rumours are to go out soon, or as soon as the last ones have had their time.
     pub(super) fn tell_soon(&mut self, now: Instant) {
-        if self.rumours.brisk() > 0 || self.rumours.len() > CROWD {
+        if self.rumours.len() > CROWD || self.rumours.are_brisk() {
             let next = self.told_at.map_or(now, |at| at + self.settings.gossip_period);
             sooner(&mut self.deadlines.tell, next.max(now + GATHER));
         }
@@ -252,7 +252,7 @@ impl Membership {
     /// Tells rumours to random members: of changes to several, of a mere crowd to one.
     fn tell(&mut self, now: Instant) {
         self.told_at = Some(now);
-        let fanout = if self.rumours.brisk() > 0 { self.settings.gossip_fanout.get() } else { 1 };
+        let fanout = if self.rumours.are_brisk() { self.settings.gossip_fanout.get() } else { 1 };
         for peer in self.some_new(fanout) {
             let tail = self.rumours.fill(&peer.node, self.room(&peer), &self.reports);
             if !tail.is_empty() {
@@ -264,9 +264,13 @@ impl Membership {
 
     /// Random members that speak version 2.
     pub(super) fn some_new(&mut self, count: usize) -> Vec<Peer> {
-        let new = self.foca.iter_members().map(Member::id).filter(|peer| self.reads_news(&peer.node));
-        let new = new.cloned().collect();
-        some_of(new, count, &mut self.rng)
+        let Self { settings, versions, foca, rng, .. } = self;
+        let reads_news = |peer: &&Peer| reads_news(settings.wire, versions.get(&peer.node).copied());
+        // Picked by reference: a mesh of a thousand would else be copied for each packet.
+        some_of(foca.iter_members().map(Member::id).filter(reads_news).collect(), count, rng)
+            .into_iter()
+            .cloned()
+            .collect()
     }
 
     /// All of a stretched process's waits begin anew where they were: it has heard nobody meanwhile, and what was
