@@ -43,7 +43,8 @@ use crate::{
     lock,
     log::LogClosed,
     meeting::{IntakeError, Meeting, Notice, wall},
-    meetings::{Meetings, seat::NotHere},
+    meetings::Meetings,
+    seat::NotHere,
 };
 
 /// How long a spurt waits for its connection's control stream and for the rows that its header names.

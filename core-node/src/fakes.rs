@@ -51,14 +51,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const ALIAS: MeetingAlias = MeetingAlias(1);
 pub(crate) const ALICE: ParticipantAlias = ParticipantAlias(1);
 
-/// Meetings whose scribes are to panic at the next they hear.
-pub(crate) static POISONED: Mutex<Vec<MeetingId>> = Mutex::new(vec![]);
-
-pub(crate) fn break_if_poisoned(meeting: MeetingId) {
-    let poisoned = POISONED.lock().unwrap().contains(&meeting);
-    assert!(!poisoned, "poisoned");
-}
-
 const DOMAIN: &str = "nearfield.test";
 
 /// Who vouches for all of them.

@@ -8,9 +8,10 @@ use mesh::wire::{
 };
 
 use crate::{
-    fakes::{ALIAS, Core, POISONED},
+    fakes::{ALIAS, Core},
     meeting::Notice,
     record::Status,
+    scribe::POISONED,
 };
 
 #[tokio::test]

@@ -13,9 +13,7 @@ pub mod lifecycle;
 pub mod place;
 pub mod receipts;
 mod replication;
-pub mod residency;
 mod review;
-pub mod seat;
 pub mod second;
 mod standby;
 mod supervise;
@@ -42,7 +40,6 @@ use tracing::Instrument;
 use self::{
     lifecycle::Lifecycle,
     place::{Placer, Wanted, policy},
-    residency::{UnknownPlace, allowed, core_within},
     second::Second,
     standby::Standbys,
 };
@@ -58,6 +55,7 @@ use crate::{
         handle::Replication,
         sender::{self, Replicator},
     },
+    residency::{UnknownPlace, allowed, core_within},
     scribe,
     store::{Op, Store, StoreError},
     transcribe::pool::Pool,

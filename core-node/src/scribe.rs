@@ -142,7 +142,7 @@ impl Scribe {
 
     fn hear(&mut self, heard: Heard) {
         #[cfg(test)]
-        crate::fakes::break_if_poisoned(self.meeting.id);
+        break_if_poisoned(self.meeting.id);
         // Before anything else: who captures decides whether anybody is waited for.
         self.merger.handle_captors(self.meeting.captors(), Instant::now());
         match heard {
@@ -458,4 +458,14 @@ fn length(items: &[Item]) -> Duration {
         slot
     });
     lengths.sum()
+}
+
+/// Meetings whose scribes are to panic at the next they hear.
+#[cfg(test)]
+pub(crate) static POISONED: std::sync::Mutex<Vec<mesh::wire::MeetingId>> = std::sync::Mutex::new(vec![]);
+
+#[cfg(test)]
+fn break_if_poisoned(meeting: mesh::wire::MeetingId) {
+    let poisoned = crate::lock(&POISONED).contains(&meeting);
+    assert!(!poisoned, "poisoned");
 }

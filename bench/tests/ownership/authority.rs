@@ -7,8 +7,8 @@ use core_node::{
         claim::{NotTaken, take},
         standing::Lost,
     },
-    meetings::seat::NotHere,
     record::{CoreRole, Serving},
+    seat::NotHere,
 };
 use mesh::{
     identity::NodeId,

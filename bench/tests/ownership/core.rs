@@ -7,7 +7,6 @@ use std::{
 
 use core_node::{
     key::SpurtKey,
-    meetings::seat::{self, NotHere},
     record::{CoreRole, MeetingRecord, Owner, Serving, Spec, Status},
     replicate::{
         entry::{DoneSpurt, Entry},
@@ -16,6 +15,7 @@ use core_node::{
         snapshot,
         witnesses::Witnesses,
     },
+    seat::{self, NotHere},
     store::{DoneMark, Op},
 };
 use mesh::{

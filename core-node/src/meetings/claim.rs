@@ -11,16 +11,14 @@ use mesh::{
 };
 use tokio::time::timeout;
 
-use super::{
-    Meetings,
-    seat::{self, NotHere},
-};
+use super::Meetings;
 use crate::{
     authority::claim::NotTaken,
     lock,
     meeting::Meeting,
     record::{CoreRole, MeetingRecord, Serving},
     replicate::sender::Replicator,
+    seat::{self, NotHere},
     store::Op,
 };
 

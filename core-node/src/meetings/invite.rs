@@ -14,13 +14,13 @@ use mesh::{
 };
 use tokio::time::timeout;
 
-use super::seat;
 use crate::{
     authority::standing::Lost,
     log::LogClosed,
     meeting::{Meeting, wall},
     peers::Mesh,
     record::Owner,
+    seat,
 };
 
 /// An edge that is there says yes or no at once, and connects to the relay afterwards.

@@ -13,7 +13,7 @@ use mesh::{
     },
 };
 
-use super::{Meetings, residency::allowed, seat};
+use super::Meetings;
 use crate::{
     lock,
     log::LogClosed,
@@ -23,6 +23,8 @@ use crate::{
         receiver::{Receiver, StreamId},
         snapshot::op,
     },
+    residency::allowed,
+    seat,
     store::Op,
 };
 

@@ -23,18 +23,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Meetings,
-    claim::Cause,
-    residency::allowed,
-    seat::{self, NotHere},
-};
+use super::{Meetings, claim::Cause};
 use crate::{
     authority::Stands,
     link::ToLink,
     meeting::{Meeting, wall},
     publish::Moved,
     record::{CoreRole, MeetingRecord, Serving},
+    residency::allowed,
+    seat::{self, NotHere},
     store::Op,
 };
 

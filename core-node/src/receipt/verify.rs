@@ -13,7 +13,7 @@ use super::{
     KIND, Receipt, digest_of,
     jws::{BadJws, open},
 };
-use crate::meetings::residency::{UnknownPlace, allowed};
+use crate::residency::{UnknownPlace, allowed};
 
 /// What a receipt is held against.
 pub struct Against<'a> {
