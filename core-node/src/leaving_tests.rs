@@ -54,6 +54,30 @@ async fn an_edge_that_hands_over_captures_until_its_successor_is_live() {
 }
 
 #[tokio::test]
+async fn the_last_packets_of_an_edge_without_a_lease_are_taken_though_its_successor_is_live() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::named("core-1", &dir.path().join("1.redb"), false, |_| {});
+    let meeting = core.create().await;
+    core.assigned().await;
+    let mut first = core.connect("edge-a").await;
+    core.open(&first, meeting, Epoch(1)).await;
+    let live = core.meetings.live(meeting).unwrap();
+    core.until("active", |_| live.record().status == Status::Active).await;
+    core.say(&first, ToCore::HandOver { alias: ALIAS }).await;
+    core.assigned().await;
+    let bytes = spurt_bytes(0, 50, 0, false);
+    let cut = core.acceptor.read_spurt(&first.link, &bytes[..bytes.len() / 2]).await;
+    assert!(matches!(cut, Err(SpurtError::Truncated)), "{cut:?}");
+
+    let second = core.connect("edge-b").await;
+    core.open(&second, meeting, Epoch(2)).await;
+    assert_eq!(next(&mut first).await, ToEdge::Leave { alias: ALIAS });
+    core.spurt(&first, 0, 50, 0, false).await;
+    assert_eq!(next(&mut first).await, ToEdge::Done { alias: ALIAS, participant: ALICE, spurt: SpurtNo(0) });
+    assert_eq!(live.record().counts.frames_durable, 50);
+}
+
+#[tokio::test]
 async fn what_an_edge_has_beyond_a_spurt_that_was_ended_for_it_is_taken_as_its_next_part() {
     let dir = tempfile::tempdir().unwrap();
     let mut core = core(&dir);

@@ -313,7 +313,7 @@ impl Supervisor {
             return Ok(());
         }
         self.meeting.retire(epoch).await?;
-        self.end_before(Epoch(epoch.0 + 1)).await;
+        self.end_before(Epoch(epoch.0 + 1), false).await;
         Ok(())
     }
 
@@ -424,7 +424,7 @@ impl Supervisor {
             (Which::First, Ok(epoch)) => {
                 self.lifecycle.handle_assigned(epoch, now);
                 if self.lifecycle.leaving().is_none() {
-                    self.end_before(epoch).await;
+                    self.end_before(epoch, false).await;
                 }
                 self.owner_seen = false;
                 self.handle_members().await;
@@ -481,16 +481,21 @@ impl Supervisor {
         }
     }
 
-    /// What the owners before `epoch` left open ends: of one that may come back with the rest, after a while.
-    async fn end_before(&mut self, epoch: Epoch) {
+    /// What the owners before `epoch` left open ends: after a while of one that may come back with the rest, or that is
+    /// `there` still and has its last packets on their way.
+    async fn end_before(&mut self, epoch: Epoch, there: bool) {
         let record = self.meeting.record();
-        if !record.owners.range(..epoch.0).next_back().is_some_and(|(_, o)| o.leased) {
+        let leased = record.owners.range(..epoch.0).next_back().is_some_and(|(_, o)| o.leased);
+        if !leased && !there {
             return self.meeting.seal_former(epoch).await;
         }
         let (meeting, stop) = (self.meeting.clone(), self.meeting.stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             tokio::time::sleep(LATE_GRACE).await;
-            meeting.end_open(epoch, &meeting.captors()).await;
+            match leased {
+                true => meeting.end_open(epoch, &meeting.captors()).await,
+                false => meeting.seal_former(epoch).await,
+            }
         }));
     }
 
@@ -526,7 +531,7 @@ impl Supervisor {
         self.live.remove(&former);
         self.meeting.retire(former).await?;
         self.leave(former).await;
-        self.end_before(self.lifecycle.epoch()).await;
+        self.end_before(self.lifecycle.epoch(), true).await;
         Ok(())
     }
 
