@@ -4,11 +4,15 @@
 //! at the front of SILK and hybrid packets (RFC 6716 section 4.2.3); the packet's size. The gate is tuned on missing
 //! nothing: it says [`Verdict::Quiet`] only when two signs agree and nothing has spoken against it for a while, and
 //! never by itself for a packet loud enough to be speech. What is left in doubt is for the VAD to judge; once that has
-//! listened to a steady noise for some seconds and heard no voice, the same noise needs no further decoding.
+//! listened to a steady noise for some seconds and heard no voice, the same noise needs no further decoding. Nor does
+//! speech that goes on ([`coast`]).
+
+pub mod coast;
 
 use std::time::Duration;
 
-use crate::{media::AudioLevel, toc::OpusPacket};
+use self::coast::Coast;
+use crate::{media::AudioLevel, toc::OpusPacket, vad::Activity};
 
 /// Where quiet ends.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub struct Settings {
     pub loudest_room_dbov: u8,
     /// How long a doubt lasts: everything is decoded for as long after it.
     pub hold: Duration,
+    /// What of running speech is not listened to.
+    pub coast: coast::Settings,
 }
 
 impl Default for Settings {
@@ -42,6 +48,7 @@ impl Default for Settings {
             margin_db: 5.0,
             loudest_room_dbov: 40,
             hold: Duration::from_millis(300),
+            coast: coast::Settings::default(),
         }
     }
 }
@@ -53,6 +60,8 @@ pub enum Verdict {
     Quiet,
     /// Decode it and ask the VAD.
     Doubtful,
+    /// Speech that goes on: send it.
+    Speech,
 }
 
 /// The gate of one participant.
@@ -61,6 +70,9 @@ pub struct Gate {
     settings: Settings,
     held: Duration,
     room: Room,
+    coast: Coast,
+    /// The encoder's voice flag in the packet judged last.
+    flag: bool,
 }
 
 /// The noise around the participant: its level as an average in -dBov, and how long the VAD has heard only it.
@@ -73,26 +85,36 @@ struct Room {
 impl Gate {
     /// A closed gate.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, held: Duration::ZERO, room: Room::default() }
+        let coast = Coast::new(settings.coast.clone());
+        Self { settings, held: Duration::ZERO, room: Room::default(), coast, flag: false }
     }
 
-    /// Judges the next packet in order. `speaking` keeps the gate open: a spurt is heard to its end.
-    pub fn judge(&mut self, packet: &[u8], level: Option<AudioLevel>, speaking: bool) -> Verdict {
+    /// Judges the next packet in order. `activity` is where the speaker was before it: a spurt is heard to its end.
+    pub fn judge(&mut self, packet: &[u8], level: Option<AudioLevel>, activity: Activity) -> Verdict {
         let parsed = OpusPacket::parse(packet);
         let duration = parsed.as_ref().map_or(Duration::ZERO, OpusPacket::duration);
+        self.flag = parsed.as_ref().and_then(OpusPacket::voice) == Some(true);
+        if activity == Activity::Speech && self.coast.believes(self.flag, duration) {
+            return Verdict::Speech;
+        }
         let quiet = parsed.is_none_or(|p| self.quiet(&p, packet.len(), level));
         if !quiet {
             self.held = self.settings.hold;
             return Verdict::Doubtful;
         }
-        let open = speaking || !self.held.is_zero();
+        let open = activity != Activity::Silence || !self.held.is_zero();
         self.held = self.held.saturating_sub(duration);
-        if open { Verdict::Doubtful } else { Verdict::Quiet }
+        if open {
+            return Verdict::Doubtful;
+        }
+        self.coast.silent(self.flag, level, duration);
+        Verdict::Quiet
     }
 
-    /// What the VAD made of a packet that had to be decoded: whether it was `voiced`.
-    pub fn learn(&mut self, duration: Duration, level: Option<AudioLevel>, voiced: bool) {
-        let Some(level) = level.filter(|_| !voiced) else {
+    /// What the VAD made of the packet judged last, which had to be decoded.
+    pub fn learn(&mut self, duration: Duration, level: Option<AudioLevel>, activity: Activity) {
+        self.coast.heard(self.flag, level, duration, activity);
+        let Some(level) = level.filter(|_| activity == Activity::Silence) else {
             self.room = Room::default();
             return;
         };
@@ -162,21 +184,21 @@ mod tests {
     fn silence_closes_the_gate_and_speech_opens_it_at_once() {
         let mut gate = Gate::new(Settings::default());
         for packet in encode(&signals::silence(500), 24_000, Channels::Mono, 20).split_off(5) {
-            assert_eq!(gate.judge(&packet, level(127), false), Verdict::Quiet);
+            assert_eq!(gate.judge(&packet, level(127), Activity::Silence), Verdict::Quiet);
         }
         let packets = encode(&signals::talk(500, 8000.0), 24_000, Channels::Mono, 20);
-        let first = packets.iter().position(|p| gate.judge(p, None, false) == Verdict::Doubtful);
+        let first = packets.iter().position(|p| gate.judge(p, None, Activity::Silence) == Verdict::Doubtful);
         assert!(first.unwrap() < 4, "{first:?}");
     }
 
     #[test]
     fn what_is_loud_enough_to_be_speech_is_never_quiet() {
         let unvoiced = [1 << 3, 0, 0, 0];
-        assert_eq!(Gate::new(Settings::default()).judge(&unvoiced, level(40), false), Verdict::Doubtful);
-        assert_eq!(Gate::new(Settings::default()).judge(&unvoiced, level(80), false), Verdict::Quiet);
+        assert_eq!(Gate::new(Settings::default()).judge(&unvoiced, level(40), Activity::Silence), Verdict::Doubtful);
+        assert_eq!(Gate::new(Settings::default()).judge(&unvoiced, level(80), Activity::Silence), Verdict::Quiet);
         let celt = [31 << 3, 0, 0, 0];
-        assert_eq!(Gate::new(Settings::default()).judge(&celt, level(60), false), Verdict::Doubtful);
-        assert_eq!(Gate::new(Settings::default()).judge(&celt, None, false), Verdict::Doubtful);
+        assert_eq!(Gate::new(Settings::default()).judge(&celt, level(60), Activity::Silence), Verdict::Doubtful);
+        assert_eq!(Gate::new(Settings::default()).judge(&celt, None, Activity::Silence), Verdict::Doubtful);
     }
 
     #[test]
@@ -184,14 +206,16 @@ mod tests {
         let mut gate = Gate::new(Settings::default());
         let unvoiced = [1 << 3, 0, 0, 0];
         for _ in 0..100 {
-            assert_eq!(gate.judge(&unvoiced, level(48), false), Verdict::Doubtful);
-            gate.learn(Duration::from_millis(20), level(48), false);
+            assert_eq!(gate.judge(&unvoiced, level(48), Activity::Silence), Verdict::Doubtful);
+            gate.learn(Duration::from_millis(20), level(48), Activity::Silence);
         }
-        let quiet = |gate: &mut Gate, dbov| (0..16).map(|_| gate.judge(&unvoiced, level(dbov), false)).last().unwrap();
+        let quiet = |gate: &mut Gate, dbov| {
+            (0..16).map(|_| gate.judge(&unvoiced, level(dbov), Activity::Silence)).last().unwrap()
+        };
         assert_eq!(quiet(&mut gate, 46), Verdict::Quiet);
         assert_eq!(quiet(&mut gate, 42), Verdict::Doubtful);
         assert_eq!(quiet(&mut gate, 48), Verdict::Quiet);
-        gate.learn(Duration::from_millis(20), level(48), true);
+        gate.learn(Duration::from_millis(20), level(48), Activity::Speech);
         assert_eq!(quiet(&mut gate, 48), Verdict::Doubtful, "somebody spoke: listen again");
     }
 
@@ -199,12 +223,12 @@ mod tests {
     fn a_doubt_lasts_and_a_spurt_keeps_the_gate_open() {
         let mut gate = Gate::new(Settings::default());
         let (voiced, unvoiced) = ([1 << 3, 0x80, 0], [1 << 3, 0, 0]);
-        gate.judge(&voiced, level(60), false);
+        gate.judge(&voiced, level(60), Activity::Silence);
         for _ in 0..15 {
-            assert_eq!(gate.judge(&unvoiced, level(80), false), Verdict::Doubtful);
+            assert_eq!(gate.judge(&unvoiced, level(80), Activity::Silence), Verdict::Doubtful);
         }
-        assert_eq!(gate.judge(&unvoiced, level(80), false), Verdict::Quiet);
-        assert_eq!(gate.judge(&unvoiced, level(80), true), Verdict::Doubtful);
+        assert_eq!(gate.judge(&unvoiced, level(80), Activity::Silence), Verdict::Quiet);
+        assert_eq!(gate.judge(&unvoiced, level(80), Activity::Pause(Duration::ZERO)), Verdict::Doubtful);
     }
 
     proptest! {
@@ -212,7 +236,7 @@ mod tests {
         fn arbitrary_bytes_are_judged(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..20), dbov in 0u8..128, voice: bool, known: bool) {
             let mut gate = Gate::new(Settings::default());
             for packet in packets {
-                gate.judge(&packet, known.then_some(AudioLevel { dbov, voice }), false);
+                gate.judge(&packet, known.then_some(AudioLevel { dbov, voice }), Activity::Silence);
             }
         }
     }

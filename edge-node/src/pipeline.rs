@@ -6,9 +6,13 @@
 //! While the gate is closed packets pass undecoded and there is no decoder and no VAD: what state they had would be
 //! stale after the gap anyhow. The gate's first doubt makes new ones, which first hear the last
 //! [`Settings::warm_up`] packets kept as pre-roll, so that the decoder has converged and the VAD has its context when
-//! the doubtful packet comes. A participant who never speaks costs neither.
+//! the doubtful packet comes. A participant who never speaks costs neither. Speech that the gate believes passes them
+//! by, too; when it is in doubt again they first hear the last [`Settings::catch_up`] packets.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use mesh::{
@@ -49,6 +53,8 @@ pub struct Settings {
     pub spurt: spurt::Settings,
     /// Packets decoded before the first doubtful one. Opus converges within about 80 ms (RFC 7845 section 4.2).
     pub warm_up: usize,
+    /// The same after speech that was not listened to: its last moments, a pause of the voice among them.
+    pub catch_up: usize,
 }
 
 impl Default for Settings {
@@ -59,6 +65,7 @@ impl Default for Settings {
             vad: vad::Settings::default(),
             spurt: spurt::Settings::default(),
             warm_up: 5,
+            catch_up: 10,
         }
     }
 }
@@ -86,6 +93,39 @@ pub struct Pipeline {
 struct Ear {
     decoder: Decoder,
     vad: Vad,
+    /// The last packets of speech that passed unheard.
+    unheard: VecDeque<Bytes>,
+}
+
+impl Ear {
+    fn new(settings: vad::Settings) -> Self {
+        Self { decoder: Decoder::new(), vad: Vad::new(settings), unheard: VecDeque::new() }
+    }
+
+    /// Lets speech pass; the last `kept` packets of it can be heard later.
+    fn pass(&mut self, payload: Bytes, kept: usize) {
+        if self.unheard.len() >= kept {
+            self.unheard.pop_front();
+        }
+        self.unheard.push_back(payload);
+    }
+
+    /// Hears what of the speech before was kept, and how many packets that was.
+    fn catch_up(&mut self) -> u64 {
+        if self.unheard.is_empty() {
+            return 0;
+        }
+        self.vad.resume();
+        let count = self.unheard.len() as u64;
+        for payload in std::mem::take(&mut self.unheard) {
+            self.hear(&payload);
+        }
+        count
+    }
+
+    fn hear(&mut self, payload: &[u8]) {
+        self.vad.push(self.decoder.decode(payload));
+    }
 }
 
 impl Pipeline {
@@ -194,12 +234,17 @@ impl Pipeline {
         self.media_in += packet.duration;
         self.bridge_loss(&packet, wall);
         self.slot = packet.duration;
-        let verdict = self.gate.judge(&packet.payload, packet.level, self.speaking());
+        let verdict = self.gate.judge(&packet.payload, packet.level, self.activity());
         let activity = match verdict {
+            Verdict::Speech => {
+                self.pass(&packet.payload);
+                Activity::Speech
+            }
             Verdict::Doubtful => {
                 self.warm_up();
-                let activity = self.listen(&packet.payload);
-                self.gate.learn(packet.duration, packet.level, activity != Activity::Silence);
+                self.listen(&packet.payload);
+                let activity = self.activity();
+                self.gate.learn(packet.duration, packet.level, activity);
                 activity
             }
             Verdict::Quiet => {
@@ -215,10 +260,10 @@ impl Pipeline {
     /// Opens the ear, if it is not, with what was kept of the moments before.
     fn warm_up(&mut self) {
         if self.ear.is_some() {
+            self.catch_up();
             return;
         }
-        let vad = Vad::new(self.settings.vad.clone());
-        self.ear = Some(Box::new(Ear { decoder: Decoder::new(), vad }));
+        self.ear = Some(Box::new(Ear::new(self.settings.vad.clone())));
         let before: Vec<Bytes> =
             self.spurts.kept(self.settings.warm_up).filter_map(|slot| slot.payload.clone()).collect();
         for payload in before {
@@ -226,20 +271,35 @@ impl Pipeline {
         }
     }
 
-    fn listen(&mut self, payload: &[u8]) -> Activity {
-        let Some(ear) = &mut self.ear else { return Activity::Silence };
+    fn listen(&mut self, payload: &[u8]) {
+        let Some(ear) = &mut self.ear else { return };
         self.totals.packets_decoded += 1;
-        ear.vad.push(ear.decoder.decode(payload));
-        ear.vad.activity()
+        ear.hear(payload);
+    }
+
+    fn pass(&mut self, payload: &Bytes) {
+        if let Some(ear) = &mut self.ear {
+            ear.pass(payload.clone(), self.settings.catch_up);
+        }
+    }
+
+    fn catch_up(&mut self) {
+        if let Some(ear) = &mut self.ear {
+            self.totals.packets_decoded += ear.catch_up();
+        }
     }
 
     /// Puts gaps where packets were lost before `next`, and lets the VAD hear them concealed.
     fn bridge_loss(&mut self, next: &Packet, wall: Micros) {
         let count = std::mem::take(&mut self.lost);
+        if count == 0 {
+            return;
+        }
         if count > MAX_GAPS {
             self.hole();
             return;
         }
+        self.catch_up();
         for nth in 0..count {
             if let Some(ear) = &mut self.ear {
                 match ear.decoder.conceal(nth, count, &next.payload) {
@@ -258,6 +318,7 @@ impl Pipeline {
             self.hole();
             return;
         }
+        self.catch_up();
         for _ in 0..slots {
             if let Some(ear) = &mut self.ear {
                 ear.vad.skip(self.slot);
@@ -268,7 +329,7 @@ impl Pipeline {
 
     /// One slot without a packet. Its capture time is of no use: a spurt does not begin with a gap.
     fn gap(&mut self, wall: Micros) {
-        let activity = self.ear.as_ref().map_or(Activity::Silence, |ear| ear.vad.activity());
+        let activity = self.activity();
         let stages = EdgeStages { captured: wall, decoded: wall, ..EdgeStages::default() };
         self.spurts.push(Slot { payload: None, captured: wall, duration: self.slot, stages }, activity, wall);
     }
@@ -279,7 +340,7 @@ impl Pipeline {
         self.spurts.cut();
     }
 
-    fn speaking(&self) -> bool {
-        self.ear.as_ref().is_some_and(|ear| ear.vad.speaking())
+    fn activity(&self) -> Activity {
+        self.ear.as_ref().map_or(Activity::Silence, |ear| ear.vad.activity())
     }
 }

@@ -86,6 +86,14 @@ impl Vad {
         self.quiet(time);
     }
 
+    /// Goes on after sound that it has not heard, as if there had been silence before: what it remembers is of a moment
+    /// too long ago. Where the speaker is stays as it was.
+    pub fn resume(&mut self) {
+        self.ear = Ear::rested();
+        self.filled = 0;
+        self.run = 0;
+    }
+
     /// Where the speaker is now.
     pub fn activity(&self) -> Activity {
         self.activity

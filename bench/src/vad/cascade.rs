@@ -30,6 +30,8 @@ pub const PACKET: usize = 320;
 pub const PACKET_TIME: Duration = Duration::from_millis(20);
 /// The score of what nobody listened to.
 const UNHEARD: f32 = -1.0;
+/// The score of speech that the gate believes.
+const BELIEVED: f32 = 1.0;
 
 /// A participant's packets.
 #[derive(Debug, Clone)]
@@ -106,20 +108,40 @@ struct Listener {
 pub fn cascade(sent: &Sent, settings: &Settings) -> Cascaded {
     let mut gate = Gate::new(settings.gate.clone());
     let mut listener: Option<Listener> = None;
+    let mut unheard = 0;
     let frames = sent.packets.len() * PACKET / FRAME;
     let mut heard = Cascaded { scores: Scores { scores: vec![UNHEARD; frames], cpu: Duration::ZERO }, decoded: 0 };
     for (n, (packet, level)) in sent.packets.iter().zip(&sent.levels).enumerate() {
         let start = cpu();
-        let verdict = gate.judge(packet, Some(*level), listener.as_ref().is_some_and(|l| l.vad.speaking()));
+        let activity = listener.as_ref().map_or(Activity::Silence, |l| l.vad.activity());
+        let verdict = gate.judge(packet, Some(*level), activity);
         heard.scores.cpu += cpu() - start;
-        if verdict == Verdict::Quiet {
-            listener = None;
-            continue;
+        let late = |packet: usize| (packet * PACKET).saturating_sub(sent.delay);
+        match verdict {
+            Verdict::Quiet => {
+                listener = None;
+                continue;
+            }
+            Verdict::Speech => {
+                fill(&mut heard.scores.scores, late(n), PACKET, BELIEVED);
+                unheard += 1;
+                continue;
+            }
+            Verdict::Doubtful => {}
         }
-        let first = if listener.is_some() { n } else { n.saturating_sub(settings.warm_up) };
-        let open = listener.get_or_insert_with(|| Listener::new(settings, (first * PACKET).saturating_sub(sent.delay)));
+        let first = match &mut listener {
+            None => n.saturating_sub(settings.warm_up),
+            Some(open) if unheard > 0 => {
+                let first = n - settings.catch_up.min(unheard);
+                open.resume(late(first));
+                first
+            }
+            Some(_) => n,
+        };
+        unheard = 0;
+        let open = listener.get_or_insert_with(|| Listener::new(settings, late(first)));
         sent.packets[first..=n].iter().for_each(|packet| open.hear(packet, &mut heard));
-        gate.learn(PACKET_TIME, Some(*level), open.vad.activity() != Activity::Silence);
+        gate.learn(PACKET_TIME, Some(*level), open.vad.activity());
     }
     heard
 }
@@ -128,6 +150,13 @@ impl Listener {
     fn new(settings: &Settings, at: usize) -> Self {
         let vad = Vad::new(settings.vad.clone());
         Self { decoder: Decoder::new(), vad, ear: silero::Ear::rested(), pending: vec![], at }
+    }
+
+    fn resume(&mut self, at: usize) {
+        self.vad.resume();
+        self.ear = silero::Ear::rested();
+        self.pending.clear();
+        self.at = at;
     }
 
     fn hear(&mut self, packet: &[u8], heard: &mut Cascaded) {
