@@ -86,10 +86,8 @@ impl Vad {
         self.quiet(time);
     }
 
-    /// Goes on after sound that it has not heard, as if there had been silence before: what it remembers is of a moment
-    /// too long ago. Where the speaker is stays as it was.
+    /// Goes on after sound that it has not heard. What it remembers of the speaker, and where the speaker is, stays.
     pub fn resume(&mut self) {
-        self.ear = Ear::rested();
         self.filled = 0;
         self.run = 0;
     }

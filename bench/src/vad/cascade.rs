@@ -154,7 +154,6 @@ impl Listener {
 
     fn resume(&mut self, at: usize) {
         self.vad.resume();
-        self.ear = silero::Ear::rested();
         self.pending.clear();
         self.at = at;
     }

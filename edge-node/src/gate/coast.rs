@@ -177,7 +177,7 @@ mod tests {
     fn a_flag_that_was_wrong_in_silence_or_a_voice_hardly_above_it_is_listened_to() {
         let mut wrong = after(70, 10, 26, 25);
         assert!(!wrong.believes(true, PACKET));
-        let mut near = after(46, 1000, 26, 25);
+        let mut near = after(44, 1000, 26, 25);
         assert!(!near.believes(true, PACKET));
         let mut unknown = after(70, 1000, 26, 24);
         assert!(!unknown.believes(true, PACKET));
