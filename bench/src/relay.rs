@@ -229,7 +229,7 @@ impl Plan {
             reply: self.reply,
             start: self.start,
             settle: Duration::from_millis(self.settle_ms),
-            encoding: Encoding { bitrate: self.bitrate, dtx: self.dtx },
+            encoding: Encoding::wideband(self.bitrate, self.dtx),
         };
         Ok((settings, timelines))
     }

@@ -132,7 +132,7 @@ async fn open(reply: Reply, ids: &[&str]) -> (Relay, SocketAddr) {
         reply,
         start: Start::FirstSubscriber,
         settle: Duration::from_millis(300),
-        encoding: Encoding { bitrate: 24_000, dtx: false },
+        encoding: Encoding::wideband(24_000, false),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let relay = serve(listener, settings, ids.iter().map(|id| timeline(id, 1)).collect()).await.unwrap();

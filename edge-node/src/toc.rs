@@ -30,6 +30,7 @@ pub struct OpusPacket<'a> {
     pub mode: Mode,
     /// Two channels.
     pub stereo: bool,
+    silk_rate: Option<u32>,
     frame_samples: u32,
     /// One in most packets.
     frames: SmallVec<[&'a [u8]; 3]>,
@@ -48,7 +49,8 @@ impl<'a> OpusPacket<'a> {
             return None;
         }
         let (mode, frame_samples) = configuration(toc >> 3);
-        let mut this = Self { mode, stereo: toc & 4 != 0, frame_samples, frames: smallvec![] };
+        let mut this =
+            Self { mode, stereo: toc & 4 != 0, silk_rate: silk_rate(toc >> 3), frame_samples, frames: smallvec![] };
         match toc & 3 {
             0 => this.push(rest)?,
             1 => this.push_equal(rest, 2)?,
@@ -67,6 +69,16 @@ impl<'a> OpusPacket<'a> {
         samples_to_duration(u64::from(self.frame_samples) * self.frames.len() as u64)
     }
 
+    /// How long each of its frames plays: 2.5 to 60 ms.
+    pub fn frame_duration(&self) -> Duration {
+        samples_to_duration(self.frame_samples.into())
+    }
+
+    /// Samples per second within SILK: 8, 12 or 16 thousand; `None` for CELT.
+    pub fn silk_rate(&self) -> Option<u32> {
+        self.silk_rate
+    }
+
     /// Holds no audio: every frame is empty or a single byte, which decoders read as "not sent".
     pub fn is_dtx(&self) -> bool {
         self.frames().all(|f| f.len() <= 1)
@@ -82,7 +94,8 @@ impl<'a> OpusPacket<'a> {
         self.mode != Mode::Celt && self.frames().next().is_some_and(|f| self.silk_flags(f).1)
     }
 
-    fn frames(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
+    /// The frames, in their order; an empty one was not sent.
+    pub fn frames(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
         self.frames.iter().copied()
     }
 
@@ -155,6 +168,16 @@ fn configuration(config: u8) -> (Mode, u32) {
         0..12 => (Mode::Silk, [480, 960, 1920, 2880][usize::from(config & 3)]),
         12..16 => (Mode::Hybrid, [480, 960][usize::from(config & 1)]),
         _ => (Mode::Celt, 120 << (config & 3)),
+    }
+}
+
+/// Narrowband, mediumband, and wideband, alone or with CELT above it (RFC 6716 table 2).
+fn silk_rate(config: u8) -> Option<u32> {
+    match config {
+        0..4 => Some(8_000),
+        4..8 => Some(12_000),
+        8..16 => Some(16_000),
+        _ => None,
     }
 }
 

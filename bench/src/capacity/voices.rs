@@ -11,8 +11,6 @@ use crate::{
     speech::{self, Manner, Prompt, Script},
 };
 
-/// Bits per second of each voice.
-const BITRATE: u32 = 24_000;
 /// How long a script is before it begins anew.
 const LENGTH: Duration = Duration::from_secs(20);
 /// Packets in it.
@@ -67,7 +65,7 @@ fn track(prompts: &[Prompt], seed: u64, people: usize, who: usize, talking: Talk
         Talking::One => Script::generate(seed, people, LENGTH, prompts, &manner).track(who),
         Talking::All => Script::generate(seed * 1000 + who as u64, 1, LENGTH, prompts, &manner).track(0),
     };
-    let voice = Voice::encode("", "", samples, PACKETS, Encoding { bitrate: BITRATE, dtx: false })?;
+    let voice = Voice::encode("", "", samples, PACKETS, Encoding::BROWSER)?;
     let packets = voice.packets.into_iter().flatten();
     Ok(packets.map(|p| Packet { level: u8::from(p.voice) << 7 | p.level, payload: p.payload }).collect())
 }

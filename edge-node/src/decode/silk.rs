@@ -1,0 +1,200 @@
+//! The speech coder's part of a packet alone: all that there is below 8 kHz.
+//!
+//! A browser sends hybrid packets (RFC 6716 section 3.2.2): SILK up to 8 kHz, and above that CELT, which a VAD at 16 kHz never
+//! hears but libopus decodes all the same, at about the same cost. SILK comes first in the frame and needs nothing of
+//! what follows it, so here it is decoded by libopus' own function for it.
+//!
+//! That function is not part of libopus' interface. So it is used only of the very version whose headers are copied
+//! below ([`VERSION`]); with any other, [`Silk::new`] is `None`, and packets are decoded whole.
+//!
+//! What is heard is what the whole decoder makes of it, as a test shows. What is missing is the 5 ms of CELT that smooth a
+//! change of coder or bandwidth (RFC 6716 section 4.5.1).
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{c_int, c_void},
+    mem::zeroed,
+    ptr,
+    time::Duration,
+};
+
+use super::{MAX_SAMPLES, SAMPLE_RATE};
+use crate::toc::OpusPacket;
+
+/// The libopus whose internals these are; built for floating point, without deep PLC, DRED and OSCE.
+const VERSION: &str = "libopus 1.6.1";
+/// Samples of the longest that one call decodes: 20 ms.
+const MAX_STEP: usize = 320;
+
+/// `silk_DecControlStruct` of `silk/control.h`.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Control {
+    api_channels: i32,
+    internal_channels: i32,
+    api_rate: i32,
+    internal_rate: i32,
+    payload_ms: c_int,
+    pitch_lag: c_int,
+    deep_plc: c_int,
+}
+
+/// `ec_ctx` of `celt/entcode.h`.
+#[repr(C)]
+struct RangeDecoder {
+    buf: *const u8,
+    storage: u32,
+    end_offs: u32,
+    end_window: u32,
+    nend_bits: c_int,
+    nbits_total: c_int,
+    offs: u32,
+    rng: u32,
+    val: u32,
+    ext: u32,
+    rem: c_int,
+    error: c_int,
+}
+
+// `silk/API.h` and `celt/entdec.h`; `opus_res` is `float`.
+unsafe extern "C" {
+    fn silk_Get_Decoder_Size(bytes: *mut c_int) -> c_int;
+    fn silk_InitDecoder(state: *mut c_void) -> c_int;
+    fn silk_ResetDecoder(state: *mut c_void) -> c_int;
+    fn silk_Decode(
+        state: *mut c_void,
+        control: *mut Control,
+        lost: c_int,
+        new_packet: c_int,
+        from: *mut RangeDecoder,
+        out: *mut f32,
+        samples: *mut i32,
+        arch: c_int,
+    ) -> c_int;
+    fn ec_dec_init(this: *mut RangeDecoder, buf: *const u8, storage: u32);
+}
+
+/// What a frame is to be made from.
+#[derive(Debug, Clone, Copy)]
+#[repr(i32)]
+enum From {
+    Itself = 0,
+    Nothing = 1,
+    Redundancy = 2,
+}
+
+/// SILK's decoder to 16 kHz mono.
+#[derive(Debug)]
+pub(super) struct Silk {
+    /// In words, for its alignment.
+    state: Box<[u64]>,
+    control: Control,
+}
+
+impl Silk {
+    /// One that has heard nothing, if this libopus is the one that is known.
+    pub(super) fn new() -> Option<Self> {
+        (opus::version() == VERSION).then(Self::make).flatten()
+    }
+
+    fn make() -> Option<Self> {
+        let mut bytes = 0;
+        // SAFETY: writes one int.
+        let asked = unsafe { silk_Get_Decoder_Size(&mut bytes) };
+        let words = usize::try_from(bytes).ok().filter(|_| asked == 0)?.div_ceil(size_of::<u64>());
+        let control =
+            Control { api_channels: 1, internal_channels: 1, api_rate: SAMPLE_RATE as i32, ..Control::default() };
+        let mut this = Self { state: vec![0; words].into(), control };
+        // SAFETY: the state is as long as was asked for, and aligned for anything in it.
+        (unsafe { silk_InitDecoder(this.state()) } == 0).then_some(this)
+    }
+
+    /// Forgets what it has heard.
+    pub(super) fn reset(&mut self) {
+        self.control.internal_rate = 0;
+        // SAFETY: initialised by `make`.
+        unsafe { silk_ResetDecoder(self.state()) };
+    }
+
+    /// Decodes `packet`, which must not be one of CELT, into `pcm`; returns how many samples that gave. `None` if SILK finds it
+    /// corrupt.
+    pub(super) fn decode(&mut self, packet: &OpusPacket<'_>, pcm: &mut [i16; MAX_SAMPLES]) -> Option<usize> {
+        self.prepare(packet)?;
+        let (each, mut filled) = (samples(packet.frame_duration()), 0);
+        for frame in packet.frames() {
+            let out = pcm.get_mut(filled..filled + each)?;
+            // An empty frame was not sent (RFC 6716 section 3.2.1), and libopus reads one of a byte as such.
+            match frame.len() {
+                0 | 1 => self.conceal(out)?,
+                _ => self.frame(frame, From::Itself, out)?,
+            }
+            filled += each;
+        }
+        Some(filled)
+    }
+
+    /// Fills `pcm` with what was lost before `next`: with the copy that its first frame carries (LBRR) and, before that, a
+    /// guess. `None` if that frame is longer, or corrupt.
+    pub(super) fn recover(&mut self, next: &OpusPacket<'_>, pcm: &mut [i16]) -> Option<()> {
+        let guessed = pcm.len().checked_sub(samples(next.frame_duration()))?;
+        let frame = next.frames().next().filter(|frame| frame.len() > 1)?;
+        let (before, copied) = pcm.split_at_mut(guessed);
+        self.conceal(before)?;
+        self.prepare(next)?;
+        self.frame(frame, From::Redundancy, copied)
+    }
+
+    /// Fills `pcm` with a guess.
+    pub(super) fn conceal(&mut self, pcm: &mut [i16]) -> Option<()> {
+        if self.control.internal_rate == 0 {
+            pcm.fill(0);
+            return Some(());
+        }
+        pcm.chunks_mut(MAX_STEP).try_for_each(|part| self.frame(&[], From::Nothing, part))
+    }
+
+    /// Sets what the header says.
+    fn prepare(&mut self, packet: &OpusPacket<'_>) -> Option<()> {
+        self.control.internal_rate = packet.silk_rate()? as i32;
+        self.control.internal_channels = if packet.stereo { 2 } else { 1 };
+        Some(())
+    }
+
+    /// One frame: 10 to 60 ms, in steps of at most 20.
+    fn frame(&mut self, frame: &[u8], from: From, pcm: &mut [i16]) -> Option<()> {
+        let arch = 0; // Plain C: SILK's decoder has next to nothing else.
+        self.control.payload_ms = (pcm.len() * 1000 / SAMPLE_RATE as usize).max(10) as c_int;
+        // SAFETY: integers and a pointer that is not used before `ec_dec_init` has set it.
+        let mut range: RangeDecoder = unsafe { zeroed() };
+        if !matches!(from, From::Nothing) {
+            // SAFETY: `range` refers to `frame`, and both live to the end of this function.
+            unsafe { ec_dec_init(&mut range, frame.as_ptr(), frame.len() as u32) };
+        }
+        let mut done = 0;
+        while done < pcm.len() {
+            let mut step = [0f32; MAX_STEP];
+            let mut samples = 0;
+            // SAFETY: all point to what libopus expects there; it writes at most 20 ms.
+            let failed = unsafe {
+                let (state, control) = (self.state.as_mut_ptr().cast(), ptr::from_mut(&mut self.control));
+                let first = c_int::from(done == 0);
+                silk_Decode(state, control, from as c_int, first, &mut range, step.as_mut_ptr(), &mut samples, arch)
+            };
+            let samples = usize::try_from(samples).ok().filter(|n| failed == 0 && (1..=MAX_STEP).contains(n))?;
+            for (to, from) in pcm[done..].iter_mut().zip(&step[..samples]) {
+                *to = (from * 32_768.0) as i16;
+            }
+            done += samples;
+        }
+        Some(())
+    }
+
+    fn state(&mut self) -> *mut c_void {
+        self.state.as_mut_ptr().cast()
+    }
+}
+
+/// So long, at 16 kHz.
+fn samples(time: Duration) -> usize {
+    (time.as_micros() as u64 * u64::from(SAMPLE_RATE) / 1_000_000) as usize
+}
