@@ -1,6 +1,7 @@
 //! The only loop that waits: moves bytes and time between a relay, a [`Meeting`] and a core.
 #![allow(clippy::disallowed_methods, reason = "I/O shell: this is where the clocks are read")]
 
+pub mod alarm;
 mod cores;
 mod disk;
 mod relay;
@@ -21,6 +22,7 @@ use tokio::{
 use tracing::{debug, info};
 
 use self::{
+    alarm::Alarm,
     cores::Cores,
     disk::{Disk, Done},
     relay::Relay,
@@ -114,7 +116,7 @@ impl Driver {
 
     async fn run(mut self, mut orders: watch::Receiver<Order>) {
         self.act().await;
-        let mut batch = vec![];
+        let (mut batch, mut alarm) = (vec![], Alarm::default());
         while !self.meeting.is_over() {
             self.pulse.beat();
             self.flush().await;
@@ -125,7 +127,7 @@ impl Driver {
                     let order = *orders.borrow_and_update();
                     self.obey(order);
                 }
-                () = tokio::time::sleep_until(deadline.into()) => self.repeat(),
+                () = alarm.wait(deadline) => self.repeat(),
                 (writer, bytes, result) = self.writing.done() => self.handle_written(writer, bytes, result).await,
                 done = self.disk.done() => self.handle_disk(done),
                 event = self.events.recv() => match event {

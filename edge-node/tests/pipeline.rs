@@ -63,16 +63,26 @@ struct Sender {
     level: bool,
     fec: bool,
     peak: f64,
+    /// As a browser encodes: from 48 kHz, so hybrid packets.
+    browser: bool,
+    /// How many breaths a burst of talk has at most.
+    breaths: u64,
 }
 
-const PLAIN: Sender = Sender { frame_ms: 20, dtx: false, level: true, fec: false, peak: 8000.0 };
+const PLAIN: Sender =
+    Sender { frame_ms: 20, dtx: false, level: true, fec: false, peak: 8000.0, browser: false, breaths: 1 };
 
-/// Bursts of talk of 1 to 3 s between silences of 1.5 to 6 s, in a quiet room.
+/// Bursts of talk, each of one or more breaths of 1 to 3 s, between silences of 1.5 to 6 s, in a quiet room.
 fn scene(dice: &mut Dice, sender: Sender, bursts: usize) -> Scene {
     let (mut pcm, mut speech) = (signals::silence(3000), vec![]);
     for _ in 0..bursts {
         let start = pcm.len() as u64 / 16;
-        pcm.extend(signals::talk(1000 + dice.below(2000) as usize, sender.peak));
+        for breath in 0..1 + dice.below(sender.breaths) {
+            if breath > 0 {
+                pcm.extend(signals::silence(100 + dice.below(300) as usize));
+            }
+            pcm.extend(signals::talk(1000 + dice.below(2000) as usize, sender.peak));
+        }
         speech.push(start..pcm.len() as u64 / 16);
         pcm.extend(signals::silence(1500 + dice.below(4500) as usize));
     }
@@ -83,14 +93,16 @@ fn scene(dice: &mut Dice, sender: Sender, bursts: usize) -> Scene {
 }
 
 fn encode(pcm: &[i16], sender: Sender, mut sequence: u16) -> Vec<Sent> {
-    let mut encoder = Encoder::new(16_000, Channels::Mono, Application::Voip).unwrap();
-    encoder.set_bitrate(Bitrate::Bits(24_000)).unwrap();
+    let (times, bitrate) = if sender.browser { (3, 32_000) } else { (1, 24_000) };
+    let mut encoder = Encoder::new(16_000 * times as u32, Channels::Mono, Application::Voip).unwrap();
+    encoder.set_bitrate(Bitrate::Bits(bitrate)).unwrap();
     encoder.set_dtx(sender.dtx).unwrap();
     encoder.set_inband_fec(sender.fec).unwrap();
     encoder.set_packet_loss_perc(if sender.fec { 10 } else { 0 }).unwrap();
     let mut sent = vec![];
     for (n, chunk) in pcm.chunks_exact(16 * sender.frame_ms).enumerate() {
-        let payload = Bytes::from(encoder.encode_vec(chunk, 1275).unwrap());
+        let repeated: Vec<i16> = chunk.iter().flat_map(|s| std::iter::repeat_n(*s, times)).collect();
+        let payload = Bytes::from(encoder.encode_vec(&repeated, 1275).unwrap());
         // What DTX leaves of a packet is not sent (RFC 7587 section 3.1.3).
         if payload.len() > 2 {
             let level = sender.level.then(|| AudioLevel { dbov: signals::dbov(chunk), voice: false });
@@ -251,6 +263,19 @@ fn no_speech_is_missing_on_a_good_network() {
         nothing_is_missing(seed, Sender { frame_ms: 60, ..PLAIN }, GOOD);
         nothing_is_missing(seed, Sender { dtx: true, ..PLAIN }, GOOD);
         nothing_is_missing(seed, Sender { peak: 800.0, ..PLAIN }, GOOD);
+    }
+}
+
+#[test]
+fn no_speech_is_missing_of_long_turns_that_are_only_listened_to_now_and_then() {
+    let bad = Network { jitter: 50, loss: 5, duplicates: 5 };
+    let long = Sender { breaths: 8, ..PLAIN };
+    for seed in 1..8 {
+        for network in [GOOD, bad] {
+            nothing_is_missing(seed, long, network);
+            nothing_is_missing(seed, Sender { browser: true, ..long }, network);
+            nothing_is_missing(seed, Sender { browser: true, fec: true, peak: 800.0, ..long }, network);
+        }
     }
 }
 

@@ -17,14 +17,11 @@ use edge_node::{
         self, Event,
         inbox::{Inbox, inbox},
     },
+    driver::alarm::Alarm,
     media::ParticipantId,
 };
 use mesh::wire::{control::EdgeState, request::Source};
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{sleep_until, timeout},
-};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{generator::wall, sink::Sink, timing::Timing};
@@ -193,11 +190,11 @@ struct Stream {
 impl Run {
     async fn run(mut self, mut events: Inbox, people: usize, ready: mpsc::Sender<()>) {
         let mut ready = Some(ready);
-        let mut batch = vec![];
+        let (mut batch, mut alarm) = (vec![], Alarm::default());
         loop {
             tokio::select! {
                 any = events.next(&mut batch) => if !any { return },
-                () = sleep_until(self.sink.poll_timeout().into()) => {}
+                () = alarm.wait(self.sink.poll_timeout()) => {}
             }
             let (now, at) = (Instant::now(), wall());
             self.sink.handle_timeout(now, at);

@@ -1,7 +1,8 @@
 //! The loop of one set of sockets: datagrams in batches, each to its connection, and what connections want sent.
 //!
-//! While packets come it rests for [`REST`] after each round, so that the next round, and each meeting woken by it, has
-//! more than one to deal with.
+//! While packets come it rests for [`REST`] after each round, so that the next round has many to deal with, and each meeting
+//! is woken once for all that are its own: to wake one, and to find all of it in colder caches again, costs more than a
+//! packet does. A packet that comes when all is quiet is taken at once.
 #![allow(clippy::disallowed_methods, reason = "I/O shell: stamps packets as they arrive")]
 
 use std::{
@@ -31,10 +32,13 @@ use super::{
     describe::{Credentials, MAX_CANDIDATES, Remote},
     session::{Phase, Session, Transmit as Outward},
 };
-use crate::connect::{Event, ice_server::At};
+use crate::{
+    connect::{Event, ice_server::At},
+    media::RtpPacket,
+};
 
-/// Between rounds in which packets came.
-const REST: Duration = Duration::from_millis(2);
+/// Between rounds in which packets came: half of one.
+const REST: Duration = Duration::from_millis(10);
 /// Batches of one round; then others have their turn.
 const BATCHES: usize = 16;
 /// Room for datagrams of 1500 bytes that the kernel has joined, 64 at most; what is never touched costs no memory.
@@ -97,6 +101,8 @@ pub(super) struct Shard {
     /// Whose the TURN servers are that are spoken to over the sockets.
     by_server: HashMap<SocketAddr, u64>,
     due: BTreeSet<(Instant, u64)>,
+    /// Connections with packets of this round.
+    heard: Vec<u64>,
     dropped: Dropped,
 }
 
@@ -110,6 +116,8 @@ struct Connection {
     session: Session,
     ufrag: String,
     events: mpsc::Sender<Event>,
+    /// Packets of this round.
+    packets: Vec<RtpPacket>,
     state: watch::Sender<Phase>,
     due: Option<Instant>,
     /// Addresses of the relay's: those it told, and those it was heard from.
@@ -146,6 +154,7 @@ impl Shard {
             by_address: HashMap::new(),
             by_server: HashMap::new(),
             due: BTreeSet::new(),
+            heard: vec![],
             dropped: Dropped::default(),
         })
     }
@@ -167,10 +176,12 @@ impl Shard {
                 () = until(rest), if rest.is_some() => rest = None,
                 () = readable(&self.sockets), if rest.is_none() => {
                     let now = Instant::now();
-                    rest = self.receive(now).then(|| now + REST);
+                    let all = self.receive(now);
+                    rest = (all && !self.heard.is_empty()).then(|| now + REST);
                 }
                 () = until(due) => self.handle_timeouts(),
             }
+            self.deliver();
         }
     }
 
@@ -179,8 +190,9 @@ impl Shard {
         match command {
             Command::Add { id, ufrag, session, events, state, fresh } => {
                 self.by_ufrag.insert(ufrag.clone(), id);
-                let (session, addresses, streams) = (*session, vec![], vec![]);
-                let connection = Connection { session, ufrag, events, state, due: None, addresses, fresh, streams };
+                let (session, packets, addresses, streams) = (*session, vec![], vec![], vec![]);
+                let connection =
+                    Connection { session, ufrag, events, packets, state, due: None, addresses, fresh, streams };
                 self.connections.insert(id, connection);
             }
             Command::Server { id, at, username, credential, local, stream } => {
@@ -302,30 +314,40 @@ impl Shard {
         }
     }
 
-    /// Takes what has come; true if there was any.
+    /// Takes what has come; true if that was all.
     fn receive(&mut self, now: Instant) -> bool {
         let wall = Micros::from_system(SystemTime::now());
         let mut buffers = BUFFERS.take();
-        let mut any = false;
+        let mut all = true;
         for n in 0..self.sockets.len() {
-            for _ in 0..BATCHES {
-                let mut meta = [RecvMeta::default(); BATCH_SIZE];
-                let Some(count) = self.sockets[n].receive(&mut buffers, &mut meta) else { break };
-                any = true;
-                let local = self.sockets[n].address;
-                for (meta, buffer) in meta.iter().zip(buffers.chunks_exact(BUFFER)).take(count) {
-                    for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                        self.handle_datagram(local, meta.addr, datagram, now, wall);
-                    }
-                }
-                if count < BATCH_SIZE {
-                    break;
-                }
-            }
+            all &= (0..BATCHES).any(|_| self.receive_batch(n, &mut buffers, now, wall));
         }
         BUFFERS.set(buffers);
         self.dropped.tell();
-        any
+        all
+    }
+
+    /// Takes one batch off a socket; true if it was the last.
+    fn receive_batch(&mut self, n: usize, buffers: &mut Vec<u8>, now: Instant, wall: Micros) -> bool {
+        let mut meta = [RecvMeta::default(); BATCH_SIZE];
+        let Some(count) = self.sockets[n].receive(buffers, &mut meta) else { return true };
+        let local = self.sockets[n].address;
+        for (meta, buffer) in meta.iter().zip(buffers.chunks_exact(BUFFER)).take(count) {
+            for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                self.handle_datagram(local, meta.addr, datagram, now, wall);
+            }
+        }
+        count < BATCH_SIZE
+    }
+
+    /// Wakes those whose packets came.
+    fn deliver(&mut self) {
+        for id in std::mem::take(&mut self.heard) {
+            let closed = self.connections.get_mut(&id).is_some_and(|connection| !connection.deliver());
+            if closed {
+                self.close(id, Instant::now());
+            }
+        }
     }
 
     /// By its first byte (RFC 7983 section 7).
@@ -385,13 +407,12 @@ impl Shard {
     fn handle_rtp(&mut self, id: u64, bytes: &[u8], now: Instant, wall: Micros) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match connection.session.handle_rtp(bytes, now, wall) {
-            Ok(packet) => match connection.events.try_send(Event::Packet(packet)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_)) => {
-                    metrics::counter!("nearfield_edge_connect_dropped_total").increment(1);
+            Ok(packet) => {
+                if connection.packets.is_empty() {
+                    self.heard.push(id);
                 }
-                Err(TrySendError::Closed(_)) => return self.close(id, now),
-            },
+                connection.packets.push(packet);
+            }
             Err(fault) => self.dropped.note(fault.as_str()),
         }
         if connection.session.is_hurried() {
@@ -419,6 +440,18 @@ impl Shard {
 }
 
 impl Connection {
+    /// Hands over the packets of this round; false if nobody wants them any more. Those that there is no room for fall.
+    fn deliver(&mut self) -> bool {
+        for packet in self.packets.drain(..) {
+            match self.events.try_send(Event::Packet(packet)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => metrics::counter!("nearfield_edge_connect_dropped_total").increment(1),
+                Err(TrySendError::Closed(_)) => return false,
+            }
+        }
+        true
+    }
+
     fn send(&self, sockets: &[Socket], outward: Outward) -> bool {
         let Outward { from, to, tcp, bytes } = outward;
         if tcp {
