@@ -41,8 +41,8 @@ impl Default for Settings {
             known_after: ms(500),
             contrast_db: 20.0,
             confirmed: ms(160),
-            longest: ms(2000),
-            dip: ms(60),
+            longest: ms(4000),
+            dip: ms(100),
         }
     }
 }
@@ -155,7 +155,7 @@ mod tests {
     fn confirmed_speech_in_a_quiet_room_is_believed_for_a_while() {
         let mut coast = after(70, 1000, 26, 25);
         let believed = |coast: &mut Coast| (0..1000).take_while(|_| coast.believes(true, PACKET)).count();
-        assert_eq!(believed(&mut coast), 100, "two seconds");
+        assert_eq!(believed(&mut coast), 200, "four seconds");
         coast.heard(true, level(26), PACKET, Activity::Speech);
         assert!(coast.believes(true, PACKET), "the VAD still hears it");
         coast.heard(true, level(26), PACKET, Activity::Pause(Duration::ZERO));
@@ -166,7 +166,7 @@ mod tests {
     fn a_word_may_pause_but_not_for_long() {
         let mut coast = after(70, 1000, 26, 25);
         let pause = |coast: &mut Coast| (0..10).take_while(|_| coast.believes(false, PACKET)).count();
-        assert_eq!(pause(&mut coast), 3);
+        assert_eq!(pause(&mut coast), 5);
         let mut coast = after(70, 1000, 26, 25);
         for n in 0..90 {
             assert!(coast.believes(n % 3 == 0, PACKET), "packet {n}");
