@@ -33,6 +33,12 @@ pub struct Args {
     /// Sentences to transcribe, each with the gate and without (seconds of CPU each); 0 leaves them out.
     #[arg(long, default_value_t = 100)]
     pub sentences: usize,
+    /// How far the noise under every second sentence is below speech, in dB.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=60))]
+    pub snr: u8,
+    /// Transcribes a third time, with the noise taken out, as a core does that is set so.
+    #[arg(long)]
+    pub noise_suppression: bool,
     /// Minutes of the meeting whose bytes are counted, 1 to 600.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub minutes: u64,
@@ -49,6 +55,9 @@ pub struct Args {
 pub struct Figures {
     /// Word errors per word said, where the engine is given what the edge forwards.
     pub wer_with_gate: f64,
+    /// The same with the noise taken out; only where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wer_suppressed: Option<f64>,
     /// The same where it is given the whole recording.
     pub wer_without_gate: f64,
     /// Words said in these.
@@ -83,7 +92,8 @@ pub async fn run(args: Args) -> Result<()> {
     let mut rates = Rates::default();
     if args.sentences > 0 {
         let engine = Whisper::load(&whisper::Settings { model: args.model.clone(), threads: 2 })?;
-        rates = rate::rates(&engine, args.sentences, &prompts, args.seed).await?;
+        let (count, snr, suppress, seed) = (args.sentences, args.snr, args.noise_suppression, args.seed);
+        rates = rate::rates(&engine, &prompts, rate::Conditions { count, snr, suppress, seed }).await?;
     }
     let figures = Figures::of(rates, onsets, bytes);
     println!("{}", figures.table());
@@ -98,6 +108,7 @@ impl Figures {
     fn of(rates: Rates, onsets: Onsets, bytes: Bytes) -> Self {
         Self {
             wer_with_gate: rates.with_gate.rate(),
+            wer_suppressed: (rates.suppressed.words > 0).then(|| rates.suppressed.rate()),
             wer_without_gate: rates.without.rate(),
             words: rates.without.words,
             onsets: onsets.onsets,
@@ -131,8 +142,12 @@ impl Figures {
                 String::new(),
             ),
         ];
+        let suppressed = self.wer_suppressed.map(|rate| ("word error rate with noise suppression", percent(rate), ""));
         let mut table = Table::new();
         table.set_header(["what", "measured", "goal"]);
+        suppressed.into_iter().for_each(|(what, value, goal)| {
+            table.add_row([what, &value, goal]);
+        });
         rows.into_iter().for_each(|(what, value, goal)| {
             table.add_row([what, value, goal]);
         });

@@ -211,6 +211,8 @@ pub struct TranscribeSection {
     pub queue: usize,
     /// Language where a meeting does not say, ISO 639-1; absent: detected.
     pub language: Option<String>,
+    /// Whether noise is taken out of what the engine hears, where a meeting does not say.
+    pub noise_suppression: bool,
     /// Whether partials are made for meetings that want them.
     pub interim: bool,
     /// How often.
@@ -264,6 +266,7 @@ impl Default for TranscribeSection {
             threads: 1,
             queue: 64,
             language: None,
+            noise_suppression: false,
             interim: true,
             interim_every_ms: 1000,
             openai: OpenAiSection::default(),
@@ -345,6 +348,7 @@ impl Config {
             max_store_bytes: self.store.max_bytes,
             interim: self.transcribe.interim.then(|| Duration::from_millis(self.transcribe.interim_every_ms)),
             language: self.transcribe.language.clone(),
+            noise_suppression: self.transcribe.noise_suppression,
             parallel: self.transcribe.workers,
         }
     }

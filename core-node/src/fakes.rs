@@ -293,6 +293,7 @@ impl Core {
             max_store_bytes: u64::MAX,
             interim: Some(Duration::from_millis(20)),
             language: None,
+            noise_suppression: false,
             parallel: 2,
             failover: Default::default(),
         };
@@ -440,6 +441,7 @@ pub(crate) fn spec() -> Spec {
         stun: None,
         language: None,
         interim: true,
+        noise_suppression: None,
         vad: VadSettings::default(),
         metadata: serde_json::Map::new(),
         deduplication_key: None,

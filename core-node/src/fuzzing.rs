@@ -46,6 +46,7 @@ pub fn record() -> MeetingRecord {
         max_rtt_ms: None,
         language: Some("en".into()),
         interim: true,
+        noise_suppression: None,
         vad: VadSettings::default(),
         metadata: serde_json::Map::new(),
         deduplication_key: None,

@@ -84,6 +84,8 @@ pub struct Settings {
     pub interim: Option<Duration>,
     /// Spoken language where a meeting does not say; `None` to detect it.
     pub language: Option<String>,
+    /// Whether noise is taken out of what the engine hears, where a meeting does not say.
+    pub noise_suppression: bool,
     /// Finals of one meeting under way at a time.
     pub parallel: usize,
     /// How meetings survive this core.
@@ -493,6 +495,7 @@ impl Meetings {
             parallel: self.settings.parallel,
             interim: self.settings.interim.filter(|_| record.spec.interim),
             language: record.spec.language.clone().or_else(|| self.settings.language.clone()),
+            noise_suppression: record.spec.noise_suppression.unwrap_or(self.settings.noise_suppression),
         };
         let scribe = scribe::run(meeting.clone(), self.pool.clone(), settings, ends.covers, ends.heard, stop.clone());
         let guarded = self.clone().guarded(meeting.clone(), "the scribe", scribe);

@@ -191,6 +191,9 @@ pub struct Spec {
     pub language: Option<String>,
     /// Whether partial results are wanted.
     pub interim: bool,
+    /// Whether noise is taken out of what the engine hears; `None`: as the core is set.
+    #[serde(default)]
+    pub noise_suppression: Option<bool>,
     /// How speech is told from silence.
     pub vad: VadSettings,
     /// The caller's own data.

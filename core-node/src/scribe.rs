@@ -28,7 +28,7 @@ use crate::{
     store::{Speech, Store, StoreError},
     transcribe::{Clip, Text, TranscribeError, pool::Pool},
     transcript::Draft,
-    utterance::{Cover, Decoded, Fresh, Heard, Name, Piece, Utterance, duration_of},
+    utterance::{Cover, Decoded, Fresh, Heard, Name, Piece, Utterance, denoise, duration_of},
 };
 
 /// Shorter than this nobody says a word: no engine is asked.
@@ -53,6 +53,8 @@ pub struct Settings {
     pub interim: Option<Duration>,
     /// Spoken language; `None` to detect it.
     pub language: Option<String>,
+    /// Whether noise is taken out of what the engine hears.
+    pub noise_suppression: bool,
 }
 
 /// Makes one meeting's words until `heard` ends or `stop` fires. `covers` is what those had that
@@ -208,8 +210,8 @@ impl Scribe {
     }
 
     fn job(&self, utterance: Utterance) -> Job {
-        let (meeting, language) = (self.meeting.clone(), self.settings.language.clone());
-        Job { meeting, utterance, language, ledger: self.ledger.clone() }
+        let Settings { language, noise_suppression, .. } = self.settings.clone();
+        Job { meeting: self.meeting.clone(), utterance, language, noise_suppression, ledger: self.ledger.clone() }
     }
 
     /// What breaks one final would break it again: the whole meeting ends for it, rather than never.
@@ -314,6 +316,7 @@ struct Job {
     meeting: Arc<Meeting>,
     utterance: Utterance,
     language: Option<String>,
+    noise_suppression: bool,
     ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -362,7 +365,13 @@ impl Job {
 
     async fn load(&self) -> Option<Sound> {
         let (store, id, pieces) = (self.meeting.store.clone(), self.meeting.id, self.utterance.pieces.clone());
-        let loaded = tokio::task::spawn_blocking(move || load(&store, id, &pieces)).await;
+        let suppress = |sound: Sound| Sound { samples: denoise::suppress(&sound.samples).into(), ..sound };
+        let noisy = !self.noise_suppression;
+        let loaded = tokio::task::spawn_blocking(move || {
+            let sound = load(&store, id, &pieces)?;
+            Ok::<_, StoreError>(if noisy { sound } else { sound.map(suppress) })
+        });
+        let loaded = loaded.await;
         match loaded {
             Ok(Ok(sound)) => sound,
             Ok(Err(error)) => {

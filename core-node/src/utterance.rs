@@ -4,6 +4,7 @@
 //! to [`MAX_UTTERANCE`], those of several edges on top of each other. [`decode`] turns items into 16 kHz samples.
 
 pub mod decode;
+pub mod denoise;
 mod slot;
 
 use std::{ops::Range, time::Duration};

@@ -1,10 +1,11 @@
 //! One participant's jitter buffer: order, duplicates, loss.
 //!
-//! What comes in order passes at once; only a hole makes what follows it wait, for [`Settings::wait`], after which
-//! the missing packets are given up as lost. Nothing is played out here, so there is no reason to delay all packets
+//! What comes in order passes at once; only a hole makes what follows it wait, for as long as holes take to be filled on
+//! this path ([`patience`]), after which the missing packets are given up as lost. Nothing is played out here, so there is no reason to delay all packets
 //! by the worst jitter, as a buffer in front of a loudspeaker must.
 
 mod capture;
+pub mod patience;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,8 +15,8 @@ use std::{
 use bytes::Bytes;
 use mesh::clock::Micros;
 
-use self::capture::CaptureClock;
 pub use self::capture::MediaTime;
+use self::{capture::CaptureClock, patience::Patience};
 use crate::{
     media::{AudioLevel, RtpPacket},
     toc::{packet_duration, samples_to_duration},
@@ -38,9 +39,8 @@ const SLACK: Duration = Duration::from_millis(2);
 /// What bounds a jitter buffer.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long a hole is waited for. 40 to 60 ms cover the reordering of the Internet and of a relay; 200 ms
-    /// allow for retransmission. Longer waits delay words after every loss. At most 200 ms.
-    pub wait: Duration,
+    /// How long a hole is waited for.
+    pub wait: patience::Settings,
     /// Packets held behind a hole; one more gives the hole up. At least 1.
     pub max_packets: usize,
     /// The same in bytes of payload.
@@ -49,7 +49,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { wait: Duration::from_millis(60), max_packets: 64, max_bytes: 64 * 1024 }
+        Self { wait: patience::Settings::default(), max_packets: 64, max_bytes: 64 * 1024 }
     }
 }
 
@@ -107,6 +107,7 @@ pub struct JitterBuffer {
     held_bytes: usize,
     /// A packet that fits nothing we know: the first of a new source, if the next one follows it.
     suspect: Option<RtpPacket>,
+    patience: Patience,
     out: VecDeque<Emit>,
     counters: Counters,
 }
@@ -148,6 +149,7 @@ impl JitterBuffer {
     /// An empty buffer.
     pub fn new(settings: Settings) -> Self {
         Self {
+            patience: Patience::new(settings.wait.clone()),
             settings,
             timeline: None,
             held: BTreeMap::new(),
@@ -186,7 +188,12 @@ impl JitterBuffer {
 
     /// When a hole will be given up.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.held.values().map(|h| h.packet.arrived).min().map(|first| first + self.settings.wait)
+        self.missing_since().map(|first| first + self.patience.wait())
+    }
+
+    /// Since when it is known that what is next is missing.
+    fn missing_since(&self) -> Option<Instant> {
+        self.held.values().map(|held| held.packet.arrived).min()
     }
 
     /// The next thing in order.
@@ -210,7 +217,11 @@ impl JitterBuffer {
         let Some(timeline) = &self.timeline else { return };
         if sequence < timeline.next_sequence {
             self.counters.late += 1;
+            self.patience.handle_late(sequence, packet.arrived);
             return;
+        }
+        if let Some(missing) = self.missing_since_before(sequence) {
+            self.patience.handle_filled(packet.arrived.saturating_duration_since(missing));
         }
         let held = Held { media, packet };
         if sequence == timeline.next_sequence {
@@ -227,6 +238,14 @@ impl JitterBuffer {
         while self.held.len() > self.settings.max_packets || self.held_bytes > self.settings.max_bytes {
             self.skip_hole();
         }
+    }
+
+    /// Since when it was known that this packet is missing, if a later one has come.
+    fn missing_since_before(&self, sequence: u64) -> Option<Instant> {
+        if self.held.is_empty() || self.held.contains_key(&sequence) {
+            return None;
+        }
+        self.held.range(sequence..).map(|(_, held)| held.packet.arrived).min()
     }
 
     /// A packet of another source, or a stray. Two in a row are a source.
@@ -258,10 +277,12 @@ impl JitterBuffer {
     /// Gives up what is missing before the first packet held.
     fn skip_hole(&mut self) {
         let (Some(timeline), Some((&first, _))) = (&mut self.timeline, self.held.first_key_value()) else { return };
-        let missing = first.saturating_sub(timeline.next_sequence);
-        if missing > 0 {
+        let missing = timeline.next_sequence..first;
+        if !missing.is_empty() {
             timeline.next_sequence = first;
-            self.lose(missing as u32);
+            let since = self.missing_since();
+            since.into_iter().for_each(|since| self.patience.handle_given_up(missing.clone(), since));
+            self.lose((missing.end - missing.start) as u32);
         }
         self.release();
     }

@@ -1,9 +1,10 @@
 //! Word errors with the gate and without, on the same recordings.
 
-use std::sync::Arc;
-
 use anyhow::Result;
-use core_node::transcribe::{Clip, Transcriber};
+use core_node::{
+    transcribe::{Clip, Transcriber},
+    utterance::denoise,
+};
 use edge_node::{decode::Decoder, pipeline::Settings};
 use mesh::wire::{request::VadSettings, spurt::Item};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -14,8 +15,9 @@ use crate::{
     vad::{Sent, decode, encode, forward, level, pink, to_i16},
 };
 
-/// RMS of a quiet room, and of one with a fan: 20 dB below speech.
-const ROOMS: [f32; 2] = [3.16e-4, 5e-3];
+/// RMS of a quiet room, and of speech.
+const QUIET: f32 = 3.16e-4;
+const SPEECH: f32 = 0.05;
 /// Silence before and after a sentence, in seconds.
 const BEFORE: (f64, f64) = (1.5, 6.0);
 const AFTER: f64 = 1.5;
@@ -25,23 +27,45 @@ const AFTER: f64 = 1.5;
 pub(super) struct Rates {
     /// The engine was given what the edge forwards, spurt by spurt.
     pub(super) with_gate: Errors,
+    /// The same, with the noise taken out of it, if that was asked for.
+    pub(super) suppressed: Errors,
     /// It was given the whole recording.
     pub(super) without: Errors,
 }
 
-/// Transcribes `count` of `prompts`, every second one in a noisier room.
-pub(super) async fn rates(engine: &dyn Transcriber, count: usize, prompts: &[Prompt], seed: u64) -> Result<Rates> {
+/// What is transcribed, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conditions {
+    /// Sentences.
+    pub(super) count: usize,
+    /// How far the noise of every second one is below speech, in dB.
+    pub(super) snr: u8,
+    /// Whether to try it without the noise, too.
+    pub(super) suppress: bool,
+    pub(super) seed: u64,
+}
+
+/// Transcribes some of `prompts`, every second one in a noisier room.
+pub(super) async fn rates(engine: &dyn Transcriber, prompts: &[Prompt], conditions: Conditions) -> Result<Rates> {
+    let Conditions { count, snr, suppress, seed } = conditions;
+    let rooms = [QUIET, SPEECH / 10f32.powf(f32::from(snr) / 20.0)];
     let mut rng = StdRng::seed_from_u64(seed);
     let mut deck: Vec<&Prompt> = prompts.iter().collect();
     deck.shuffle(&mut rng);
     let mut rates = Rates::default();
     for (n, prompt) in deck.into_iter().cycle().take(count).enumerate() {
-        let sent = encode(&recording(prompt, ROOMS[n % ROOMS.len()], &mut rng), super::BITRATE)?;
+        let sent = encode(&recording(prompt, rooms[n % rooms.len()], &mut rng), super::BITRATE)?;
         let said = normalise(&prompt.text);
         let whole = heard(engine, decode(&sent)).await?;
-        let mut parts = vec![];
+        let (mut parts, mut clean) = (vec![], vec![]);
         for spurt in spurts(&sent)? {
+            if suppress {
+                clean.extend(said_in(engine, denoise::suppress(&floats(&spurt))).await?);
+            }
             parts.extend(heard(engine, spurt).await?);
+        }
+        if suppress {
+            rates.suppressed += compare(&said, &clean);
         }
         rates.without += compare(&said, &whole);
         rates.with_gate += compare(&said, &parts);
@@ -79,6 +103,14 @@ fn spurts(sent: &Sent) -> Result<Vec<Vec<i16>>> {
 }
 
 async fn heard(engine: &dyn Transcriber, pcm: Vec<i16>) -> Result<Vec<String>> {
-    let samples: Arc<[f32]> = pcm.iter().map(|s| f32::from(*s) / 32768.0).collect();
-    Ok(normalise(&engine.transcribe(Clip { samples, language: Some("en".into()) }).await?.text))
+    said_in(engine, floats(&pcm)).await
+}
+
+async fn said_in(engine: &dyn Transcriber, samples: Vec<f32>) -> Result<Vec<String>> {
+    let clip = Clip { samples: samples.into(), language: Some("en".into()) };
+    Ok(normalise(&engine.transcribe(clip).await?.text))
+}
+
+fn floats(pcm: &[i16]) -> Vec<f32> {
+    pcm.iter().map(|s| f32::from(*s) / 32768.0).collect()
 }

@@ -251,6 +251,7 @@ fn record(world: &World) -> MeetingRecord {
         max_rtt_ms: None,
         language: None,
         interim: false,
+        noise_suppression: None,
         vad: VadSettings::default(),
         metadata: serde_json::Map::new(),
         deduplication_key: None,

@@ -172,11 +172,14 @@ struct TranscriptionBody {
     language: Option<String>,
     /// Whether partial results are wanted.
     interim: bool,
+    /// Whether noise is taken out of what the engine hears; never of what is stored. Absent: as the core is set, which is not
+    /// to, unless its configuration says so.
+    noise_suppression: Option<bool>,
 }
 
 impl Default for TranscriptionBody {
     fn default() -> Self {
-        Self { language: None, interim: true }
+        Self { language: None, interim: true, noise_suppression: None }
     }
 }
 
@@ -225,6 +228,7 @@ impl CreateMeeting {
             stun: self.placement.stun,
             language,
             interim: self.transcription.interim,
+            noise_suppression: self.transcription.noise_suppression,
             vad: VadSettings { preroll_ms: self.vad.preroll_ms, hangover_ms: self.vad.hangover_ms },
             metadata: self.metadata,
             deduplication_key: self.deduplication_key,

@@ -89,6 +89,20 @@ async fn a_meeting_is_made_shown_and_ended_without_telling_its_secrets() {
 }
 
 #[tokio::test]
+async fn how_words_are_made_is_the_meeting_s_own_affair_where_it_says_so() {
+    let Bench { core, _dir } = bench();
+    for (said, kept) in [(json!({}), None), (json!({"noise_suppression": true}), Some(true))] {
+        let mut body = whep();
+        body["transcription"] = said;
+        let (status, _, body) = call(&core, post(body.to_string())).await;
+        assert_eq!(status, StatusCode::CREATED, "{body}");
+        let made: Value = serde_json::from_str(&body).unwrap();
+        let id = made["id"].as_str().unwrap().parse().unwrap();
+        assert_eq!(core.meetings.record(id).unwrap().unwrap().spec.noise_suppression, kept);
+    }
+}
+
+#[tokio::test]
 async fn bad_requests_are_told_what_is_wrong_and_where() {
     let Bench { core, _dir } = bench();
     let with = |change: fn(&mut Value)| {
