@@ -1,6 +1,6 @@
 //! Opus to what the VAD listens to: 16 kHz mono. The audio itself travels on undecoded.
 //!
-//! Of a packet only the part below 8 kHz is wanted, which is SILK's alone where SILK has a part in it ([`silk`]); CELT's are
+//! Of a packet only the part below 8 kHz is wanted, which is SILK's alone where SILK has a part in it (`silk`); CELT's are
 //! decoded whole.
 
 mod silk;
