@@ -365,13 +365,15 @@ impl Job {
 
     async fn load(&self) -> Option<Sound> {
         let (store, id, pieces) = (self.meeting.store.clone(), self.meeting.id, self.utterance.pieces.clone());
-        let suppress = |sound: Sound| Sound { samples: denoise::suppress(&sound.samples).into(), ..sound };
-        let noisy = !self.noise_suppression;
+        let suppress = self.noise_suppression;
         let loaded = tokio::task::spawn_blocking(move || {
-            let sound = load(&store, id, &pieces)?;
-            Ok::<_, StoreError>(if noisy { sound } else { sound.map(suppress) })
-        });
-        let loaded = loaded.await;
+            let mut sound = load(&store, id, &pieces)?;
+            if let Some(sound) = sound.as_mut().filter(|_| suppress) {
+                sound.samples = denoise::suppress(&sound.samples).into();
+            }
+            Ok::<_, StoreError>(sound)
+        })
+        .await;
         match loaded {
             Ok(Ok(sound)) => sound,
             Ok(Err(error)) => {

@@ -18,9 +18,6 @@ const SCALE: f32 = 32_768.0;
 const CHUNK: usize = 480;
 
 /// The same sound, as long and at the same times, with less noise.
-///
-/// # Panics
-/// Never: the sizes of the buffers follow from the sound's length.
 pub fn suppress(samples: &[f32]) -> Vec<f32> {
     let wide = resample(samples, RATE as usize, FULL_RATE);
     let mut clean = vec![];

@@ -163,7 +163,13 @@ impl Silk {
     /// One frame: 10 to 60 ms, in steps of at most 20.
     fn frame(&mut self, frame: &[u8], from: From, pcm: &mut [i16]) -> Option<()> {
         let arch = 0; // Plain C: SILK's decoder has next to nothing else.
-        self.control.payload_ms = (pcm.len() * 1000 / SAMPLE_RATE as usize).max(10) as c_int;
+        // No other lengths exist to SILK, which may end the process over one; what is too much is not taken.
+        self.control.payload_ms = match pcm.len() {
+            0..=160 => 10,
+            161..=320 => 20,
+            321..=640 => 40,
+            _ => 60,
+        };
         // SAFETY: integers and a pointer that is not used before `ec_dec_init` has set it.
         let mut range: RangeDecoder = unsafe { zeroed() };
         if !matches!(from, From::Nothing) {
@@ -197,4 +203,21 @@ impl Silk {
 /// So long, at 16 kHz.
 fn samples(time: Duration) -> usize {
     (time.as_micros() as u64 * u64::from(SAMPLE_RATE) / 1_000_000) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guess_may_be_of_any_length() {
+        let mut silk = Silk::new().expect("the libopus that is known");
+        let mut pcm = [0; MAX_SAMPLES];
+        for length in (0..=MAX_SAMPLES).step_by(40).chain([1, 159, 161, 319, 321]) {
+            let packet = [9 << 3, 0x80, 7, 1, 9, 200, 3];
+            let packet = OpusPacket::parse(&packet).expect("20 ms of wideband");
+            assert!(silk.decode(&packet, &mut pcm).is_some());
+            assert_eq!(silk.conceal(&mut pcm[..length]), Some(()), "{length}");
+        }
+    }
 }
