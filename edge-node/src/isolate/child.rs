@@ -26,6 +26,7 @@ use super::{FromChild, ToChild, stream};
 use crate::{
     budget::{self, Budget, Verdict},
     connect::{self, ConnectError, Event},
+    driver::alarm::Alarm,
     media::{ParticipantId, RtpPacket},
     meeting,
     pipeline::{self, Output, Pipeline},
@@ -141,7 +142,7 @@ impl Media {
     async fn serve(mut self, mut events: mpsc::Receiver<Event>, stop: &CancellationToken) -> Option<String> {
         let mut ticks = interval(TALLY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failure = None;
+        let (mut failure, mut alarm) = (None, Alarm::default());
         loop {
             let due = self.participants.values().filter_map(|p| p.pipeline.poll_timeout()).min();
             tokio::select! {
@@ -149,7 +150,7 @@ impl Media {
                     Some(event) => failure = failure.or(self.handle(event).await),
                     None => break,
                 },
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                () = alarm.wait(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.each(|pipeline, now, wall| pipeline.handle_timeout(now, wall)).await;
                 }
                 _ = ticks.tick() => self.tally().await,

@@ -103,6 +103,8 @@ impl Patience {
     }
 
     fn note(&mut self, took: Option<Duration>) {
+        let outcome = if took.is_some() { "filled" } else { "given_up" };
+        metrics::histogram!("nearfield_edge_jitter_wait_seconds", "hole" => outcome).record(self.wait());
         if self.holes.len() >= HOLES {
             self.holes.pop_front();
         }

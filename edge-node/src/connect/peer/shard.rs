@@ -343,8 +343,8 @@ impl Shard {
     /// Wakes those whose packets came.
     fn deliver(&mut self) {
         for id in std::mem::take(&mut self.heard) {
-            let closed = self.connections.get_mut(&id).is_some_and(|connection| !connection.deliver());
-            if closed {
+            let Some(Connection { packets, events, .. }) = self.connections.get_mut(&id) else { continue };
+            if !deliver(packets, events) {
                 self.close(id, Instant::now());
             }
         }
@@ -439,19 +439,19 @@ impl Shard {
     }
 }
 
-impl Connection {
-    /// Hands over the packets of this round; false if nobody wants them any more. Those that there is no room for fall.
-    fn deliver(&mut self) -> bool {
-        for packet in self.packets.drain(..) {
-            match self.events.try_send(Event::Packet(packet)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_)) => metrics::counter!("nearfield_edge_connect_dropped_total").increment(1),
-                Err(TrySendError::Closed(_)) => return false,
-            }
+/// Hands over a round's packets; false if nobody wants them any more. Those that there is no room for fall.
+fn deliver(packets: &mut Vec<RtpPacket>, events: &mpsc::Sender<Event>) -> bool {
+    for packet in packets.drain(..) {
+        match events.try_send(Event::Packet(packet)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => metrics::counter!("nearfield_edge_connect_dropped_total").increment(1),
+            Err(TrySendError::Closed(_)) => return false,
         }
-        true
     }
+    true
+}
 
+impl Connection {
     fn send(&self, sockets: &[Socket], outward: Outward) -> bool {
         let Outward { from, to, tcp, bytes } = outward;
         if tcp {
@@ -534,6 +534,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::media::ParticipantId;
 
     proptest! {
         #[test]
@@ -543,6 +544,30 @@ mod tests {
             request.extend(bytes);
             ufrag(&request);
         }
+    }
+
+    fn packet(sequence: u16) -> RtpPacket {
+        RtpPacket {
+            participant: ParticipantId::new("p").expect("short"),
+            sequence,
+            timestamp: 0,
+            level: None,
+            payload: vec![8].into(),
+            arrived: Instant::now(),
+            arrived_at: Micros(1),
+        }
+    }
+
+    #[test]
+    fn all_of_a_round_is_handed_over_in_order_and_what_there_is_no_room_for_falls() {
+        let (events, mut meeting) = mpsc::channel(3);
+        let mut round: Vec<RtpPacket> = (0..5).map(packet).collect();
+        assert!(deliver(&mut round, &events) && round.is_empty());
+        let mut got =
+            || meeting.try_recv().ok().map(|event| if let Event::Packet(p) = event { p.sequence } else { 99 });
+        assert_eq!([got(), got(), got(), got()], [Some(0), Some(1), Some(2), None]);
+        drop(meeting);
+        assert!(!deliver(&mut vec![packet(6)], &events), "nobody is there any more");
     }
 
     #[test]
