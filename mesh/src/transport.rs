@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod brake;
 pub mod congestion;
 mod settings;
 
