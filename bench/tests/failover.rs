@@ -91,6 +91,11 @@ fn an_edge_that_stood_still_is_fenced() {
 }
 
 #[test]
+fn speech_that_a_narrow_link_does_not_let_pass_is_encoded_anew_and_not_lost() {
+    shows_what_it_must("thin-uplink");
+}
+
+#[test]
 fn all_nodes_are_restarted_under_a_meeting_without_losing_a_frame_of_it() {
     shows_what_it_must("rolling-restart");
 }

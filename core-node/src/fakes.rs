@@ -23,7 +23,7 @@ use mesh::{
         control::{EdgeState, ToCore, ToEdge},
         report::Report,
         request::{Assignment, Request, Response, Source, VadSettings},
-        spurt::{EdgeStages, Item, SpurtEnd, SpurtHeader},
+        spurt::{EdgeStages, Item, SpurtEnd, SpurtHeader, Step},
     },
 };
 use tokio::{
@@ -180,6 +180,8 @@ impl FakeMesh {
 /// Says how long the clip was, in one word; or nothing at all, ever.
 pub(crate) struct FakeEngine {
     pub(crate) stuck: bool,
+    /// How loud the second half of each clip was, root mean square.
+    pub(crate) heard: Arc<Mutex<Vec<f32>>>,
 }
 
 #[async_trait]
@@ -192,6 +194,9 @@ impl Transcriber for FakeEngine {
         if self.stuck {
             std::future::pending::<()>().await;
         }
+        let half = &clip.samples[clip.samples.len() / 2..];
+        let power = half.iter().map(|s| s * s).sum::<f32>() / half.len().max(1) as f32;
+        self.heard.lock().unwrap().push(power.sqrt());
         let ms = clip.duration().as_millis() as u32;
         let word = Word { text: format!("{ms}ms"), start_ms: 0, end_ms: ms, confidence: 0.9 };
         Ok(Text { text: word.text.clone(), language: Some("en".into()), confidence: Some(0.9), words: vec![word] })
@@ -203,6 +208,7 @@ pub(crate) struct Core {
     pub(crate) acceptor: Arc<Acceptor>,
     pub(crate) mesh: Arc<FakeMesh>,
     pub(crate) app: App,
+    pub(crate) heard: Arc<Mutex<Vec<f32>>>,
     assigned: mpsc::UnboundedReceiver<(String, Assignment)>,
 }
 
@@ -300,7 +306,8 @@ impl Core {
         change(&mut settings);
         let store = Arc::new(Store::open(file).unwrap());
         let log = Log::start(store.clone()).unwrap();
-        let pool = Pool::new(Arc::new(FakeEngine { stuck }), 2, 4);
+        let heard = Arc::<Mutex<Vec<f32>>>::default();
+        let pool = Pool::new(Arc::new(FakeEngine { stuck, heard: heard.clone() }), 2, 4);
         let placer = Placer::new(mesh.clone(), LatencyModel::new(RegionMap::built_in()));
         let claims = claims.unwrap_or_else(|| Claims::embedded(store.clone()));
         let meetings = Meetings::resume(settings, store, log, pool, placer, claims).unwrap();
@@ -313,7 +320,7 @@ impl Core {
             metrics: Arc::new(String::new),
             token: None,
         };
-        Self { meetings, acceptor, mesh, app, assigned }
+        Self { meetings, acceptor, mesh, app, heard, assigned }
     }
 
     pub(crate) fn router(&self) -> axum::Router {
@@ -457,6 +464,24 @@ pub(crate) fn record() -> MeetingRecord {
 
 /// The stream of one spurt of 20 ms frames, type byte left out.
 pub(crate) fn spurt_bytes(spurt: u32, frames: u32, offset: u32, continues: bool) -> bytes::BytesMut {
+    spurt_bytes_on(Step::PassThrough, spurt, frames, offset, continues)
+}
+
+/// The same, sent on some step of the uplink's ladder.
+pub(crate) fn spurt_bytes_on(step: Step, spurt: u32, frames: u32, offset: u32, continues: bool) -> bytes::BytesMut {
+    let tone = |n: u32| (n as f32 * 0.03).sin() * 0.3;
+    spurt_bytes_of(tone, step, spurt, frames, offset, continues)
+}
+
+/// The same of other sound than a tone: its samples at 48 kHz.
+pub(crate) fn spurt_bytes_of(
+    mut sound: impl FnMut(u32) -> f32,
+    step: Step,
+    spurt: u32,
+    frames: u32,
+    offset: u32,
+    continues: bool,
+) -> bytes::BytesMut {
     let mut encoder = opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
     let header = SpurtHeader {
         meeting: ALIAS,
@@ -469,7 +494,7 @@ pub(crate) fn spurt_bytes(spurt: u32, frames: u32, offset: u32, continues: bool)
     let mut bytes = bytes::BytesMut::new();
     header.encode(&mut bytes);
     for n in 0..frames {
-        let wave: Vec<f32> = (0..960).map(|i| ((n * 960 + i) as f32 * 0.03).sin() * 0.3).collect();
+        let wave: Vec<f32> = (0..960).map(|i| sound(n * 960 + i)).collect();
         let frame = Item::Frame(encoder.encode_vec_float(&wave, 1500).unwrap().into());
         if n >= offset {
             frame.encode(&mut bytes);
@@ -477,6 +502,6 @@ pub(crate) fn spurt_bytes(spurt: u32, frames: u32, offset: u32, continues: bool)
     }
     let at = |us: u64| Micros(1_700_000_001_000_000 + us);
     let stages = EdgeStages { captured: at(0), decoded: at(1), vad: at(2), sent: at(3) };
-    Item::End(SpurtEnd { items: frames, continues, stages }).encode(&mut bytes);
+    Item::End(SpurtEnd { items: frames, continues, step, stages }).encode(&mut bytes);
     bytes.split_off(1)
 }

@@ -11,7 +11,8 @@
 //!
 //! Two edges capture a meeting of redundancy 2, and any meeting while it is handed over. A participant is who the platform's
 //! signalling says, so only spurts of the same one are compared. Equal Opus packets are the same moment (`align`); the
-//! edges' clocks and the boundaries of their spurts may differ.
+//! edges' clocks and the boundaries of their spurts may differ. What an edge has encoded anew equals nothing: that is laid
+//! over the others' by the clocks, which equal packets before have shown.
 //!
 //! Rules: a run of spurts that has ended is an utterance as soon as every other edge that captures has ended too, has come
 //! as far as to be no help, or was waited for long enough (`track`). What comes after that and is not in it is an utterance

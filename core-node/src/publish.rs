@@ -429,6 +429,7 @@ mod tests {
             captured: Micros(u64::from(spurt) * 1_000_000),
             length: Duration::from_millis(500),
             stages: None,
+            step: None,
             received: Micros(0),
             durable: Micros(0),
             words: Micros(0),

@@ -13,7 +13,7 @@ use std::{
 
 use mesh::{
     clock::Micros,
-    wire::spurt::{EdgeStages, Item},
+    wire::spurt::{EdgeStages, Item, Step},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -326,6 +326,7 @@ struct Sound {
     captured: Micros,
     received: Micros,
     stages: Option<EdgeStages>,
+    step: Option<Step>,
     bad_packets: u64,
 }
 
@@ -424,6 +425,7 @@ impl Job {
             captured: sound.captured,
             length: self.clip(sound).duration(),
             stages: sound.stages,
+            step: sound.step,
             received: sound.received,
             durable,
             words: wall(),
@@ -452,10 +454,12 @@ fn load(store: &Store, meeting: mesh::wire::MeetingId, pieces: &[Piece]) -> Resu
             captured: speech.captured.plus(length(&speech.items[..first.min(end)])),
             received: speech.received,
             stages: None,
+            step: None,
             bad_packets: 0,
         });
         sound.received = speech.received;
         sound.stages = speech.stages;
+        sound.step = sound.step.max(speech.step);
     }
     Ok(sound.map(|sound| Sound { bad_packets: decoded.bad_packets(), samples: decoded.finish(), ..sound }))
 }

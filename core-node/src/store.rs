@@ -33,7 +33,7 @@ use mesh::{
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, SpurtNo,
-        spurt::{EdgeStages, Item, SpurtEnd},
+        spurt::{EdgeStages, Item, SpurtEnd, Step},
     },
 };
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, backends::FileBackend};
@@ -136,6 +136,8 @@ pub struct Speech {
     pub received: Micros,
     /// Stamps of the last item at the edge, if the trailer has come.
     pub stages: Option<EdgeStages>,
+    /// The lowest step of the uplink's ladder on which it came, if the trailer has come.
+    pub step: Option<Step>,
 }
 
 /// One change; those of one [`Store::write`] happen together or not at all.
@@ -375,8 +377,14 @@ impl Store {
         let spurts = read.open_table(SPURTS)?;
         let Some(row) = spurts.get(spurt_key(meeting, key))? else { return Ok(None) };
         let record: SpurtRecord = coded("spurts", row.value())?;
-        let mut speech =
-            Speech { captured: record.captured, trace: record.trace, items: vec![], received: Micros(0), stages: None };
+        let mut speech = Speech {
+            captured: record.captured,
+            trace: record.trace,
+            items: vec![],
+            received: Micros(0),
+            stages: None,
+            step: None,
+        };
         for row in read.open_table(LOG)?.range(log_keys(meeting, key))? {
             let (at, chunk) = row?;
             if at.value().4 as usize != speech.items.len() {
@@ -465,6 +473,7 @@ impl Speech {
             self.received = chunk.received;
         }
         self.stages = chunk.end.map(|end| end.stages);
+        self.step = chunk.end.map(|end| end.step);
         self.items.extend(items(chunk));
     }
 }

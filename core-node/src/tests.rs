@@ -2,14 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use mesh::wire::{
-    Epoch, SpurtNo,
-    control::{CloseReason, EdgeTotals, RefusedReason, ToCore, ToEdge},
+use mesh::{
+    trace::TraceContext,
+    wire::{
+        Epoch, SpurtNo,
+        control::{CloseReason, EdgeTotals, RefusedReason, ToCore, ToEdge},
+        spurt::Step,
+    },
 };
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
-    fakes::{ALIAS, ALICE, Core, spurt_bytes},
-    record::Status,
+    fakes::{ALIAS, ALICE, Core, spec, spurt_bytes, spurt_bytes_of, spurt_bytes_on},
+    record::{Spec, Status},
     transcript::Segment,
 };
 
@@ -42,6 +47,7 @@ async fn speech_becomes_words_with_the_right_name_and_every_stamp() {
     assert_eq!(texts(&segments), ["1000ms", "2000ms"]);
     let last = &segments[1];
     assert_eq!(last.participant.as_ref().map(|p| (p.id.as_str(), p.name.as_deref())), Some(("p-alice", Some("Alice"))));
+    assert_eq!(last.uplink, Some(Step::PassThrough));
     assert_eq!((last.start_ms, last.end_ms, last.edge.as_ref().map(|e| e.as_str())), (10_000, 12_000, Some("edge-a")));
     let t = last.timing;
     assert_eq!((t.decoded, t.vad, t.sent), (Some(t.captured + 1), Some(t.captured + 2), Some(t.captured + 3)));
@@ -58,6 +64,49 @@ async fn speech_becomes_words_with_the_right_name_and_every_stamp() {
     core.until("done", |c| c.meetings.live(id).is_none()).await;
     let record = core.meetings.record(id).unwrap().unwrap();
     assert_eq!((record.status, record.edge_totals().packets_in, record.counts.frames_durable), (Status::Done, 9, 150));
+}
+
+#[tokio::test]
+async fn a_segment_says_on_which_step_its_speech_was_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::start(&dir.path().join("core.redb"), false);
+    let id = core.create().await;
+    core.assigned().await;
+    let mut edge = core.connect("edge-a").await;
+    core.open(&edge, id, Epoch(1)).await;
+    // Two spurts of one utterance: it came on the lower of their steps.
+    for (spurt, step, continues) in
+        [(0, Step::Opus24, true), (1, Step::PassThrough, false), (2, Step::FinalOnly, false)]
+    {
+        let bytes = spurt_bytes_on(step, spurt, 50, 0, continues);
+        core.acceptor.read_spurt(&edge.link, &bytes[..]).await.unwrap();
+    }
+    while edge.next_but_durable().await != done(2) {}
+    let segments = core.meetings.store().segments(id, 0).unwrap();
+    let told: Vec<_> = segments.iter().map(|s| serde_json::to_value(s).unwrap()["uplink"].clone()).collect();
+    assert_eq!(told, ["opus_24", "final_only"]);
+}
+
+#[tokio::test]
+async fn the_engine_hears_less_noise_where_a_meeting_wants_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut loud = vec![];
+    for (file, noise_suppression) in [("as-it-is.redb", None), ("less.redb", Some(true))] {
+        let mut core = Core::start(&dir.path().join(file), false);
+        let spec = Spec { noise_suppression, ..spec() };
+        let id = core.meetings.create(spec, TraceContext::new(7), None).await.map_err(|e| e.to_string()).unwrap();
+        let id = id.record.id;
+        core.assigned().await;
+        let mut edge = core.connect("edge-a").await;
+        core.open(&edge, id, Epoch(1)).await;
+        let mut rng = StdRng::seed_from_u64(3);
+        let noise = |_| rng.random::<f32>() * 0.02 - 0.01;
+        let bytes = spurt_bytes_of(noise, Step::PassThrough, 0, 150, 0, false);
+        core.acceptor.read_spurt(&edge.link, &bytes[..]).await.unwrap();
+        while edge.next_but_durable().await != done(0) {}
+        loud.push(*core.heard.lock().unwrap().last().unwrap());
+    }
+    assert!(loud[1] < loud[0] / 2.0, "{loud:?}");
 }
 
 #[tokio::test]

@@ -15,7 +15,10 @@ use jiff::Timestamp;
 use mesh::{
     clock::Micros,
     identity::NodeId,
-    wire::{MeetingId, spurt::EdgeStages},
+    wire::{
+        MeetingId,
+        spurt::{EdgeStages, Step},
+    },
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -64,6 +67,11 @@ pub struct Segment {
     /// That edge's region.
     #[schema(value_type = Option<String>)]
     pub region: Option<RegionId>,
+    /// The lowest step of the edge's uplink ladder on which it came: `pass_through`, or encoded anew because the link let too
+    /// little pass: `opus_24`, `opus_16`, `opus_12` (kb/s), `final_only`. Known once its spurts have ended.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub uplink: Option<Step>,
     /// When its last frame passed each stage.
     pub timing: Timing,
 }
@@ -127,6 +135,8 @@ pub struct Draft {
     pub length: Duration,
     /// The edge's stamps of its last frame.
     pub stages: Option<EdgeStages>,
+    /// How the edge's link let it be sent.
+    pub step: Option<Step>,
     /// When the core had read its last frame.
     pub received: Micros,
     /// When the disk had it.
@@ -241,6 +251,7 @@ impl Transcript {
             confidence: draft.text.confidence,
             edge,
             region,
+            uplink: draft.step,
         }
     }
 }
@@ -305,6 +316,7 @@ mod tests {
             captured: Micros(1_000_000 + u64::from(spurt) * 2_000_000),
             length: Duration::from_millis(1500),
             stages: None,
+            step: None,
             received: Micros(0),
             durable: Micros(0),
             words: Micros(0),

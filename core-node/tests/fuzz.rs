@@ -22,7 +22,7 @@ use mesh::{
     trace::TraceContext,
     wire::{
         Epoch, MeetingAlias, ParticipantAlias, SpurtNo, Term,
-        spurt::{EdgeStages, Item, SpurtEnd, SpurtHeader},
+        spurt::{Item, SpurtEnd, SpurtHeader},
     },
 };
 use proptest::prelude::*;
@@ -187,7 +187,7 @@ fn streams() -> Vec<u8> {
             let item = if n == 2 { Item::Gap } else { Item::Frame(vec![n as u8; 20].into()) };
             item.encode(&mut stream);
         }
-        Item::End(SpurtEnd { items: 4, continues: false, stages: EdgeStages::default() }).encode(&mut stream);
+        Item::End(SpurtEnd::of(4)).encode(&mut stream);
         let stream = &stream[1..];
         all.extend((stream.len() as u16).to_be_bytes());
         all.extend(stream);

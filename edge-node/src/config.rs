@@ -110,6 +110,8 @@ pub struct UplinkSection {
     pub spill_minutes: u64,
     /// Seconds to go on listening while no core can be reached by any way, 0 to 3600.
     pub orphan_seconds: u64,
+    /// Whether speech is encoded anew where the link to the core lets too little pass.
+    pub ladder: bool,
 }
 
 impl Default for CapacitySection {
@@ -143,7 +145,14 @@ impl IsolationSection {
 
 impl Default for UplinkSection {
     fn default() -> Self {
-        Self { ring_megabytes: 32, spill_dir: None, spill_megabytes: 256, spill_minutes: 60, orphan_seconds: 30 }
+        Self {
+            ring_megabytes: 32,
+            spill_dir: None,
+            spill_megabytes: 256,
+            spill_minutes: 60,
+            orphan_seconds: 30,
+            ladder: true,
+        }
     }
 }
 
@@ -176,7 +185,8 @@ impl Config {
 
     /// What [`assignments::Assignments`] needs of it.
     pub fn serving(&self) -> assignments::Settings {
-        let UplinkSection { ring_megabytes, spill_dir, spill_megabytes, spill_minutes, orphan_seconds } = &self.uplink;
+        let UplinkSection { ring_megabytes, spill_dir, spill_megabytes, spill_minutes, orphan_seconds, ladder } =
+            &self.uplink;
         let max_age = Duration::from_secs(spill_minutes * 60);
         let uplink = uplink::Settings { max_bytes: ring_megabytes * 1_000_000, max_age, spill: spill_dir.is_some() };
         let spill = spill_dir.clone();
@@ -185,6 +195,7 @@ impl Config {
             capacity: self.capacity.meetings,
             meeting: meeting::Settings {
                 uplink,
+                ladder: *ladder,
                 orphan: Duration::from_secs(*orphan_seconds),
                 hand_over: Duration::from_secs(self.capacity.hand_over_seconds),
                 budget: self.isolation.budget(),
@@ -231,6 +242,7 @@ mod tests {
         assert_eq!(uplink.spill_megabytes, default.spill_megabytes);
         assert_eq!(uplink.spill_minutes, default.spill_minutes);
         assert_eq!(uplink.orphan_seconds, default.orphan_seconds);
+        assert_eq!(uplink.ladder, default.ladder);
         let (isolation, default) = (config.isolation, IsolationSection::default());
         assert_eq!((isolation.mode, isolation.budget()), (Isolation::Task, budget::Settings::default()));
         assert_eq!(isolation.process_megabytes, default.process_megabytes);

@@ -213,8 +213,9 @@ impl Driver {
         if matches!(self.writing, Writing::Idle(_)) {
             let batch: Vec<Transmit> = std::iter::from_fn(|| self.meeting.poll_transmit(wall())).take(BATCH).collect();
             if !batch.is_empty()
-                && let Writing::Idle(writer) = std::mem::replace(&mut self.writing, Writing::Broken)
+                && let Writing::Idle(mut writer) = std::mem::replace(&mut self.writing, Writing::Broken)
             {
+                writer.thin = self.meeting.is_thin();
                 self.writing = Writing::Busy(Box::pin(writer.write(batch)));
             }
         }

@@ -30,11 +30,16 @@ use mesh::{
     wire::{Term, control::RefusedReason},
 };
 
+/// A round trip longer than the present one fades by this part with each beat: to a half in a second and a half.
+const REMEMBERED: u32 = 8;
+
 /// What the times are.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// No silence shorter than this is one: three beats.
     pub floor: Duration,
+    /// The same on a link that is full: a beat waits behind what is under way, and is sent again late if it is lost.
+    pub thin_floor: Duration,
     /// Silence allowed beyond four round trips: one beat, and the scheduling of a busy machine.
     pub slack: Duration,
     /// A machine this late at looking at its clock was itself away.
@@ -51,6 +56,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             floor: Duration::from_millis(750),
+            thin_floor: Duration::from_secs(3),
             slack: Duration::from_millis(350),
             stall: Duration::from_millis(500),
             hold: Duration::from_secs(1),
@@ -139,6 +145,7 @@ struct Core {
     beats: bool,
     heard: Instant,
     rtt: Duration,
+    thin: bool,
 }
 
 impl Failover {
@@ -210,7 +217,8 @@ impl Failover {
     pub fn handle_beat(&mut self, core: &NodeId, rtt: Duration, opened: bool, now: Instant) {
         self.look(now);
         if let Some(core) = self.core(core) {
-            (core.heard, core.rtt) = (now, rtt);
+            // A queue that has just drained may be there again with the next talk spurt.
+            (core.heard, core.rtt) = (now, rtt.max(core.rtt - core.rtt / REMEMBERED));
         }
         if opened && *core == self.serving.id {
             self.prove();
@@ -275,6 +283,11 @@ impl Failover {
         } else {
             self.actions.push_back(Action::GiveUp(reason));
         }
+    }
+
+    /// Whether the link to the serving core lets less pass than is said.
+    pub fn handle_thin(&mut self, thin: bool) {
+        self.serving.thin = thin;
     }
 
     /// A deadline has passed, or may have.
@@ -419,13 +432,14 @@ impl Failover {
 
 impl Core {
     fn new(id: NodeId, now: Instant) -> Self {
-        Self { id, up: false, beats: false, heard: now, rtt: Duration::ZERO }
+        Self { id, up: false, beats: false, heard: now, rtt: Duration::ZERO, thin: false }
     }
 }
 
 /// It has not answered within its time.
 fn is_silent(settings: &Settings, core: &Core, now: Instant) -> bool {
-    let allowed = settings.floor.max(core.rtt * 4 + settings.slack);
+    let floor = if core.thin { settings.thin_floor } else { settings.floor };
+    let allowed = floor.max(core.rtt * 4 + settings.slack);
     now.saturating_duration_since(core.heard) >= allowed
 }
 

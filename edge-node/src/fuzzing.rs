@@ -5,10 +5,7 @@ use mesh::{
     clock::Micros,
     codec,
     trace::TraceContext,
-    wire::{
-        Epoch, MeetingId, ParticipantAlias, SpurtNo, Term,
-        spurt::{EdgeStages, SpurtEnd},
-    },
+    wire::{Epoch, MeetingId, ParticipantAlias, SpurtNo, Term, spurt::SpurtEnd},
 };
 
 use crate::{
@@ -33,7 +30,7 @@ pub fn spilled() -> (Origin, Vec<Record>, Vec<u8>) {
     ];
     let packet = |n: u32| (n != 2).then(|| vec![n as u8; 40]);
     records.extend((0..5).map(|offset| Record::Item { participant, spurt, offset, packet: packet(offset) }));
-    let end = SpurtEnd { items: 5, continues: false, stages: EdgeStages::default() };
+    let end = SpurtEnd::of(5);
     records.extend([Record::End { participant, spurt, end }, Record::Done { participant, spurt }]);
     let mut bytes = vec![];
     let seed = write_origin(&origin, &mut bytes).expect("a short id");

@@ -14,6 +14,7 @@
 //! - [`vad`]: speech begins, continues, ends
 //! - [`spurt`]: pre-roll, tail, items numbered and timed
 //! - [`pipeline`]: the five above as one machine
+//! - [`transcode`]: encoded anew, where the link to the core lets less pass than the source sends
 //! - [`failover`]: which core serves, and when to turn to its standby
 //! - [`uplink`]: kept until its words are out, replayed to whichever core is next
 //! - [`link`]: the control stream to that core
@@ -42,6 +43,7 @@ pub mod pipeline;
 pub mod probe;
 pub mod spurt;
 pub mod toc;
+pub mod transcode;
 pub mod uplink;
 pub mod vad;
 

@@ -15,6 +15,7 @@ mod cores;
 mod ownership;
 mod people;
 mod report;
+mod steps;
 mod totals;
 
 use std::{
@@ -48,6 +49,7 @@ use crate::{
     uplink::{
         self, SpurtKey, Transmit, Uplink,
         format::{Origin, Record},
+        ladder::Ladder,
         spill::Spoken,
     },
 };
@@ -64,6 +66,8 @@ pub struct Settings {
     pub pipeline: pipeline::Settings,
     /// Of the ring of what is not yet done.
     pub uplink: uplink::Settings,
+    /// Whether speech is encoded anew where the link lets too little pass.
+    pub ladder: bool,
     /// Of the choice of the core.
     pub failover: failover::Settings,
     /// How long to go on listening after a lease that ran out because nobody reached the core. Zero: not at all.
@@ -79,6 +83,7 @@ impl Default for Settings {
         Self {
             pipeline: pipeline::Settings::default(),
             uplink: uplink::Settings::default(),
+            ladder: true,
             failover: failover::Settings::default(),
             orphan: Duration::from_secs(30),
             hand_over: Duration::from_secs(8),
@@ -134,6 +139,8 @@ pub struct Meeting {
     beats: bool,
     participants: BTreeMap<ParticipantId, Participant>,
     uplink: Uplink,
+    ladder: Ladder,
+    next_step: Instant,
     budget: Budget,
     /// The media path is in another process, which has not ended.
     apart: bool,
@@ -186,6 +193,8 @@ impl Meeting {
             ownership: Ownership::new(assignment.epoch, leased, settings.orphan),
             failover: Failover::new(settings.failover.clone(), core, term, standby, leased, now),
             uplink: Uplink::new(settings.uplink.clone()),
+            ladder: Ladder::new(now),
+            next_step: now,
             budget: Budget::new(settings.budget.clone(), now),
             apart: false,
             assignment,
@@ -294,6 +303,7 @@ impl Meeting {
         self.obey_ownership(now, wall);
         self.failover.handle_timeout(now);
         self.follow(now);
+        self.step(now);
         for participant in self.participants.values_mut() {
             participant.pipeline.handle_timeout(now, wall);
         }

@@ -158,7 +158,7 @@ impl Assembler {
     /// Nothing more comes for now: ends the spurt under way.
     pub fn end(&mut self, continues: bool) {
         if let Some(Open { spurt, items, last, .. }) = self.open.take() {
-            self.out.push_back(Output::End { spurt, end: SpurtEnd { items, continues, stages: last } });
+            self.out.push_back(Output::End { spurt, end: SpurtEnd { continues, stages: last, ..SpurtEnd::of(items) } });
         }
     }
 

@@ -31,10 +31,12 @@ use mesh::{
 use crate::{spurt::Output, toc::packet_duration};
 
 pub mod format;
+pub mod ladder;
+mod lag;
 pub mod spill;
 mod spilling;
 
-use self::{format::Record, spilling::OnDisk};
+use self::{format::Record, lag::Marks, spilling::OnDisk};
 
 /// What an item is counted as beyond its bytes, and a spurt beyond its items: the memory they take here.
 const OVERHEAD: usize = 64;
@@ -108,6 +110,10 @@ pub struct Uplink {
     bytes: usize,
     began: u64,
     overflowed: u64,
+    /// The first spurt that began on this connection: earlier ones are a backlog.
+    live_from: u64,
+    /// Spurts that begin now are sent when they are over.
+    whole_only: bool,
     /// Spurts to be read from disk because the core has made words of a part of them: of how many items.
     cut: BTreeMap<SpurtKey, u32>,
     spilling: spilling::Spilling,
@@ -131,6 +137,10 @@ struct Spurt {
     stream: Stream,
     /// When its last item was handed to a stream.
     sent_at: Micros,
+    /// When what was said that the core does not hold.
+    marks: Marks,
+    /// It is sent when it is over.
+    whole: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +166,8 @@ impl Uplink {
             bytes: 0,
             began: 0,
             overflowed: 0,
+            live_from: 0,
+            whole_only: false,
             cut: BTreeMap::new(),
             spilling: spilling::Spilling::default(),
         }
@@ -165,11 +177,15 @@ impl Uplink {
     pub fn handle_output(&mut self, participant: ParticipantAlias, output: Output, now: Instant) {
         match output {
             Output::Start { spurt, captured } => self.start(SpurtKey { participant, spurt }, captured, now),
-            Output::Item { spurt, item, .. } => self.append(SpurtKey { participant, spurt }, item),
+            Output::Item { spurt, item, .. } => self.append(SpurtKey { participant, spurt }, item, now),
             Output::End { spurt, end } => {
                 let key = SpurtKey { participant, spurt };
                 if let Some(spurt) = self.spurts.get_mut(&key) {
                     spurt.end = Some(end);
+                    if spurt.whole {
+                        // In time is what comes home as fast as it was said.
+                        spurt.marks.begin_at(spurt.count, now + now.saturating_duration_since(spurt.since));
+                    }
                     self.spilling.handle_grown(spurt.order);
                     self.refresh(key);
                 }
@@ -183,11 +199,12 @@ impl Uplink {
         self.unload();
         self.closing.clear();
         self.core = Some(core.clone());
+        self.live_from = self.began;
         for spurt in self.spurts.values_mut() {
             spurt.stream = Stream::None;
             spurt.durable.take_if(|(node, _)| node != core);
         }
-        self.ready = self.order.keys().copied().collect();
+        self.ready = self.spurts.values().filter(|spurt| spurt.is_ready()).map(|spurt| spurt.order).collect();
     }
 
     /// The connection is gone, and all its streams with it.
@@ -204,6 +221,7 @@ impl Uplink {
             && let Some(spurt) = self.spurts.get_mut(&SpurtKey { participant, spurt })
         {
             let before = spurt.durable.as_ref().map_or(0, |(_, upto)| *upto);
+            spurt.marks.handle_durable(upto);
             spurt.durable = Some((core.clone(), upto.min(spurt.count).max(before)));
         }
     }
@@ -248,6 +266,24 @@ impl Uplink {
         transmit
     }
 
+    /// Whether spurts that begin from now on are to be sent when they are over only.
+    pub fn send_whole_only(&mut self, whole_only: bool) {
+        self.whole_only = whole_only;
+    }
+
+    /// How old the oldest speech is that the core does not hold, of what was said since it was connected to; `None` if it
+    /// holds all of that, and nobody speaks. A spurt that is sent whole counts from when it might be home, had it been sent
+    /// as fast as it was said.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        self.core.as_ref()?;
+        let live = self.order.range(self.live_from..).filter_map(|(_, key)| self.spurts.get(key));
+        let age = |spurt: &Spurt| {
+            let speaking = spurt.end.is_none().then_some(Duration::ZERO);
+            if spurt.is_held_back() { speaking } else { spurt.marks.age(now).or(speaking) }
+        };
+        live.filter_map(age).max()
+    }
+
     /// Whether everything handed in is done (or given up).
     pub fn is_empty(&self) -> bool {
         self.spurts.is_empty()
@@ -289,13 +325,15 @@ impl Uplink {
             durable: None,
             stream: Stream::None,
             sent_at: Micros::default(),
+            marks: Marks::default(),
+            whole: self.whole_only,
         };
         self.spurts.insert(key, spurt);
         self.spilling.handle_grown(order);
         self.refresh(key);
     }
 
-    fn append(&mut self, key: SpurtKey, item: Item) {
+    fn append(&mut self, key: SpurtKey, item: Item, now: Instant) {
         // A slice of a larger read buffer would keep all of that buffer.
         let item = if let Item::Frame(packet) = item { Item::Frame(Bytes::copy_from_slice(&packet)) } else { item };
         let cost = cost(&item);
@@ -306,6 +344,7 @@ impl Uplink {
         };
         spurt.items.push(item);
         spurt.count += 1;
+        spurt.marks.handle_said(spurt.count, now);
         spurt.bytes += cost;
         self.bytes += cost;
         self.spilling.handle_grown(spurt.order);
@@ -352,7 +391,7 @@ impl Uplink {
         self.bytes -= spurt.bytes;
         self.spilling.handle_removed(key, &spurt);
         if let (Some(_), Stream::At(items)) = (&self.core, spurt.stream) {
-            let mut end = spurt.end.unwrap_or(SpurtEnd { items, continues: false, stages: Default::default() });
+            let mut end = spurt.end.unwrap_or(SpurtEnd::of(items));
             end.items = items;
             end.stages.sent = spurt.sent_at;
             self.closing.push_back((key, end));
@@ -371,14 +410,14 @@ impl Uplink {
         }
         metrics::counter!("nearfield_edge_spurts_cut_total").increment(1);
         self.start(rest_key, spurt.captured.plus(length(&spurt.items[..items as usize])), now);
-        rest.iter().for_each(|item| self.append(rest_key, item.clone()));
+        rest.iter().for_each(|item| self.append(rest_key, item.clone(), now));
         (end.items, end.continues) = (rest.len() as u32, false);
         self.handle_output(key.participant, Output::End { spurt: part, end }, now);
     }
 
     fn refresh(&mut self, key: SpurtKey) {
         let Some(spurt) = self.spurts.get(&key) else { return };
-        if self.core.is_some() && spurt.has_more() {
+        if self.core.is_some() && spurt.is_ready() {
             self.ready.insert(spurt.order);
         } else {
             self.ready.remove(&spurt.order);
@@ -387,6 +426,14 @@ impl Uplink {
 }
 
 impl Spurt {
+    fn is_ready(&self) -> bool {
+        self.has_more() && !self.is_held_back()
+    }
+
+    fn is_held_back(&self) -> bool {
+        self.whole && self.end.is_none()
+    }
+
     fn has_more(&self) -> bool {
         match self.stream {
             Stream::None => true,

@@ -160,7 +160,7 @@ fn said(open: bool) -> Vec<FromChild> {
     ];
     said.extend((0..3).map(item));
     if !open {
-        said.push(FromChild::End { id: id.clone(), spurt, end: SpurtEnd { items: 3, continues: false, stages } });
+        said.push(FromChild::End { id: id.clone(), spurt, end: SpurtEnd { stages, ..SpurtEnd::of(3) } });
     }
     said.extend([FromChild::Tally { id: id.clone(), totals: EdgeTotals::default() }, FromChild::Left { id }]);
     said

@@ -24,7 +24,7 @@ use crate::{
     transport::{DATAGRAM_BUFFER, congestion::Path},
     wire::{
         Version,
-        spurt::{Item, SpurtHeader},
+        spurt::{Item, SpurtEnd, SpurtHeader, Step},
     },
 };
 
@@ -96,7 +96,13 @@ impl SpurtSender {
     pub async fn write(&mut self, key: Key, item: &Item) -> Result<u64, SpurtError> {
         let outgoing = self.streams.get_mut(&key).ok_or(SpurtError::NotOpen(key))?;
         let mut out = BytesMut::new();
-        item.encode(&mut out);
+        match *item {
+            // Version 1 knows of no steps.
+            Item::End(end) if self.peer.wire() < Version::V2 => {
+                Item::End(SpurtEnd { step: Step::PassThrough, ..end }).encode(&mut out);
+            }
+            _ => item.encode(&mut out),
+        }
         outgoing.stream.write_all(&out).await?;
         let bytes = out.len() as u64;
         if outgoing.live {
@@ -114,10 +120,10 @@ impl SpurtSender {
     }
 
     /// Sends the copies that are due: call it after each batch of writes, and at [`SpurtSender::poll_timeout`].
-    /// Gives the bytes sent.
-    pub fn repeat(&mut self, now: Instant) -> u64 {
+    /// Gives the bytes sent. On a `thin` link there are none: what it loses it loses because too much is sent.
+    pub fn repeat(&mut self, thin: bool, now: Instant) -> u64 {
         let Some(path) = &self.path else { return 0 };
-        self.plan = path.plan(now);
+        self.plan = if thin { Plan::NONE } else { path.plan(now) };
         let max = self.peer.connection.max_datagram_size().unwrap_or(0);
         let mut bytes = 0;
         while let Some(copies) = self.repeater.poll_copies(self.plan, max, now) {

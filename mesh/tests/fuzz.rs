@@ -14,7 +14,7 @@ use mesh::{
         control::{CloseReason, EdgeState, EdgeTotals, RefusedReason, ToCore, ToEdge},
         copies::Copies,
         request::{Assignment, Join, Replica, Request, Response, Source, VadSettings},
-        spurt::{EdgeStages, Item, SpurtEnd, SpurtHeader},
+        spurt::{Item, SpurtEnd, SpurtHeader},
     },
 };
 use proptest::prelude::*;
@@ -159,7 +159,7 @@ fn spurts() -> Vec<Vec<u8>> {
         captured: Micros(1_700_000_000_000_000),
         trace: TraceContext::new(7),
     };
-    let end = SpurtEnd { items: 3, continues: true, stages: EdgeStages::default() };
+    let end = SpurtEnd { continues: true, ..SpurtEnd::of(3) };
     let items = [Item::Frame(vec![0x78; 40].into()), Item::Gap, Item::Frame(vec![0x78; 200].into()), Item::End(end)];
     let mut stream = BytesMut::new();
     header.encode(&mut stream);

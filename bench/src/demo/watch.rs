@@ -41,6 +41,9 @@ pub struct Segment {
     /// The edge that captured it.
     #[serde(default)]
     pub edge: Option<String>,
+    /// On which step of the uplink's ladder it came.
+    #[serde(default)]
+    pub uplink: Option<String>,
     /// Unix microseconds at which its last frame passed each stage.
     pub timing: Timing,
 }

@@ -56,9 +56,29 @@ pub(super) fn speech<'a>(
     })
 }
 
+/// From when to when the core holds speech of a participant that its edge encoded anew, in packets of other lengths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Recoded {
+    pub(super) participant: String,
+    pub(super) from: Micros,
+    pub(super) to: Micros,
+}
+
+impl Recoded {
+    fn holds(&self, participant: &str, at: Micros) -> bool {
+        self.participant == participant && self.from <= at.plus(TOLERANCE) && at <= self.to.plus(TOLERANCE)
+    }
+}
+
 /// When each of those packets was due that no spurt holds, in order.
-pub(super) fn lost<'a>(speech: impl Iterator<Item = (&'a str, Micros)>, spurts: &[Spurt]) -> Vec<Micros> {
-    let held = |who: &str, at| spurts.iter().any(|spurt| spurt.holds(who, at));
+pub(super) fn lost<'a>(
+    speech: impl Iterator<Item = (&'a str, Micros)>,
+    spurts: &[Spurt],
+    recoded: &[Recoded],
+) -> Vec<Micros> {
+    let held = |who: &str, at| {
+        spurts.iter().any(|spurt| spurt.holds(who, at)) || recoded.iter().any(|recoded| recoded.holds(who, at))
+    };
     let mut lost: Vec<Micros> = speech.filter(|(who, at)| !held(who, *at)).map(|(_, at)| at).collect();
     lost.sort();
     lost
@@ -85,7 +105,9 @@ mod tests {
         let spurts = [spurt("a", 1000, 50), spurt("b", 3000, 10)];
         let at = |ms: u64| Micros(ms * 1000);
         let speech = [("a", at(1000)), ("a", at(2000)), ("a", at(2100)), ("b", at(1500)), ("b", at(3100))];
-        assert_eq!(lost(speech.into_iter(), &spurts), [at(1500), at(2100)]);
+        assert_eq!(lost(speech.into_iter(), &spurts, &[]), [at(1500), at(2100)]);
+        let recoded = Recoded { participant: "a".into(), from: at(2050), to: at(2300) };
+        assert_eq!(lost(speech.into_iter(), &spurts, &[recoded]), [at(1500)]);
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, s
         Scenario::EndedInCut => links::end_in_cut(stage, times, say).await,
         Scenario::RegionIsolated => links::isolate(stage, times, say).await,
         Scenario::BurstyLoss => links::lose_in_bursts(stage, times, say).await,
+        Scenario::ThinUplink => links::narrow(stage, times, say).await,
         Scenario::RollingRestart => upgrade::restart_all(stage, times, say).await,
         Scenario::MixedVersion => upgrade::bring_up_to_date(stage, times, say).await,
         Scenario::CertificateRotation => trust::rotate(stage, times, say).await,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    coverage::{self, Spurt},
+    coverage::{self, Recoded, Spurt},
     doubled,
     reader::{Seen, Text},
 };
@@ -16,7 +16,7 @@ use crate::{
     demo::{participant_id, watch::Segment},
     oracle::{self, Heard, normalise},
     relay::{self, Sent},
-    speech::Script,
+    speech::{Line, Script},
 };
 
 /// What a gap may miss at either end: a packet's place on two clocks.
@@ -85,12 +85,18 @@ pub(super) struct Findings {
     pub(super) frames_durable: u64,
     /// Frames of the spurts that it lists.
     pub(super) frames_listed: u64,
+    /// Segments of speech that an edge encoded anew.
+    pub(super) segments_recoded: usize,
     /// Frames that edges dropped because their ring or disk was full.
     pub(super) frames_overflowed: u64,
     pub(super) words_said: usize,
     pub(super) words_doubled: usize,
     /// Words of lines that are missing in whole or for the most part.
     pub(super) words_missing: usize,
+    /// Those lines: when they were said, in milliseconds from the script's start, by whom, and how.
+    pub(super) lines_missing: Vec<(u64, usize, String)>,
+    /// From when to when lost frames were due, likewise; a second apart or more.
+    pub(super) lost_ms: Vec<(u64, u64)>,
     pub(super) wer: f64,
     /// Finals stored that the reader was not shown, or shown otherwise.
     pub(super) unread: usize,
@@ -128,7 +134,9 @@ pub(super) fn find(evidence: &Evidence, moment: Moment) -> Result<Findings> {
         spurts => serde_json::from_value(spurts.clone()).context("no list of spurts")?,
     };
     let speech: Vec<(&str, Micros)> = coverage::speech(script, &evidence.said, participant_id).collect();
-    let lost = coverage::lost(speech.iter().copied(), &spurts);
+    let recoded: Vec<Recoded> =
+        stored.iter().filter_map(|segment| recoded(segment).transpose()).collect::<Result<_>>()?;
+    let lost = coverage::lost(speech.iter().copied(), &spurts, &recoded);
     let gaps = gaps(view)?;
     let in_gap = |at: Micros| gaps.iter().any(|g| g.from <= at.plus(GAP_TOLERANCE) && at <= g.to.plus(GAP_TOLERANCE));
     let heard: Vec<Heard> = seen.texts.iter().map(|text| heard(text, evidence.started)).collect::<Result<_>>()?;
@@ -143,6 +151,7 @@ pub(super) fn find(evidence: &Evidence, moment: Moment) -> Result<Findings> {
         frames_forwarded: view["totals"]["packets_forwarded"].as_u64().unwrap_or(0),
         frames_durable: view["frames_durable"].as_u64().unwrap_or(0),
         frames_listed: spurts.iter().map(|spurt| spurt.frames).sum(),
+        segments_recoded: recoded.len(),
         frames_overflowed: view["totals"]["packets_overflowed"].as_u64().unwrap_or(0),
         words_said: verdict.errors.words,
         words_doubled: doubled::words(script, &finals, participant_id).max(doubled::words(
@@ -150,7 +159,11 @@ pub(super) fn find(evidence: &Evidence, moment: Moment) -> Result<Findings> {
             &stored,
             participant_id,
         )),
-        words_missing: missing(script, &verdict),
+        words_missing: missing(script, &verdict).map(|(_, missing)| missing).sum(),
+        lines_missing: missing(script, &verdict)
+            .map(|(line, _)| (ms(line.start), line.participant, line.text.clone()))
+            .collect(),
+        lost_ms: stretches(lost.iter().map(|at| ms(at.since(evidence.started)))),
         wer: verdict.errors.rate(),
         unread: stored.iter().filter(|one| !finals.iter().any(|f| f.id == one.id && f.text == one.text)).count(),
         out_of_order: out_of_order(&finals),
@@ -163,6 +176,16 @@ pub(super) fn find(evidence: &Evidence, moment: Moment) -> Result<Findings> {
         delay_ms: finals.iter().map(|f| ms(f.timing.durable.since(f.timing.captured))).max().unwrap_or(0),
         dropped: view["status"] != "done",
     })
+}
+
+/// What of a segment's speech its edge encoded anew, or may have: all of it.
+fn recoded(segment: &Segment) -> Result<Option<Recoded>> {
+    let Some(speaker) = segment.participant.as_ref() else { return Ok(None) };
+    if segment.uplink.as_deref() == Some("pass_through") {
+        return Ok(None);
+    }
+    let (from, to) = (micros(&segment.start_at)?, micros(&segment.end_at)?);
+    Ok(Some(Recoded { participant: speaker.id.clone(), from, to }))
 }
 
 /// The gaps that a meeting names.
@@ -215,12 +238,25 @@ impl Texts<'_> {
     }
 }
 
-fn missing(script: &Script, verdict: &oracle::Verdict) -> usize {
+/// Lines that are missing in whole or for the most part, and how many of their words.
+fn missing<'a>(script: &'a Script, verdict: &'a oracle::Verdict) -> impl Iterator<Item = (&'a Line, usize)> {
     let lines = script.lines.iter().zip(&verdict.lines);
     let lost = lines.filter(|(line, verdict)| {
         verdict.errors.deletions >= LINE_LOST.min(normalise(&line.text).len()).max(verdict.errors.words / 3)
     });
-    lost.map(|(_, verdict)| verdict.errors.deletions).sum()
+    lost.map(|(line, verdict)| (line, verdict.errors.deletions))
+}
+
+/// Times, in order, as stretches with a second or more between them.
+fn stretches(times: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut stretches: Vec<(u64, u64)> = vec![];
+    for at in times {
+        match stretches.last_mut() {
+            Some((_, to)) if at < *to + 1000 => *to = at,
+            _ => stretches.push((at, at)),
+        }
+    }
+    stretches
 }
 
 fn out_of_order(finals: &[Segment]) -> usize {

@@ -27,6 +27,8 @@ pub enum Scenario {
     Stall,
     /// A fifth of the edge's packets to the cores is lost in bursts for half a minute.
     BurstyLoss,
+    /// The edge's links to the cores let 24 kb/s pass, less than is said.
+    ThinUplink,
     /// SIGTERM of every node in turn, each started again.
     RollingRestart,
     /// Half of the nodes speak the previous wire version; then they are brought up to date.
@@ -83,6 +85,7 @@ impl Scenario {
             Self::RegionIsolated => lasting(pick(120, 20)),
             Self::Stall => lasting(s(8)),
             Self::BurstyLoss => lasting(pick(30, 10)),
+            Self::ThinUplink => lasting(pick(60, 30)),
             Self::RollingRestart => lasting(pick(75, 60)),
             Self::MixedVersion => lasting(pick(60, 15)),
             Self::CertificateRotation => lasting(pick(40, 30)),
@@ -148,6 +151,9 @@ impl Scenario {
                 ..nothing
             },
             Self::BurstyLoss => Row { promise: "0 lost; nothing else is disturbed", one_owner: true, ..nothing },
+            Self::ThinUplink => {
+                Row { promise: "0 lost; speech is encoded anew, and says so", one_owner: true, ..nothing }
+            }
             Self::RollingRestart | Self::MixedVersion => Row { promise: "0 lost, no meeting dropped", ..nothing },
             Self::CertificateRotation => {
                 Row { promise: "0 lost, no restart; expired and revoked are refused", one_owner: true, ..nothing }

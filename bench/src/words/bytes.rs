@@ -64,7 +64,7 @@ fn wire(forwarded: &Forwarded) -> u64 {
         let spurt = SpurtNo(n as u32);
         SpurtHeader { meeting, participant, spurt, offset: 0, captured: now, trace }.encode(&mut out);
         items.iter().for_each(|item| item.encode(&mut out));
-        Item::End(SpurtEnd { items: items.len() as u32, continues: false, stages }).encode(&mut out);
+        Item::End(SpurtEnd { stages, ..SpurtEnd::of(items.len() as u32) }).encode(&mut out);
     }
     out.len() as u64
 }

@@ -40,10 +40,7 @@ mod tests {
     use mesh::{
         clock::Micros,
         trace::TraceContext,
-        wire::{
-            Epoch, SpurtNo,
-            spurt::{EdgeStages, SpurtEnd},
-        },
+        wire::{Epoch, SpurtNo, spurt::SpurtEnd},
     };
     use proptest::prelude::*;
 
@@ -56,7 +53,7 @@ mod tests {
 
     fn item(number: u32, of: u32) -> Item {
         if number == of {
-            return Item::End(SpurtEnd { items: of, continues: false, stages: EdgeStages::default() });
+            return Item::End(SpurtEnd::of(of));
         }
         Item::Frame(vec![0x78, number as u8, (number >> 8) as u8].into())
     }

@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use mesh::wire::spurt::EdgeStages;
 use proptest::prelude::*;
 
 use super::*;
@@ -14,7 +13,7 @@ fn frames(range: std::ops::Range<u32>) -> Vec<Item> {
 }
 
 fn end(items: u32) -> Item {
-    Item::End(SpurtEnd { items, continues: false, stages: EdgeStages::default() })
+    Item::End(SpurtEnd::of(items))
 }
 
 fn trace() -> TraceContext {
@@ -132,7 +131,7 @@ fn what_the_store_remembers_is_taken_up_where_it_was() {
         done,
     };
     ingest.restore(restored(0, None, true));
-    ingest.restore(restored(1, Some(SpurtEnd { items: 2, continues: true, stages: EdgeStages::default() }), false));
+    ingest.restore(restored(1, Some(SpurtEnd { continues: true, ..SpurtEnd::of(2) }), false));
     ingest.restore(restored(2, None, false));
     assert_eq!(events(&mut ingest), [Event::Whole { key: key(1), continues: true, media }]);
     assert_eq!(open(&mut ingest, &key(0), 0), Ok(Opened::Done));

@@ -11,7 +11,7 @@ use mesh::wire::{Epoch, SpurtNo};
 use super::{
     align::{align, align_by_time, shift},
     held::{Run, Spurts, State},
-    slot::{Cell, Source, media, span},
+    slot::{Cell, Source, media, recoded, span},
 };
 use crate::utterance::{Cover, Part, Slot};
 
@@ -116,6 +116,10 @@ impl Strip {
     ) -> Vec<Part> {
         let from = self.seen.get(&(part.epoch, part.spurt)).copied().unwrap_or(0);
         let rest = &self.cells[from..];
+        if recoded(rest) || recoded(cells) {
+            // Nobody says two things at once.
+            return within(cells, &span(&self.cells));
+        }
         let mut pairs = align(rest, cells);
         if !pairs.is_empty() {
             let lag = spurts.lag(part.epoch).unwrap_or(0) - shift(rest, cells, &pairs);

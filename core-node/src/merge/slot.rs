@@ -25,6 +25,14 @@ pub(super) struct Cell {
     pub(super) source: Option<Source>,
 }
 
+/// A packet so long may be the edge's own, made of several that came: speech that was encoded anew.
+const RECODED: u32 = 60_000;
+
+/// Whether packets of these may have been made anew by the edge, so that they equal no other edge's.
+pub(super) fn recoded(cells: &[Cell]) -> bool {
+    cells.iter().any(|c| c.is_frame() && c.micros >= RECODED)
+}
+
 impl Cell {
     pub(super) fn is_frame(&self) -> bool {
         self.print != 0

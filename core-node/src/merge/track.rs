@@ -12,7 +12,7 @@ use super::{
     align::{SLACK, align, align_by_time, overlay, shift, zip},
     held::{Run, Spurts, State},
     past::{Past, coincide},
-    slot::{Cell, media, parts, span},
+    slot::{Cell, media, parts, recoded, span},
 };
 use crate::utterance::{Cover, MAX_UTTERANCE, Part};
 
@@ -171,15 +171,21 @@ impl Track {
     /// Adds what `other` has to the utterance that `run` makes. Returns what of it was used or was the same.
     fn add(&mut self, cells: &mut Vec<Cell>, run: &Run, other: &Run) -> Vec<Part> {
         let mut theirs = self.spurts.cells(&other.parts);
-        let mut pairs = align(cells, &theirs);
-        if pairs.is_empty() {
+        let by_clock = recoded(cells) || recoded(&theirs);
+        let mut pairs = if by_clock { vec![] } else { align(cells, &theirs) };
+        if by_clock {
+            let (mine, theirs) = (span(cells), span(&theirs));
+            if mine.end <= theirs.start || theirs.end <= mine.start {
+                return vec![];
+            }
+        } else if pairs.is_empty() {
             pairs = align_by_time(cells, &theirs);
         } else {
             self.synchronise(cells, &mut theirs, run, other, &pairs);
         }
         let cut = run.state == State::Cut;
         let (Some(first), Some(last)) = (pairs.first().copied(), pairs.last().copied()) else {
-            if !self.meet_strangers(cells, &theirs, run.epoch, other.epoch) {
+            if !by_clock && !self.meet_strangers(cells, &theirs, run.epoch, other.epoch) {
                 return vec![];
             }
             let end = span(cells).end;

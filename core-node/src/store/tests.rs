@@ -8,7 +8,7 @@ fn key(n: u32) -> SpurtKey {
 
 fn append(meeting: MeetingId, n: u32, first: u32, items: &[Item], last: bool) -> Op {
     let items_so_far = first + items.len() as u32;
-    let end = SpurtEnd { items: items_so_far, continues: false, stages: EdgeStages::default() };
+    let end = SpurtEnd::of(items_so_far);
     Op::Append {
         meeting,
         key: key(n),

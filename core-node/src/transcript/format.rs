@@ -91,6 +91,7 @@ mod tests {
             words: vec![],
             edge: None,
             region: None,
+            uplink: None,
             timing: Timing { captured: 0, decoded: None, vad: None, sent: None, received: 0, durable: 0, words: 0 },
         }
     }

@@ -52,16 +52,18 @@ pub(super) struct Writer {
     alias: MeetingAlias,
     trace: TraceContext,
     sender: Option<SpurtSender>,
+    /// The link lets too little pass: nothing is said twice.
+    pub(super) thin: bool,
 }
 
 impl Writer {
     pub(super) fn new(alias: MeetingAlias, trace: TraceContext, peer: Option<Peer>) -> Self {
-        Self { alias, trace, sender: peer.map(SpurtSender::new) }
+        Self { alias, trace, sender: peer.map(SpurtSender::new), thin: false }
     }
 
     /// Sends the copies that are due; the bytes they took.
     pub(super) fn repeat(&mut self) -> u64 {
-        self.sender.as_mut().map_or(0, |sender| sender.repeat(Instant::now()))
+        self.sender.as_mut().map_or(0, |sender| sender.repeat(self.thin, Instant::now()))
     }
 
     pub(super) async fn write(mut self, batch: Vec<Transmit>) -> Written {

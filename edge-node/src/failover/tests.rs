@@ -81,6 +81,27 @@ fn a_slow_path_is_given_four_round_trips() {
 }
 
 #[test]
+fn a_full_link_is_given_three_seconds() {
+    let mut bench = Bench::new();
+    bench.failover.handle_thin(true);
+    bench.beats(&["b"], 11);
+    assert_eq!(bench.turned(), None, "2.75 s");
+    bench.beats(&["b"], 1);
+    assert!(bench.turned().is_some());
+}
+
+#[test]
+fn a_queue_that_came_and_went_is_reckoned_with_for_a_while() {
+    for (beats_since, patient) in [(4, true), (40, false)] {
+        let mut bench = Bench::new();
+        bench.failover.handle_beat(&id("a"), ms(500), true, bench.now);
+        bench.beats(&["a", "b"], beats_since);
+        bench.beats(&["b"], 4);
+        assert_eq!(bench.turned().is_none(), patient, "{beats_since} beats after it");
+    }
+}
+
+#[test]
 fn nobody_turns_to_a_core_that_does_not_answer_either() {
     let mut bench = Bench::new();
     bench.beats(&[], 40);

@@ -92,7 +92,7 @@ impl Translator {
         let mut events = vec![];
         for (id, participant) in &mut self.participants {
             if let Some(Open { ours, items, .. }) = participant.open.take() {
-                let end = SpurtEnd { items, continues: false, stages: Default::default() };
+                let end = SpurtEnd::of(items);
                 events.push(Event::Speech { id: id.clone(), output: Output::End { spurt: ours, end } });
             }
             if std::mem::take(&mut participant.present) {
@@ -175,7 +175,7 @@ mod tests {
         told.translate(start(3));
         assert_eq!(told.translate(start(4)), None, "the one before is open");
         assert_eq!(told.translate(item(3, 1)), None, "a hole");
-        let end = SpurtEnd { items: 7, continues: false, stages: Default::default() };
+        let end = SpurtEnd::of(7);
         assert_eq!(told.translate(FromChild::End { id: "a".into(), spurt: SpurtNo(3), end }), None);
         assert_eq!(told.translate(FromChild::Left { id: String::new() }), None);
         for n in 0..2 * MAX_PARTICIPANTS {

@@ -230,7 +230,8 @@ impl Link {
         up.quiet = 0;
         if let ToEdge::Beat { seq, lease_ms } = message {
             let Some((renewal, renewed)) = up.beats.handle_answer(seq, lease_ms, Instant::now()) else { return Ok(()) };
-            let rtt = up.peer.connection.rtt();
+            // What a beat waits in a queue of its own class counts, too.
+            let rtt = up.peer.connection.rtt().max(renewal.sent.elapsed());
             let opened = |alias: &MeetingAlias| renewed.binary_search(alias).is_ok().then_some(renewal);
             renewed.iter().for_each(|alias| {
                 self.meetings.entry(*alias).and_modify(|place| place.served = true);

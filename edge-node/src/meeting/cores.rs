@@ -54,6 +54,7 @@ impl Meeting {
         }
         let core = self.failover.serving().clone();
         self.uplink.handle_connected(&core, now);
+        self.ladder.handle_connected(now);
     }
 
     /// `core` answered a beat.
@@ -62,6 +63,10 @@ impl Meeting {
             && let Some(renewal) = renewal
         {
             self.ownership.handle_renewal(renewal, now);
+        }
+        if core == self.failover.serving() {
+            self.ladder.handle_round_trip(rtt);
+            self.step(now);
         }
         self.failover.handle_beat(core, rtt, renewal.is_some(), now);
         self.follow(now);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use mesh::wire::{
     MeetingAlias, ParticipantAlias,
     control::{EdgeTotals, ToCore},
+    spurt::Step,
 };
 
 use super::{Meeting, Phase};
@@ -13,6 +14,7 @@ use crate::{
     media::{ParticipantId, RtpPacket},
     pipeline::Pipeline,
     spurt::Output,
+    transcode::Transcoder,
     uplink::{Uplink, format::Record},
 };
 
@@ -25,6 +27,7 @@ pub(super) struct Participant {
     pub(super) name: Option<String>,
     pub(super) present: bool,
     pub(super) pipeline: Pipeline,
+    pub(super) transcoder: Transcoder,
     pub(super) budget: Budget,
     /// What its media path in another process has done.
     pub(super) tally: EdgeTotals,
@@ -33,7 +36,15 @@ pub(super) struct Participant {
 impl Participant {
     pub(super) fn new(alias: ParticipantAlias, name: Option<String>, pipeline: Pipeline, now: Instant) -> Self {
         let budget = Budget::new(budget::Settings::of_participant(), now);
-        Self { alias, name, present: true, pipeline, budget, tally: EdgeTotals::default() }
+        Self {
+            alias,
+            name,
+            present: true,
+            pipeline,
+            transcoder: Transcoder::default(),
+            budget,
+            tally: EdgeTotals::default(),
+        }
     }
 }
 
@@ -49,7 +60,7 @@ impl Meeting {
                 return;
             }
             participant.pipeline.handle_packet(packet, now);
-            drain(participant, &mut self.uplink, now);
+            drain(participant, self.ladder.step(), &mut self.uplink, now);
         }
     }
 
@@ -58,8 +69,8 @@ impl Meeting {
         if self.phase == Phase::Over || !self.admit(id, None, now) {
             return;
         }
-        if let Some(participant) = self.participants.get(id) {
-            self.uplink.handle_output(participant.alias, output, now);
+        if let Some(participant) = self.participants.get_mut(id) {
+            send(participant, output, self.ladder.step(), &mut self.uplink, now);
         }
     }
 
@@ -92,7 +103,7 @@ impl Meeting {
 
     pub(super) fn collect(&mut self, now: Instant) {
         for participant in self.participants.values_mut() {
-            drain(participant, &mut self.uplink, now);
+            drain(participant, self.ladder.step(), &mut self.uplink, now);
         }
     }
 
@@ -140,10 +151,15 @@ pub(crate) fn flooded(budget: &budget::Settings) -> String {
     format!("a flood: over {packets_per_second} packets or {bytes_per_second} bytes a second for {patience:?}")
 }
 
-pub(super) fn drain(participant: &mut Participant, uplink: &mut Uplink, now: Instant) {
+pub(super) fn drain(participant: &mut Participant, step: Step, uplink: &mut Uplink, now: Instant) {
     while let Some(output) = participant.pipeline.poll_output() {
-        uplink.handle_output(participant.alias, output, now);
+        send(participant, output, step, uplink, now);
     }
+}
+
+fn send(participant: &mut Participant, output: Output, step: Step, uplink: &mut Uplink, now: Instant) {
+    let Participant { alias, transcoder, .. } = participant;
+    transcoder.push(output, step, &mut |output| uplink.handle_output(*alias, output, now));
 }
 
 pub(super) fn row(meeting: MeetingAlias, id: &ParticipantId, participant: &Participant) -> ToCore {

@@ -41,7 +41,8 @@ impl Meeting {
         }
         let here = self.participants.values().map(|p| p.pipeline.totals());
         let pipelines = here.chain(self.participants.values().map(|p| p.tally));
-        let totals: EdgeTotals = self.totals.sum(pipelines, self.uplink.overflowed());
+        let packets_forwarded = self.participants.values().map(|p| p.transcoder.frames()).sum();
+        let totals = EdgeTotals { packets_forwarded, ..self.totals.sum(pipelines, self.uplink.overflowed()) };
         if let Some(totals) = self.totals.report(totals) {
             self.say(ToCore::Stats { alias, totals });
         }

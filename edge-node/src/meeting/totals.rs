@@ -41,7 +41,7 @@ impl Totals {
         due
     }
 
-    /// The sum of `pipelines`, with what is counted here and what the ring gave up.
+    /// The sum of `pipelines`, with what is counted here and what the ring gave up; what was forwarded is not their affair.
     pub(super) fn sum(&self, pipelines: impl Iterator<Item = EdgeTotals>, packets_overflowed: u64) -> EdgeTotals {
         let (uplink_bytes, media_cpu_us) = (self.uplink_bytes, self.media_cpu_us);
         let start = EdgeTotals { uplink_bytes, media_cpu_us, packets_overflowed, ..EdgeTotals::default() };
@@ -50,7 +50,6 @@ impl Totals {
             sum.opus_bytes_in += totals.opus_bytes_in;
             sum.media_ms_in += totals.media_ms_in;
             sum.packets_decoded += totals.packets_decoded;
-            sum.packets_forwarded += totals.packets_forwarded;
             sum.packets_lost += totals.packets_lost;
             sum.media_cpu_us += totals.media_cpu_us;
             sum

@@ -26,7 +26,7 @@ fn speak(uplink: &mut Uplink, key: SpurtKey, items: u32, ended: bool, now: Insta
         uplink.handle_output(key.participant, output, now);
     }
     if ended {
-        let end = SpurtEnd { items, continues: false, stages: EdgeStages::default() };
+        let end = SpurtEnd::of(items);
         uplink.handle_output(key.participant, Output::End { spurt, end }, now);
     }
 }
@@ -95,6 +95,51 @@ fn what_a_core_has_not_made_words_of_is_sent_as_the_next_part_from_memory_and_fr
 }
 
 #[test]
+fn a_spurt_that_is_to_be_sent_whole_waits_for_its_end_and_what_is_open_goes_on() {
+    let (mut uplink, now) = uplink();
+    uplink.handle_connected(&node(1), now);
+    speak(&mut uplink, key(0, 0), 2, false, now);
+    assert_eq!(transmitted(&mut uplink), ["open 0/0@0", "items 0/0 2"]);
+    uplink.send_whole_only(true);
+    speak(&mut uplink, key(1, 0), 3, false, now);
+    uplink.handle_output(ParticipantAlias(0), Output::End { spurt: SpurtNo(0), end: SpurtEnd::of(2) }, now);
+    assert_eq!(transmitted(&mut uplink), ["end 0/0 2"]);
+    uplink.handle_output(ParticipantAlias(1), Output::End { spurt: SpurtNo(0), end: SpurtEnd::of(3) }, now);
+    assert_eq!(transmitted(&mut uplink), ["open 1/0@0", "items 1/0 3", "end 1/0 3"]);
+    speak(&mut uplink, key(2, 0), 1, false, now);
+    uplink.send_whole_only(false);
+    assert!(uplink.is_sent(), "what began so ends so");
+    speak(&mut uplink, key(3, 0), 1, false, now);
+    assert_eq!(transmitted(&mut uplink), ["open 3/0@0", "items 3/0 1"]);
+}
+
+#[test]
+fn the_age_is_that_of_the_oldest_live_speech_that_the_core_does_not_hold() {
+    let (mut uplink, t0) = uplink();
+    let s = |s: u64| t0 + Duration::from_secs(s);
+    speak(&mut uplink, key(0, 0), 5, true, t0);
+    assert_eq!(uplink.age(s(1)), None, "no core");
+    uplink.handle_connected(&node(1), s(1));
+    assert_eq!(uplink.age(s(2)), None, "a backlog");
+    speak(&mut uplink, key(0, 1), 5, false, s(2));
+    assert_eq!(uplink.age(s(4)), Some(Duration::from_secs(2)));
+    uplink.handle_durable(ParticipantAlias(0), SpurtNo(1), 4);
+    assert_eq!(uplink.age(s(4)), Some(Duration::from_secs(2)), "not all of it");
+    uplink.handle_durable(ParticipantAlias(0), SpurtNo(1), 5);
+    assert_eq!(uplink.age(s(4)), Some(Duration::ZERO), "held, and going on");
+    uplink.handle_output(ParticipantAlias(0), Output::End { spurt: SpurtNo(1), end: SpurtEnd::of(5) }, s(5));
+    assert_eq!(uplink.age(s(5)), None);
+    uplink.send_whole_only(true);
+    speak(&mut uplink, key(0, 2), 5, false, s(10));
+    assert_eq!(uplink.age(s(14)), Some(Duration::ZERO), "held back");
+    uplink.handle_output(ParticipantAlias(0), Output::End { spurt: SpurtNo(2), end: SpurtEnd::of(5) }, s(14));
+    assert_eq!(uplink.age(s(18)), Some(Duration::ZERO), "it may take as long as it was said");
+    assert_eq!(uplink.age(s(21)), Some(Duration::from_secs(3)));
+    uplink.handle_connected(&node(2), s(21));
+    assert_eq!(uplink.age(s(30)), None, "a backlog for the next core");
+}
+
+#[test]
 fn a_core_that_has_it_all_leaves_no_rest() {
     let now = Instant::now();
     let mut uplink = Uplink::new(Settings::default());
@@ -112,7 +157,7 @@ fn a_spurt_is_transmitted_as_it_is_spoken() {
     assert!(transmitted(&mut uplink).is_empty(), "not connected");
     uplink.handle_connected(&node(1), now);
     assert_eq!(transmitted(&mut uplink), ["open 0/0@0", "items 0/0 2"]);
-    let end = SpurtEnd { items: 2, continues: false, stages: EdgeStages::default() };
+    let end = SpurtEnd::of(2);
     uplink.handle_output(ParticipantAlias(0), Output::End { spurt: SpurtNo(0), end }, now);
     assert_eq!(transmitted(&mut uplink), ["end 0/0 2"]);
     uplink.handle_done(ParticipantAlias(0), SpurtNo(0));
@@ -235,7 +280,7 @@ impl World {
         uplink.handle_output(key.participant, item, now);
         *items += 1;
         if ends {
-            let end = SpurtEnd { items: *items, continues: false, stages: EdgeStages::default() };
+            let end = SpurtEnd::of(*items);
             uplink.handle_output(key.participant, Output::End { spurt: key.spurt, end }, now);
             (*ended, *number) = (true, *number + 1);
         }

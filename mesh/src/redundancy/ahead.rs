@@ -61,11 +61,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::spurt::{EdgeStages, SpurtEnd};
+    use crate::wire::spurt::SpurtEnd;
 
     fn item(number: u32, of: u32) -> Item {
         if number == of {
-            return Item::End(SpurtEnd { items: of, continues: false, stages: EdgeStages::default() });
+            return Item::End(SpurtEnd::of(of));
         }
         Item::Frame(number.to_be_bytes().to_vec().into())
     }

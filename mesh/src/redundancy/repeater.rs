@@ -168,10 +168,7 @@ mod tests {
     use crate::{
         clock::Micros,
         trace::TraceContext,
-        wire::{
-            MeetingAlias,
-            spurt::{EdgeStages, SpurtEnd},
-        },
+        wire::{MeetingAlias, spurt::SpurtEnd},
     };
 
     const MS: Duration = Duration::from_millis(1);
@@ -188,7 +185,7 @@ mod tests {
     }
 
     fn end(items: u32) -> Item {
-        Item::End(SpurtEnd { items, continues: false, stages: EdgeStages::default() })
+        Item::End(SpurtEnd::of(items))
     }
 
     /// The numbers in each datagram that is due now.

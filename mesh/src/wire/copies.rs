@@ -144,16 +144,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        clock::Micros,
-        trace::TraceContext,
-        wire::spurt::{EdgeStages, SpurtEnd},
-    };
+    use crate::{clock::Micros, trace::TraceContext, wire::spurt::SpurtEnd};
 
     fn copies() -> impl Strategy<Value = Copies> {
         let frame = proptest::collection::vec(any::<u8>(), 0..200).prop_map(|v| Item::Frame(v.into()));
-        let end = any::<u32>()
-            .prop_map(|items| Item::End(SpurtEnd { items, continues: true, stages: EdgeStages::default() }));
+        let end = any::<u32>().prop_map(|items| Item::End(SpurtEnd { continues: true, ..SpurtEnd::of(items) }));
         let item = prop_oneof![1 => Just(Item::Gap), 8 => frame, 1 => end];
         let items = proptest::collection::vec((0u32..70_000, item), 0..12);
         (any::<u32>(), any::<u16>(), any::<u32>(), any::<bool>(), items).prop_map(|(m, p, s, with_header, steps)| {

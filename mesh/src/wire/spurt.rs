@@ -47,13 +47,46 @@ pub struct SpurtHeader {
 
 /// What closes a spurt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Trailer", into = "Trailer")]
 pub struct SpurtEnd {
     /// Items in the whole spurt, from number 0.
     pub items: u32,
     /// The speaker went on: the spurt was cut for its length, and the next one continues it.
     pub continues: bool,
+    /// The lowest step of the uplink's ladder that any of it was sent on.
+    pub step: Step,
     /// When the last item passed each stage at the edge.
     pub stages: EdgeStages,
+}
+
+/// How speech is sent, by what the link to the core lets pass: a ladder, from the top down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum Step {
+    /// The source's own Opus packets.
+    #[default]
+    #[serde(rename = "pass_through")]
+    PassThrough,
+    /// Encoded anew: Opus of 24 kb/s in frames of 60 ms.
+    #[serde(rename = "opus_24")]
+    Opus24,
+    /// The same at 16 kb/s.
+    #[serde(rename = "opus_16")]
+    Opus16,
+    /// The same at 12 kb/s.
+    #[serde(rename = "opus_12")]
+    Opus12,
+    /// At 12 kb/s, and each spurt only when it is over: there are finals and no partials.
+    #[serde(rename = "final_only")]
+    FinalOnly,
+}
+
+/// A [`SpurtEnd`] as it is written: `how` holds `continues` in its lowest bit and the step above it. Before there were
+/// steps it was `continues` alone, in the same byte, so a trailer of [`Step::PassThrough`] is what it always was.
+#[derive(Serialize, Deserialize)]
+struct Trailer {
+    items: u32,
+    how: u8,
+    stages: EdgeStages,
 }
 
 /// Stamps of one frame at the edge, by its wall clock.
@@ -78,6 +111,64 @@ pub enum Item {
     Frame(Bytes),
     /// The last thing on the stream; not numbered.
     End(SpurtEnd),
+}
+
+impl Step {
+    /// All of them, from the top down.
+    pub const ALL: [Self; 5] = [Self::PassThrough, Self::Opus24, Self::Opus16, Self::Opus12, Self::FinalOnly];
+
+    /// As in segments and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PassThrough => "pass_through",
+            Self::Opus24 => "opus_24",
+            Self::Opus16 => "opus_16",
+            Self::Opus12 => "opus_12",
+            Self::FinalOnly => "final_only",
+        }
+    }
+
+    /// Bits per second of what is encoded anew; `None` at the top.
+    pub const fn bitrate(self) -> Option<i32> {
+        match self {
+            Self::PassThrough => None,
+            Self::Opus24 => Some(24_000),
+            Self::Opus16 => Some(16_000),
+            Self::Opus12 | Self::FinalOnly => Some(12_000),
+        }
+    }
+
+    /// The next one down; the lowest stays.
+    pub fn down(self) -> Self {
+        Self::ALL[(self as usize + 1).min(Self::ALL.len() - 1)]
+    }
+
+    /// The next one up; the highest stays.
+    pub fn up(self) -> Self {
+        Self::ALL[(self as usize).saturating_sub(1)]
+    }
+}
+
+impl From<SpurtEnd> for Trailer {
+    fn from(SpurtEnd { items, continues, step, stages }: SpurtEnd) -> Self {
+        Self { items, how: u8::from(continues) | (step as u8) << 1, stages }
+    }
+}
+
+impl TryFrom<Trailer> for SpurtEnd {
+    type Error = String;
+
+    fn try_from(Trailer { items, how, stages }: Trailer) -> Result<Self, String> {
+        let step = Step::ALL.get(usize::from(how >> 1)).ok_or_else(|| format!("a spurt that ended in manner {how}"))?;
+        Ok(Self { items, continues: how & 1 == 1, step: *step, stages })
+    }
+}
+
+impl SpurtEnd {
+    /// The end of so many items: nothing continues it, nothing was encoded anew, and no stamps.
+    pub fn of(items: u32) -> Self {
+        Self { items, continues: false, step: Step::PassThrough, stages: EdgeStages::default() }
+    }
 }
 
 impl SpurtHeader {
@@ -234,13 +325,47 @@ mod tests {
         proptest::collection::vec(prop_oneof![1 => Just(Item::Gap), 9 => frame], 0..50)
     }
 
+    #[derive(Serialize)]
+    struct BeforeSteps {
+        items: u32,
+        continues: bool,
+        stages: EdgeStages,
+    }
+
+    #[test]
+    fn a_trailer_without_a_step_is_what_it_was_before_there_were_any() {
+        let stages = EdgeStages { sent: Micros(9), ..EdgeStages::default() };
+        for continues in [false, true] {
+            let end = SpurtEnd { items: 300, continues, step: Step::PassThrough, stages };
+            assert_eq!(codec::encode(&end), codec::encode(&BeforeSteps { items: 300, continues, stages }));
+        }
+    }
+
+    #[test]
+    fn every_step_is_read_as_it_was_written_and_no_other_is_known() {
+        let stages = EdgeStages::default();
+        for step in Step::ALL {
+            let end = SpurtEnd { items: 3, continues: true, step, stages };
+            assert_eq!(codec::decode(&codec::encode(&end).expect("small")), Ok(end));
+        }
+        let strange = codec::encode(&Trailer { items: 3, how: 10, stages }).expect("small");
+        assert!(matches!(codec::decode::<SpurtEnd>(&strange), Err(DecodeError::Malformed(_))));
+    }
+
+    #[test]
+    fn the_ladder_ends_at_both_ends() {
+        assert_eq!((Step::PassThrough.up(), Step::FinalOnly.down()), (Step::PassThrough, Step::FinalOnly));
+        assert!(Step::ALL.windows(2).all(|two| two[0].down() == two[1] && two[1].up() == two[0] && two[0] < two[1]));
+    }
+
     proptest! {
         #[test]
         fn a_spurt_survives_any_cutting_of_its_bytes(items in items(), cuts in 1usize..40) {
             let mut bytes = BytesMut::new();
             header().encode(&mut bytes);
             items.iter().for_each(|item| item.encode(&mut bytes));
-            let end = SpurtEnd { items: items.len() as u32, continues: false, stages: EdgeStages::default() };
+            let (items_in, stages) = (items.len() as u32, EdgeStages::default());
+            let end = SpurtEnd { items: items_in, continues: false, step: Step::Opus16, stages };
             Item::End(end).encode(&mut bytes);
 
             let mut decoder = SpurtDecoder::default();

@@ -11,7 +11,7 @@ use crate::{
     failover::stage::{AWAY, FAR, HOME},
     world::{
         Place,
-        path::{Bursts, Quality},
+        path::{Bottleneck, Bursts, Quality},
     },
 };
 
@@ -19,6 +19,8 @@ use crate::{
 const HEALED: Duration = Duration::from_secs(30);
 /// Bursts that lose everything, together a fifth of the time.
 const BURST: Bursts = Bursts { apart: Duration::from_millis(240), length: Duration::from_millis(60), loss: 1.0 };
+/// A link that lets less pass than one who speaks sends, with a queue of a second before it.
+const NARROW: Bottleneck = Bottleneck { rate: 24_000, queue: 3000 };
 
 fn host(node: &NodeId) -> Place {
     Place::host(node.as_str())
@@ -101,7 +103,7 @@ pub(super) async fn lose_in_bursts(stage: &mut Stage, times: Times, say: &dyn Fn
     let before = stage.meeting().view().await?;
     stage.meeting().wait_until(times.fault).await;
     let at = now();
-    set_uplink(stage, &edge, Some(BURST))?;
+    set_uplink(stage, &edge, Some(BURST), None)?;
     say(&format!("a fifth of what {edge} sends to the cores is lost, in bursts of 60 ms"));
     let mut broken = Broken::new(at, Resumes::LongestPause);
     let mut dips = 0;
@@ -111,7 +113,7 @@ pub(super) async fn lose_in_bursts(stage: &mut Stage, times: Times, say: &dyn Fn
         dips += usize::from(!stage.all_see_all().await);
     }
     let lost = dropped(stage, |from, to| from == edge.as_str() && to == core.as_str());
-    set_uplink(stage, &edge, None)?;
+    set_uplink(stage, &edge, None, None)?;
     say(&format!("the loss is over: {lost} packets lost"));
     broken.must(lost > 0, || "no packet was lost".into());
     broken.must(dips == 0, || format!("{dips} times somebody did not see everybody"));
@@ -122,8 +124,28 @@ pub(super) async fn lose_in_bursts(stage: &mut Stage, times: Times, say: &dyn Fn
     Ok(broken)
 }
 
-/// The edge's way to each core: as it was laid, with or without bursts.
-fn set_uplink(stage: &Stage, edge: &NodeId, bursts: Option<Bursts>) -> Result<()> {
+/// Lets less pass from the edge to the cores than is said.
+pub(super) async fn narrow(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let (_, edge) = stage.serving().await?;
+    let before = stage.meeting().view().await?;
+    stage.meeting().wait_until(times.fault).await;
+    set_uplink(stage, &edge, None, Some(NARROW))?;
+    say(&format!("{edge} reaches the cores by links of {} kb/s", NARROW.rate / 1000));
+    let mut broken = Broken::new(now(), Resumes::LongestPause);
+    tokio::time::sleep(times.outage).await;
+    let steps = stage.gauges("nearfield_edge_uplink_steps_total").await.get(edge.as_str()).copied().flatten();
+    set_uplink(stage, &edge, None, None)?;
+    say("the links are wide again");
+    broken.must(steps.is_some_and(|steps| steps > 0.0), || "the edge took no step".into());
+    let after = stage.meeting().view().await?;
+    broken.must(before["owner"] == after["owner"], || format!("moved to {}", after["owner"]));
+    broken.note("steps", steps);
+    broken.note("core_after", after["core"].clone());
+    Ok(broken)
+}
+
+/// The edge's way to each core: as it was laid, with or without bursts and a bottleneck.
+fn set_uplink(stage: &Stage, edge: &NodeId, bursts: Option<Bursts>, bottleneck: Option<Bottleneck>) -> Result<()> {
     let model = LatencyModel::new(RegionMap::built_in());
     let region = stage.bed.named(edge).context("no such edge")?.identity.region.clone();
     for core in stage.bed.nodes.iter().filter(|node| node.identity.role == Role::Core) {
@@ -132,7 +154,8 @@ fn set_uplink(stage: &Stage, edge: &NodeId, bursts: Option<Bursts>) -> Result<()
             true => crate::world::WITHIN_A_REGION,
             false => model.estimate(&region, to).with_context(|| format!("{region} to {to}"))?.rtt / 2,
         };
-        let quality = Quality { bursts: bursts.clone(), ..Quality::delayed(delay) };
+        let (bursts, bottleneck) = (bursts.clone(), bottleneck.clone());
+        let quality = Quality { bursts, bottleneck, ..Quality::delayed(delay) };
         stage.world.set_path(host(edge), host(&core.identity.node), quality);
     }
     Ok(())

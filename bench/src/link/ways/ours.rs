@@ -19,7 +19,7 @@ use mesh::{
     wire::{
         DATAGRAM_COPIES, Epoch, MeetingAlias, ParticipantAlias, SpurtNo,
         copies::Copies,
-        spurt::{EdgeStages, Item, Part, SpurtDecoder, SpurtEnd, SpurtHeader},
+        spurt::{Item, Part, SpurtDecoder, SpurtEnd, SpurtHeader},
     },
 };
 
@@ -41,7 +41,7 @@ impl Sender {
     pub(super) async fn wait(&mut self, until: Instant) {
         while let Some(copies) = self.spurts.poll_timeout().filter(|at| *at < until) {
             tokio::time::sleep_until(copies.into()).await;
-            self.spurts.repeat(Instant::now());
+            self.spurts.repeat(false, Instant::now());
         }
         tokio::time::sleep_until(until.into()).await;
     }
@@ -59,10 +59,10 @@ impl Sender {
         self.spurts.write((participant, spurt), &Item::Frame(frame.into())).await?;
         if items == SPURT || seq + 1 == of {
             let items = items.min(seq + 1);
-            let end = SpurtEnd { items, continues: true, stages: EdgeStages::default() };
+            let end = SpurtEnd { continues: true, ..SpurtEnd::of(items) };
             self.spurts.write((participant, spurt), &Item::End(end)).await?;
         }
-        self.spurts.repeat(Instant::now());
+        self.spurts.repeat(false, Instant::now());
         Ok(())
     }
 }

@@ -10,10 +10,7 @@ use std::{
 
 use mesh::{
     clock::Micros,
-    wire::{
-        ParticipantAlias, SpurtNo,
-        spurt::{EdgeStages, SpurtEnd},
-    },
+    wire::{ParticipantAlias, SpurtNo, spurt::SpurtEnd},
 };
 use tracing::{info, warn};
 
@@ -152,7 +149,7 @@ fn of<'a>(
 
 /// Those that have a beginning and are not done, oldest first. One that did not end ends where it is.
 fn usable(found: BTreeMap<SpurtKey, Found>, done: &BTreeSet<SpurtKey>) -> Vec<Spoken> {
-    let open_end = |items| SpurtEnd { items, continues: false, stages: EdgeStages::default() };
+    let open_end = |items| SpurtEnd::of(items);
     let mut usable: Vec<_> = found
         .into_iter()
         .filter(|(key, spurt)| !done.contains(key) && spurt.items > 0)

@@ -3,10 +3,7 @@
 use mesh::{
     clock::Micros,
     trace::TraceContext,
-    wire::{
-        Epoch, MeetingId, SpurtNo, Term,
-        spurt::{EdgeStages, SpurtEnd},
-    },
+    wire::{Epoch, MeetingId, SpurtNo, Term, spurt::SpurtEnd},
 };
 
 use super::*;
@@ -41,7 +38,7 @@ fn spurt(SpurtKey { participant, spurt }: SpurtKey, items: u32, len: usize, open
         offset,
         packet: Some(packet(offset, len)),
     }));
-    let end = SpurtEnd { items, continues: false, stages: EdgeStages::default() };
+    let end = SpurtEnd::of(items);
     if !open {
         records.push(Record::End { participant, spurt, end });
     }
