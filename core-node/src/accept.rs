@@ -1,7 +1,7 @@
 //! Reads what edges send: one task for each control stream, one for each talk spurt.
 //!
 //! A spurt travels on a stream of its own and may overtake the row that names its meeting or speaker;
-//! it waits for that, [`ROW_WAIT`] at most. It has one append in flight: while the disk works, QUIC's
+//! it waits for that, [`ROW_WAIT`] at most; then the control stream is closed, so that the edge starts over. It has one append in flight: while the disk works, QUIC's
 //! flow control holds the edge back, and the next append carries what came in between.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
@@ -9,7 +9,7 @@
 mod copies;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -23,6 +23,7 @@ use mesh::{
     identity::{Identity, Role},
     node::{Inbound, Peer},
     stream::{MessageReceiver, MessageSender, StreamError},
+    transport::close,
     wire::{
         Epoch, MeetingAlias, MeetingId,
         control::{RefusedReason, ToCore, ToEdge},
@@ -34,6 +35,7 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
@@ -48,11 +50,13 @@ use crate::{
 };
 
 /// How long a spurt waits for its connection's control stream and for the rows that its header names.
-pub const ROW_WAIT: Duration = Duration::from_secs(2);
+pub const ROW_WAIT: Duration = Duration::from_secs(10);
 /// How long a spurt may send nothing: longer than any pause within one.
 const READ_WAIT: Duration = Duration::from_secs(60);
 /// Messages to one edge that wait for its control stream; when full, who sends them waits.
 const LINK_QUEUE: usize = 1024;
+/// Meetings that one edge was sent elsewhere with, remembered.
+const MAX_ELSEWHERE: usize = 1024;
 /// Bytes taken off a spurt stream at a time: below what one chunk of the log may hold.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -77,6 +81,10 @@ pub struct Link {
     aliases: Mutex<Aliases>,
     /// Counts changes of `aliases`.
     changed: watch::Sender<u64>,
+    /// What the edge opened and was told to take elsewhere: the spurts of it are none of ours.
+    elsewhere: Mutex<BTreeSet<MeetingAlias>>,
+    /// Something was lost: the edge is to start over.
+    over: CancellationToken,
     out: mpsc::Sender<ToLink>,
 }
 
@@ -109,6 +117,9 @@ pub enum SpurtError {
     /// Nothing on the control stream says what its header means.
     #[error("its meeting or participant was not named within {ROW_WAIT:?}")]
     Unknown,
+    /// Its meeting is not live here, or never was.
+    #[error("its meeting is not here")]
+    Gone,
     /// Not taken.
     #[error(transparent)]
     Intake(#[from] IntakeError),
@@ -198,7 +209,10 @@ impl Acceptor {
         let writer = tokio::spawn(writer);
         lock(&self.links).insert(id, link.clone());
         self.changed.send_modify(|n| *n += 1);
-        let ended = self.read_control(&link, &mut recv).await;
+        let ended = tokio::select! {
+            ended = self.read_control(&link, &mut recv) => ended,
+            () = link.over.cancelled() => Ok(()),
+        };
         if let Err(error) = ended {
             metrics::counter!("nearfield_core_control_errors_total").increment(1);
             tracing::debug!(%edge, %error, "control stream ended");
@@ -234,7 +248,8 @@ impl Acceptor {
         let (out, queue) = mpsc::channel(LINK_QUEUE);
         let aliases = Mutex::new(Aliases::new(self.caps));
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let link = Arc::new(Link { number, edge, aliases, changed: watch::channel(0).0, out });
+        let (elsewhere, over) = (Mutex::default(), CancellationToken::new());
+        let link = Arc::new(Link { number, edge, aliases, changed: watch::channel(0).0, elsewhere, over, out });
         (link.clone(), write(link, queue, sink))
     }
 
@@ -324,6 +339,17 @@ impl Acceptor {
                 Ok(meeting)
             })
         });
+        match &opened {
+            Ok(_) => drop(lock(&link.elsewhere).remove(&alias)),
+            // An edge numbers its meetings on: the oldest are long forgotten there.
+            Err(_) => {
+                let mut elsewhere = lock(&link.elsewhere);
+                elsewhere.insert(alias);
+                while elsewhere.len() > MAX_ELSEWHERE {
+                    elsewhere.pop_first();
+                }
+            }
+        }
         match opened {
             Ok(meeting) => {
                 meeting.attach(epoch, link.number, link.out.clone());
@@ -375,13 +401,19 @@ impl Acceptor {
         Ok(self.meetings.live(meeting).map(|live| (live, epoch)))
     }
 
-    async fn serve_spurt(self: Arc<Self>, peer: Peer, recv: quinn::RecvStream) {
+    async fn serve_spurt(self: Arc<Self>, peer: Peer, mut recv: quinn::RecvStream) {
         metrics::gauge!("nearfield_core_spurt_streams").increment(1.0);
         let link = self.link_of(peer.connection.stable_id()).await;
-        let read = match link {
-            Some(link) => self.read_spurt(&link, recv).await,
+        let read = match &link {
+            Some(link) => self.read_spurt(link, &mut recv).await,
+            // The edge starts over when it finds that its control stream is gone.
             None => Err(SpurtError::Unknown),
         };
+        if let (Err(SpurtError::Unknown | SpurtError::Silent), Some(link)) = (&read, &link) {
+            // If all of it has come already, the edge hears nothing of this.
+            let _ = recv.stop(close::UNREAD);
+            link.over.cancel();
+        }
         if let Err(error) = read {
             metrics::counter!("nearfield_core_spurt_errors_total").increment(1);
             tracing::debug!(edge = %peer.identity.node, %error, "spurt stream ended");
@@ -408,8 +440,10 @@ impl Acceptor {
     pub async fn read_spurt<R: AsyncRead + Unpin>(&self, link: &Link, recv: R) -> Result<(), SpurtError> {
         let mut reader = SpurtReader::new(recv);
         let header = reader.header().await?;
-        let (meeting, key) = link.resolve(&header).await.ok_or(SpurtError::Unknown)?;
-        let meeting = self.meetings.live(meeting).ok_or(SpurtError::Unknown)?;
+        let named = link.resolve(&header).await;
+        let elsewhere = || lock(&link.elsewhere).contains(&header.meeting);
+        let (meeting, key) = named.ok_or_else(|| if elsewhere() { SpurtError::Gone } else { SpurtError::Unknown })?;
+        let meeting = self.meetings.live(meeting).ok_or(SpurtError::Gone)?;
         let span = tracing::debug_span!(
             "spurt", meeting = %meeting.id, epoch = key.epoch.0, spurt = key.spurt.0, trace = %header.trace,
         );

@@ -19,6 +19,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinError,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use self::{
@@ -101,6 +102,8 @@ struct Driver {
     relay: Relay,
     trace: TraceContext,
     writing: Writing,
+    /// A spurt written on the present stream is to be written again.
+    unread: CancellationToken,
     disk: Disk,
     pulse: Pulse,
 }
@@ -111,7 +114,8 @@ impl Driver {
         let trace = meeting.origin().trace;
         let cores = Cores::new(links, events_tx, meeting.origin());
         let writing = Writing::Idle(Writer::new(MeetingAlias(0), trace, None));
-        Self { meeting, cores, events, relay, trace, writing, disk, pulse: Pulse::default() }
+        let unread = CancellationToken::new();
+        Self { meeting, cores, events, relay, trace, writing, unread, disk, pulse: Pulse::default() }
     }
 
     async fn run(mut self, mut orders: watch::Receiver<Order>) {
@@ -128,6 +132,10 @@ impl Driver {
                     self.obey(order);
                 }
                 () = alarm.wait(deadline) => self.repeat(),
+                () = self.unread.cancelled() => {
+                    self.unread = CancellationToken::new();
+                    self.start_over("a spurt was not read").await;
+                }
                 (writer, bytes, result) = self.writing.done() => self.handle_written(writer, bytes, result).await,
                 done = self.disk.done() => self.handle_disk(done),
                 event = self.events.recv() => match event {
@@ -191,7 +199,9 @@ impl Driver {
     /// Starts over with the serving core, if its link is up. A write under way is given up: the ring holds what it wrote.
     fn reopen(&mut self) {
         let (alias, peer) = self.cores.serving();
-        self.writing = Writing::Idle(Writer::new(alias, self.trace, peer.clone()));
+        let writer = Writer::new(alias, self.trace, peer.clone());
+        self.unread = writer.unread();
+        self.writing = Writing::Idle(writer);
         if let Some(peer) = peer {
             self.meeting.handle_opening(alias, peer.wire() >= Version::V2, Instant::now());
         }
@@ -248,15 +258,19 @@ impl Driver {
 
     async fn handle_written(&mut self, writer: Writer, bytes: u64, result: Result<(), WriteFailed>) {
         self.meeting.account(Duration::ZERO, bytes);
-        self.writing = match result {
-            Ok(()) => Writing::Idle(writer),
+        match result {
+            Ok(()) => self.writing = Writing::Idle(writer),
             Err(WriteFailed(why)) => {
                 debug!(why, "a spurt could not be written");
-                // Whatever the cause, the ring still holds it: begin again on a fresh control stream.
-                self.cores.reset("a spurt stream failed").await;
-                Writing::Broken
+                self.start_over("a spurt stream failed").await;
             }
-        };
+        }
+    }
+
+    /// Whatever the cause, the ring still holds it: begin again on a fresh control stream.
+    async fn start_over(&mut self, why: &'static str) {
+        self.writing = Writing::Broken;
+        self.cores.reset(why).await;
     }
 
     fn handle_link(&mut self, (core, alias, event): Tagged) {
@@ -282,6 +296,7 @@ impl Driver {
             }
             LinkEvent::Message(message) => self.meeting.handle_message(&core, message, now, wall()),
             LinkEvent::Beat { rtt, renewal } => self.meeting.handle_beat(&core, rtt, renewal, now),
+            LinkEvent::Alive => self.meeting.handle_alive(&core, now),
             LinkEvent::Renewed(renewal) => self.meeting.handle_renewed(&core, renewal, now),
             LinkEvent::Lost => self.meeting.handle_lost(&core, now, wall()),
         }

@@ -38,8 +38,9 @@ const REMEMBERED: u32 = 8;
 pub struct Settings {
     /// No silence shorter than this is one: three beats.
     pub floor: Duration,
-    /// The same on a link that is full: a beat waits behind what is under way, and is sent again late if it is lost.
-    pub thin_floor: Duration,
+    /// The same while the core's connection acknowledges what it is sent: it lives, and on a full link a beat waits behind what
+    /// is under way, or is lost and sent again.
+    pub alive_floor: Duration,
     /// Silence allowed beyond four round trips: one beat, and the scheduling of a busy machine.
     pub slack: Duration,
     /// A machine this late at looking at its clock was itself away.
@@ -56,7 +57,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             floor: Duration::from_millis(750),
-            thin_floor: Duration::from_secs(3),
+            alive_floor: Duration::from_secs(6),
             slack: Duration::from_millis(350),
             stall: Duration::from_millis(500),
             hold: Duration::from_secs(1),
@@ -145,7 +146,8 @@ struct Core {
     beats: bool,
     heard: Instant,
     rtt: Duration,
-    thin: bool,
+    /// When something else than an answer came of it.
+    alive: Option<Instant>,
 }
 
 impl Failover {
@@ -285,9 +287,13 @@ impl Failover {
         }
     }
 
-    /// Whether the link to the serving core lets less pass than is said.
-    pub fn handle_thin(&mut self, thin: bool) {
-        self.serving.thin = thin;
+    /// `core` does not answer, but something came from it all the same.
+    pub fn handle_alive(&mut self, core: &NodeId, now: Instant) {
+        self.look(now);
+        if let Some(core) = self.core(core) {
+            core.alive = Some(now);
+        }
+        self.decide(now);
     }
 
     /// A deadline has passed, or may have.
@@ -432,13 +438,14 @@ impl Failover {
 
 impl Core {
     fn new(id: NodeId, now: Instant) -> Self {
-        Self { id, up: false, beats: false, heard: now, rtt: Duration::ZERO, thin: false }
+        Self { id, up: false, beats: false, heard: now, rtt: Duration::ZERO, alive: None }
     }
 }
 
 /// It has not answered within its time.
 fn is_silent(settings: &Settings, core: &Core, now: Instant) -> bool {
-    let floor = if core.thin { settings.thin_floor } else { settings.floor };
+    let alive = core.alive.is_some_and(|at| now.saturating_duration_since(at) < settings.floor);
+    let floor = if alive { settings.alive_floor } else { settings.floor };
     let allowed = floor.max(core.rtt * 4 + settings.slack);
     now.saturating_duration_since(core.heard) >= allowed
 }

@@ -56,6 +56,8 @@ pub(crate) enum LinkEvent {
         /// What that renews, if the meeting was opened before the beat was sent.
         renewal: Option<Renewal>,
     },
+    /// A beat is not answered, but datagrams come from the core.
+    Alive,
     /// The core renewed the lease by way of another node.
     Renewed(Renewal),
     /// The core says by way of another node that this edge does not own the meeting any more.

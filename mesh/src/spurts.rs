@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use bytes::BytesMut;
 use quinn::SendStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Micros,
@@ -21,7 +22,7 @@ use crate::{
         Plan,
         repeater::{Key, Repeater},
     },
-    transport::{DATAGRAM_BUFFER, congestion::Path},
+    transport::{DATAGRAM_BUFFER, close, congestion::Path},
     wire::{
         Version,
         spurt::{Item, SpurtEnd, SpurtHeader, Step},
@@ -55,6 +56,7 @@ pub struct SpurtSender {
     streams: BTreeMap<Key, Outgoing>,
     repeater: Repeater,
     plan: Plan,
+    unread: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,14 @@ impl SpurtSender {
     /// Spurts to `peer`. Copies are sent if it speaks version 2.
     pub fn new(peer: Peer) -> Self {
         let path = Path::of(&peer.connection).filter(|_| peer.wire() >= Version::V2);
-        Self { peer, path, streams: BTreeMap::new(), repeater: Repeater::default(), plan: Plan::NONE }
+        Self {
+            peer,
+            path,
+            streams: BTreeMap::new(),
+            repeater: Repeater::default(),
+            plan: Plan::NONE,
+            unread: CancellationToken::new(),
+        }
     }
 
     /// Opens a spurt's stream, `wall` being now. Gives the bytes written.
@@ -114,6 +123,13 @@ impl SpurtSender {
         }
         if matches!(item, Item::End(_)) {
             let _ = outgoing.stream.finish();
+            let (stopped, unread) = (outgoing.stream.stopped(), self.unread.clone());
+            tokio::spawn(async move {
+                // Without an error there is nobody who would read it, or nobody who needs to.
+                if stopped.await.is_ok_and(|code| code.is_some_and(|code| code != close::SHUTDOWN)) {
+                    unread.cancel();
+                }
+            });
             self.streams.remove(&key);
         }
         Ok(bytes)
@@ -141,6 +157,11 @@ impl SpurtSender {
             metrics::counter!("nearfield_mesh_copies_bytes_total").increment(bytes);
         }
         bytes
+    }
+
+    /// Cancelled when the core has refused to read a spurt after all of it was written: it is to be sent again.
+    pub fn unread(&self) -> CancellationToken {
+        self.unread.clone()
     }
 
     /// When [`SpurtSender::repeat`] is next needed if nothing is written.

@@ -68,6 +68,8 @@ pub mod close {
     pub const REVOKED: VarInt = VarInt::from_u32(9);
     /// The authority of the peer's certificate is trusted no more.
     pub const UNTRUSTED: VarInt = VarInt::from_u32(10);
+    /// A spurt was not read to its end, and is wanted again.
+    pub const UNREAD: VarInt = VarInt::from_u32(11);
 }
 
 /// The endpoint. Cheap to clone.

@@ -13,6 +13,8 @@ use mesh::{
     },
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::wall;
 use crate::uplink::{SpurtKey, Transmit};
 
@@ -59,6 +61,11 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(alias: MeetingAlias, trace: TraceContext, peer: Option<Peer>) -> Self {
         Self { alias, trace, sender: peer.map(SpurtSender::new), thin: false }
+    }
+
+    /// Cancelled when a spurt that was written is to be written again.
+    pub(super) fn unread(&self) -> CancellationToken {
+        self.sender.as_ref().map(SpurtSender::unread).unwrap_or_default()
     }
 
     /// Sends the copies that are due; the bytes they took.

@@ -81,13 +81,19 @@ fn a_slow_path_is_given_four_round_trips() {
 }
 
 #[test]
-fn a_full_link_is_given_three_seconds() {
+fn a_core_whose_connection_lives_is_given_six_seconds() {
     let mut bench = Bench::new();
-    bench.failover.handle_thin(true);
-    bench.beats(&["b"], 11);
-    assert_eq!(bench.turned(), None, "2.75 s");
+    for beats in 1..24 {
+        bench.failover.handle_alive(&id("a"), bench.now);
+        bench.beats(&["b"], 1);
+        assert_eq!(bench.turned(), None, "{beats} beats");
+    }
     bench.beats(&["b"], 1);
     assert!(bench.turned().is_some());
+    let mut bench = Bench::new();
+    bench.failover.handle_alive(&id("a"), bench.now);
+    bench.beats(&["b"], 3);
+    assert!(bench.turned().is_some(), "but not for having lived once");
 }
 
 #[test]

@@ -41,6 +41,8 @@ const DETOUR_AFTER: u32 = 2;
 /// The same, after which the connection is given up: 3 s, and 4 round trips. Counted in beats, so that a time in which this
 /// process stood still does not count.
 const GIVE_UP_AFTER: u32 = 12;
+/// The same while anything else comes from it.
+const GIVE_UP_ALIVE_AFTER: u32 = 24;
 
 pub(super) struct Link {
     node: Node,
@@ -81,6 +83,8 @@ struct Up {
     beats: Beats,
     /// Beats since the core last said anything.
     quiet: u32,
+    /// Datagrams that have come from it.
+    datagrams: u64,
     every: Interval,
 }
 
@@ -157,10 +161,14 @@ impl Link {
                 },
                 _ = up.every.tick() => {
                     self.catch_up(&up.peer);
+                    let alive = up.is_alive();
+                    if alive {
+                        self.tell_all(|| LinkEvent::Alive);
+                    }
                     match self.has_newer_connection(&up) {
                         _ if !up.beating() => Ok(()),
                         true => Err("the core has come back on another connection".into()),
-                        false => up.beat_or_give_up().await,
+                        false => up.beat_or_give_up(alive).await,
                     }
                 }
                 answer = detours.next() => {
@@ -340,16 +348,24 @@ impl Up {
         let mut every = interval(BEAT_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reader = reader.abort_handle();
-        Self { peer, send, incoming, reader, beats: Beats::default(), quiet: 0, every }
+        Self { peer, send, incoming, reader, beats: Beats::default(), quiet: 0, datagrams: 0, every }
     }
 
     fn beating(&self) -> bool {
         self.peer.wire() >= Version::V2
     }
 
-    async fn beat_or_give_up(&mut self) -> Result<(), String> {
+    /// Whether something has come since the last beat although that was not answered.
+    fn is_alive(&mut self) -> bool {
+        let datagrams = self.peer.connection.stats().udp_rx.datagrams;
+        let came = datagrams > std::mem::replace(&mut self.datagrams, datagrams);
+        came && self.quiet > 0
+    }
+
+    async fn beat_or_give_up(&mut self, alive: bool) -> Result<(), String> {
         self.quiet += 1;
-        let patience = GIVE_UP_AFTER + (self.peer.connection.rtt().as_millis() * 4 / BEAT_EVERY.as_millis()) as u32;
+        let beats = if alive { GIVE_UP_ALIVE_AFTER } else { GIVE_UP_AFTER };
+        let patience = beats + (self.peer.connection.rtt().as_millis() * 4 / BEAT_EVERY.as_millis()) as u32;
         if self.quiet > patience {
             // Else the pool would hand out this very connection again, until QUIC gives it up after 10 s.
             self.peer.connection.close(close::SHUTDOWN, b"no answer");

@@ -72,6 +72,12 @@ impl Meeting {
         self.follow(now);
     }
 
+    /// `core` has not answered a beat, but its connection lives.
+    pub fn handle_alive(&mut self, core: &NodeId, now: Instant) {
+        self.failover.handle_alive(core, now);
+        self.follow(now);
+    }
+
     /// `core` renewed the lease by way of another node.
     pub fn handle_renewed(&mut self, core: &NodeId, renewal: Renewal, now: Instant) {
         if self.failover.is_lessor(core) {

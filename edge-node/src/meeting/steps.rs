@@ -29,6 +29,5 @@ impl Meeting {
             metrics::counter!("nearfield_edge_uplink_steps_total", "to" => step.name()).increment(1);
             self.uplink.send_whole_only(step == Step::FinalOnly);
         }
-        self.failover.handle_thin(self.is_thin());
     }
 }
