@@ -1,8 +1,9 @@
 //! Reads what edges send: one task for each control stream, one for each talk spurt.
 //!
 //! A spurt travels on a stream of its own and may overtake the row that names its meeting or speaker;
-//! it waits for that, [`ROW_WAIT`] at most; then the control stream is closed, so that the edge starts over. It has one append in flight: while the disk works, QUIC's
-//! flow control holds the edge back, and the next append carries what came in between.
+//! it waits for that, [`ROW_WAIT`] at most; then the control stream is closed, so that the edge starts over.
+//! It has one append in flight: while the disk works, QUIC's flow control holds the edge back, and the next
+//! append carries what came in between.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
