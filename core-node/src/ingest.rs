@@ -165,8 +165,8 @@ pub enum Event {
     Whole {
         /// Which spurt.
         key: SpurtKey,
-        /// The next spurt continues it.
-        continues: bool,
+        /// Its trailer; `None` where it was cut off.
+        end: Option<SpurtEnd>,
         /// Its length.
         media: Duration,
     },
@@ -451,8 +451,7 @@ impl Ingest {
             return;
         }
         spurt.whole = true;
-        let continues = spurt.end.is_some_and(|e| e.continues);
-        self.events.push_back(Event::Whole { key: key.clone(), continues, media: spurt.media });
+        self.events.push_back(Event::Whole { key: key.clone(), end: spurt.end, media: spurt.media });
     }
 
     fn is_done(&self, key: &SpurtKey) -> bool {

@@ -626,8 +626,8 @@ impl Meeting {
                     }
                     self.tell_edge(key.epoch, ToLink::Durable { meeting: self.id, key, upto }).await;
                 }
-                Event::Whole { key, continues, .. } => {
-                    self.hear(Heard::Whole { key, continues, fresh }).await;
+                Event::Whole { key, end, .. } => {
+                    self.hear(Heard::Whole { key, end, fresh }).await;
                     self.progress.notify_one();
                 }
                 Event::Done { key } => self.tell_done(&key).await,

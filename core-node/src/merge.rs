@@ -36,7 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::wire::Epoch;
+use mesh::wire::{Epoch, spurt::SpurtEnd};
 
 use self::{
     past::MAX_PAST,
@@ -101,14 +101,14 @@ impl Merger {
         self.settle(&key.participant, now);
     }
 
-    /// All of a spurt is here.
-    pub fn handle_whole(&mut self, key: &SpurtKey, continues: bool, now: Instant) {
+    /// All of a spurt is here; `end` is its trailer, `None` where it was cut off.
+    pub fn handle_whole(&mut self, key: &SpurtKey, end: Option<SpurtEnd>, now: Instant) {
         let track = self.tracks.entry(key.participant.clone()).or_default();
         if !track.spurts.has(key.epoch, key.spurt) {
             // It holds nothing at all.
             self.settled.push_back(key.clone());
         }
-        track.spurts.end(key.epoch, key.spurt, continues, now);
+        track.spurts.end(key.epoch, key.spurt, end, now);
         self.settle(&key.participant, now);
     }
 

@@ -156,9 +156,9 @@ impl Scribe {
                 }
                 self.take(&key, fresh);
             }
-            Heard::Whole { key, continues, fresh } => {
+            Heard::Whole { key, end, fresh } => {
                 self.take(&key, fresh);
-                self.merger.handle_whole(&key, continues, Instant::now());
+                self.merger.handle_whole(&key, end, Instant::now());
             }
             Heard::Captors => {}
         }

@@ -9,7 +9,7 @@ mod slot;
 
 use std::{ops::Range, time::Duration};
 
-use mesh::clock::Micros;
+use mesh::{clock::Micros, wire::spurt::SpurtEnd};
 
 pub use self::{
     decode::{Decoded, duration_of},
@@ -74,8 +74,8 @@ pub enum Heard {
     Whole {
         /// Which.
         key: SpurtKey,
-        /// The next spurt continues it.
-        continues: bool,
+        /// Its trailer; `None` where it was cut off.
+        end: Option<SpurtEnd>,
         /// What has come since the last time.
         fresh: Option<Fresh>,
     },

@@ -45,7 +45,7 @@ fn a_spurt_is_acknowledged_only_when_it_is_on_disk_and_whole_only_with_its_trail
     let last = ingest.handle_items(&key(0), 3, vec![end(3)]).unwrap().unwrap();
     assert!(last.items.is_empty() && last.opened.is_none());
     ingest.handle_logged(last.receipt());
-    let whole = Event::Whole { key: key(0), continues: false, media };
+    let whole = Event::Whole { key: key(0), end: Some(SpurtEnd::of(3)), media };
     assert_eq!(events(&mut ingest)[1], whole);
     let want = Counts { frames_received: 3, frames_durable: 3, duplicates: 3, spurts: 1, ..Counts::default() };
     assert_eq!(ingest.counts(), want);
@@ -133,7 +133,10 @@ fn what_the_store_remembers_is_taken_up_where_it_was() {
     ingest.restore(restored(0, None, true));
     ingest.restore(restored(1, Some(SpurtEnd { continues: true, ..SpurtEnd::of(2) }), false));
     ingest.restore(restored(2, None, false));
-    assert_eq!(events(&mut ingest), [Event::Whole { key: key(1), continues: true, media }]);
+    assert_eq!(
+        events(&mut ingest),
+        [Event::Whole { key: key(1), end: Some(SpurtEnd { continues: true, ..SpurtEnd::of(2) }), media }]
+    );
     assert_eq!(open(&mut ingest, &key(0), 0), Ok(Opened::Done));
     assert_eq!(open(&mut ingest, &key(2), 1), Ok(Opened::Ready { next: 2 }));
     assert_eq!(ingest.counts().frames_durable, 3);

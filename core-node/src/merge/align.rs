@@ -3,7 +3,8 @@
 //! A relay forwards the same Opus packets to each of its subscribers, so equal packets are the same moment, whatever the
 //! edges' clocks say and whatever RTP numbers the relay gave out. Speech hardly ever repeats a packet; silence does. So
 //! packets that are there once on either side are *anchors*, those that most of them contradict are dropped, and from
-//! anchor to anchor items are paired by their number: an item is a packet or the place of one that was lost.
+//! anchor to anchor items are paired by their number: an item is a packet or the place of one that was lost. Where an edge
+//! encoded anew between, before or behind them, items are laid by the clocks, which the anchors have shown.
 
 use std::collections::BTreeMap;
 
@@ -105,14 +106,14 @@ fn extend(a: &[Cell], b: &[Cell], anchors: &[(usize, usize)]) -> (Vec<(usize, us
     (pairs, contradicted + wrong)
 }
 
-/// The equal ones among these, up to the first two packets that differ.
+/// The equal ones among these, up to the first two packets that differ; what may be encoded anew contradicts nothing.
 fn walk(a: &[Cell], b: &[Cell], steps: impl Iterator<Item = (usize, usize)>) -> (Vec<(usize, usize)>, usize) {
     let mut pairs = vec![];
     for (i, j) in steps {
         if a[i].same(&b[j]) {
             pairs.push((i, j));
         } else if a[i].is_frame() && b[j].is_frame() {
-            return (pairs, 1);
+            return (pairs, usize::from(!a[i].is_long() && !b[j].is_long()));
         }
     }
     (pairs, 0)
@@ -140,23 +141,43 @@ fn by_time(a: &[Cell], b: &[Cell]) -> (Vec<(usize, usize)>, usize) {
 pub(super) fn zip(a: &[Cell], b: &[Cell], pairs: &[(usize, usize)]) -> Vec<Cell> {
     let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else { return overlay(a, b) };
     let mut out = vec![];
-    let (head_a, head_b) = (&a[..first.0], &b[..first.1]);
-    let both = head_a.len().min(head_b.len());
-    out.extend_from_slice(&head_a[..head_a.len() - both]);
-    out.extend_from_slice(&head_b[..head_b.len() - both]);
-    by_number(&head_a[head_a.len() - both..], &head_b[head_b.len() - both..], &mut out);
+    head(&a[..first.0], &b[..first.1], &mut out);
     for (one, two) in pairs.iter().zip(pairs.iter().skip(1)) {
         out.push(a[one.0]);
         let (in_a, in_b) = (&a[one.0 + 1..two.0], &b[one.1 + 1..two.1]);
-        if in_a.len() == in_b.len() { by_number(in_a, in_b, &mut out) } else { out.extend(by_order(in_a, in_b)) }
+        match in_a.len() == in_b.len() {
+            _ if unlike(in_a, in_b) => out.extend(overlay(in_a, in_b)),
+            true => by_number(in_a, in_b, &mut out),
+            false => out.extend(by_order(in_a, in_b)),
+        }
     }
     out.push(a[last.0]);
-    let (tail_a, tail_b) = (&a[last.0 + 1..], &b[last.1 + 1..]);
-    let both = tail_a.len().min(tail_b.len());
-    by_number(&tail_a[..both], &tail_b[..both], &mut out);
-    out.extend_from_slice(&tail_a[both..]);
-    out.extend_from_slice(&tail_b[both..]);
+    tail(&a[last.0 + 1..], &b[last.1 + 1..], &mut out);
     out
+}
+
+/// What both have before their first pair.
+fn head(a: &[Cell], b: &[Cell], out: &mut Vec<Cell>) {
+    if unlike(a, b) {
+        return out.extend(overlay(a, b));
+    }
+    let both = a.len().min(b.len());
+    let ((more_a, a), (more_b, b)) = (a.split_at(a.len() - both), b.split_at(b.len() - both));
+    out.extend_from_slice(more_a);
+    out.extend_from_slice(more_b);
+    by_number(a, b, out);
+}
+
+/// What both have behind their last pair.
+fn tail(a: &[Cell], b: &[Cell], out: &mut Vec<Cell>) {
+    if unlike(a, b) {
+        return out.extend(overlay(a, b));
+    }
+    let both = a.len().min(b.len());
+    let ((a, more_a), (b, more_b)) = (a.split_at(both), b.split_at(both));
+    by_number(a, b, out);
+    out.extend_from_slice(more_a);
+    out.extend_from_slice(more_b);
 }
 
 /// Item by item: the packet, if either has it.
@@ -184,17 +205,26 @@ fn by_order(a: &[Cell], b: &[Cell]) -> Vec<Cell> {
 }
 
 fn fills(frames: &[Cell], gap: &Cell) -> bool {
-    frames.iter().any(|f| (f.at - gap.at).abs() <= i64::from(gap.micros / 2))
+    frames.iter().any(|f| f.at <= gap.middle() && gap.middle() < f.end())
 }
 
-/// Two that are the same speech in other packets (a relay that encodes anew for each subscriber): `a`, and of `b` what `a`
-/// has not, by the clocks.
+/// Whether packets of these may be the same speech and no equals, so that only the clocks can tell: once these are known
+/// to each other, that is as good for packets that the source made so long.
+pub(super) fn unlike(a: &[Cell], b: &[Cell]) -> bool {
+    a.iter().chain(b).any(Cell::is_long)
+}
+
+/// Two that are the same speech in other packets (a relay that encodes anew for each subscriber, an edge that does for its
+/// uplink): `a`, and of `b` what `a` has not half of, by the clocks.
 pub(super) fn overlay(a: &[Cell], b: &[Cell]) -> Vec<Cell> {
     let within = span(a);
-    let is_new = |c: &&Cell| {
-        let middle = c.at + i64::from(c.micros / 2);
-        let in_gap = || a.iter().any(|gap| !gap.is_frame() && (gap.at - c.at).abs() <= i64::from(gap.micros / 2));
-        !within.contains(&middle) || (c.is_frame() && in_gap())
-    };
+    let is_new = |c: &&Cell| !within.contains(&c.middle()) || (c.is_frame() && 2 * common(a, c) < i64::from(c.micros));
     by_order(a, &b.iter().filter(is_new).copied().collect::<Vec<_>>())
+}
+
+/// How much of `cell` lies in packets of `cells`, in microseconds.
+fn common(cells: &[Cell], cell: &Cell) -> i64 {
+    let from = cells.partition_point(|c| c.end() <= cell.at);
+    let beside = cells[from..].iter().take_while(|c| c.at < cell.end()).filter(|c| c.is_frame());
+    beside.map(|c| c.end().min(cell.end()) - c.at.max(cell.at)).sum()
 }

@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::wire::{Epoch, SpurtNo};
+use mesh::wire::{
+    Epoch, SpurtNo,
+    spurt::{SpurtEnd, Step},
+};
 
-use super::slot::{Cell, Source};
+use super::slot::{Cell, Source, is_long};
 use crate::utterance::{CONTINUATION_WAIT, Fresh, MAX_UTTERANCE, Part, Slot};
 
 /// Lost packets at the beginning of a spurt are not among its items; so many of them are reckoned with.
@@ -29,6 +32,8 @@ pub(super) struct Held {
 #[derive(Debug, Clone, Copy)]
 struct Whole {
     continues: bool,
+    /// Its edge may have encoded some of it anew.
+    recoded: bool,
     since: Instant,
 }
 
@@ -122,9 +127,11 @@ impl Spurts {
     }
 
     /// No more will come of this spurt.
-    pub(super) fn end(&mut self, epoch: Epoch, spurt: SpurtNo, continues: bool, now: Instant) {
+    pub(super) fn end(&mut self, epoch: Epoch, spurt: SpurtNo, end: Option<SpurtEnd>, now: Instant) {
         if let Some(held) = self.by_epoch.get_mut(&epoch).and_then(|e| e.get_mut(&spurt)) {
-            held.whole.get_or_insert(Whole { continues, since: now });
+            let continues = end.is_some_and(|e| e.continues);
+            let recoded = end.is_none_or(|e| e.step != Step::PassThrough);
+            held.whole.get_or_insert(Whole { continues, recoded, since: now });
         }
     }
 
@@ -178,7 +185,9 @@ impl Spurts {
                 }
                 if part.items.contains(&item) {
                     let source = Source { epoch: part.epoch, spurt: part.spurt, item };
-                    cells.push(Cell { at, micros: slot.micros, print: slot.print, source: Some(source) });
+                    let recoded = held.whole.is_none_or(|w| w.recoded) && is_long(slot);
+                    let Slot { print, micros } = *slot;
+                    cells.push(Cell { at, micros, print, recoded, source: Some(source) });
                 }
                 at += i64::from(slot.micros);
             }
@@ -258,7 +267,7 @@ fn bridge(cells: &mut Vec<Cell>, at: i64) {
     let Some(last) = cells.last().copied() else { return };
     let (hole, slot) = (at - last.end(), i64::from(last.micros.max(1)));
     for n in 0..((hole + slot / 2) / slot).clamp(0, MAX_UNSENT) {
-        cells.push(Cell { at: last.end() + n * slot, print: 0, source: None, ..last });
+        cells.push(Cell { at: last.end() + n * slot, print: 0, recoded: false, source: None, ..last });
     }
 }
 

@@ -11,7 +11,7 @@ use mesh::wire::{Epoch, SpurtNo};
 use super::{
     align::{align, align_by_time, shift},
     held::{Run, Spurts, State},
-    slot::{Cell, Source, media, recoded, span},
+    slot::{Cell, Source, is_long, media, span},
 };
 use crate::utterance::{Cover, Part, Slot};
 
@@ -42,21 +42,18 @@ pub(super) struct Past {
 #[derive(Debug)]
 struct Strip {
     cells: Vec<Cell>,
+    /// By edge: the end of what it had of this.
+    until: BTreeMap<Epoch, i64>,
     /// By spurt: how much of `cells` it has been compared with and found to be the same.
     seen: BTreeMap<(Epoch, SpurtNo), usize>,
 }
 
 impl Past {
-    /// Remembers an utterance.
-    pub(super) fn push(&mut self, cover: &Cover) {
-        let mut at = cover.at;
-        let mut cells = vec![];
-        for slot in &cover.slots {
-            cells.push(Cell { at, micros: slot.micros, print: slot.print, source: None });
-            at += i64::from(slot.micros);
-        }
+    /// Remembers an utterance; `until` says where what each edge had of it ends.
+    pub(super) fn push(&mut self, cells: &[Cell], until: BTreeMap<Epoch, i64>) {
+        let cells: Vec<Cell> = cells.iter().map(|c| Cell { source: None, ..*c }).collect();
         self.items += cells.len();
-        self.strips.push_back(Strip { cells, seen: BTreeMap::new() });
+        self.strips.push_back(Strip { cells, until, seen: BTreeMap::new() });
     }
 
     pub(super) fn items(&self) -> usize {
@@ -74,7 +71,15 @@ impl Past {
 
     /// Remembers an utterance of before a restart.
     pub(super) fn recall(&mut self, cover: &Cover) {
-        self.push(cover);
+        let mut at = cover.at;
+        let mut cells = vec![];
+        for slot in &cover.slots {
+            let Slot { print, micros } = *slot;
+            // What it was is not known any more: by its length it may be.
+            cells.push(Cell { at, micros, print, recoded: is_long(slot), source: None });
+            at += i64::from(micros);
+        }
+        self.push(&cells, BTreeMap::new());
         for Part { epoch, spurt, items } in &cover.parts {
             self.recalled.entry((*epoch, *spurt)).or_default().push(items.clone());
         }
@@ -116,31 +121,44 @@ impl Strip {
     ) -> Vec<Part> {
         let from = self.seen.get(&(part.epoch, part.spurt)).copied().unwrap_or(0);
         let rest = &self.cells[from..];
-        if recoded(rest) || recoded(cells) {
-            // Nobody says two things at once.
-            return within(cells, &span(&self.cells));
-        }
-        let mut pairs = align(rest, cells);
+        let (mut pairs, mut ahead) = (align(rest, cells), 0);
         if !pairs.is_empty() {
-            let lag = spurts.lag(part.epoch).unwrap_or(0) - shift(rest, cells, &pairs);
-            spurts.learn(part.epoch, lag);
+            ahead = shift(rest, cells, &pairs);
+            spurts.learn(part.epoch, spurts.lag(part.epoch).unwrap_or(0) - ahead);
         } else if ended {
             pairs = align_by_time(rest, cells);
         }
+        // Of what still grows, that is not known for sure.
+        let recoded = cells.iter().filter(|c| ended && self.recoded(c, ahead, part.epoch));
+        let mut known: Vec<Part> = recoded.filter_map(item).collect();
         let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else {
-            let same = foreign(rest, cells);
-            return if same { within(cells, &span(rest)) } else { vec![] };
+            if foreign(rest, cells) {
+                known.extend(within(cells, &span(rest)));
+            }
+            return known;
         };
-        self.seen.insert((part.epoch, part.spurt), from + last.0 + 1);
         let paired = |n: usize| pairs.binary_search_by_key(&n, |(_, j)| *j).is_ok();
         // The place of a packet that was lost says nothing beside one that was not.
-        let known = (first.1..=last.1).filter(|n| paired(*n) || !cells[*n].is_frame()).filter_map(|n| item(&cells[n]));
-        known.collect()
+        let same = (first.1..=last.1).filter(|n| paired(*n) || !cells[*n].is_frame());
+        known.extend(same.filter_map(|n| item(&cells[n])));
+        self.seen.insert((part.epoch, part.spurt), from + last.0 + 1);
+        known
+    }
+
+    /// Whether `cell`, once moved by `ahead`, was said while a packet was that it cannot be compared with, for one of the
+    /// two was encoded anew: nobody says two things at once. What comes after all that its edge had is told by the edge's
+    /// own clock alone, which may have been set back.
+    fn recoded(&self, cell: &Cell, ahead: i64, epoch: Epoch) -> bool {
+        let middle = cell.middle() + ahead;
+        let after = self.cells.partition_point(|c| c.at <= middle);
+        let there = after.checked_sub(1).map(|n| self.cells[n]).filter(|c| middle < c.end() && c.is_frame());
+        let unlike = |c: Cell| !c.same(cell) && (c.recoded || cell.recoded);
+        cell.is_frame() && self.until.get(&epoch).is_none_or(|until| middle >= *until) && there.is_some_and(unlike)
     }
 }
 
 fn within(cells: &[Cell], span: &Range<i64>) -> Vec<Part> {
-    cells.iter().filter(|c| span.contains(&(c.at + i64::from(c.micros / 2)))).filter_map(item).collect()
+    cells.iter().filter(|c| span.contains(&c.middle())).filter_map(item).collect()
 }
 
 fn item(cell: &Cell) -> Option<Part> {

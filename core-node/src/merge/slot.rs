@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use mesh::wire::{Epoch, SpurtNo};
 
-use crate::utterance::Part;
+use crate::utterance::{Part, Slot};
 
 /// Where an item is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,16 +21,18 @@ pub(super) struct Cell {
     pub(super) at: i64,
     pub(super) micros: u32,
     pub(super) print: u32,
+    /// Its edge may have made it of several packets, to send less: it equals no other edge's then.
+    pub(super) recoded: bool,
     /// Where it is held; `None` for the place of an item that nobody sent.
     pub(super) source: Option<Source>,
 }
 
-/// A packet so long may be the edge's own, made of several that came: speech that was encoded anew.
-const RECODED: u32 = 60_000;
+/// As long as what an edge encodes anew, in microseconds.
+const LONG: u32 = 60_000;
 
-/// Whether packets of these may have been made anew by the edge, so that they equal no other edge's.
-pub(super) fn recoded(cells: &[Cell]) -> bool {
-    cells.iter().any(|c| c.is_frame() && c.micros >= RECODED)
+/// Whether it is a packet as long as one that an edge encodes anew; some sources send such themselves.
+pub(super) fn is_long(slot: &Slot) -> bool {
+    slot.print != 0 && slot.micros >= LONG
 }
 
 impl Cell {
@@ -38,8 +40,16 @@ impl Cell {
         self.print != 0
     }
 
+    pub(super) fn middle(&self) -> i64 {
+        self.at + i64::from(self.micros / 2)
+    }
+
     pub(super) fn end(&self) -> i64 {
         self.at + i64::from(self.micros)
+    }
+
+    pub(super) fn is_long(&self) -> bool {
+        is_long(&Slot { print: self.print, micros: self.micros })
     }
 
     pub(super) fn same(&self, other: &Self) -> bool {

@@ -2,17 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     time::{Duration, Instant},
 };
 
 use mesh::wire::Epoch;
 
 use super::{
-    align::{SLACK, align, align_by_time, overlay, shift, zip},
+    align::{SLACK, align, align_by_time, overlay, shift, unlike, zip},
     held::{Run, Spurts, State},
     past::{Past, coincide},
-    slot::{Cell, media, parts, recoded, span},
+    slot::{Cell, media, parts, span},
 };
 use crate::utterance::{Cover, MAX_UTTERANCE, Part};
 
@@ -70,6 +69,15 @@ pub(super) enum Next {
 impl Track {
     /// Drops what utterances have had. Returns how many packets that were.
     pub(super) fn drop_known(&mut self) -> u64 {
+        let mut dropped = 0;
+        // What lies before what was dropped has ended by that, and may be told now.
+        while let more @ 1.. = self.drop_known_once() {
+            dropped += more;
+        }
+        dropped
+    }
+
+    fn drop_known_once(&mut self) -> u64 {
         if self.past.items() == 0 {
             return 0;
         }
@@ -171,29 +179,18 @@ impl Track {
     /// Adds what `other` has to the utterance that `run` makes. Returns what of it was used or was the same.
     fn add(&mut self, cells: &mut Vec<Cell>, run: &Run, other: &Run) -> Vec<Part> {
         let mut theirs = self.spurts.cells(&other.parts);
-        let by_clock = recoded(cells) || recoded(&theirs);
-        let mut pairs = if by_clock { vec![] } else { align(cells, &theirs) };
-        if by_clock {
-            let (mine, theirs) = (span(cells), span(&theirs));
-            if mine.end <= theirs.start || theirs.end <= mine.start {
-                return vec![];
-            }
-        } else if pairs.is_empty() {
+        let mut pairs = align(cells, &theirs);
+        if pairs.is_empty() {
             pairs = align_by_time(cells, &theirs);
         } else {
             self.synchronise(cells, &mut theirs, run, other, &pairs);
         }
         let cut = run.state == State::Cut;
         let (Some(first), Some(last)) = (pairs.first().copied(), pairs.last().copied()) else {
-            if !by_clock && !self.meet_strangers(cells, &theirs, run.epoch, other.epoch) {
-                return vec![];
-            }
-            let end = span(cells).end;
-            theirs.retain(|c| !cut || c.at < end);
-            *cells = overlay(cells, &theirs);
-            return parts(&theirs);
+            return self.add_unlike(cells, theirs, run, other);
         };
-        let mut range = fit(cells.len(), theirs.len(), first, last, cut);
+        let reach = reach(cells, &theirs, last);
+        let mut range = 0..if cut { reach } else { theirs.len() };
         let mut room = (MAX_UTTERANCE.as_micros() as u64).saturating_sub(media(cells));
         // Too long in all: what lies outside is an utterance of its own.
         let ahead = first.1.saturating_sub(first.0);
@@ -201,13 +198,29 @@ impl Track {
             Some(left) => room = left,
             None => range.start = ahead,
         }
-        let reach = (last.1 + cells.len() - last.0).min(range.end);
         if media(&theirs[reach..range.end]) > room {
             range.end = reach;
         }
         let moved: Vec<(usize, usize)> = pairs.iter().map(|(i, j)| (*i, j - range.start)).collect();
         *cells = zip(cells, &theirs[range.clone()], &moved);
         parts(&theirs[range])
+    }
+
+    /// The same where the two have no packet in common: by the clocks.
+    fn add_unlike(&mut self, cells: &mut Vec<Cell>, mut theirs: Vec<Cell>, run: &Run, other: &Run) -> Vec<Part> {
+        let (mine, span) = (span(cells), span(&theirs));
+        let same = if cells.iter().chain(&theirs).any(|c| c.recoded) {
+            // Whether it was encoded anew is not known for sure before its trailer.
+            other.state != State::Growing && mine.start < span.end && span.start < mine.end
+        } else {
+            self.meet_strangers(cells, &theirs, run.epoch, other.epoch)
+        };
+        if !same {
+            return vec![];
+        }
+        theirs.retain(|c| run.state != State::Cut || c.at < mine.end);
+        *cells = overlay(cells, &theirs);
+        parts(&theirs)
     }
 
     /// The two were captured at the same time: so far apart are the clocks.
@@ -273,7 +286,12 @@ impl Track {
     /// What it has made, to be remembered.
     pub(super) fn remember(&mut self, participant: &str, made: &Made) -> Cover {
         let cover = Cover::new(participant, &made.cells, made.taken.clone(), self.spurts.lags());
-        self.past.push(&cover);
+        let mut until = BTreeMap::new();
+        for part in &made.taken {
+            let end = span(&self.spurts.cells(std::slice::from_ref(part))).end;
+            until.entry(part.epoch).and_modify(|u: &mut i64| *u = end.max(*u)).or_insert(end);
+        }
+        self.past.push(&made.cells, until);
         cover
     }
 
@@ -300,11 +318,16 @@ fn until(run: &Run, other: &Run, margin: Duration) -> Option<Instant> {
     }
 }
 
-/// What of `theirs` goes with the utterance: all, or what was said before its end.
-fn fit(mine: usize, theirs: usize, first: (usize, usize), last: (usize, usize), cut: bool) -> Range<usize> {
-    debug_assert!(first.1 <= last.1 && last.0 < mine);
-    let end = if cut { (last.1 + mine - last.0).min(theirs) } else { theirs };
-    0..end
+/// How many of `theirs` were said before the end of `mine`: by their number, and by the clocks where one was encoded anew.
+fn reach(mine: &[Cell], theirs: &[Cell], last: (usize, usize)) -> usize {
+    let (after, beside) = (&mine[last.0 + 1..], &theirs[last.1 + 1..]);
+    let there = if unlike(after, beside) {
+        let end = span(mine).end;
+        beside.iter().take_while(|c| c.middle() < end).count()
+    } else {
+        after.len().min(beside.len())
+    };
+    last.1 + 1 + there
 }
 
 fn has(part: &Part, name: &Part) -> bool {
