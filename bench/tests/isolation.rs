@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use core_node::{
     ingest::{Ingest, Limits, Opened},
     key::SpurtKey,
-    link::{Aliases, Caps},
+    link::{Aliases, Caps, ROW_WAIT},
 };
 use edge_node::{
     connect::Event,
@@ -191,7 +191,7 @@ fn wall(now: Instant, begun: Instant) -> Micros {
 impl World {
     fn new() -> Self {
         let now = Instant::now();
-        let caps = Caps { meetings: MEETINGS, participants: SPEAKERS };
+        let caps = Caps { meetings: MEETINGS, participants: SPEAKERS, row_wait: ROW_WAIT };
         let meetings: Vec<Captured> = (0..MEETINGS).map(|n| Captured::new(n, now)).collect();
         let limits = Limits { participants: SPEAKERS, ..Limits::default() };
         let ingest = meetings.iter().map(|m| (m.id, Ingest::new(limits))).collect();

@@ -1,13 +1,15 @@
 //! Reads what edges send: one task for each control stream, one for each talk spurt.
 //!
 //! A spurt travels on a stream of its own and may overtake the row that names its meeting or speaker;
-//! it waits for that, [`ROW_WAIT`] at most; then the control stream is closed, so that the edge starts over.
+//! it waits for that, [`Caps::row_wait`] at most; then the control stream is closed, so that the edge starts over.
 //! It has one append in flight: while the disk works, QUIC's flow control holds the edge back, and the next
 //! append carries what came in between.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 mod copies;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,8 +52,6 @@ use crate::{
     seat::NotHere,
 };
 
-/// How long a spurt waits for its connection's control stream and for the rows that its header names.
-pub const ROW_WAIT: Duration = Duration::from_secs(10);
 /// How long a spurt may send nothing: longer than any pause within one.
 const READ_WAIT: Duration = Duration::from_secs(60);
 /// Messages to one edge that wait for its control stream; when full, who sends them waits.
@@ -116,8 +116,11 @@ pub enum SpurtError {
     #[error("silent for {READ_WAIT:?}")]
     Silent,
     /// Nothing on the control stream says what its header means.
-    #[error("its meeting or participant was not named within {ROW_WAIT:?}")]
+    #[error("its meeting or participant was not named in time")]
     Unknown,
+    /// Its participant was not taken ([`crate::link::BadControl`] says why), and nothing of theirs is.
+    #[error("its participant was not taken")]
+    Refused,
     /// Its meeting is not live here, or never was.
     #[error("its meeting is not here")]
     Gone,
@@ -425,7 +428,7 @@ impl Acceptor {
     async fn link_of(&self, connection: usize) -> Option<Arc<Link>> {
         let mut changed = self.changed.subscribe();
         let find = || lock(&self.links).get(&connection).cloned();
-        let found = timeout(ROW_WAIT, async {
+        let found = timeout(self.caps.row_wait, async {
             while find().is_none() {
                 changed.changed().await.ok()?;
             }
@@ -441,9 +444,14 @@ impl Acceptor {
     pub async fn read_spurt<R: AsyncRead + Unpin>(&self, link: &Link, recv: R) -> Result<(), SpurtError> {
         let mut reader = SpurtReader::new(recv);
         let header = reader.header().await?;
-        let named = link.resolve(&header).await;
-        let elsewhere = || lock(&link.elsewhere).contains(&header.meeting);
-        let (meeting, key) = named.ok_or_else(|| if elsewhere() { SpurtError::Gone } else { SpurtError::Unknown })?;
+        let named = link.resolve(&header, self.caps.row_wait).await;
+        if matches!(named, Err(SpurtError::Refused)) {
+            // Read to its end, it can be done with: the edge would keep it otherwise.
+            while reader.items().await?.is_some() {}
+            let SpurtHeader { meeting: alias, participant, spurt, .. } = header;
+            link.tell(ToEdge::Done { alias, participant, spurt }).await;
+        }
+        let (meeting, key) = named?;
         let meeting = self.meetings.live(meeting).ok_or(SpurtError::Gone)?;
         let span = tracing::debug_span!(
             "spurt", meeting = %meeting.id, epoch = key.epoch.0, spurt = key.spurt.0, trace = %header.trace,
@@ -482,16 +490,26 @@ impl Link {
         result
     }
 
-    async fn resolve(&self, header: &SpurtHeader) -> Option<(MeetingId, SpurtKey)> {
+    /// What `header` means, as soon as its rows are here.
+    async fn resolve(&self, header: &SpurtHeader, wait: Duration) -> Result<(MeetingId, SpurtKey), SpurtError> {
         let mut changed = self.changed.subscribe();
-        let find = || lock(&self.aliases).resolve(header);
-        let found = timeout(ROW_WAIT, async {
-            while find().is_none() {
-                changed.changed().await.ok()?;
+        let named = async {
+            loop {
+                if let Some(named) = self.find(header) {
+                    return named;
+                }
+                changed.changed().await.map_err(|_| SpurtError::Unknown)?;
             }
-            find()
-        });
-        found.await.ok().flatten()
+        };
+        let elsewhere = || lock(&self.elsewhere).contains(&header.meeting);
+        let unnamed = || if elsewhere() { SpurtError::Gone } else { SpurtError::Unknown };
+        timeout(wait, named).await.unwrap_or_else(|_| Err(unnamed()))
+    }
+
+    fn find(&self, header: &SpurtHeader) -> Option<Result<(MeetingId, SpurtKey), SpurtError>> {
+        let aliases = lock(&self.aliases);
+        let refused = aliases.is_refused(header.meeting, header.participant);
+        if refused { Some(Err(SpurtError::Refused)) } else { aliases.resolve(header).map(Ok) }
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     authority::nats,
     ingest::Limits,
-    link::Caps,
+    link::{Caps, ROW_WAIT},
     meetings,
     replicate::sender,
     transcribe::{openai, whisper},
@@ -371,7 +371,8 @@ impl Config {
 
     /// How many rows one edge may fill.
     pub fn link_caps(&self) -> Caps {
-        Caps { meetings: self.limits.meetings, participants: self.limits.participants_per_meeting }
+        let limits = &self.limits;
+        Caps { meetings: limits.meetings, participants: limits.participants_per_meeting, row_wait: ROW_WAIT }
     }
 
     /// The local engine's settings, if that is the engine.

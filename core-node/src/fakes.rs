@@ -311,7 +311,8 @@ impl Core {
         let placer = Placer::new(mesh.clone(), LatencyModel::new(RegionMap::built_in()));
         let claims = claims.unwrap_or_else(|| Claims::embedded(store.clone()));
         let meetings = Meetings::resume(settings, store, log, pool, placer, claims).unwrap();
-        let acceptor = Acceptor::new(meetings.clone(), "test", Caps { meetings: 10, participants: 10 });
+        let caps = Caps { meetings: 10, participants: 10, row_wait: Duration::from_millis(200) };
+        let acceptor = Acceptor::new(meetings.clone(), "test", caps);
         let report = member(mesh.me.clone(), Some("127.0.0.1:80")).report.unwrap();
         let app = App {
             meetings: meetings.clone(),

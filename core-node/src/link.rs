@@ -1,7 +1,7 @@
 //! One edge's connection, without I/O: what its aliases mean, and which acknowledgements wait.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,9 @@ use crate::key::{ParticipantId, SpurtKey};
 
 /// The longest platform participant id and display name, in bytes.
 pub const MAX_NAME: usize = 256;
+
+/// How long a spurt waits for its connection's control stream, and then for the rows that its header names.
+pub const ROW_WAIT: Duration = Duration::from_secs(10);
 
 /// What is to reach an edge.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,13 +87,15 @@ pub enum BadControl {
     TooManyParticipants(usize),
 }
 
-/// How many rows an edge may fill.
+/// How many rows an edge may fill, and how long what needs one waits for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Caps {
     /// Meetings open on one connection.
     pub meetings: usize,
     /// Participants in one meeting.
     pub participants: usize,
+    /// How long a spurt waits for the rows that its header names.
+    pub row_wait: Duration,
 }
 
 /// What an edge's aliases mean.
@@ -108,6 +113,8 @@ struct Row {
     leased: bool,
     participants: BTreeMap<ParticipantAlias, ParticipantId>,
     numbers: BTreeMap<ParticipantId, ParticipantAlias>,
+    /// Participants that were not taken: nothing of theirs is.
+    refused: BTreeSet<ParticipantAlias>,
 }
 
 impl Aliases {
@@ -126,8 +133,8 @@ impl Aliases {
             None if self.meetings.len() >= self.caps.meetings => return Err(RefusedReason::Full),
             _ => {}
         }
-        let row = Row { meeting, epoch, leased: false, participants: BTreeMap::new(), numbers: BTreeMap::new() };
-        self.meetings.insert(alias, row);
+        let (participants, numbers, refused) = Default::default();
+        self.meetings.insert(alias, Row { meeting, epoch, leased: false, participants, numbers, refused });
         Ok(())
     }
 
@@ -142,15 +149,21 @@ impl Aliases {
         id: &str,
         name: Option<&str>,
     ) -> Result<(MeetingId, ParticipantId), BadControl> {
-        if id.is_empty() || id.len() > MAX_NAME || name.is_some_and(|n| n.len() > MAX_NAME) {
-            return Err(BadControl::BadName);
-        }
         let cap = self.caps.participants;
         let row = self.meetings.get_mut(&alias).ok_or(BadControl::UnknownAlias(alias.0))?;
-        if !row.participants.contains_key(&number) && row.participants.len() >= cap {
-            return Err(BadControl::TooManyParticipants(cap));
+        let bad = if id.is_empty() || id.len() > MAX_NAME || name.is_some_and(|n| n.len() > MAX_NAME) {
+            Some(BadControl::BadName)
+        } else if !row.participants.contains_key(&number) && row.participants.len() >= cap {
+            Some(BadControl::TooManyParticipants(cap))
+        } else {
+            None
+        };
+        if let Some(bad) = bad {
+            row.refused.insert(number);
+            return Err(bad);
         }
         let id: ParticipantId = id.into();
+        row.refused.remove(&number);
         row.participants.insert(number, id.clone());
         row.numbers.insert(id.clone(), number);
         Ok((row.meeting, id))
@@ -167,6 +180,11 @@ impl Aliases {
     /// Who `number` is in the meeting `alias`.
     pub fn speaker(&self, alias: MeetingAlias, number: ParticipantAlias) -> Option<ParticipantId> {
         self.meetings.get(&alias)?.participants.get(&number).cloned()
+    }
+
+    /// Whether the row of this participant was not taken.
+    pub fn is_refused(&self, meeting: MeetingAlias, participant: ParticipantAlias) -> bool {
+        self.meetings.get(&meeting).is_some_and(|row| row.refused.contains(&participant))
     }
 
     /// What a spurt's header means; `None` while a row of it is missing.
@@ -311,7 +329,7 @@ mod tests {
     const MEETING: MeetingId = MeetingId::from_u128(4);
 
     fn aliases() -> Aliases {
-        let mut aliases = Aliases::new(Caps { meetings: 1, participants: 2 });
+        let mut aliases = Aliases::new(Caps { meetings: 1, participants: 2, row_wait: Duration::ZERO });
         aliases.open(MeetingAlias(7), MEETING, Epoch(2)).unwrap();
         aliases.participant(MeetingAlias(7), ParticipantAlias(3), "alice", Some("Alice")).unwrap();
         aliases
