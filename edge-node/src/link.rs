@@ -16,7 +16,6 @@ mod task;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use mesh::{
@@ -30,6 +29,8 @@ use mesh::{
     },
 };
 use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::meeting::Beat;
 
 /// Commands waiting for a link; senders wait when it is full.
 const COMMANDS: usize = 256;
@@ -50,12 +51,7 @@ pub(crate) enum LinkEvent {
     /// The core spoke of this meeting, or to all of them.
     Message(ToEdge),
     /// The core answered a beat.
-    Beat {
-        /// The round trip of the connection.
-        rtt: Duration,
-        /// What that renews, if the meeting was opened before the beat was sent.
-        renewal: Option<Renewal>,
-    },
+    Beat(Beat),
     /// A beat is not answered, but datagrams come from the core.
     Alive,
     /// The core renewed the lease by way of another node.

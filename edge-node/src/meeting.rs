@@ -34,6 +34,7 @@ use mesh::{
     },
 };
 
+pub use self::cores::Beat;
 pub(crate) use self::people::flooded;
 use self::{
     ownership::{Ownership, Right},

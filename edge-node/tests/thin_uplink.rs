@@ -13,7 +13,7 @@ use edge_node::{
     connect::Event,
     decode::packet_duration,
     media::{ParticipantId, RtpPacket},
-    meeting::{Meeting, Offer, Settings},
+    meeting::{Beat, Meeting, Offer, Settings},
     uplink::{SpurtKey, Transmit},
 };
 use mesh::{
@@ -141,7 +141,8 @@ impl World {
         self.sent += 1;
         self.meeting.handle_timeout(self.at(), self.wall());
         if self.now.as_millis().is_multiple_of(260) {
-            self.meeting.handle_beat(&core(), MS * 40, None, self.at());
+            let short = self.busy > self.now + MS * 200;
+            self.meeting.handle_beat(&core(), Beat { rtt: MS * 40, short, renewal: None }, self.at());
         }
         self.carry();
         self.arrive();

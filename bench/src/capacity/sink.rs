@@ -21,8 +21,8 @@ use mesh::{
 };
 use uuid::Uuid;
 
-/// Items after which the core says that they are durable: a second of speech.
-const DURABLE_EVERY: u32 = 50;
+/// Items after which the core says that they are durable, as a core does.
+const DURABLE_EVERY: u32 = 10;
 /// Bytes written before the buffer is used anew.
 const BUFFER: usize = 16 * 1024;
 

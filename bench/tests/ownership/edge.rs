@@ -7,7 +7,7 @@ use std::{
 
 use core_node::key::SpurtKey;
 use edge_node::{
-    meeting::{Action, Meeting, Offer, Settings},
+    meeting::{Action, Beat, Meeting, Offer, Settings},
     uplink::format::Origin,
 };
 use mesh::{
@@ -451,7 +451,7 @@ impl World {
                 if renewal.is_some() {
                     instance.lessor = Some(c);
                 }
-                instance.meeting.handle_beat(&core, rtt, renewal, now);
+                instance.meeting.handle_beat(&core, Beat { rtt, short: false, renewal }, now);
             }
             message => {
                 if matches!(message, ToEdge::Refused { .. } | ToEdge::Moved { .. }) {

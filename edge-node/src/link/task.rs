@@ -13,7 +13,7 @@ use mesh::{
     lease::{BEAT_EVERY, Beats},
     node::{Node, Peer},
     stream::{MessageReceiver, MessageSender, StreamError},
-    transport::close,
+    transport::{close, congestion::Path},
     wire::{
         Epoch, MeetingAlias, MeetingId, Version,
         control::{ToCore, ToEdge},
@@ -30,6 +30,7 @@ use super::{
     Command, EVENTS, LinkEvent, Tagged,
     detour::{Answer, Detours},
 };
+use crate::meeting::Beat;
 
 /// Deadline of reaching the core and of its answer to our hello. A core that comes back meanwhile is found by the next
 /// dial, not by QUIC's retransmissions of this one.
@@ -77,6 +78,7 @@ struct Dialled {
 /// A control stream that is up.
 struct Up {
     peer: Peer,
+    path: Option<Path>,
     send: MessageSender,
     incoming: mpsc::Receiver<Result<Option<ToEdge>, StreamError>>,
     reader: AbortHandle,
@@ -240,11 +242,12 @@ impl Link {
             let Some((renewal, renewed)) = up.beats.handle_answer(seq, lease_ms, Instant::now()) else { return Ok(()) };
             // What a beat waits in a queue of its own class counts, too.
             let rtt = up.peer.connection.rtt().max(renewal.sent.elapsed());
+            let short = up.path.as_ref().is_some_and(|path| path.is_short(Instant::now()));
             let opened = |alias: &MeetingAlias| renewed.binary_search(alias).is_ok().then_some(renewal);
             renewed.iter().for_each(|alias| {
                 self.meetings.entry(*alias).and_modify(|place| place.served = true);
             });
-            self.tell_each(|alias| Some(LinkEvent::Beat { rtt, renewal: opened(alias) }));
+            self.tell_each(|alias| Some(LinkEvent::Beat(Beat { rtt, short, renewal: opened(alias) })));
             return Ok(());
         }
         let Some(alias) = alias_of(&message) else {
@@ -348,7 +351,8 @@ impl Up {
         let mut every = interval(BEAT_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reader = reader.abort_handle();
-        Self { peer, send, incoming, reader, beats: Beats::default(), quiet: 0, datagrams: 0, every }
+        let path = Path::of(&peer.connection);
+        Self { peer, path, send, incoming, reader, beats: Beats::default(), quiet: 0, datagrams: 0, every }
     }
 
     fn beating(&self) -> bool {

@@ -16,6 +16,17 @@ use mesh::{
 use super::{Action, Meeting, Phase, ownership::Right, people::row};
 use crate::failover;
 
+/// An answered beat.
+#[derive(Debug, Clone, Copy)]
+pub struct Beat {
+    /// The round trip of the connection.
+    pub rtt: Duration,
+    /// More is to be sent on it than the path lets pass.
+    pub short: bool,
+    /// What the beat renews, if the meeting was opened before it was sent.
+    pub renewal: Option<Renewal>,
+}
+
 impl Meeting {
     /// A link is up to a core that is watched; `beats` if it speaks version 2.
     pub fn handle_up(&mut self, core: &NodeId, beats: bool, now: Instant) {
@@ -58,14 +69,14 @@ impl Meeting {
     }
 
     /// `core` answered a beat.
-    pub fn handle_beat(&mut self, core: &NodeId, rtt: Duration, renewal: Option<Renewal>, now: Instant) {
+    pub fn handle_beat(&mut self, core: &NodeId, Beat { rtt, short, renewal }: Beat, now: Instant) {
         if self.failover.is_lessor(core)
             && let Some(renewal) = renewal
         {
             self.ownership.handle_renewal(renewal, now);
         }
         if core == self.failover.serving() {
-            self.ladder.handle_round_trip(rtt);
+            self.ladder.handle_path(rtt, short);
             self.step(now);
         }
         self.failover.handle_beat(core, rtt, renewal.is_some(), now);

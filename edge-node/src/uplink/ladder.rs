@@ -7,7 +7,9 @@
 //!
 //! What is measured is the *lag*: how long ago the oldest live speech was said that the core does not hold yet, beyond the
 //! shortest round trip. It says whatever the cause is that the link lets too little pass: a queue before a narrow link,
-//! loss, or others' traffic. A backlog after an outage is no cause: it gives way to live speech anyhow.
+//! loss, or others' traffic. A backlog after an outage is no cause: it gives way to live speech anyhow. Nor is a core that is
+//! slow to commit, or an edge that has too much to do, which encoding would give still more: speech counts as late only
+//! where the path is short of bandwidth, as `mesh::transport::congestion::Path::is_short` sees it.
 //!
 //! A step up is a try: if it has to be taken back, the next is waited for twice as long, up to [`LONGEST_WAIT`]; if it
 //! holds as long as it was waited for, that is forgiven.
@@ -45,6 +47,8 @@ pub struct Ladder {
     /// Since the last step up, while it may have to be taken back: for how long there was speech.
     tried: Option<Duration>,
     shortest: Option<Duration>,
+    /// More is to be sent than the path lets pass.
+    short: bool,
 }
 
 /// When the lag was last judged, and what it was then if it was late.
@@ -67,6 +71,7 @@ impl Ladder {
             wait: FIRST_WAIT,
             tried: None,
             shortest: None,
+            short: false,
         }
     }
 
@@ -77,13 +82,14 @@ impl Ladder {
 
     /// There is another connection, perhaps by another way: what was measured says little of it.
     pub fn handle_connected(&mut self, now: Instant) {
-        self.shortest = None;
+        (self.shortest, self.short) = (None, false);
         self.calm = Duration::ZERO;
         (self.told, self.judged) = (now, Judged { at: now, lag: Duration::ZERO, settled: true });
     }
 
-    /// The connection's round trip, as it is now.
-    pub fn handle_round_trip(&mut self, rtt: Duration) {
+    /// The connection's round trip, as it is now, and whether more is to be sent than the path lets pass.
+    pub fn handle_path(&mut self, rtt: Duration, short: bool) {
+        self.short = short;
         self.shortest = Some(self.shortest.map_or(rtt, |shortest| shortest.min(rtt)));
     }
 
@@ -99,7 +105,7 @@ impl Ladder {
         let lag = age?.saturating_sub(self.shortest.unwrap_or_default());
         self.calm = if lag > IN_TIME { Duration::ZERO } else { self.calm + passed };
         self.tried = self.tried.map(|tried| tried + passed);
-        if lag > LATE {
+        if lag > LATE && self.short {
             return self.late(lag, now);
         }
         (self.judged.lag, self.judged.settled) = (Duration::ZERO, true);
@@ -175,6 +181,7 @@ mod tests {
                 self.now += TICK;
                 let bits = self.ladder.step().bitrate().map_or(40_000.0, |bits| f64::from(bits) * 1.1);
                 self.queue = (self.queue + (bits - rate) / 4.0).max(0.0);
+                self.ladder.handle_path(Duration::from_millis(60), self.queue > 0.0);
                 let age = Duration::from_millis(60) + Duration::from_secs_f64(self.queue / rate.max(1.0));
                 if let Some(step) = self.ladder.handle_age(Some(age), self.now) {
                     self.steps.push(((self.now - self.start).as_secs(), step));
@@ -236,15 +243,29 @@ mod tests {
         let start = Instant::now();
         let mut ladder = Ladder::new(start);
         for n in 1..400u32 {
-            ladder.handle_round_trip(Duration::from_millis(900) + TICK * (n % 2));
+            ladder.handle_path(Duration::from_millis(900) + TICK * (n % 2), true);
             assert_eq!(ladder.handle_age(Some(Duration::from_millis(1300)), start + TICK * n), None);
         }
+    }
+
+    #[test]
+    fn a_core_or_an_edge_that_is_slow_is_not_a_thin_link() {
+        let start = Instant::now();
+        let mut ladder = Ladder::new(start);
+        for n in 1..400u32 {
+            ladder.handle_path(Duration::from_millis(30), false);
+            assert_eq!(ladder.handle_age(Some(TICK * n), start + TICK * n), None);
+        }
+        ladder.handle_path(Duration::from_millis(30), true);
+        let told = (400..410u32).map(|n| ladder.handle_age(Some(TICK * n), start + TICK * n));
+        assert_eq!(told.flatten().next(), Some(Step::Opus24), "it is one now");
     }
 
     #[test]
     fn a_process_that_stood_still_does_not_blame_the_link() {
         let start = Instant::now();
         let mut ladder = Ladder::new(start);
+        ladder.handle_path(TICK, true);
         ladder.handle_age(Some(Duration::ZERO), start);
         let woken = start + Duration::from_secs(5);
         assert_eq!(ladder.handle_age(Some(Duration::from_secs(5)), woken), None);
@@ -264,6 +285,7 @@ mod tests {
     fn a_queue_that_drains_is_waited_for() {
         let start = Instant::now();
         let mut ladder = Ladder::new(start);
+        ladder.handle_path(TICK, true);
         let mut steps = 0;
         for n in 1..80u32 {
             let age = Duration::from_secs(12).saturating_sub(TICK * n / 2);

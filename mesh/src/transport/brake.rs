@@ -31,6 +31,7 @@ pub(super) struct Brake {
     shortest: Shortest,
     cap: Option<u64>,
     looking: Option<Instant>,
+    queued: bool,
 }
 
 /// The shortest round trip of late.
@@ -49,6 +50,7 @@ impl Brake {
         if forgot && self.cap.is_some() {
             (self.cap, self.looking) = (Some(2 * mtu), Some(now + LOOK));
         }
+        self.queued = rtt > shortest + QUEUE.max(shortest / 2);
         self.acked += bytes;
         let since = *self.span.get_or_insert(now);
         let passed = now.saturating_duration_since(since);
@@ -65,12 +67,17 @@ impl Brake {
         let cap = |under_way: f64| mtu + (under_way as u64).max(mtu);
         if rate >= WIDE {
             self.cap = None;
-        } else if rtt > shortest + QUEUE.max(shortest / 2) {
+        } else if self.queued {
             self.cap = Some(cap(under_way));
         } else {
             // While little is sent nothing is known of what would pass.
             self.cap = self.cap.map(|before| before.max(cap(under_way * MORE))).filter(|cap| *cap < enough);
         }
+    }
+
+    /// Whether a queue stands before the link, narrow or wide, or would if more were under way.
+    pub(super) fn has_queue(&self) -> bool {
+        self.queued || self.cap.is_some()
     }
 
     /// The most that may be under way, in bytes; `None` where no queue stands.

@@ -27,6 +27,10 @@ use crate::redundancy::{Plan, meter::Meter};
 
 /// No floor is above this, in bytes: 100 Mbit/s at 300 ms.
 const MAX_FLOOR: u64 = 4 * 1024 * 1024;
+/// For so long what was seen of a path is held to be so.
+const SEEN: Duration = Duration::from_secs(2);
+/// Loss events per packet from which on a path lets too little pass.
+const TOO_LOSSY: f64 = 0.1;
 /// Over this time the rate of live speech is measured.
 const OFFER_MEMORY: Duration = Duration::from_secs(2);
 
@@ -63,6 +67,8 @@ struct Shared {
 struct State {
     meter: Meter,
     rtt: Duration,
+    /// When more was to be sent than the path let pass.
+    short: Option<Instant>,
     /// Live speech: since when, how much, and the rate before that, in bytes per second.
     since: Option<Instant>,
     offered: u64,
@@ -100,6 +106,13 @@ impl Path {
         self.state().meter.plan(now)
     }
 
+    /// Whether more was to be sent of late than the path lets pass: what is to be sent waits for acknowledgements, a queue
+    /// stands before a link on the way, or a tenth of the packets are lost. Else, if speech comes late all the same, it is
+    /// not for want of bandwidth.
+    pub fn is_short(&self, now: Instant) -> bool {
+        self.state().short.is_some_and(|seen| now.saturating_duration_since(seen) < SEEN)
+    }
+
     /// The least window, in bytes.
     pub fn floor(&self) -> u64 {
         self.shared.floor.load(Ordering::Relaxed)
@@ -133,6 +146,9 @@ impl Controller for Floored {
         let mut state = self.path.state();
         state.rtt = rtt.get();
         state.meter.handle_rtt(rtt.get());
+        if !app_limited || self.brake.has_queue() || state.meter.loss(now) > TOO_LOSSY {
+            state.short = Some(now);
+        }
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_acked: Option<u64>) {
