@@ -4,6 +4,10 @@ use anyhow::Result;
 use bench::{capacity, certs, demo, failover, gossip, latency, link, placement, relay, vad, words};
 use clap::{Parser, Subcommand};
 
+/// The edge's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 #[command(version, about = "Nearfield's demo and measuring bench")]
 struct Cli {

@@ -37,6 +37,10 @@ use mesh::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
+/// As at the edge: what is allocated on one thread is freed on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Makes words of the speech that edges send, and serves the API.
 #[derive(Debug, Parser)]
 #[command(version)]

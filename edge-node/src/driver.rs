@@ -296,7 +296,7 @@ impl Driver {
             }
             LinkEvent::Message(message) => self.meeting.handle_message(&core, message, now, wall()),
             LinkEvent::Beat(answer) => self.meeting.handle_beat(&core, answer, now),
-            LinkEvent::Alive => self.meeting.handle_alive(&core, now),
+            LinkEvent::Unanswered { alive, short } => self.meeting.handle_unanswered(&core, alive, short, now),
             LinkEvent::Renewed(renewal) => self.meeting.handle_renewed(&core, renewal, now),
             LinkEvent::Lost => self.meeting.handle_lost(&core, now, wall()),
         }

@@ -41,6 +41,9 @@ pub struct Settings {
     /// The same while the core's connection acknowledges what it is sent: it lives, and on a full link a beat waits behind what
     /// is under way, or is lost and sent again.
     pub alive_floor: Duration,
+    /// A connection that was seen to do so more than once is held to live for so long: while a queue that has built up on a link
+    /// drains nothing is sent, and nothing acknowledged.
+    pub alive_memory: Duration,
     /// Silence allowed beyond four round trips: one beat, and the scheduling of a busy machine.
     pub slack: Duration,
     /// A machine this late at looking at its clock was itself away.
@@ -58,6 +61,7 @@ impl Default for Settings {
         Self {
             floor: Duration::from_millis(750),
             alive_floor: Duration::from_secs(6),
+            alive_memory: Duration::from_millis(2500),
             slack: Duration::from_millis(350),
             stall: Duration::from_millis(500),
             hold: Duration::from_secs(1),
@@ -148,6 +152,8 @@ struct Core {
     rtt: Duration,
     /// When something else than an answer came of it.
     alive: Option<Instant>,
+    /// How often that was seen since its last answer.
+    seen_alive: u32,
 }
 
 impl Failover {
@@ -221,6 +227,7 @@ impl Failover {
         if let Some(core) = self.core(core) {
             // A queue that has just drained may be there again with the next talk spurt.
             (core.heard, core.rtt) = (now, rtt.max(core.rtt - core.rtt / REMEMBERED));
+            core.seen_alive = 0;
         }
         if opened && *core == self.serving.id {
             self.prove();
@@ -292,6 +299,7 @@ impl Failover {
         self.look(now);
         if let Some(core) = self.core(core) {
             core.alive = Some(now);
+            core.seen_alive += 1;
         }
         self.decide(now);
     }
@@ -438,13 +446,15 @@ impl Failover {
 
 impl Core {
     fn new(id: NodeId, now: Instant) -> Self {
-        Self { id, up: false, beats: false, heard: now, rtt: Duration::ZERO, alive: None }
+        Self { id, up: false, beats: false, heard: now, rtt: Duration::ZERO, alive: None, seen_alive: 0 }
     }
 }
 
 /// It has not answered within its time.
 fn is_silent(settings: &Settings, core: &Core, now: Instant) -> bool {
-    let alive = core.alive.is_some_and(|at| now.saturating_duration_since(at) < settings.floor);
+    // What a core sent just before it died is seen once.
+    let memory = if core.seen_alive > 1 { settings.alive_memory } else { settings.floor };
+    let alive = core.alive.is_some_and(|at| now.saturating_duration_since(at) < memory);
     let floor = if alive { settings.alive_floor } else { settings.floor };
     let allowed = floor.max(core.rtt * 4 + settings.slack);
     now.saturating_duration_since(core.heard) >= allowed

@@ -52,8 +52,13 @@ pub(crate) enum LinkEvent {
     Message(ToEdge),
     /// The core answered a beat.
     Beat(Beat),
-    /// A beat is not answered, but datagrams come from the core.
-    Alive,
+    /// The last beat is not answered yet.
+    Unanswered {
+        /// Datagrams have come from the core since.
+        alive: bool,
+        /// More is to be sent than the path lets pass.
+        short: bool,
+    },
     /// The core renewed the lease by way of another node.
     Renewed(Renewal),
     /// The core says by way of another node that this edge does not own the meeting any more.

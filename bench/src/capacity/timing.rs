@@ -24,6 +24,12 @@ impl Timing {
         (meeting as u64 * 7 + who as u64 * 11) % SLOTS
     }
 
+    /// The meetings of whose participant `who` packets are due in this slot.
+    pub(super) fn meetings(slot: u64, who: usize) -> impl Iterator<Item = usize> {
+        let first = (0..SLOTS as usize).find(|meeting| Self::slot(*meeting, who) == slot);
+        first.into_iter().flat_map(|first| (first..).step_by(SLOTS as usize))
+    }
+
     /// When the packet with this RTP timestamp was due.
     pub(super) fn due(self, meeting: usize, who: usize, timestamp: u32) -> Micros {
         let slots = u64::from(timestamp) / TICK_SAMPLES * SLOTS + Self::slot(meeting, who);

@@ -97,6 +97,19 @@ fn a_core_whose_connection_lives_is_given_six_seconds() {
 }
 
 #[test]
+fn a_connection_that_lived_after_an_unanswered_beat_is_given_time_for_its_queue_to_drain() {
+    let mut bench = Bench::new();
+    for _ in 0..2 {
+        bench.beats(&["b"], 1);
+        bench.failover.handle_alive(&id("a"), bench.now);
+    }
+    bench.beats(&["b"], 9);
+    assert_eq!(bench.turned(), None, "2.25 of 2.5 s");
+    bench.beats(&["b"], 1);
+    assert!(bench.turned().is_some());
+}
+
+#[test]
 fn a_queue_that_came_and_went_is_reckoned_with_for_a_while() {
     for (beats_since, patient) in [(4, true), (40, false)] {
         let mut bench = Bench::new();

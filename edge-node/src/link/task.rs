@@ -164,8 +164,9 @@ impl Link {
                 _ = up.every.tick() => {
                     self.catch_up(&up.peer);
                     let alive = up.is_alive();
-                    if alive {
-                        self.tell_all(|| LinkEvent::Alive);
+                    if up.quiet > 0 {
+                        let short = up.is_short();
+                        self.tell_all(|| LinkEvent::Unanswered { alive, short });
                     }
                     match self.has_newer_connection(&up) {
                         _ if !up.beating() => Ok(()),
@@ -242,7 +243,7 @@ impl Link {
             let Some((renewal, renewed)) = up.beats.handle_answer(seq, lease_ms, Instant::now()) else { return Ok(()) };
             // What a beat waits in a queue of its own class counts, too.
             let rtt = up.peer.connection.rtt().max(renewal.sent.elapsed());
-            let short = up.path.as_ref().is_some_and(|path| path.is_short(Instant::now()));
+            let short = up.is_short();
             let opened = |alias: &MeetingAlias| renewed.binary_search(alias).is_ok().then_some(renewal);
             renewed.iter().for_each(|alias| {
                 self.meetings.entry(*alias).and_modify(|place| place.served = true);
@@ -364,6 +365,10 @@ impl Up {
         let datagrams = self.peer.connection.stats().udp_rx.datagrams;
         let came = datagrams > std::mem::replace(&mut self.datagrams, datagrams);
         came && self.quiet > 0
+    }
+
+    fn is_short(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| path.is_short(Instant::now()))
     }
 
     async fn beat_or_give_up(&mut self, alive: bool) -> Result<(), String> {

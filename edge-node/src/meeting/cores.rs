@@ -83,9 +83,16 @@ impl Meeting {
         self.follow(now);
     }
 
-    /// `core` has not answered a beat, but its connection lives.
-    pub fn handle_alive(&mut self, core: &NodeId, now: Instant) {
-        self.failover.handle_alive(core, now);
+    /// `core` has not answered the last beat yet. `alive`: datagrams have come from it since; `short`: more is to be sent to it
+    /// than the path lets pass.
+    pub fn handle_unanswered(&mut self, core: &NodeId, alive: bool, short: bool, now: Instant) {
+        if core == self.failover.serving() {
+            self.ladder.handle_short(short);
+            self.step(now);
+        }
+        if alive {
+            self.failover.handle_alive(core, now);
+        }
         self.follow(now);
     }
 

@@ -89,8 +89,13 @@ impl Ladder {
 
     /// The connection's round trip, as it is now, and whether more is to be sent than the path lets pass.
     pub fn handle_path(&mut self, rtt: Duration, short: bool) {
-        self.short = short;
+        self.handle_short(short);
         self.shortest = Some(self.shortest.map_or(rtt, |shortest| shortest.min(rtt)));
+    }
+
+    /// The same, as long as its round trip is not known anew.
+    pub fn handle_short(&mut self, short: bool) {
+        self.short = short;
     }
 
     /// How old the oldest live speech is that the core does not hold, `None` if nobody speaks; to be told a few times a
