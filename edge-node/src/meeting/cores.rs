@@ -90,7 +90,8 @@ impl Meeting {
             self.ladder.handle_short(short);
             self.step(now);
         }
-        if alive {
+        // Where the path is short a beat waits behind speech, perhaps behind a single packet of it for half a second.
+        if alive || short {
             self.failover.handle_alive(core, now);
         }
         self.follow(now);
