@@ -150,9 +150,9 @@ struct Core {
     beats: bool,
     heard: Instant,
     rtt: Duration,
-    /// When something else than an answer came of it.
+    /// When something else than an answer came of it, or none could be expected.
     alive: Option<Instant>,
-    /// How often that was seen since its last answer.
+    /// How often the former was seen since its last answer.
     seen_alive: u32,
 }
 
@@ -300,6 +300,16 @@ impl Failover {
         if let Some(core) = self.core(core) {
             core.alive = Some(now);
             core.seen_alive += 1;
+        }
+        self.decide(now);
+    }
+
+    /// `core` does not answer, but then the path to it is short of bandwidth: what it is sent waits behind speech, perhaps
+    /// behind a single packet of it for half a second.
+    pub fn handle_short(&mut self, core: &NodeId, now: Instant) {
+        self.look(now);
+        if let Some(core) = self.core(core) {
+            core.alive = Some(now);
         }
         self.decide(now);
     }

@@ -110,6 +110,18 @@ fn a_connection_that_lived_after_an_unanswered_beat_is_given_time_for_its_queue_
 }
 
 #[test]
+fn a_core_behind_a_short_path_is_given_time_while_that_is_short() {
+    let mut bench = Bench::new();
+    for beats in 1..9 {
+        bench.failover.handle_short(&id("a"), bench.now);
+        bench.beats(&["b"], 1);
+        assert_eq!(bench.turned(), None, "{beats} beats");
+    }
+    bench.beats(&["b"], 2);
+    assert!(bench.turned().is_some(), "not for longer than any core");
+}
+
+#[test]
 fn a_queue_that_came_and_went_is_reckoned_with_for_a_while() {
     for (beats_since, patient) in [(4, true), (40, false)] {
         let mut bench = Bench::new();

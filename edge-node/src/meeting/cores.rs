@@ -90,8 +90,10 @@ impl Meeting {
             self.ladder.handle_short(short);
             self.step(now);
         }
-        // Where the path is short a beat waits behind speech, perhaps behind a single packet of it for half a second.
-        if alive || short {
+        if short {
+            self.failover.handle_short(core, now);
+        }
+        if alive {
             self.failover.handle_alive(core, now);
         }
         self.follow(now);
