@@ -151,13 +151,13 @@ mod tests {
         let start = Instant::now();
         let mut brake = Brake::default();
         run(&mut brake, start, 200_000.0, 10_000.0, 20);
-        assert_eq!(brake.cap(), None);
+        assert_eq!((brake.cap(), brake.has_queue()), (None, false));
         run(&mut brake, start + Duration::from_secs(20), 3000.0, 10_000.0, 20);
-        assert!(brake.cap().is_some());
+        assert!(brake.cap().is_some() && brake.has_queue());
         let (rtt, delivered) = run(&mut brake, start + Duration::from_secs(40), 200_000.0, 10_000.0, 20);
         assert!(delivered > 9_000.0 && rtt < Duration::from_millis(50), "{delivered} B/s, {rtt:?}");
         run(&mut brake, start + Duration::from_secs(60), 2_000_000.0, 1_000_000.0, 20);
-        assert_eq!(brake.cap(), None);
+        assert_eq!((brake.cap(), brake.has_queue()), (None, false));
     }
 
     #[test]
