@@ -239,7 +239,12 @@ impl Acceptor {
                 Err(ControlError::Bad(error)) => {
                     // One meeting's bad row must not end the others on this connection.
                     metrics::counter!("nearfield_core_control_bad_messages_total").increment(1);
-                    tracing::debug!(edge = %link.edge.node, %error, "control message ignored");
+                    match error {
+                        BadControl::BadName | BadControl::TooManyParticipants(_) => {
+                            tracing::warn!(edge = %link.edge.node, %error, "a participant is not heard");
+                        }
+                        _ => tracing::debug!(edge = %link.edge.node, %error, "control message ignored"),
+                    }
                 }
                 other => other?,
             }
