@@ -1,10 +1,14 @@
 //! The HTTP API as a user of it sees it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use eventsource_stream::Eventsource;
 use futures_util::{Stream, StreamExt};
+use reqwest::{
+    Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde_json::Value;
 
 /// Deadline of every call but the stream.
@@ -15,6 +19,36 @@ const CALL: Duration = Duration::from_secs(20);
 pub struct Client {
     http: reqwest::Client,
     base: String,
+}
+
+/// Where an API is: `10.0.0.1:8080`, `core.example:8080`, or an `http` or `https` URL, a path before `/v1` included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api(Url);
+
+impl Api {
+    /// Its host, an IPv6 address without brackets, and its port.
+    pub fn host_and_port(&self) -> (String, u16) {
+        let host = self.0.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        (host.to_owned(), self.0.port_or_known_default().unwrap_or_default())
+    }
+}
+
+impl FromStr for Api {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let url = Url::parse(&url).with_context(|| format!("`{text}` is no address, such as core.example:8080"))?;
+        ensure!(["http", "https"].contains(&url.scheme()), "`{text}`: http or https, not {}", url.scheme());
+        ensure!(url.host_str().is_some_and(|host| !host.is_empty()), "`{text}` names no host");
+        Ok(Self(url))
+    }
+}
+
+impl From<SocketAddr> for Api {
+    fn from(address: SocketAddr) -> Self {
+        Self(Url::parse(&format!("http://{address}")).expect("an address is a URL's host and port"))
+    }
 }
 
 /// One server-sent event.
@@ -34,10 +68,26 @@ impl Client {
     /// # Errors
     /// The HTTP client cannot be built.
     pub fn new(api: SocketAddr) -> Result<Self> {
+        Self::with_token(&api.into(), None)
+    }
+
+    /// The API at `api`, whose bearer token is `token`.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be built, or the token cannot stand in a header.
+    pub fn with_token(api: &Api, token: Option<&str>) -> Result<Self> {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token {
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {token}")).context("the token has odd characters")?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
         // The process default, which the HTTP client asks for even where it only speaks plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build()?;
-        Ok(Self { http, base: format!("http://{api}") })
+        let builder = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5));
+        let http = builder.default_headers(headers).build()?;
+        Ok(Self { http, base: api.0.as_str().trim_end_matches('/').to_owned() })
     }
 
     /// `GET path`, as JSON.
@@ -111,5 +161,31 @@ impl Client {
             bail!("{what}: {status}: {body}");
         }
         if body.is_empty() { Ok(Value::Null) } else { serde_json::from_str(&body).with_context(|| what) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_is_an_address_a_name_or_a_url() {
+        for (text, base, host, port) in [
+            ("10.0.0.1:8080", "http://10.0.0.1:8080/", "10.0.0.1", 8080),
+            ("[::1]:8080", "http://[::1]:8080/", "::1", 8080),
+            ("core.example:8080", "http://core.example:8080/", "core.example", 8080),
+            ("https://core.example/nearfield/", "https://core.example/nearfield/", "core.example", 443),
+        ] {
+            let api: Api = text.parse().unwrap();
+            assert_eq!((api.0.as_str(), api.host_and_port()), (base, (host.to_owned(), port)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_api_is_named() {
+        for text in ["ftp://core.example", "http://", "core.example:99999", ""] {
+            let error = text.parse::<Api>().unwrap_err().to_string();
+            assert!(error.contains(&format!("`{text}`")), "{error}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    client::Client,
+    client::{Api, Client},
     demo::{judge::STAGES, watch::Segment},
     report::{Budget, Durations, Percentiles, Stage},
 };
@@ -30,9 +30,12 @@ const PROBE: Duration = Duration::from_secs(3);
 /// Options of `bench latency`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// A core's API address.
+    /// A core's API: `host:port`, or its URL.
     #[arg(long)]
-    pub api: SocketAddr,
+    pub api: Api,
+    /// Its bearer token, if it wants one.
+    #[arg(long, env = "NEARFIELD_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
     /// A geo-dns server, to be timed too.
     #[arg(long, requires = "domain")]
     pub dns: Option<SocketAddr>,
@@ -70,8 +73,8 @@ pub struct Latency {
 /// # Errors
 /// The core does not answer, or the meeting is not known to it.
 pub async fn run(args: Args) -> Result<()> {
-    let client = Client::new(args.api)?;
-    let mut found = Latency { api_connect_ms: connects(args.api, args.samples).await, ..Latency::default() };
+    let client = Client::with_token(&args.api, args.token.as_deref())?;
+    let mut found = Latency { api_connect_ms: connects(&args.api, args.samples).await?, ..Latency::default() };
     if let (Some(server), Some(domain)) = (args.dns, &args.domain) {
         found.dns_ms = questions(server, domain, args.samples).await?;
     }
@@ -91,15 +94,21 @@ pub async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn connects(to: SocketAddr, samples: u32) -> Option<Percentiles> {
+async fn connects(to: &Api, samples: u32) -> Result<Option<Percentiles>> {
+    let (host, port) = to.host_and_port();
+    // Looked up once: what is timed is the connection.
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), port))
+        .await
+        .with_context(|| format!("no address of {host}"))?
+        .collect();
     let mut times = Durations::default();
     for _ in 0..samples {
         let begun = Instant::now();
-        if let Ok(Ok(_)) = tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(to)).await {
+        if let Ok(Ok(_)) = tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(&found[..])).await {
             times.record(begun.elapsed());
         }
     }
-    answered(&times)
+    Ok(answered(&times))
 }
 
 /// `None` if no probe was answered.

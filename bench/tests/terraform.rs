@@ -25,6 +25,11 @@ impl Example {
     }
 
     fn terraform(&self, arguments: &[&str]) -> Output {
+        self.terraform_with(arguments, &[])
+    }
+
+    /// With other variables.
+    fn terraform_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let binaries = Path::new(env!("CARGO_BIN_EXE_bench")).parent().unwrap();
         let model = std::env::var("NEARFIELD_MODEL")
             .map_or_else(|_| root().join(".cache/models/ggml-tiny.en-q8_0.bin"), PathBuf::from);
@@ -38,6 +43,7 @@ impl Example {
             .env("TF_VAR_edges", "1")
             .env("TF_VAR_dns_server", "127.0.0.1:14653")
             .env("TF_IN_AUTOMATION", "1")
+            .envs(variables.iter().copied())
             .output()
             .expect("terraform cannot be started: ./dev test installs it");
         println!("terraform {arguments:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stdout));
@@ -64,7 +70,9 @@ impl Example {
                 text.split_whitespace().nth(2).unwrap().parse().unwrap(),
             )
         };
-        records.map(pid).collect()
+        let mut processes: Vec<_> = records.map(pid).collect();
+        processes.sort();
+        processes
     }
 }
 
@@ -106,6 +114,13 @@ fn apply_starts_the_mesh_a_killed_node_is_replaced_and_destroy_leaves_nothing() 
     assert_eq!(processes.len(), 5, "two edges, two cores, one geo-dns: {processes:?}");
     assert!(processes.iter().all(|(_, pid)| lives(*pid)));
     assert_eq!(example.terraform(&["plan", "-detailed-exitcode", "-no-color"]).status.code(), Some(0), "nothing to do");
+
+    for (variable, wrong) in [("TF_VAR_bin_dir", "/nonexistent/bin"), ("TF_VAR_model", "/nonexistent/model.bin")] {
+        let output = example.terraform_with(&["apply", "-auto-approve", "-no-color"], &[(variable, wrong)]);
+        assert_eq!(output.status.code(), Some(1), "a typing error in {variable} ends the plan");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(wrong), "and is named");
+        assert_eq!(example.processes(), processes, "no node was drained for it");
+    }
 
     let (name, victim) = processes.iter().find(|(name, _)| name.contains("edge")).unwrap().clone();
     kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();

@@ -79,6 +79,18 @@ resource "terraform_data" "node" {
   }
   triggers_replace = [each.value.binary, local.configs[each.key], local.generations[each.key]]
 
+  # A typing error ends the plan, before any node is drained for what cannot be started. `destroy` does not ask.
+  lifecycle {
+    precondition {
+      condition     = fileexists(each.value.binary) && fileexists("${var.bin_dir}/bench")
+      error_message = "bin_dir = ${var.bin_dir} does not hold ${basename(each.value.binary)} and bench: `cargo build --release --bins` makes them in target/release."
+    }
+    precondition {
+      condition     = each.value.role != "core" || fileexists(var.model)
+      error_message = "model = ${var.model} is not there: `./dev model` fetches one."
+    }
+  }
+
   provisioner "local-exec" {
     command = "\"$SCRIPT\" start \"$PREFIX\" \"$BINARY\" \"$ADDRESS\" \"$GENERATION\""
     environment = {
