@@ -23,7 +23,7 @@ use tokio::process::Child;
 use crate::{
     certs,
     client::Client,
-    world::{Host, World},
+    world::{self, Host, World},
 };
 
 /// The demo mesh's name.
@@ -264,7 +264,7 @@ impl Bed {
         );
         // Writing to a String cannot fail.
         let _ = match identity.role {
-            Role::Edge => Ok(()),
+            Role::Edge => write!(text, "\n[egress]\nallow = {:?}\n", world::ADDRESSES),
             Role::Core => write!(
                 text,
                 "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\nworkers = {}\n",

@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use edge_node::{connect, egress::Policy};
 use geo::RegionId;
 use nix::{
     sys::signal::{Signal, kill},
@@ -49,8 +50,17 @@ use self::{
 /// One-way delay between hosts with no path of their own: two machines of one region.
 pub const WITHIN_A_REGION: Duration = Duration::from_micros(250);
 
+/// Where hosts are: what an edge among them is to be allowed to go to.
+pub const ADDRESSES: [&str; 3] = ["127.0.0.0/8", "10.77.0.0/16", "fd77::/16"];
+
 /// How long the emulator may take to answer a question.
 const REPORT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How an edge of a world joins meetings.
+pub fn connecting() -> connect::Settings {
+    let allow = ADDRESSES.map(|range| range.parse().expect("a range"));
+    connect::Settings { egress: Policy::new(&allow), ..connect::Settings::default() }
+}
 
 /// Why a world or one of its hosts could not be had.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use std::{
 
 use bench::{
     relay::{Reply, Settings, Start, Timeline, serve, voice::Encoding},
-    world::{Host, World, path::Quality, respawn_unless_root},
+    world::{Host, World, connecting, path::Quality, respawn_unless_root},
 };
 use edge_node::connect::{self, Event};
 use geo::RegionId;
@@ -67,7 +67,7 @@ async fn listen(host: &Host, relay: SocketAddr, names: Vec<(String, String)>) ->
     let work = move || async move {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let source = Source::Whep { url, token: None, participants: names };
-        let connector = connect::connector(&source, &connect::Settings::default()).unwrap();
+        let connector = connect::connector(&source, &connecting()).unwrap();
         let (events, mut inbox) = mpsc::channel(1024);
         let stop = CancellationToken::new();
         let stay = tokio::spawn(connector.run(events, stop.clone()));

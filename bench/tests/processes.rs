@@ -40,7 +40,13 @@ fn children() -> isolate::Settings {
     let program = folder.join("edge-node");
     assert!(program.exists(), "{} is missing: cargo build -p edge-node", program.display());
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../edge-node/edge.example.toml");
-    let args = vec!["--config".into(), config.into_os_string(), isolate::FLAG.into()];
+    let args = vec![
+        "--config".into(),
+        config.into_os_string(),
+        "--set".into(),
+        r#"egress.allow=["127.0.0.0/8"]"#.into(),
+        isolate::FLAG.into(),
+    ];
     isolate::Settings { program, args, memory: 512 << 20 }
 }
 

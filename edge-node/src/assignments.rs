@@ -168,7 +168,7 @@ impl Assignments {
 
     async fn probe(&self, relay: &str, stun: bool) -> Response {
         let Ok(_slot) = self.probes.try_acquire() else { return refused("too many probes at once") };
-        match probe::probe(relay, stun).await {
+        match probe::probe(relay, stun, &self.settings.connect.egress).await {
             Ok(measured) => Response::Probed { rtt_us: measured.rtt.as_micros() as u64, answered: measured.answered },
             Err(error) => refused(error.to_string()),
         }

@@ -2,14 +2,17 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use mesh::config::{
     ConfigError, Source,
     sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
-    assignments, budget, connect, meeting,
+    assignments, budget, connect,
+    egress::{self, Policy},
+    meeting,
     uplink::{self, spill},
 };
 
@@ -37,6 +40,9 @@ pub struct Config {
     /// How it receives media.
     #[serde(default)]
     pub media: MediaSection,
+    /// Where meetings and relays may send it.
+    #[serde(default)]
+    pub egress: EgressSection,
     /// What it keeps until it is done.
     #[serde(default)]
     pub uplink: UplinkSection,
@@ -94,6 +100,24 @@ pub struct MediaSection {
     pub ice_servers: Vec<connect::IceServer>,
     /// Go through TURN servers only.
     pub relay_only: bool,
+}
+
+/// `[egress]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EgressSection {
+    /// Ranges that are not public and may be gone to all the same, at most [`egress::MAX_ALLOWED`].
+    #[serde(deserialize_with = "ranges")]
+    pub allow: Vec<IpNet>,
+}
+
+/// Each a range or an address.
+fn ranges<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let range = |text: String| {
+        let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        parsed.map_err(|_| D::Error::custom(format!("{text:?} is no range of addresses, such as \"10.0.0.0/8\"")))
+    };
+    Vec::<String>::deserialize(deserializer)?.into_iter().map(range).collect()
 }
 
 /// `[uplink]`
@@ -176,6 +200,7 @@ impl Config {
             server.parse().map_err(refused)?;
         }
         source.range("media", servers.len(), 0..=connect::MAX_SERVERS)?;
+        source.range("egress.allow", self.egress.allow.len(), 0..=egress::MAX_ALLOWED)?;
         let isolation = &self.isolation;
         source.range("isolation.process_megabytes", isolation.process_megabytes, 64..=65_536)?;
         source.range("isolation.packets_per_second", isolation.packets_per_second, 100..=1_000_000)?;
@@ -206,6 +231,7 @@ impl Config {
                 bind: self.media.bind.clone(),
                 ice_servers: self.media.ice_servers.clone(),
                 relay_only: self.media.relay_only,
+                egress: Policy::new(&self.egress.allow),
                 ..connect::Settings::default()
             },
             isolate: None,
@@ -243,6 +269,7 @@ mod tests {
         assert_eq!(uplink.spill_minutes, default.spill_minutes);
         assert_eq!(uplink.orphan_seconds, default.orphan_seconds);
         assert_eq!(uplink.ladder, default.ladder);
+        assert_eq!(config.egress.allow, EgressSection::default().allow);
         let (isolation, default) = (config.isolation, IsolationSection::default());
         assert_eq!((isolation.mode, isolation.budget()), (Isolation::Task, budget::Settings::default()));
         assert_eq!(isolation.process_megabytes, default.process_megabytes);
@@ -253,6 +280,17 @@ mod tests {
         let (source, config) = read(&["capacity.meetings=0"]);
         let error = config.unwrap().check(&source).unwrap_err().to_string();
         assert_eq!(error, "--set: capacity.meetings = 0: must be 1 to 10000");
+    }
+
+    #[test]
+    fn ranges_that_may_be_gone_to_are_read_and_what_is_none_is_named() {
+        let config = read(&["egress.allow=[\"10.0.0.0/8\", \"fd00::1\"]"]).1.unwrap();
+        let egress = config.serving().connect.egress;
+        assert_eq!(egress.check("10.9.0.1".parse().unwrap()), Ok(()));
+        assert_eq!(egress.check("fd00::1".parse().unwrap()), Ok(()));
+        assert!(egress.check("fd00::2".parse().unwrap()).is_err());
+        let error = read(&["egress.allow=[\"10.0.0.0/33\"]"]).1.unwrap_err().to_string();
+        assert!(error.contains("egress.allow") && error.contains("10.0.0.0/33"), "{error}");
     }
 
     #[test]

@@ -40,7 +40,10 @@ pub use self::{
     peer::Sockets,
 };
 pub use crate::media::{AudioLevel, BadParticipantId, ParticipantId, RtpPacket};
-use crate::spurt::Output;
+use crate::{
+    egress::{Denied, NoAddress, Policy},
+    spurt::Output,
+};
 use roster::Roster;
 
 /// Tries in a row before a lost relay is given up.
@@ -118,6 +121,15 @@ pub struct Settings {
     pub relay_only: bool,
     /// What media is received on; clones of the settings share them.
     pub sockets: Sockets,
+    /// Where sources and relays may send it.
+    pub egress: Policy,
+}
+
+impl Settings {
+    /// The defaults, and relays on this host: for tests and benches.
+    pub fn on_loopback() -> Self {
+        Self { egress: Policy::with_loopback(), ..Self::default() }
+    }
 }
 
 /// The connector for a source.
@@ -161,8 +173,8 @@ pub enum ConnectError {
         request: &'static str,
         /// The HTTP status.
         status: u16,
-        /// Its own words, cut at 500 characters.
-        problem: String,
+        /// What the status means; nothing of what the answer held.
+        problem: &'static str,
     },
     /// Janus said no.
     #[error("{meaning}Janus refused {request} with error {code}: {reason}", meaning = janus::meaning(*code))]
@@ -171,7 +183,7 @@ pub enum ConnectError {
         request: &'static str,
         /// Its error code.
         code: i64,
-        /// Its own words, cut at 500 characters.
+        /// Its own words, cut at 200 characters, without our secrets.
         reason: String,
     },
     /// The relay sent what cannot be understood.
@@ -182,6 +194,9 @@ pub enum ConnectError {
         /// What is wrong with it.
         why: String,
     },
+    /// The source or the relay named an address that this edge does not go to.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// The relay cannot be reached, or hung up.
     #[error("the relay cannot be reached: {0}")]
     Unreachable(String),
@@ -192,6 +207,17 @@ pub enum ConnectError {
         what: &'static str,
         /// How long.
         after: Duration,
+    },
+    /// Signalling works, and no media connection comes up.
+    #[error(
+        "the relay is reached, but no media connection with it came up in {after:?}: UDP may be blocked on the way{denied}",
+        denied = hint(*denied)
+    )]
+    MediaUnreachable {
+        /// How long it was tried.
+        after: Duration,
+        /// Addresses that the relay told and this edge does not go to.
+        denied: usize,
     },
     /// The media connection broke.
     #[error("the media connection to the relay is gone: {0}")]
@@ -220,17 +246,35 @@ pub enum ConnectError {
     },
 }
 
+impl From<NoAddress> for ConnectError {
+    fn from(error: NoAddress) -> Self {
+        match error {
+            NoAddress::Denied(denied) => Self::Denied(denied),
+            unknown => Self::Unreachable(unknown.to_string()),
+        }
+    }
+}
+
 impl ConnectError {
     /// Whether the same thing tried again may work.
     fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Timeout { .. } | Self::MediaLost(_) => true,
+            Self::Unreachable(_) | Self::Timeout { .. } | Self::MediaUnreachable { .. } | Self::MediaLost(_) => true,
             Self::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502..=504),
             Self::Janus { code, .. } => janus::is_transient(*code),
-            Self::Source { .. } | Self::BadMessage { .. } | Self::Media(_) | Self::Lost { .. } => false,
+            Self::Source { .. } | Self::Denied(_) | Self::BadMessage { .. } | Self::Media(_) | Self::Lost { .. } => {
+                false
+            }
             // Its parent has tried again already.
             Self::Apart(_) | Self::ProcessGone { .. } => false,
         }
+    }
+}
+
+fn hint(denied: usize) -> String {
+    match denied {
+        0 => String::new(),
+        n => format!(", or they are the reason: {n} of the relay's addresses are not public ([egress] allow)"),
     }
 }
 
@@ -411,13 +455,13 @@ mod tests {
 
     #[test]
     fn a_refusal_is_not_tried_again() {
-        let refused = ConnectError::Refused { request: "an offer", status: 401, problem: "no".into() };
+        let refused = ConnectError::Refused { request: "an offer", status: 401, problem: "no" };
         assert_eq!(Retries::new(Instant::now()).after(refused.clone(), Instant::now()), Err(refused));
     }
 
     #[test]
     fn a_source_without_a_usable_url_is_refused_by_name() {
-        let settings = Settings::default();
+        let settings = Settings::on_loopback();
         for url in ["", "meet", "ftp://a/b", "http:///"] {
             let source = Source::Whep { url: url.into(), token: None, participants: vec![] };
             let error = connector(&source, &settings).err().unwrap();

@@ -5,7 +5,8 @@
 //! In order of travel:
 //!
 //! - [`assignments`]: a core asks this edge to join a meeting, once [`probe`] has measured how near it is
-//! - [`connect`]: a way into the meeting; yields [`media`], one RTP packet of one participant
+//! - [`connect`]: a way into the meeting; yields [`media`], one RTP packet of one participant. Where others may send this edge
+//!   [`egress`] says
 //! - [`driver`]: the only loop that waits; it feeds
 //! - [`meeting`]: the participants, each with a pipeline, and what is on its way to the core
 //! - [`jitter`]: order, duplicates, loss; media time laid over the wall clock
@@ -29,6 +30,7 @@ pub mod config;
 pub mod connect;
 pub mod decode;
 pub mod driver;
+pub mod egress;
 pub mod failover;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -7,10 +7,12 @@ use std::{
 
 use rtc::stun::message::{BINDING_REQUEST, BINDING_SUCCESS, Message, TransactionId};
 use tokio::{
-    net::{TcpStream, UdpSocket, lookup_host},
+    net::{TcpStream, UdpSocket},
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
+
+use crate::egress::{NoAddress, Policy};
 
 /// For a whole probe, name lookup included; less than a core waits, so that it hears of a silent relay too.
 pub const PROBE_DEADLINE: Duration = Duration::from_millis(1500);
@@ -43,7 +45,7 @@ pub struct Measured {
 /// Why nothing could be measured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
-    /// The caller's fault: not `host:port`, or no such host.
+    /// The caller's fault: not `host:port`, no such host, or not where this edge goes.
     #[error("{relay:?} has no address: {why}")]
     Relay {
         /// What was asked for.
@@ -66,12 +68,15 @@ pub enum ProbeError {
 ///
 /// # Errors
 /// The relay has no address, or answers nothing within [`PROBE_DEADLINE`].
-pub async fn probe(relay: &str, stun: bool) -> Result<Measured, ProbeError> {
+pub async fn probe(relay: &str, stun: bool, egress: &Policy) -> Result<Measured, ProbeError> {
     let deadline = Instant::now() + PROBE_DEADLINE;
     let no_address = |why: String| ProbeError::Relay { relay: relay.into(), why };
-    let found = timeout_at(deadline, lookup_host(relay)).await;
+    let (host, port) = relay.rsplit_once(':').ok_or_else(|| no_address("it is not host:port".into()))?;
+    let port = port.parse().map_err(|_| no_address("it is not host:port".into()))?;
+    let found = timeout_at(deadline, egress.resolve(host, port)).await;
     let found = found.map_err(|_| no_address("the resolver is too slow".into()))?;
-    let address = found.map_err(|e| no_address(e.to_string()))?.next().ok_or_else(|| no_address("none".into()))?;
+    let found = found.map_err(|e: NoAddress| no_address(e.to_string()))?;
+    let address = *found.first().ok_or_else(|| no_address("none".into()))?;
 
     let mut samples: JoinSet<std::io::Result<Duration>> =
         (0..PROBES as u32).map(|n| sample(address, stun, GAP * n)).collect();
@@ -144,6 +149,10 @@ mod tests {
 
     const HERE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
+    fn here() -> Policy {
+        Policy::with_loopback()
+    }
+
     #[test]
     fn what_queues_add_is_left_out() {
         let ms = Duration::from_millis;
@@ -165,8 +174,9 @@ mod tests {
             }
         };
         let begun = Instant::now();
+        let egress = here();
         tokio::select! {
-            measured = probe(&relay, true) => assert_eq!(measured.unwrap().answered, 3),
+            measured = probe(&relay, true, &egress) => assert_eq!(measured.unwrap().answered, 3),
             () = answer_three => unreachable!("serves for ever"),
         }
         assert!(begun.elapsed() < STUN_WAIT, "{:?}", begun.elapsed());
@@ -184,7 +194,7 @@ mod tests {
     async fn a_listening_relay_is_measured_five_times() {
         let listener = TcpListener::bind(HERE).await.unwrap();
         let relay = listener.local_addr().unwrap().to_string();
-        let measured = probe(&relay, false).await.unwrap();
+        let measured = probe(&relay, false, &here()).await.unwrap();
         assert_eq!(measured.answered, PROBES as u8);
         assert!(measured.rtt < PROBE_DEADLINE);
     }
@@ -194,8 +204,23 @@ mod tests {
         let listener = TcpListener::bind(HERE).await.unwrap();
         let relay = listener.local_addr().unwrap().to_string();
         drop(listener);
-        assert!(matches!(probe(&relay, false).await, Err(ProbeError::Silent { .. })));
-        assert!(matches!(probe("no port here", false).await, Err(ProbeError::Relay { .. })));
+        assert!(matches!(probe(&relay, false, &here()).await, Err(ProbeError::Silent { .. })));
+        assert!(matches!(probe("no port here", false, &Policy::default()).await, Err(ProbeError::Relay { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_is_inside_is_not_sent_a_packet() {
+        let (listener, socket) = (TcpListener::bind(HERE).await.unwrap(), UdpSocket::bind(HERE).await.unwrap());
+        for (at, stun) in [(listener.local_addr().unwrap(), false), (socket.local_addr().unwrap(), true)] {
+            for relay in
+                [at.to_string(), format!("localhost:{}", at.port()), format!("[::ffff:{}]:{}", at.ip(), at.port())]
+            {
+                let error = probe(&relay, stun, &Policy::default()).await.unwrap_err();
+                assert!(error.to_string().contains("a loopback address"), "{error}");
+            }
+        }
+        assert!(futures_util::FutureExt::now_or_never(listener.accept()).is_none(), "nobody has called");
+        assert!(socket.try_recv(&mut [0; 9]).is_err(), "nobody has asked");
     }
 
     #[tokio::test]
@@ -210,8 +235,9 @@ mod tests {
                 server.send_to(&response_to(&buffer[..length]), from).await.unwrap();
             }
         };
+        let egress = here();
         tokio::select! {
-            measured = probe(&relay, true) => assert_eq!(measured.unwrap().answered, PROBES as u8),
+            measured = probe(&relay, true, &egress) => assert_eq!(measured.unwrap().answered, PROBES as u8),
             () = serve => unreachable!("serves for ever"),
         }
     }

@@ -117,7 +117,7 @@ pub(super) struct Edge {
 impl Edge {
     pub(super) fn new(relay: SocketAddr, people: usize, timing: Timing) -> Self {
         let (meetings, stop) = (JoinSet::new(), CancellationToken::new());
-        let settings = connect::Settings { bind: vec![Ipv4Addr::LOCALHOST.into()], ..connect::Settings::default() };
+        let settings = connect::Settings { bind: vec![Ipv4Addr::LOCALHOST.into()], ..connect::Settings::on_loopback() };
         Self { relay, people, timing, settings, tally: Arc::new(Tally::new()), meetings, joined: 0, stop }
     }
 

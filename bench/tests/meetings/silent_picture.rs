@@ -7,7 +7,7 @@ use std::{
     sync::Mutex,
 };
 
-use bench::world::Host;
+use bench::world::{Host, connecting};
 use edge_node::connect::{self, Event, Settings, connector};
 use mesh::wire::request::Source;
 use tokio::{
@@ -95,7 +95,7 @@ async fn listen(
     let work = move || async move {
         let said = Arc::new(Said::default());
         let source = source(tap(Ipv4Addr::LOCALHOST.into(), relay, Arc::clone(&said)).await);
-        let connector = connector(&source, &Settings { bind: vec![ip], ..Settings::default() }).unwrap();
+        let connector = connector(&source, &Settings { bind: vec![ip], ..connecting() }).unwrap();
         let (events, mut told) = mpsc::channel(1024);
         let stop = CancellationToken::new();
         let running = tokio::spawn(connect::Connector::run(connector, events, stop.clone()));

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use bench::world::Host;
+use bench::world::{Host, connecting};
 use edge_node::connect::{ConnectError, Event, IceServer, Settings, connector};
 use mesh::wire::{
     control::EdgeState,
@@ -135,9 +135,9 @@ async fn rooms_called_by_texts_are_entered_and_closed_doors_say_why() {
         api_secret: api_secret.map(|secret| Secret(secret.into())),
         display: "ears".into(),
     };
-    let heard = stay(&ears, named("1234", None, None), Settings::default(), HEARD).await;
+    let heard = stay(&ears, named("1234", None, None), connecting(), HEARD).await;
     assert_eq!((heard.names, heard.ended), (vec!["Ada".to_owned()], Ok(())));
-    let entered = stay(&ears, named("77", Some("1234"), None), Settings::default(), 0).await;
+    let entered = stay(&ears, named("77", Some("1234"), None), connecting(), 0).await;
     assert_eq!((entered.live, entered.ended), (true, Ok(())));
     for (source, code, words) in [
         (named("78", None, None), 426, "there is no such room"),
@@ -158,7 +158,7 @@ async fn rooms_called_by_texts_are_entered_and_closed_doors_say_why() {
         let (pin, token, api_secret) = (None, None, Some(Secret(secret.into())));
         Source::JanusNamed { url: url.clone(), room: "1234".into(), pin, token, api_secret, display: "ears".into() }
     };
-    let entered = stay(&ears, guarded("s3cret"), Settings::default(), 0).await;
+    let entered = stay(&ears, guarded("s3cret"), connecting(), 0).await;
     assert_eq!((entered.live, entered.ended), (true, Ok(())));
     refused(&ears, guarded("guess"), 403, "the API secret or the token is wrong").await;
 }
@@ -166,7 +166,7 @@ async fn rooms_called_by_texts_are_entered_and_closed_doors_say_why() {
 /// Not even tried again.
 async fn refused(ears: &Host, source: Source, code: i64, words: &str) {
     let begun = Instant::now();
-    let ended = stay(ears, source, Settings::default(), 0).await.ended;
+    let ended = stay(ears, source, connecting(), 0).await.ended;
     let Err(error @ ConnectError::Janus { code: found, .. }) = &ended else { panic!("{code}: {ended:?}") };
     assert!(*found == code && error.to_string().contains(words), "{code}: {error}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{code}");
@@ -181,8 +181,7 @@ async fn media_that_is_reached_through_turn_only_is_heard_over_udp_over_tcp_and_
     let turn = peers::Turn::start(&world, dir.path()).await;
     let (ears, said) = (peers::host(&world, "ears", 9), Arc::new(sentences()));
     let _browser = peers::Browser::publish(&world, dir.path(), &janus, "Ada", &said);
-    let through =
-        |ice_servers| Settings { bind: vec![ears.ip()], ice_servers, relay_only: true, ..Settings::default() };
+    let through = |ice_servers| Settings { bind: vec![ears.ip()], ice_servers, relay_only: true, ..connecting() };
     for transport in ["udp", "tcp"] {
         let server =
             IceServer { url: turn.url(transport), username: "ears".into(), credential: Secret("s3cret".into()) };
@@ -219,7 +218,7 @@ async fn a_meeting_is_heard_over_ipv6() {
     let signalling: SocketAddr = janus.url().strip_prefix("ws://").unwrap().parse().unwrap();
     let said = Arc::new(Said::default());
     let tapped = (IpAddr::V6(ip6), signalling, Arc::clone(&said));
-    let heard = stay_tapped(janus.host(), tapped, |at| room(format!("ws://{at}")), Settings::default()).await;
+    let heard = stay_tapped(janus.host(), tapped, |at| room(format!("ws://{at}")), connecting()).await;
     assert_eq!((heard.names, heard.ended), (vec!["Ada".to_owned()], Ok(())));
     let answers = silent_picture::texts(&said.ours.lock().unwrap()).concat();
     let candidate = format!(" {ip6} ");

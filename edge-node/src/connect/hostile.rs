@@ -204,7 +204,7 @@ fn for_five_seconds(mut packets: impl FnMut(u32) -> Vec<Plain> + Send + 'static)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hostile_relays_media_costs_one_meeting_its_life_and_the_others_no_packet() {
-    let (relay, settings) = (Relay::open().await, Settings::default());
+    let (relay, settings) = (Relay::open().await, Settings::on_loopback());
     let mut beside = vec![];
     for n in 0..4 {
         beside.push(relay.healthy(n, &settings).await);

@@ -6,6 +6,8 @@ use mesh::wire::request::Secret;
 use rtc::ice::url::{ProtoType, SchemeType, Url};
 use serde::{Deserialize, Serialize};
 
+use crate::egress::Policy;
+
 /// Servers used for one connection; more are passed over.
 pub const MAX_SERVERS: usize = 4;
 /// The longest URL, user name or credential, in bytes.
@@ -62,8 +64,8 @@ impl IceServer {
         }
     }
 
-    /// Its first address that is of use, if it can be used and found.
-    pub(super) async fn resolve(&self, usable: impl Fn(&SocketAddr) -> bool) -> Option<At> {
+    /// Its first address that is of use, if it can be used and found; of a server that a relay named, one that `egress` admits.
+    pub(super) async fn resolve(&self, usable: impl Fn(&SocketAddr) -> bool, egress: Option<&Policy>) -> Option<At> {
         let (host, port, tcp) = match self.parse() {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -71,11 +73,16 @@ impl IceServer {
                 return None;
             }
         };
-        let found = tokio::net::lookup_host((host.as_str(), port)).await;
-        match found.map(|mut all| all.find(|address| tcp || usable(address))) {
-            Ok(address) => address.map(|address| At { address, tcp }),
+        let found: Result<Vec<SocketAddr>, String> = match egress {
+            Some(egress) => egress.resolve(&host, port).await.map_err(|e| e.to_string()),
+            None => {
+                tokio::net::lookup_host((host.as_str(), port)).await.map_err(|e| e.to_string()).map(Iterator::collect)
+            }
+        };
+        match found {
+            Ok(all) => all.into_iter().find(|at| tcp || usable(at)).map(|address| At { address, tcp }),
             Err(error) => {
-                tracing::debug!(%error, "an ICE server is not to be found");
+                tracing::debug!(error, "an ICE server is not to be found");
                 None
             }
         }

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream,
+    MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
     tungstenite::{
         self, Message, client::IntoClientRequest, http::HeaderValue, http::header::SEC_WEBSOCKET_PROTOCOL,
         protocol::WebSocketConfig,
@@ -39,7 +39,7 @@ use super::{
     sdp::{self, Side},
     tls,
 };
-use crate::media::ParticipantId;
+use crate::{egress::Policy, media::ParticipantId};
 
 /// TCP, TLS and the WebSocket handshake.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ impl Connector for Janus {
 impl Attempt for Janus {
     async fn stay(&mut self, stay: &mut Stay) -> Result<Ended, ConnectError> {
         let socket = tokio::select! {
-            socket = open(&self.url) => socket?,
+            socket = open(&self.url, &self.settings.egress) => socket?,
             () = stay.stopped() => return Ok(Ended::Stopped),
         };
         let room = Room::new(self.room.clone(), self.display.clone(), self.access.clone(), Instant::now());
@@ -129,15 +129,22 @@ impl Attempt for Janus {
     }
 }
 
-async fn open(url: &Url) -> Result<Socket, ConnectError> {
+async fn open(url: &Url, egress: &Policy) -> Result<Socket, ConnectError> {
     let unreachable = |e: tungstenite::Error| ConnectError::Unreachable(cut(&e.to_string(), 200));
     let mut request = url.as_str().into_client_request().map_err(unreachable)?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("janus-protocol"));
     let limits = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let connector = (url.scheme() == "wss").then(|| tokio_tungstenite::Connector::Rustls(tls::config()));
-    let connect = tokio_tungstenite::connect_async_tls_with_config(request, Some(limits), true, connector);
+    let connect = async {
+        let port = url.port_or_known_default().unwrap_or(443);
+        let found = egress.resolve(url.host_str().unwrap_or_default(), port).await?;
+        let stream = Policy::connect(&found).await.map_err(|e| unreachable(e.into()))?;
+        let _ = stream.set_nodelay(true);
+        let opened = client_async_tls_with_config(request, stream, Some(limits), connector).await;
+        opened.map_err(unreachable)
+    };
     match timeout(CONNECT_DEADLINE, connect).await {
-        Ok(connected) => Ok(connected.map_err(unreachable)?.0),
+        Ok(connected) => Ok(connected?.0),
         Err(_) => Err(ConnectError::Timeout { what: "the WebSocket to open", after: CONNECT_DEADLINE }),
     }
 }
@@ -244,7 +251,7 @@ impl Session<'_> {
         let peer = match &mut self.peer {
             Some(peer) => peer,
             none => {
-                let bind = peer::local_addresses(&self.janus.settings.bind, &self.janus.url).await?;
+                let bind = peer::local_addresses(&self.janus.settings, &self.janus.url).await?;
                 none.insert(Peer::new(&self.janus.settings, &bind, stay.events.clone())?)
             }
         };
@@ -255,7 +262,7 @@ impl Session<'_> {
 
     /// A candidate that is of no use costs one path, not the meeting.
     async fn add_candidate(&mut self, candidate: message::Candidate) {
-        let (Some(peer), Some(text)) = (&self.peer, candidate.candidate) else { return };
+        let (Some(peer), Some(text)) = (&mut self.peer, candidate.candidate) else { return };
         if let Err(error) = peer.add_candidate(&text).await {
             metrics::counter!("nearfield_edge_connect_bad_candidates_total").increment(1);
             tracing::debug!(%error, "candidate passed over");

@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use rtc::ice::candidate::Candidate;
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, watch},
@@ -43,7 +44,7 @@ use super::{
     ice_server::{At, IceServer, MAX_SERVERS},
     sdp::Description,
 };
-use crate::media::ParticipantId;
+use crate::{egress::Policy, media::ParticipantId};
 
 /// From the exchange of descriptions to DTLS done.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
@@ -81,6 +82,8 @@ pub(super) enum Link {
 /// The connection. Dropped, it is closed.
 pub(super) struct Peer {
     settings: Settings,
+    /// TURN servers that the relay named before there was a connection.
+    named: Vec<IceServer>,
     identity: Arc<Identity>,
     bind: Vec<IpAddr>,
     events: mpsc::Sender<Event>,
@@ -99,6 +102,9 @@ struct Joined {
     remote: Option<(Remote, Voices)>,
     /// TURN servers that were asked.
     servers: BTreeSet<SocketAddr>,
+    egress: Policy,
+    /// Addresses that the relay told and this edge does not go to.
+    denied: usize,
 }
 
 /// A new path that was asked for.
@@ -116,6 +122,7 @@ impl Peer {
         let (bind, identity) = (bind.to_vec(), settings.sockets.identity()?);
         Ok(Self {
             settings: settings.clone(),
+            named: vec![],
             identity,
             bind,
             events,
@@ -128,9 +135,15 @@ impl Peer {
         })
     }
 
-    /// Goes through these TURN servers too. What cannot be used is passed over.
+    /// Will go through these TURN servers too, which the relay names, from the connection's beginning.
+    pub(super) fn through(mut self, servers: Vec<IceServer>) -> Self {
+        self.named = servers;
+        self
+    }
+
+    /// Goes through these TURN servers too, which the relay names. What cannot be used is passed over.
     pub(super) async fn add_servers(&mut self, servers: &[IceServer]) -> Result<(), ConnectError> {
-        let servers = resolved(servers, &self.bind).await;
+        let servers = resolved(servers, &self.bind, Some(&self.settings.egress)).await;
         self.ask(servers).await
     }
 
@@ -219,12 +232,15 @@ impl Peer {
     }
 
     /// Takes a candidate of the relay's that came after its description.
-    pub(super) async fn add_candidate(&self, candidate: &str) -> Result<(), ConnectError> {
+    pub(super) async fn add_candidate(&mut self, candidate: &str) -> Result<(), ConnectError> {
         let found = describe::candidate(candidate).ok_or_else(|| ConnectError::BadMessage {
             what: "ICE candidate",
             why: "it is no address to send UDP to".into(),
         })?;
-        let joined = self.joined.as_ref().ok_or_else(gone)?;
+        let joined = self.joined.as_mut().ok_or_else(gone)?;
+        if !joined.admits(&found) {
+            return Ok(());
+        }
         joined.command(Command::Candidate(joined.place.id, Box::new(found))).await
     }
 
@@ -249,7 +265,7 @@ impl Peer {
                     return Ok(Link::Candidate(candidate));
                 }
                 () = overdue => {
-                    return Err(ConnectError::Timeout { what: "ICE and DTLS to connect", after: CONNECT_DEADLINE });
+                    return Err(ConnectError::MediaUnreachable { after: CONNECT_DEADLINE, denied: self.denied() });
                 }
             }
             let phase = *self.state.borrow_and_update();
@@ -276,7 +292,9 @@ impl Peer {
     /// Takes a place on the sockets for a relay at these addresses.
     async fn join(&mut self, remotes: Option<Vec<SocketAddr>>) -> Result<&mut Joined, ConnectError> {
         let settings = self.settings.clone();
-        let servers = resolved(&settings.ice_servers, &self.bind).await;
+        let mut servers = resolved(&settings.ice_servers, &self.bind, None).await;
+        let named = self.named.clone();
+        servers.extend(resolved(&named, &self.bind, Some(&settings.egress)).await);
         // A server tells us from others by the address we speak to it from: it counts as the relay's.
         let remotes = remotes.map(|remotes| [remotes, servers.iter().map(|(at, _)| at.address).collect()].concat());
         let place = settings.sockets.place(&self.bind, remotes.as_deref()).await?;
@@ -284,7 +302,8 @@ impl Peer {
         let (now, relay_only) = (tokio::time::Instant::now().into_std(), settings.relay_only);
         let session =
             Session::new(self.identity.clone(), &place.handle.addresses, relay_only, credentials.clone(), now)
-                .map_err(media)?;
+                .map_err(media)?
+                .within(settings.egress.clone());
         let local = Local {
             id: self.identity.random_number().map_err(media)? >> 2,
             version: 0,
@@ -294,13 +313,18 @@ impl Peer {
             trickles: !servers.is_empty(),
         };
         let (events, state, fresh) = (self.events.clone(), self.told.take().ok_or_else(gone)?, self.tell_fresh.clone());
-        let joined = Joined { place, local, remote: None, servers: BTreeSet::new() };
+        let joined =
+            Joined { place, local, remote: None, servers: BTreeSet::new(), egress: settings.egress, denied: 0 };
         let id = joined.place.id;
         let add = Command::Add { id, ufrag: credentials.ufrag, session: Box::new(session), events, state, fresh };
         joined.command(add).await?;
         self.joined = Some(joined);
         self.ask(servers).await?;
         self.joined.as_mut().ok_or_else(gone)
+    }
+
+    fn denied(&self) -> usize {
+        self.joined.as_ref().map_or(0, |joined| joined.denied)
     }
 
     fn negotiated(&mut self) {
@@ -313,14 +337,22 @@ impl Peer {
 impl Joined {
     async fn describe(
         &mut self,
-        remote: Remote,
+        mut remote: Remote,
         voices: Voices,
         offered: bool,
         ours: Option<Credentials>,
     ) -> Result<(), ConnectError> {
+        remote.candidates.retain(|candidate| self.admits(candidate));
         self.remote = Some((remote.clone(), voices.clone()));
         let (id, remote) = (self.place.id, Box::new(remote));
         self.command(Command::Describe { id, remote, voices, offered, ours }).await
+    }
+
+    /// Whether checks may be sent there: a relay that names addresses inside would have us knock at their doors.
+    fn admits(&mut self, candidate: &Candidate) -> bool {
+        let admitted = self.egress.admit("an ICE candidate", candidate.addr().ip()).is_ok();
+        self.denied += usize::from(!admitted);
+        admitted
     }
 
     async fn command(&self, command: Command) -> Result<(), ConnectError> {
@@ -330,15 +362,15 @@ impl Joined {
 
 /// The addresses to receive media on: `bind`, or, if that is empty or a wildcard, those this host reaches the relay from, one
 /// of each family that its name has, IPv6 first (RFC 8421 section 4).
-pub(super) async fn local_addresses(bind: &[IpAddr], relay: &reqwest::Url) -> Result<Vec<IpAddr>, ConnectError> {
+pub(super) async fn local_addresses(settings: &Settings, relay: &reqwest::Url) -> Result<Vec<IpAddr>, ConnectError> {
+    let bind = &settings.bind;
     // A wildcard is no address that a relay could be told.
     if !bind.is_empty() && !bind.iter().any(IpAddr::is_unspecified) {
         return Ok(bind.to_vec());
     }
-    let host = relay.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = relay.port_or_known_default().unwrap_or(443);
+    let host = relay.host_str().unwrap_or_default();
     let unreachable = |e: std::io::Error| ConnectError::Unreachable(format!("{host}: {e}"));
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(unreachable)?.collect();
+    let found = settings.egress.resolve(host, relay.port_or_known_default().unwrap_or(443)).await?;
     let (mut ours, mut failed) = (vec![], None);
     for family in [SocketAddr::is_ipv6, SocketAddr::is_ipv4] {
         let Some(to) = found.iter().find(|at| family(at)) else { continue };
@@ -363,12 +395,12 @@ async fn towards(to: SocketAddr) -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Those of the servers that can be used, with their addresses, each address once.
-async fn resolved<'a>(servers: &'a [IceServer], bind: &[IpAddr]) -> Vec<(At, &'a IceServer)> {
+/// Those of the servers that can be used, with their addresses, each address once; those that a relay named within `egress`.
+async fn resolved<'a>(servers: &'a [IceServer], bind: &[IpAddr], egress: Option<&Policy>) -> Vec<(At, &'a IceServer)> {
     let usable = |at: &SocketAddr| bind.iter().any(|ours| ours.is_ipv4() == at.is_ipv4());
     let mut found: Vec<(At, &IceServer)> = vec![];
     for server in servers.iter().take(MAX_SERVERS) {
-        let at = tokio::time::timeout(SERVER_DEADLINE, server.resolve(usable)).await.ok().flatten();
+        let at = tokio::time::timeout(SERVER_DEADLINE, server.resolve(usable, egress)).await.ok().flatten();
         if let Some(at) = at.filter(|at| found.iter().all(|(other, _)| other.address != at.address)) {
             found.push((at, server));
         }
@@ -402,18 +434,19 @@ mod tests {
     #[tokio::test]
     async fn media_is_received_where_the_relay_is_reached_from() {
         let url = |text: &str| reqwest::Url::parse(text).unwrap();
-        let local = local_addresses(&[], &url("ws://127.0.0.1:8188/")).await.unwrap();
+        let bound = |bind: &[IpAddr]| Settings { bind: bind.to_vec(), ..Settings::on_loopback() };
+        let local = local_addresses(&bound(&[]), &url("ws://127.0.0.1:8188/")).await.unwrap();
         assert_eq!(local, [IpAddr::from(Ipv4Addr::LOCALHOST)]);
         let given = [IpAddr::from([10, 0, 0, 1])];
-        assert_eq!(local_addresses(&given, &url("ws://127.0.0.1:1/")).await.unwrap(), given);
+        assert_eq!(local_addresses(&bound(&given), &url("ws://127.0.0.1:1/")).await.unwrap(), given);
         let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED)];
-        assert_eq!(local_addresses(&any, &url("ws://127.0.0.1:1/")).await.unwrap(), local);
+        assert_eq!(local_addresses(&bound(&any), &url("ws://127.0.0.1:1/")).await.unwrap(), local);
     }
 
     #[tokio::test]
     async fn our_offer_is_one_opus_section_to_receive_on() {
         let (events, _seen) = mpsc::channel(8);
-        let mut peer = Peer::new(&Settings::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let mut peer = Peer::new(&Settings::on_loopback(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let offer = peer.offer().await.unwrap();
         assert_eq!(offer.matches("m=").count(), 1, "{offer}");
         for line in ["m=audio", "a=recvonly", "opus/48000/2", "useinbandfec=1", "a=rtcp-fb:111 nack", "127.0.0.1"] {
@@ -426,12 +459,87 @@ mod tests {
     #[tokio::test]
     async fn video_and_other_codecs_in_an_offer_are_refused() {
         let (events, _seen) = mpsc::channel(8);
-        let mut peer = Peer::new(&Settings::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let mut peer = Peer::new(&Settings::on_loopback(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let offer = sdp::read(&sdp::tests::offer(), sdp::Side::Offer).unwrap();
         let answer = peer.answer(&offer, Voices::new()).await.unwrap();
         assert_eq!(answer.matches("m=audio 9").count(), 2, "{answer}");
         assert!(answer.contains("m=video 0"), "{answer}");
         peer.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_names_addresses_inside_has_nobody_knock_there() {
+        let (inside, outside) =
+            (UdpSocket::bind(("127.0.0.1", 0)).await.unwrap(), UdpSocket::bind(("127.0.0.2", 0)).await.unwrap());
+        let candidate = |socket: &UdpSocket| {
+            let at = socket.local_addr().unwrap();
+            format!("1 1 udp 2130706431 {} {} typ host", at.ip(), at.port())
+        };
+        let text = format!(
+            "{}a=candidate:{}\r\na=candidate:{}\r\n",
+            sdp::tests::offer(),
+            candidate(&inside),
+            candidate(&outside)
+        );
+        let (events, _seen) = mpsc::channel(8);
+        let egress = Policy::new(&["127.0.0.2/32".parse().unwrap()]);
+        let settings = Settings { egress, ..Settings::default() };
+        let mut peer = Peer::new(&settings, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        peer.answer(&sdp::read(&text, sdp::Side::Offer).unwrap(), Voices::new()).await.unwrap();
+        peer.add_candidate(&candidate(&inside)).await.unwrap();
+        let mut buffer = [0; 1500];
+        for _ in 0..3 {
+            outside.recv_from(&mut buffer).await.unwrap();
+        }
+        assert!(inside.try_recv(&mut buffer).is_err(), "it was knocked at");
+        assert_eq!(peer.denied(), 2);
+        let error = ConnectError::MediaUnreachable { after: CONNECT_DEADLINE, denied: peer.denied() }.to_string();
+        assert!(error.contains("2 of the relay's addresses are not public"), "{error}");
+    }
+
+    #[test]
+    fn a_check_from_inside_makes_no_path() {
+        let (mut now, identity) = (tokio::time::Instant::now().into_std(), Arc::new(Identity::new().unwrap()));
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let new = |port| {
+            let ours = credentials(&identity).unwrap();
+            let session = Session::new(identity.clone(), &[at(port)], false, ours.clone(), now).unwrap();
+            let (fingerprint, candidates) = (identity.fingerprint.clone(), session.candidates());
+            let local = Local { id: 1, version: 1, credentials: ours, fingerprint, candidates, trickles: false };
+            let text = sdp::read(&describe::offer(&local), sdp::Side::Offer).unwrap().clean;
+            (session, Remote::read(&text).unwrap())
+        };
+        let ((ours, us), (mut theirs, mut them)) = (new(1), new(2));
+        theirs.describe(us, &Voices::new(), true, None, now).unwrap();
+        let check = loop {
+            match theirs.poll_transmit() {
+                Some(check) => break check,
+                None => now = theirs.poll_timeout().unwrap(),
+            }
+            theirs.handle_timeout(now);
+        };
+        // We are not told where they are.
+        them.candidates.clear();
+        let mut ours = ours.within(Policy::default());
+        ours.describe(them, &Voices::new(), false, None, now).unwrap();
+        assert!(!ours.handle_stun(at(1), at(2), &check.bytes, now));
+        assert!(ours.within(Policy::with_loopback()).handle_stun(at(1), at(2), &check.bytes, now));
+    }
+
+    #[tokio::test]
+    async fn servers_that_a_relay_names_are_within_the_bounds_and_our_own_need_not_be() {
+        let server = |url: &str| IceServer {
+            url: url.into(),
+            username: "u".into(),
+            credential: mesh::wire::request::Secret("p".into()),
+        };
+        let servers =
+            ["turn:10.0.0.5", "turn:localhost:9?transport=tcp", "turn:127.0.0.1:9", "turn:1.1.1.1"].map(server);
+        let bind = [IpAddr::from(Ipv4Addr::LOCALHOST)];
+        let urls =
+            |found: Vec<(At, &IceServer)>| found.iter().map(|(_, server)| server.url.clone()).collect::<Vec<_>>();
+        assert_eq!(urls(resolved(&servers, &bind, Some(&Policy::default())).await), ["turn:1.1.1.1"]);
+        assert_eq!(resolved(&servers, &bind, None).await.len(), 4);
     }
 
     /// The offer of a relay that is reached at `at`.
@@ -442,7 +550,7 @@ mod tests {
 
     async fn answered(sockets: &Sockets, relay: SocketAddr) -> (Peer, mpsc::Receiver<Event>) {
         let (events, seen) = mpsc::channel(8);
-        let settings = Settings { sockets: sockets.clone(), ..Settings::default() };
+        let settings = Settings { sockets: sockets.clone(), ..Settings::on_loopback() };
         let mut peer = Peer::new(&settings, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         peer.answer(&offer_from(relay), Voices::new()).await.unwrap();
         (peer, seen)

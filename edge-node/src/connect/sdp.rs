@@ -51,9 +51,9 @@ pub(super) enum SdpError {
     /// Over [`MAX_SDP`].
     #[error("it has {0} bytes; at most {MAX_SDP} are read")]
     TooLong(usize),
-    /// It does not parse.
-    #[error("{0}")]
-    Malformed(String),
+    /// It does not parse. What it says instead is not repeated: what answered may be no relay.
+    #[error("it cannot be read as SDP")]
+    Malformed,
     /// More sections than [`MAX_MEDIA`].
     #[error("it has {0} media sections; at most {MAX_MEDIA} are taken")]
     TooManyMedia(usize),
@@ -84,8 +84,10 @@ pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
     if text.len() > MAX_SDP {
         return Err(SdpError::TooLong(text.len()));
     }
-    let mut session = SessionDescription::unmarshal(&mut Cursor::new(normalised(text)))
-        .map_err(|e| SdpError::Malformed(super::cut(&e.to_string(), 200)))?;
+    let mut session = SessionDescription::unmarshal(&mut Cursor::new(normalised(text))).map_err(|error| {
+        tracing::debug!(%error, "SDP");
+        SdpError::Malformed
+    })?;
     check(&session)?;
     if side == Side::Offer {
         check_bundle(&session)?;
@@ -288,7 +290,7 @@ pub(super) mod tests {
         assert_eq!(error(&offer().replace(" a b v", " b v")), SdpError::NotBundled("a".into()));
         assert_eq!(error(&offer().replace("a=ssrc:2", "a=other")), SdpError::NoSsrc("b".into()));
         assert_eq!(error(&"v=0\r\n".repeat(MAX_SDP)), SdpError::TooLong(5 * MAX_SDP));
-        assert!(matches!(error("<html>502 Bad Gateway</html>"), SdpError::Malformed(_)));
+        assert!(matches!(error("<html>502 Bad Gateway</html>"), SdpError::Malformed));
     }
 
     proptest! {

@@ -40,7 +40,10 @@ use super::{
     sdp::{self, Audio, Description, Side},
     tls,
 };
-use crate::media::ParticipantId;
+use crate::{
+    egress::{Checked, Denied, NoAddress, Policy},
+    media::ParticipantId,
+};
 
 /// Who an endpoint of one unnamed stream is.
 const ONLY: &str = "whep";
@@ -69,9 +72,6 @@ const MAX_REDIRECTS: usize = 5;
 /// The longest body read.
 const MAX_BODY: usize = 64 * 1024;
 
-/// The most a relay's own words take in an error, in characters.
-const MAX_PROBLEM: usize = 500;
-
 /// A WHEP endpoint.
 pub(super) struct Whep {
     endpoint: Url,
@@ -91,7 +91,10 @@ impl Whep {
         let endpoint = parse_url(url, ["http", "https"], "http or https")?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls::config().as_ref().clone())
-            .redirect(redirect::Policy::custom(follow))
+            .redirect(redirect::Policy::custom(follow(settings.egress.clone())))
+            .dns_resolver(Checked(settings.egress.clone()))
+            // One that the environment names would go where we do not.
+            .no_proxy()
             .timeout(HTTP_DEADLINE)
             .build()
             .map_err(|e| ConnectError::Media(format!("no HTTP client: {e}")))?;
@@ -99,11 +102,28 @@ impl Whep {
     }
 }
 
-/// Only what keeps method and body (RFC 9110 sections 15.4.8 and 15.4.9); the client itself withholds
-/// the token from another host.
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let keeps = matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
-    if keeps && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
+/// Only what keeps method and body (RFC 9110 sections 15.4.8 and 15.4.9), does not leave TLS, and leads to where this edge
+/// goes; the client itself withholds the token from another host.
+fn follow(egress: Policy) -> impl Fn(redirect::Attempt<'_>) -> redirect::Action + Send + Sync + 'static {
+    move |attempt| {
+        let keeps = matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+        let was_tls = attempt.previous().last().is_some_and(|from| from.scheme() == "https");
+        if !keeps || attempt.previous().len() > MAX_REDIRECTS || (was_tls && attempt.url().scheme() != "https") {
+            return attempt.stop();
+        }
+        match admit(&egress, attempt.url()) {
+            Ok(()) => attempt.follow(),
+            Err(denied) => attempt.error(denied),
+        }
+    }
+}
+
+/// Of a URL whose host is an address: names are judged when they are resolved.
+fn admit(egress: &Policy, url: &Url) -> Result<(), Denied> {
+    match url.host_str().unwrap_or_default().trim_matches(['[', ']']).parse() {
+        Ok(ip) => egress.admit(url.host_str().unwrap_or_default(), ip),
+        Err(_) => Ok(()),
+    }
 }
 
 #[async_trait]
@@ -194,7 +214,7 @@ impl Whep {
         events: mpsc::Sender<Event>,
         resource: &mut Option<Resource>,
     ) -> Result<(Peer, Vec<ParticipantId>, bool), ConnectError> {
-        let bind = peer::local_addresses(&self.settings.bind, &self.endpoint).await?;
+        let bind = peer::local_addresses(&self.settings, &self.endpoint).await?;
         let mut peer = Peer::new(&self.settings, &bind, events.clone())?;
         let offer = peer.offer().await?;
         match self.post(offer, resource).await? {
@@ -207,9 +227,8 @@ impl Whep {
             }
             Reply::Offer(offer) => {
                 peer.close().await;
-                let mut settings = self.settings.clone();
-                settings.ice_servers.extend(resource.iter().flat_map(|resource| resource.servers.clone()));
-                let mut peer = Peer::new(&settings, &bind, events)?;
+                let named = resource.iter().flat_map(|resource| resource.servers.clone()).collect();
+                let mut peer = Peer::new(&self.settings, &bind, events)?.through(named);
                 let offer = read(&offer, Side::Offer)?;
                 let (ids, voices) = voices(&offer, Side::Offer)?;
                 let answer = peer.answer(&offer, voices).await?;
@@ -229,6 +248,7 @@ impl Whep {
     }
 
     async fn post(&self, offer: String, resource: &mut Option<Resource>) -> Result<Reply, ConnectError> {
+        admit(&self.settings.egress, &self.endpoint)?;
         let give_up = Instant::now() + BUSY_BUDGET;
         loop {
             let request = self.request(Method::POST, &self.endpoint, SDP).body(offer.clone());
@@ -261,7 +281,7 @@ impl Whep {
                 *resource = named;
                 Ok(Reply::Offer(body(response).await?))
             }
-            _ => Err(self.refused("our offer", response).await),
+            _ => Err(refused("our offer", status)),
         }
     }
 
@@ -277,7 +297,7 @@ impl Whep {
         let response = request.send().await.map_err(|e| unreachable("our answer", e))?;
         match response.status() {
             StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(()),
-            _ => Err(self.refused("our answer", response).await),
+            status => Err(refused("our answer", status)),
         }
     }
 
@@ -334,20 +354,6 @@ impl Whep {
         }
     }
 
-    /// The relay's refusal in its own words, should they even repeat the token.
-    async fn refused(&self, request: &'static str, response: Response) -> ConnectError {
-        let status = response.status();
-        let mut words = body(response).await.unwrap_or_default();
-        if let Some(Secret(token)) = self.token.as_ref().filter(|token| !token.0.is_empty()) {
-            words = words.replace(token, "<secret>");
-        }
-        let problem = match cut(&words, MAX_PROBLEM) {
-            empty if empty.is_empty() => status.canonical_reason().unwrap_or("no reason given").to_owned(),
-            words => words,
-        };
-        ConnectError::Refused { request, status: status.as_u16(), problem }
-    }
-
     /// `DELETE`s our resource; a relay that does not take it notices our silence instead.
     async fn leave(&self, resource: Resource) {
         match timeout(LEAVE_DEADLINE, self.request(Method::DELETE, &resource.url, SDP).send()).await {
@@ -356,6 +362,12 @@ impl Whep {
             Err(_) => tracing::debug!("the relay took no leave in {LEAVE_DEADLINE:?}"),
         }
     }
+}
+
+/// The relay's refusal. Its body is not for whoever asked for the meeting: what answered may be no relay.
+fn refused(request: &'static str, status: StatusCode) -> ConnectError {
+    let problem = status.canonical_reason().unwrap_or("no known status");
+    ConnectError::Refused { request, status: status.as_u16(), problem }
 }
 
 fn read(text: &str, side: Side) -> Result<Description, ConnectError> {
@@ -391,8 +403,14 @@ fn location(response: &Response) -> Option<Url> {
     resolve(response.url(), response.headers().get(LOCATION)?)
 }
 
+/// A session is where it was made: a relay that names another origin would have us change and delete what is not its own.
 fn resolve(base: &Url, location: &HeaderValue) -> Option<Url> {
     let url = base.join(location.to_str().ok()?).ok()?;
+    if url.origin() != base.origin() {
+        metrics::counter!("nearfield_edge_connect_foreign_sessions_total").increment(1);
+        tracing::warn!("a relay names a session URL of another origin than its endpoint's: it is not spoken to");
+        return None;
+    }
     matches!(url.scheme(), "http" | "https").then_some(url)
 }
 
@@ -422,13 +440,25 @@ async fn body(mut response: Response) -> Result<String, ConnectError> {
     String::from_utf8(bytes).map_err(|_| ConnectError::BadMessage { what: "HTTP body", why: "not UTF-8".into() })
 }
 
+/// Whether our own client did not go there.
+fn denied<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Denied> {
+    match cause.downcast_ref::<NoAddress>() {
+        Some(NoAddress::Denied(denied)) => Some(denied),
+        _ => cause.downcast_ref(),
+    }
+}
+
 fn unreachable(what: &'static str, error: reqwest::Error) -> ConnectError {
     if error.is_timeout() {
         return ConnectError::Timeout { what: "an answer over HTTP", after: HTTP_DEADLINE };
     }
     // The innermost cause says what happened; the URL may hold a secret.
     let error = error.without_url();
-    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    let causes = || std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    if let Some(denied) = causes().find_map(denied) {
+        return denied.clone().into();
+    }
+    let causes = causes();
     let cause = causes.last().map(ToString::to_string).unwrap_or_default();
     ConnectError::Unreachable(cut(&format!("{what}: {cause}"), 200))
 }

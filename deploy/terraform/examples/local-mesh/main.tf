@@ -24,6 +24,7 @@ module "region" {
   run_dir    = abspath(var.run_dir)
   model      = var.model
 
+  relay_ranges  = var.relay_ranges
   nats_servers  = var.nats_servers
   nats_replicas = var.nats_replicas
 }

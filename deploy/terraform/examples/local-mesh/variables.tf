@@ -57,3 +57,9 @@ variable "nats_replicas" {
   type        = number
   default     = 1
 }
+
+variable "relay_ranges" {
+  description = "Addresses that are not public and to which the edges go all the same: relays on this machine."
+  type        = list(string)
+  default     = ["127.0.0.0/8"]
+}

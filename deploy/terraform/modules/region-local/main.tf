@@ -33,6 +33,7 @@ locals {
       trust_domain = var.trust_domain
       store        = "${abspath(var.run_dir)}/${name}.redb"
       model        = abspath(var.model)
+      relay_ranges = var.relay_ranges
 
       nats_servers  = var.nats_servers
       nats_bucket   = var.nats_bucket

@@ -46,6 +46,17 @@ variable "first_port" {
   }
 }
 
+variable "relay_ranges" {
+  description = "Addresses that are not public and to which the edges go all the same ([egress] allow): of relays of your own."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for range in var.relay_ranges : can(cidrhost(range, 0))])
+    error_message = "Each of relay_ranges is a range of addresses, such as 10.20.0.0/16."
+  }
+}
+
 variable "domain" {
   description = "The DNS domain of the mesh: nodes join by SRV _nearfield._udp.<domain>."
   type        = string

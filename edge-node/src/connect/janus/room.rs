@@ -51,6 +51,9 @@ const OFFER_WINDOW: Duration = Duration::from_secs(60);
 /// The publisher went away between the roster's word and our subscription.
 const NO_SUCH_FEED: i64 = 428;
 
+/// The most that Janus's own words take in an error, in characters.
+const MAX_REASON: usize = 200;
+
 /// Before a failed subscription is tried again: the roster will know more by then.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -66,6 +69,14 @@ pub(in super::super) struct Access {
     pub(in super::super) token: Option<Secret>,
     /// Janus's API secret.
     pub(in super::super) api_secret: Option<Secret>,
+}
+
+impl Access {
+    /// Without the secrets, should Janus repeat them.
+    fn mask(&self, words: String) -> String {
+        let secrets = [&self.pin, &self.token, &self.api_secret].into_iter().flatten().filter(|s| !s.0.is_empty());
+        secrets.fold(words, |words, Secret(secret)| words.replace(secret, "<secret>"))
+    }
 }
 
 /// What the caller has to do, in this order.
@@ -199,8 +210,12 @@ impl Room {
     /// # Errors
     /// Janus refuses what we need, has lost our session, or makes no sense.
     pub(super) fn handle_text(&mut self, text: &str, now: Instant) -> Result<(), ConnectError> {
-        let message: Incoming = serde_json::from_str(text)
-            .map_err(|e| ConnectError::BadMessage { what: "Janus message", why: cut(&e.to_string(), 200) })?;
+        let message: Incoming = serde_json::from_str(text).map_err(|error| {
+            tracing::debug!(%error, "Janus");
+            // What it says instead is not repeated: what answered may be no Janus.
+            let why = format!("it is not what Janus writes, at line {} column {}", error.line(), error.column());
+            ConnectError::BadMessage { what: "Janus message", why }
+        })?;
         self.handle_message(message, now)?;
         self.reconcile(now)
     }
@@ -324,7 +339,7 @@ impl Room {
             }
             other => {
                 let request = other.map_or("a message", Purpose::name);
-                Err(ConnectError::Janus { request, code, reason: cut(&reason, 500) })
+                Err(ConnectError::Janus { request, code, reason: self.access.mask(cut(&reason, MAX_REASON)) })
             }
         }
     }

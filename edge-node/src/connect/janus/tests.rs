@@ -98,6 +98,18 @@ fn offer(manner: Manner) -> String {
     }
 }
 
+#[tokio::test]
+async fn a_janus_inside_is_not_gone_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let (ended, states) = stay(format!("ws://{host}:{port}"), Settings::default(), CancellationToken::new()).await;
+        assert!(matches!(ended, Err(ConnectError::Denied(_))), "{host}: {ended:?}");
+        assert_eq!(states.last(), Some(&EdgeState::Failed), "{host}");
+    }
+    assert!(futures_util::FutureExt::now_or_never(listener.accept()).is_none(), "nobody has called");
+}
+
 /// Joins the room of `url`; how that ended, and the states that were told.
 async fn stay(url: String, settings: Settings, stop: CancellationToken) -> (Result<(), ConnectError>, Vec<EdgeState>) {
     let janus = Janus::new(&url, 1.into(), Access::default(), "ears".into(), settings).unwrap();
@@ -114,11 +126,11 @@ async fn stay(url: String, settings: Settings, stop: CancellationToken) -> (Resu
 
 #[tokio::test]
 async fn a_hostile_janus_costs_its_own_meeting_and_says_why_while_others_lose_no_packet() {
-    let (stop, settings, relay) = (CancellationToken::new(), Settings::default(), Relay::open().await);
+    let (stop, settings, relay) = (CancellationToken::new(), Settings::on_loopback(), Relay::open().await);
     let good = tokio::spawn(stay(self::relay(Manner::Good).await, settings.clone(), stop.clone()));
     let beside = relay.healthy(0, &settings).await;
     for (manner, what, why) in [
-        (Manner::Junk, "Janus message", "expected value"),
+        (Manner::Junk, "Janus message", "not what Janus writes, at line 1 column 1"),
         (Manner::GiantSdp, "SDP offer", "at most"),
         (Manner::ManySections, "SDP offer", "media sections"),
         (Manner::Offers, "number of offers", "over 600"),

@@ -79,8 +79,8 @@ pub(super) struct Local {
 /// A description that [`sdp::read`] has passed and we still cannot use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unusable {
-    #[error("{0}")]
-    Malformed(String),
+    #[error("it cannot be read as SDP")]
+    Malformed,
     #[error("it has no ICE credentials")]
     Credentials,
     #[error("it has no SHA-256 fingerprint")]
@@ -90,8 +90,7 @@ pub(super) enum Unusable {
 impl Remote {
     /// Reads what [`sdp::read`] has checked.
     pub(super) fn read(clean: &str) -> Result<Self, Unusable> {
-        let session = SessionDescription::unmarshal(&mut Cursor::new(clean))
-            .map_err(|e| Unusable::Malformed(super::cut(&e.to_string(), 200)))?;
+        let session = SessionDescription::unmarshal(&mut Cursor::new(clean)).map_err(|_| Unusable::Malformed)?;
         let media: Vec<Media> = session.media_descriptions.iter().map(Media::read).collect();
         // All is received on the transport of the first section that is not refused (RFC 8843 section 7.2).
         let first =

@@ -53,6 +53,7 @@ impl Far {
         let (credentials, at) = (credentials(&identity).unwrap(), socket.local_addr().unwrap());
         let session =
             Session::new(identity.clone(), &[at], false, credentials.clone(), Instant::now().into_std()).unwrap();
+        let session = session.within(Policy::with_loopback());
         let (fingerprint, candidates) = (identity.fingerprint.clone(), session.candidates());
         Self {
             socket,

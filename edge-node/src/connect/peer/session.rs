@@ -52,7 +52,7 @@ use super::{
     rtp::{Fault, Keys, Streams},
     turn::{Outcome, Turn},
 };
-use crate::media::RtpPacket;
+use crate::{egress::Policy, media::RtpPacket};
 
 /// Nothing from the relay, not even answers to connectivity checks: doubtful after this long,
 const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
@@ -116,6 +116,7 @@ pub(super) struct Session {
     handshake: Option<Arc<HandshakeConfig>>,
     path: Option<(SocketAddr, SocketAddr)>,
     remote: Option<Credentials>,
+    egress: Policy,
     streams: Streams,
     reports: Option<Reports>,
     turns: Vec<Turn>,
@@ -218,6 +219,7 @@ impl Session {
             handshake: None,
             path: None,
             remote: None,
+            egress: Policy::default(),
             streams: Streams::default(),
             reports: None,
             turns: vec![],
@@ -226,6 +228,12 @@ impl Session {
             phase: Phase::New,
             checked: now,
         })
+    }
+
+    /// Only what comes from addresses within `egress` makes a path.
+    pub(super) fn within(mut self, egress: Policy) -> Self {
+        self.egress = egress;
+        self
     }
 
     /// Our candidates, as in `a=candidate`.
@@ -341,6 +349,10 @@ impl Session {
 
     /// Takes a connectivity check, or the answer to one; false if it is not from the relay.
     pub(super) fn handle_stun(&mut self, local: SocketAddr, from: SocketAddr, bytes: &[u8], now: Instant) -> bool {
+        // A check makes its source a candidate (RFC 8445 section 7.3.1.3); sources can be forged, and told by a TURN server.
+        if self.egress.check(from.ip()).is_err() {
+            return false;
+        }
         let transport = TransportContext {
             local_addr: local,
             peer_addr: from,
