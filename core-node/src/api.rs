@@ -9,13 +9,15 @@ pub mod problem;
 pub mod receipt;
 mod request;
 pub mod spurts;
+pub mod streams;
 pub mod transcript;
 mod view;
 
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Router,
+    body::Bytes,
     extract::{Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
@@ -27,7 +29,7 @@ use sha2::{Digest, Sha256};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::problem::Problem;
+use self::{problem::Problem, streams::Streams};
 use crate::{meetings::Meetings, peers::Mesh};
 
 /// What the handlers share.
@@ -43,6 +45,8 @@ pub struct App {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// What `/v1` requests must bear; `None` leaves it open.
     pub token: Option<Secret>,
+    /// Who listens.
+    pub streams: Streams,
 }
 
 #[derive(OpenApi)]
@@ -78,8 +82,11 @@ pub fn router(app: App) -> Router {
         .routes(routes!(health::metrics))
         .split_for_parts();
     document.merge(v1_document);
+    // Made once: a route is cloned for every request, with all that it holds.
+    let document = Bytes::from(document.to_json().expect("a document of texts and lists becomes JSON"));
+    let document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     v1.merge(open)
-        .route("/openapi.json", get(move || async move { Json(document) }))
+        .route("/openapi.json", get(document))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "There is no such resource."))
         .method_not_allowed_fallback(async || {
             let detail = "The resource does not know this method; see `Allow`.";

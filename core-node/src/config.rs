@@ -1,6 +1,10 @@
 //! The core's settings, as `core.example.toml` documents them.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use async_nats::ServerAddr;
 use mesh::{
@@ -312,9 +316,24 @@ impl Config {
         source.ensure("transcribe.model", named, "the path of a ggml file when transcribe.engine is `local`")?;
         let token = self.api.token.as_ref().is_none_or(|t| t.0.len() >= 16);
         source.ensure("api.token", token, "at least 16 characters long, or absent")?;
+        let guarded = self.api.token.is_some() || !is_public(self.http.listen.ip());
+        source.ensure(
+            "api.token",
+            guarded,
+            "set where http.listen is a public address: without it anybody may use the API",
+        )?;
         let reachable = self.api.advertise.is_some() || !self.http.listen.ip().is_unspecified();
         source.ensure("api.advertise", reachable, "set when http.listen is a wildcard")?;
         self.authority.check(source)
+    }
+
+    /// A warning where anybody who reaches the machine may use the API.
+    pub fn exposed(&self) -> Option<String> {
+        let open = self.api.token.is_none() && self.http.listen.ip().is_unspecified();
+        let listen = self.http.listen;
+        open.then(|| {
+            format!("the API listens on every address of this machine ({listen}) and needs no token: set api.token")
+        })
     }
 
     /// Where the store's file is.
@@ -388,6 +407,20 @@ impl Config {
     }
 }
 
+/// Whether an address is one that the Internet may reach: of none of the blocks that RFC 6890 keeps from it, for one machine,
+/// one link or one organisation.
+fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+            !(ip.is_unspecified() || ip.is_loopback() || ip.is_private() || ip.is_link_local() || shared)
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_unspecified() || ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -439,6 +472,30 @@ mod tests {
                 assert!(named, "[{section}] {key} is not in core.example.toml");
             }
         }
+    }
+
+    #[test]
+    fn an_api_that_the_internet_reaches_needs_a_token() {
+        let with = |sets: &[&str]| load(sets).map(|config| config.exposed().is_some()).map_err(|e| e.to_string());
+        for public in ["93.184.216.34:80", "[2606:4700::1111]:80", "[::ffff:93.184.216.34]:80"] {
+            let listen = format!("http.listen={public}");
+            let text = with(&[&listen]).unwrap_err();
+            assert!(text.contains("api.token") && text.contains("public address"), "{text}");
+            assert_eq!(with(&[&listen, "api.token=correct horse battery"]), Ok(false));
+        }
+        for own in ["127.0.0.1:80", "10.77.0.1:80", "192.168.1.1:80", "100.64.0.1:80", "[::1]:80", "[fd00::1]:80"] {
+            assert_eq!(with(&[&format!("http.listen={own}")]), Ok(false), "{own}");
+        }
+        assert_eq!(with(&["http.listen=0.0.0.0:80"]), Ok(true), "it may be");
+        assert_eq!(with(&["http.listen=0.0.0.0:80", "api.token=correct horse battery"]), Ok(false));
+    }
+
+    #[test]
+    fn every_metric_is_described_and_named_as_prometheus_wants() {
+        use crate::measures::METRICS;
+        let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        assert_eq!(mesh::telemetry::lint::sources(sources.as_ref(), METRICS).unwrap(), Vec::<String>::new());
+        assert_eq!(mesh::telemetry::lint::promtool(METRICS).expect("promtool, of Debian's package prometheus"), "");
     }
 
     #[test]

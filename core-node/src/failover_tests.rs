@@ -111,6 +111,15 @@ async fn a_core_that_is_superseded_says_nothing_more_and_sends_everybody_on() {
         .await;
     let role = first.meetings.record(meeting).unwrap().unwrap().serving.role;
     assert_eq!(role, CoreRole::Standby);
+    // Whoever asks here is sent there, however the id is spelt.
+    let plain = meeting.to_string();
+    let encoded = format!("%{:02x}{}", plain.as_bytes()[0], &plain[1..]);
+    for id in [plain, encoded, meeting.simple().to_string()] {
+        let request = axum::http::Request::get(format!("/v1/meetings/{id}")).body(axum::body::Body::empty()).unwrap();
+        let answer = tower::ServiceExt::oneshot(first.router(), request).await.unwrap();
+        assert_eq!(answer.status(), 307, "{id}");
+        assert_eq!(answer.headers()["location"], format!("http://core-2:80/v1/meetings/{id}").as_str());
+    }
     let again = first.connect("edge-a").await;
     first.serve(&again, meeting, Epoch(1), Term(3)).await;
     second.until("back again", |c| c.meetings.live(meeting).is_none()).await;

@@ -33,7 +33,7 @@ use tokio::{
 
 use crate::{
     accept::{Acceptor, ControlSink, Link},
-    api::{App, router},
+    api::{App, router, streams::Streams},
     authority::Claims,
     ingest::Limits,
     link::Caps,
@@ -320,6 +320,7 @@ impl Core {
             report: Arc::new(move || (*report).clone()),
             metrics: Arc::new(String::new),
             token: None,
+            streams: Streams::new(Default::default()),
         };
         Self { meetings, acceptor, mesh, app, heard, assigned }
     }

@@ -25,6 +25,7 @@ pub mod ingest;
 pub mod key;
 pub mod link;
 pub mod log;
+pub mod measures;
 pub mod meeting;
 pub mod meetings;
 pub mod merge;

@@ -13,10 +13,11 @@ use clap::{Args, Parser, Subcommand};
 use core_node::{
     SOFTWARE,
     accept::Acceptor,
-    api::{self, App},
+    api::{self, App, streams::Streams},
     authority::{Claims, nats::Nats},
     config::{Config, ENV_PREFIX},
     log::Log,
+    measures::METRICS,
     meetings::{Meetings, place::Placer},
     receipt::{
         jws::MAX_JWS,
@@ -29,7 +30,7 @@ use core_node::{
 use geo::{latency::LatencyModel, map::RegionMap};
 use mesh::{
     config::{ConfigError, Source, sections::node_settings},
-    health,
+    http,
     identity::Role,
     node::Node,
     telemetry,
@@ -100,20 +101,24 @@ fn main() -> Result<()> {
     let config: Config = source.parse()?;
     config.check(&source)?;
     let map = regions(&config, &source)?;
+    let limits = config.http.limits(&source)?;
     let Config { node, mesh, tls, .. } = &config;
     let settings = node_settings(&source, Role::Core, node, mesh, tls, SOFTWARE)?;
+    for warning in source.strays::<Config>().into_iter().chain(config.exposed()) {
+        eprintln!("warning: {warning}");
+    }
     if cli.check {
         return Ok(());
     }
     // The process default, for HTTPS to a remote engine; the mesh names its provider itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(config, settings, map))
+    runtime.block_on(run(config, settings, map, limits))
 }
 
-async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap) -> Result<()> {
+async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, limits: http::Limits) -> Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let metrics = telemetry::init(&config.log)?;
+    let metrics = telemetry::init(&config.log, METRICS)?;
     let pool = Pool::new(engine(&config)?, config.transcribe.workers, config.transcribe.queue);
     let store = Arc::new(Store::open(&config.store_file())?);
     let log = Log::start(store.clone())?;
@@ -131,8 +136,9 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap) -> 
         report: Arc::new(move || reporting.report()),
         metrics: Arc::new(move || metrics.render()),
         token: config.api.token.clone(),
+        streams: Streams::new(limits),
     };
-    let api = health::serve(config.http.listen, api::router(app)).await.context("http.listen")?;
+    let api = http::serve(config.http.listen, api::router(app), limits).await.context("http.listen")?;
     tokio::spawn(report(node.clone(), meetings.clone(), config.clone(), config.api_address(api)));
     info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, %api, "core up");
 

@@ -29,9 +29,6 @@ use crate::{
 /// Events a slow listener may fall behind by before it is sent to the store again.
 const FEED_QUEUE: usize = 256;
 
-/// Listeners of one meeting.
-const MAX_LISTENERS: usize = 256;
-
 /// Numbers reserved on disk at a time: a crash skips what is left of them.
 const SEQ_BLOCK: u64 = 1024;
 
@@ -84,10 +81,10 @@ pub struct Moved {
     pub location: Option<String>,
 }
 
-/// More listeners than one meeting may have.
+/// A number that no event of the meeting has yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{MAX_LISTENERS} listeners already")]
-pub struct TooManyListeners;
+#[error("the newest event has the number {0}")]
+pub struct NotYet(pub u64);
 
 /// Publishes for one meeting.
 pub struct Publisher {
@@ -119,6 +116,8 @@ struct Newest {
     moved: Option<Event>,
     /// The final that the store may have and the standby not yet: nobody is to hear of it.
     held: Option<u64>,
+    /// The highest number that was sent or may have been.
+    last: u64,
 }
 
 impl Publisher {
@@ -132,7 +131,7 @@ impl Publisher {
         replication: Arc<Replication>,
     ) -> Self {
         let gaps = gaps.iter().filter(|g| g.to.is_some()).map(|g| Event { seq: g.seq, what: What::Gap(g.clone()) });
-        let newest = Newest { gaps: gaps.collect(), ..Newest::default() };
+        let newest = Newest { gaps: gaps.collect(), last: transcript.next_seq() - 1, ..Newest::default() };
         let events = broadcast::channel(FEED_QUEUE).0;
         let feed = Feed { replication: replication.clone(), newest: Mutex::new(newest), events };
         let reserved = transcript.next_seq();
@@ -248,10 +247,11 @@ impl Publisher {
     /// Listens from after number `since`.
     ///
     /// # Errors
-    /// The meeting has as many listeners as it may have.
-    pub fn listen(&self, store: Arc<Store>, since: u64) -> Result<Listener, TooManyListeners> {
-        if self.feed.events.receiver_count() >= MAX_LISTENERS {
-            return Err(TooManyListeners);
+    /// No event has that number yet.
+    pub fn listen(&self, store: Arc<Store>, since: u64) -> Result<Listener, NotYet> {
+        let last = lock(&self.feed.newest).last;
+        if since > last {
+            return Err(NotYet(last));
         }
         Ok(Listener {
             meeting: self.meeting,
@@ -323,6 +323,7 @@ impl Feed {
 
     fn send(&self, event: Event) {
         let mut newest = lock(&self.newest);
+        newest.last = newest.last.max(event.seq);
         match &event.what {
             What::Partial(segment) => {
                 newest.partials.insert(segment.id, event.clone());
@@ -485,8 +486,10 @@ mod tests {
         publisher.status(Status::Done, None).await.unwrap();
         let from_two = [(4, "final one."), (7, "final two."), (9, "end")];
         assert_eq!(rest(&mut late).await, from_two.map(|(n, s)| (n, s.to_owned())));
-        let mut last = publisher.listen(store, 7).unwrap();
+        let mut last = publisher.listen(store.clone(), 7).unwrap();
         assert_eq!(rest(&mut last).await, [(9, "end".to_owned())]);
+        assert_eq!(publisher.listen(store.clone(), 10).err(), Some(NotYet(9)));
+        assert!(publisher.listen(store, 9).is_ok());
     }
 
     #[tokio::test]

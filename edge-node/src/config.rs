@@ -208,6 +208,18 @@ impl Config {
         source.range("isolation.flood_seconds", isolation.flood_seconds, 1..=3600)
     }
 
+    /// Tries what the program opens beyond what it reads.
+    ///
+    /// # Errors
+    /// The first that cannot be opened, by its key.
+    pub fn try_all(&self, source: &Source) -> Result<(), ConfigError> {
+        source.try_common(&self.log, &self.mesh, &self.http)?;
+        for ip in &self.media.bind {
+            source.try_udp("media.bind", (*ip, 0).into())?;
+        }
+        self.uplink.spill_dir.as_ref().map_or(Ok(()), |dir| source.try_folder("uplink.spill_dir", dir))
+    }
+
     /// What [`assignments::Assignments`] needs of it.
     pub fn serving(&self) -> assignments::Settings {
         let UplinkSection { ring_megabytes, spill_dir, spill_megabytes, spill_minutes, orphan_seconds, ladder } =
@@ -291,6 +303,33 @@ mod tests {
         assert!(egress.check("fd00::2".parse().unwrap()).is_err());
         let error = read(&["egress.allow=[\"10.0.0.0/33\"]"]).1.unwrap_err().to_string();
         assert!(error.contains("egress.allow") && error.contains("10.0.0.0/33"), "{error}");
+    }
+
+    #[test]
+    fn a_check_tries_what_would_be_opened() {
+        let tried = |set: &str| {
+            let (source, config) = read(&["http.listen=127.0.0.1:0", "mesh.listen=127.0.0.1:0", set]);
+            config.unwrap().try_all(&source).err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        assert_eq!(tried("uplink.spill_dir=/tmp/not/there/yet"), "");
+        for (set, key) in [
+            ("log.filter=mesh=loud", "log.filter"),
+            ("http.listen=192.0.2.1:80", "http.listen"),
+            ("mesh.listen=192.0.2.1:80", "mesh.listen"),
+            (r#"media.bind=["192.0.2.1"]"#, "media.bind"),
+            ("uplink.spill_dir=/dev/null/x", "uplink.spill_dir"),
+            ("mesh.seeds_file=/no/such/file", "mesh.seeds_file"),
+        ] {
+            assert!(tried(set).starts_with(&format!("--set: {key} = ")), "{set}: {}", tried(set));
+        }
+    }
+
+    #[test]
+    fn every_metric_is_described_and_named_as_prometheus_wants() {
+        use crate::measures::METRICS;
+        let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        assert_eq!(mesh::telemetry::lint::sources(sources.as_ref(), METRICS).unwrap(), Vec::<String>::new());
+        assert_eq!(mesh::telemetry::lint::promtool(METRICS).expect("promtool, of Debian's package prometheus"), "");
     }
 
     #[test]

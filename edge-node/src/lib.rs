@@ -39,6 +39,7 @@ pub mod guard;
 pub mod isolate;
 pub mod jitter;
 pub mod link;
+pub mod measures;
 pub mod media;
 pub mod meeting;
 pub mod pipeline;

@@ -8,10 +8,11 @@ use edge_node::{
     assignments::{self, Assignments},
     config::{Config, ENV_PREFIX, Isolation},
     isolate::{self, child},
+    measures::METRICS,
 };
 use mesh::{
     config::{Source, sections::node_settings},
-    health,
+    health, http,
     identity::Role,
     node::Node,
     telemetry,
@@ -37,7 +38,7 @@ struct Cli {
     /// Overrides one setting: KEY=VALUE, such as capacity.meetings=50. May be given many times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Only checks the configuration and the certificate.
+    /// Only checks the configuration, the certificate, and what would be opened.
     #[arg(long)]
     check: bool,
     /// `process`: each meeting's relay connection and media path run in a process of their own; as `isolation.mode`.
@@ -60,13 +61,17 @@ fn main() -> Result<()> {
     }
     let Config { node, mesh, tls, .. } = &config;
     let settings = node_settings(&source, Role::Edge, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
+    let limits = config.http.limits(&source)?;
+    for stray in source.strays::<Config>() {
+        eprintln!("warning: {stray}");
+    }
     if cli.check {
-        return Ok(());
+        return Ok(config.try_all(&source)?);
     }
     // The process default, for HTTPS in connectors; the mesh names its provider itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(config, settings))
+    runtime.block_on(run(config, settings, limits))
 }
 
 /// A meeting's own process; see [`edge_node::isolate`].
@@ -75,7 +80,7 @@ fn serve_parent(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let assignments::Settings { meeting, connect, .. } = config.serving();
     runtime.block_on(async {
-        telemetry::init(&config.log)?;
+        telemetry::init(&config.log, METRICS)?;
         let input = pipe::Receiver::from_owned_fd(std::io::stdin().as_fd().try_clone_to_owned()?)?;
         let output = pipe::Sender::from_owned_fd(std::io::stdout().as_fd().try_clone_to_owned()?)?;
         let ended = child::run(input, output, (meeting, connect).into()).await;
@@ -83,8 +88,8 @@ fn serve_parent(config: Config) -> Result<()> {
     })
 }
 
-async fn run(config: Config, settings: mesh::node::Settings) -> Result<()> {
-    let metrics = telemetry::init(&config.log)?;
+async fn run(config: Config, settings: mesh::node::Settings, limits: http::Limits) -> Result<()> {
+    let metrics = telemetry::init(&config.log, METRICS)?;
     let (node, inbound) = Node::start(settings).await?;
     let stop = CancellationToken::new();
     let mut serving = config.serving();
@@ -96,7 +101,7 @@ async fn run(config: Config, settings: mesh::node::Settings) -> Result<()> {
     let assignments = Assignments::new(node.clone(), serving);
     let members = node.members();
     let ready = move || !members.borrow().is_empty();
-    health::serve(config.http.listen, health::router(metrics, ready)).await.context("http.listen")?;
+    http::serve(config.http.listen, health::router(metrics, ready), limits).await.context("http.listen")?;
     let serving = tokio::spawn(assignments.serve(inbound, stop.clone()));
     info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, "edge up");
 

@@ -3,7 +3,9 @@
 //! Each error names where the value came from, its key, the value, and what is allowed there. The
 //! sections that all programs share are in [`sections`].
 
+mod preflight;
 pub mod sections;
+mod stray;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +26,10 @@ pub struct Source {
     file: Option<String>,
     /// Where each key that was not the file's came from.
     origins: BTreeMap<String, String>,
+    /// What this program's variables begin with.
+    prefix: String,
+    /// Variables that look like settings and are none.
+    stray: BTreeMap<String, String>,
 }
 
 /// Why a configuration cannot be used.
@@ -116,6 +122,7 @@ impl Source {
     }
 
     fn variables(&mut self, prefix: &str, variables: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+        (self.prefix, self.stray) = (prefix.into(), stray::stray(prefix, variables));
         for (name, value) in variables {
             let Some(rest) = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix("__")) else { continue };
             let key = rest.to_ascii_lowercase().replace("__", ".");

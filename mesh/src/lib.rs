@@ -5,7 +5,7 @@
 //! inside by its first byte (see [`wire`]): a datagram is SWIM and goes to [`membership`], which
 //! answers with packets, timers and news of who lives; a stream is a talk spurt, or typed messages
 //! ([`stream`], [`codec`]), and goes to the program; [`spurts`] sends them, with [`redundancy`] where the path is lossy. [`seeds`] finds the first peers, [`placement`]
-//! ranks those found. [`config`], [`telemetry`] and [`health`] are what every program around it needs.
+//! ranks those found. [`config`], [`telemetry`], [`http`] and [`health`] are what every program around it needs.
 
 pub mod clock;
 pub mod codec;
@@ -14,6 +14,7 @@ pub mod coordinate;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod health;
+pub mod http;
 pub mod identity;
 pub mod lease;
 pub mod membership;

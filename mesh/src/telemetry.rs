@@ -1,10 +1,16 @@
 //! Logs and metrics, set up once at a program's start.
 
+#[doc(hidden)]
+pub mod lint;
+pub mod metric;
+pub mod ours;
+
 use std::{io::IsTerminal, time::Duration};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, filter::ParseError, util::TryInitError};
 
+use self::metric::Metric;
 use crate::config::sections::{LogFormat, LogSection};
 
 /// Libraries that report every lost packet or remote fault as their own error, some with the packet's
@@ -45,15 +51,16 @@ impl Metrics {
     }
 }
 
-/// Sends the log to standard error and collects metrics. Call once, within a tokio runtime.
+/// Sends the log to standard error and collects metrics, of this crate and those `described`. Call once, within a tokio runtime.
 ///
 /// # Errors
 /// The filter is malformed, or it was called before.
-pub fn init(log: &LogSection) -> Result<Metrics, TelemetryError> {
+pub fn init(log: &LogSection, described: &[Metric]) -> Result<Metrics, TelemetryError> {
     init_log(log)?;
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .install_recorder()?;
+    ours::METRICS.iter().chain(described).for_each(Metric::describe);
     let upkeep = handle.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(UPKEEP);
@@ -79,6 +86,14 @@ fn init_log(log: &LogSection) -> Result<(), TelemetryError> {
     Ok(())
 }
 
+/// Whether `log.filter` can be used.
+///
+/// # Errors
+/// It is malformed.
+pub fn check_filter(asked: &str) -> Result<(), ParseError> {
+    filter(asked).map(drop)
+}
+
 fn filter(asked: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(format!("{NOISY},{asked}"))
 }
@@ -95,6 +110,16 @@ mod tests {
         assert!(quiet.contains("webrtc=error") && quiet.contains("debug"), "{quiet}");
         let loud = filter("info,webrtc=debug").unwrap().to_string();
         assert!(loud.contains("webrtc=debug") && !loud.contains("webrtc=error"), "{loud}");
+    }
+
+    #[test]
+    fn every_metric_is_described_and_named_as_prometheus_wants() {
+        let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let of_programs = ["nearfield_geo_dns_"];
+        let faults = lint::sources(sources.as_ref(), ours::METRICS).unwrap();
+        let faults: Vec<_> = faults.iter().filter(|f| !of_programs.iter().any(|p| f.starts_with(p))).collect();
+        assert!(faults.is_empty(), "{faults:#?}");
+        assert_eq!(lint::promtool(ours::METRICS).expect("promtool, of Debian's package prometheus"), "");
     }
 
     #[test]

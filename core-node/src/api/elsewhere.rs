@@ -1,8 +1,8 @@
 //! Requests about a meeting that another core serves: sent there (307), with method, path and query as they are.
 
 use axum::{
-    extract::{Request, State},
-    http::{StatusCode, Uri},
+    extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
+    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -12,8 +12,23 @@ use super::{App, problem::Problem};
 use crate::record::CoreRole;
 
 /// Lets requests pass that this core can answer.
-pub(super) async fn redirect(State(app): State<App>, request: Request, next: Next) -> Response {
-    let Some(id) = meeting_of(request.uri()) else { return next.run(request).await };
+pub(super) async fn redirect(
+    State(app): State<App>,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = match params {
+        // As the handlers see it, whatever the spelling in the path.
+        Ok(params) => params.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.parse::<MeetingId>()),
+        Err(RawPathParamsRejection::InvalidUtf8InPathParam(_)) => return Problem::no_meeting().into_response(),
+        Err(_) => None,
+    };
+    let id = match id {
+        Some(Ok(id)) => id,
+        Some(Err(_)) => return Problem::no_meeting().into_response(),
+        None => return next.run(request).await,
+    };
     let record = match app.meetings.record(id) {
         Ok(record) => record,
         Err(error) => return Problem::from(error).into_response(),
@@ -36,9 +51,4 @@ pub(super) async fn redirect(State(app): State<App>, request: Request, next: Nex
         }
         None => Problem::no_meeting().into_response(),
     }
-}
-
-/// The meeting that a path is about.
-fn meeting_of(uri: &Uri) -> Option<MeetingId> {
-    uri.path().strip_prefix("/v1/meetings/")?.split('/').next()?.parse().ok()
 }

@@ -9,7 +9,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{log::LogClosed, meetings::CreateError, publish::TooManyListeners, store::StoreError};
+use super::streams::TooManyStreams;
+use crate::{log::LogClosed, meetings::CreateError, store::StoreError};
 
 /// How long a client should wait when it is told to.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -133,8 +134,12 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<TooManyListeners> for Problem {
-    fn from(error: TooManyListeners) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_listeners", error.to_string())
+impl From<TooManyStreams> for Problem {
+    fn from(error: TooManyStreams) -> Self {
+        let status = match error {
+            TooManyStreams::OfAddress(_) => StatusCode::TOO_MANY_REQUESTS,
+            TooManyStreams::OfMeeting(_) | TooManyStreams::OfCore(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, "too_many_listeners", error.to_string())
     }
 }

@@ -246,6 +246,7 @@ async fn a_transcript_can_be_had_whole_and_a_stream_of_it_resumed() {
         let request = Request::get(format!("{path}/stream")).header("last-event-id", last.to_string());
         request.body(Body::empty()).unwrap()
     };
+    assert_eq!(problem(&core, resume(1 << 40)).await.1, "unknown_event_id");
     let router = core.router();
     let live = tokio::spawn(router.oneshot(resume(seq)));
     let live = live.await.unwrap().unwrap();
@@ -262,6 +263,9 @@ async fn a_transcript_can_be_had_whole_and_a_stream_of_it_resumed() {
     assert!(after.contains("3000ms") && after.contains("event: done") && !after.contains("\"2000ms\""), "{after}");
     let last = after.lines().filter_map(|l| l.strip_prefix("id: ")).next_back().unwrap().parse().unwrap();
     assert_eq!(call(&core, resume(last)).await.0, StatusCode::NO_CONTENT);
+    let (status, code, body) = problem(&core, resume(last + 1)).await;
+    assert_eq!((status, code.as_str(), &body["field"]), (422, "unknown_event_id", &json!("Last-Event-ID")));
+    assert!(body["detail"].as_str().unwrap().contains(&last.to_string()), "{body}");
     let bad = Request::get(format!("{path}/stream")).header("last-event-id", "x").body(Body::empty()).unwrap();
     assert_eq!(problem(&core, bad).await.0, 422);
 }

@@ -1,9 +1,9 @@
 //! `/v1/meetings/{id}/transcript`: what was said, whole or as it is said.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::{
@@ -12,18 +12,20 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream};
-use mesh::wire::MeetingId;
+use mesh::{http::Client, wire::MeetingId};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     App,
     meetings::{parsed, record},
     problem::Problem,
+    streams::Seat,
     view::GapView,
 };
 use crate::{
-    publish::{Event, Listener, StatusChange, What},
+    publish::{Event, Listener, NotYet, StatusChange, What},
     record::MeetingRecord,
     store::StoreError,
     transcript::{
@@ -108,24 +110,33 @@ pub(super) async fn whole(
 ///
 /// `transcript.partial` and `transcript.final` carry a segment, `meeting.status_changed` and the closing
 /// `done` where the meeting stands, `meeting.gap` a time in which nobody captured it. `moved` closes the stream
-/// when another core serves the meeting: it goes on there. `Last-Event-ID` resumes: no final is missed.
+/// when another core serves the meeting: it goes on there. `closed` ends a stream whose client does not read (`slow`) or whose
+/// address has more than its share of all streams while others wait (`replaced`). `Last-Event-ID` resumes: no final is missed.
 #[utoipa::path(get, path = "/v1/meetings/{id}/transcript/stream", tag = "transcript",
     params(("id" = Uuid, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last `seq` seen")),
     responses((status = 200, content_type = "text/event-stream", body = String),
               (status = 204, description = "Nothing will follow that number"),
-              (status = 404, body = Problem), (status = 503, body = Problem)))]
+              (status = 404, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem),
+              (status = 503, body = Problem)))]
 pub(super) async fn stream(
     State(app): State<App>,
     Path(id): Path<String>,
+    client: Option<Extension<Client>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let since = last_event_id(&headers)?;
     let record = record(&app, &id)?;
     if let Some(live) = app.meetings.live(record.id) {
-        let listener = live.publisher.listen(app.meetings.store().clone(), since)?;
-        return Ok(sse(events(record.id, listener)));
+        let listener = live.publisher.listen(app.meetings.store().clone(), since).map_err(not_yet)?;
+        let (ip, stalled) = client
+            .map_or((Ipv4Addr::UNSPECIFIED.into(), CancellationToken::new()), |Extension(c)| (c.addr.ip(), c.stalled));
+        let seat = app.streams.admit(record.id, ip)?;
+        return Ok(sse(events(Running { meeting: record.id, listener, seat, stalled })));
     }
-    if since >= record.last_seq {
+    if since > record.last_seq {
+        return Err(not_yet(NotYet(record.last_seq)));
+    }
+    if since == record.last_seq {
         // A 204 ends an EventSource's reconnections (HTML, section 9.2).
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -153,17 +164,53 @@ where
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-fn events(meeting: MeetingId, listener: Listener) -> impl Stream<Item = Result<SseEvent, Infallible>> {
-    stream::unfold(listener, move |mut listener| async move {
-        match listener.next().await {
-            Ok(next) => next.map(|e| (Ok(event(meeting, &e)), listener)),
-            Err(error) => {
-                // The client comes back with the last id it saw.
-                tracing::error!(%error, "a transcript stream ended early");
-                None
-            }
+/// A number that was never given out: by another meeting, or misread. Waiting for it would say nothing, for ever.
+fn not_yet(error: NotYet) -> Problem {
+    let detail =
+        format!("`Last-Event-ID` is beyond the stream's newest event: {error}. Without it, the stream begins anew.");
+    Problem::field("unknown_event_id", "Last-Event-ID", detail)
+}
+
+/// A stream, and what may end it early.
+struct Running {
+    meeting: MeetingId,
+    listener: Listener,
+    seat: Seat,
+    /// The client does not read.
+    stalled: CancellationToken,
+}
+
+impl Running {
+    /// The next event, and whether others may follow.
+    async fn next(&mut self) -> Option<(SseEvent, bool)> {
+        tokio::select! {
+            biased;
+            () = self.seat.replaced() => Some((closed(self.meeting, "replaced"), false)),
+            () = self.stalled.cancelled() => Some((closed(self.meeting, "slow"), false)),
+            next = self.listener.next() => match next {
+                Ok(next) => next.map(|e| (event(self.meeting, &e), true)),
+                Err(error) => {
+                    // The client comes back with the last id it saw.
+                    tracing::error!(%error, "a transcript stream ended early");
+                    None
+                }
+            },
         }
+    }
+}
+
+fn events(running: Running) -> impl Stream<Item = Result<SseEvent, Infallible>> {
+    stream::unfold(Some(running), async |running| {
+        let mut running = running?;
+        let (event, more) = running.next().await?;
+        Some((Ok(event), more.then_some(running)))
     })
+}
+
+/// The last event of a stream that is ended before its meeting; without a number, so that the client resumes after the one before.
+fn closed(meeting: MeetingId, reason: &'static str) -> SseEvent {
+    metrics::counter!("nearfield_core_streams_closed_total", "reason" => reason).increment(1);
+    SseEvent::default().event("closed").data(serde_json::json!({ "meeting_id": meeting, "reason": reason }).to_string())
 }
 
 fn event(meeting: MeetingId, event: &Event) -> SseEvent {

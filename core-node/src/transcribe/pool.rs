@@ -105,7 +105,7 @@ impl Pool {
             let outcome = if result.is_ok() { "ok" } else { "error" };
             histogram!("nearfield_core_transcribe_run_seconds", "kind" => kind.name()).record(since.elapsed());
             counter!("nearfield_core_transcribe_clips_total", "kind" => kind.name(), "outcome" => outcome).increment(1);
-            counter!("nearfield_core_transcribe_media_milliseconds_total").increment(media.as_millis() as u64);
+            histogram!("nearfield_core_transcribe_clip_seconds").record(media.as_secs_f64());
             drop(permits);
             result
         };

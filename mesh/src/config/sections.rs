@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{ConfigError, Source};
 use crate::{
+    http,
     identity::{
         Identity, NodeId, Role,
         certs::{CertError, CertPaths, Credentials},
@@ -91,6 +92,32 @@ pub enum LogFormat {
 pub struct HttpSection {
     /// The TCP address to listen on.
     pub listen: SocketAddr,
+    /// Connections at a time, 8 to 1,000,000.
+    #[serde(default = "connections")]
+    pub connections: usize,
+    /// Of those, from one address, 1 to 1,000,000.
+    #[serde(default = "per_address")]
+    pub connections_per_address: usize,
+}
+
+fn connections() -> usize {
+    http::Limits::default().connections
+}
+
+fn per_address() -> usize {
+    http::Limits::default().per_address
+}
+
+impl HttpSection {
+    /// How many connections there may be, checked.
+    ///
+    /// # Errors
+    /// A number is out of its range.
+    pub fn limits(&self, source: &Source) -> Result<http::Limits, ConfigError> {
+        source.range("http.connections", self.connections, 8..=1_000_000)?;
+        source.range("http.connections_per_address", self.connections_per_address, 1..=1_000_000)?;
+        Ok(http::Limits { connections: self.connections, per_address: self.connections_per_address })
+    }
 }
 
 impl Default for LogSection {

@@ -105,6 +105,43 @@ fn a_missing_key_and_a_missing_section_are_named() {
 }
 
 #[test]
+fn a_variable_that_has_no_effect_is_told_with_the_name_that_was_meant() {
+    let variables = [
+        ("NEARFIELD_EDGE_LOG_FORMAT", "json"),
+        ("NEARFIELD_EDGE_TLS_TRUST_DOMAIN", "b.test"),
+        ("NEARFIELD_EDGE_NODE__ID", "edge-2"),
+        ("NEARFIELD_EDGE_COLOUR", "red"),
+        ("NEARFIELD_LOG__FORMAT", "json"),
+        ("NEARFIELD_EDGE__MESH__LISTEN", "127.0.0.1:1"),
+        ("NEARFIELD_CORE__MESH__LISTEN", "127.0.0.1:1"),
+        ("NEARFIELD_MODEL", "tiny"),
+        ("PATH", "/bin"),
+    ];
+    let source = source(GOOD, &variables, &[]).unwrap();
+    assert_eq!(source.parse::<Whole>().unwrap().log.format, LogFormat::Human, "it has no effect");
+    let told = |name: &str, hint: &str| format!("environment variable `{name}` has no effect: {hint}");
+    assert_eq!(
+        source.strays::<Whole>(),
+        [
+            told("NEARFIELD_EDGE_COLOUR", "this program's settings begin with `NEARFIELD_EDGE__`"),
+            told("NEARFIELD_EDGE_LOG_FORMAT", "did you mean `NEARFIELD_EDGE__LOG__FORMAT`?"),
+            told("NEARFIELD_EDGE_NODE__ID", "did you mean `NEARFIELD_EDGE__NODE__ID`?"),
+            told("NEARFIELD_EDGE_TLS_TRUST_DOMAIN", "did you mean `NEARFIELD_EDGE__TLS__TRUST_DOMAIN`?"),
+            told("NEARFIELD_LOG__FORMAT", "this program's settings begin with `NEARFIELD_EDGE__`"),
+        ]
+    );
+}
+
+#[test]
+fn a_log_filter_that_cannot_be_used_is_refused_by_a_check() {
+    let source = source(&GOOD.replace("7400", "0").replace("8080", "0"), &[], &["log.filter=mesh=loud"]).unwrap();
+    let Whole { log, mesh, http, .. } = source.parse().unwrap();
+    let text = source.try_common(&log, &mesh, &http).expect_err("refused").to_string();
+    assert!(text.starts_with("--set: log.filter = \"mesh=loud\": "), "{text}");
+    source.try_common(&LogSection::default(), &mesh, &http).unwrap();
+}
+
+#[test]
 fn what_is_not_toml_or_not_key_value_says_where() {
     let text = refusal("[node\nid = 1", &[], &[]);
     assert!(text.starts_with("edge.toml: not valid TOML: TOML parse error at line 1"), "{text}");

@@ -8,14 +8,21 @@ use geo::{
     map::RegionMap,
     server,
 };
-use mesh::config::{
-    ConfigError, Source,
-    sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
+use mesh::{
+    config::{
+        ConfigError, Source,
+        sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
+    },
+    telemetry::metric::{Metric, counter},
 };
 use serde::Deserialize;
 
 /// Prefix of environment variables that override the file.
 pub(crate) const ENV_PREFIX: &str = "NEARFIELD_DNS";
+
+/// What this program's own metrics count.
+pub(crate) const METRICS: &[Metric] =
+    &[counter("nearfield_geo_dns_questions_total", "DNS questions answered, by type and response code.")];
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -105,6 +112,16 @@ impl Config {
         Ok(server::Settings { listen: dns.listen, tcp_idle: Duration::from_secs(dns.tcp_idle), zone })
     }
 
+    /// Tries what the program opens beyond what it reads.
+    ///
+    /// # Errors
+    /// The first that cannot be opened, by its key.
+    pub(crate) fn try_all(&self, source: &Source) -> Result<(), ConfigError> {
+        source.try_common(&self.log, &self.mesh, &self.http)?;
+        source.try_udp("dns.listen", self.dns.listen)?;
+        source.try_tcp("dns.listen", self.dns.listen)
+    }
+
     fn regions(&self, source: &Source) -> Result<RegionMap, ConfigError> {
         let Some(path) = &self.dns.regions_file else { return Ok(RegionMap::built_in()) };
         let refuse = |e: &dyn Display| source.refuse("dns.regions_file", e);
@@ -142,6 +159,13 @@ mod tests {
         let source = Source::read(Some(EXAMPLE.as_ref()), "NEARFIELD_DNS_TEST", &sets).map_err(|e| e.to_string())?;
         let config: Config = source.parse().map_err(|e| e.to_string())?;
         config.dns_settings(&source).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_metric_is_described() {
+        let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../geo/src");
+        assert!(mesh::telemetry::lint::sources(sources.as_ref(), METRICS).expect("sources").is_empty());
+        assert_eq!(mesh::telemetry::lint::promtool(METRICS).expect("promtool, of Debian's package prometheus"), "");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clap::Parser;
 use geo::server::Server;
 use mesh::{
     config::{Source, sections::node_settings},
-    health,
+    health, http,
     identity::Role,
     node::{Inbound, Node, Settings},
     telemetry,
@@ -27,7 +27,7 @@ use self::config::{Config, ENV_PREFIX};
 
 /// Joins the mesh and answers DNS from what gossip says.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "geo-dns", version)]
 struct Cli {
     /// The configuration file; see dns.example.toml.
     #[arg(long)]
@@ -35,7 +35,7 @@ struct Cli {
     /// Overrides one setting: KEY=VALUE, such as dns.listen=0.0.0.0:53. May be given many times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Only checks the configuration and the certificate.
+    /// Only checks the configuration, the certificate, and what would be opened.
     #[arg(long)]
     check: bool,
 }
@@ -47,15 +47,19 @@ fn main() -> Result<()> {
     let dns = config.dns_settings(&source)?;
     let Config { node, mesh, tls, .. } = &config;
     let settings = node_settings(&source, Role::Dns, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
+    let limits = config.http.limits(&source)?;
+    for stray in source.strays::<Config>() {
+        eprintln!("warning: {stray}");
+    }
     if cli.check {
-        return Ok(());
+        return Ok(config.try_all(&source)?);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(&config, dns, settings))
+    runtime.block_on(run(&config, dns, settings, limits))
 }
 
-async fn run(config: &Config, dns: geo::server::Settings, settings: Settings) -> Result<()> {
-    let metrics = telemetry::init(&config.log)?;
+async fn run(config: &Config, dns: geo::server::Settings, settings: Settings, limits: http::Limits) -> Result<()> {
+    let metrics = telemetry::init(&config.log, config::METRICS)?;
     let (node, inbound) = Node::start(settings).await?;
     tokio::spawn(decline(inbound));
 
@@ -64,7 +68,7 @@ async fn run(config: &Config, dns: geo::server::Settings, settings: Settings) ->
     let server = Server::bind(dns, directory).await.context("dns.listen")?;
     let dns_addr: SocketAddr = server.local_addr();
     // It answers with itself from the first moment on, so it is ready when it is up.
-    health::serve(config.http.listen, health::router(metrics, || true)).await.context("http.listen")?;
+    http::serve(config.http.listen, health::router(metrics, || true), limits).await.context("http.listen")?;
     info!(node = %config.node.id, mesh = %node.address(), dns = %dns_addr, "geo-dns up");
 
     let stop = CancellationToken::new();
