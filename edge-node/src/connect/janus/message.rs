@@ -131,6 +131,9 @@ pub(super) struct Room {
 pub(super) struct Publisher {
     pub(super) id: Id,
     pub(super) display: Option<String>,
+    /// Janus' own placeholder to subscribe to, which never sends anything.
+    #[serde(default)]
+    pub(super) dummy: bool,
     #[serde(default)]
     pub(super) streams: Vec<Published>,
 }

@@ -395,7 +395,7 @@ impl Room {
         if let (Some(feed), Some(name)) = (event.id.filter(|id| self.present.contains(id)), event.display) {
             self.actions.push_back(Action::Joined { feed, name: Some(name) });
         }
-        for publisher in event.publishers.into_iter().flatten() {
+        for publisher in event.publishers.into_iter().flatten().filter(|publisher| !publisher.dummy) {
             self.publishes(publisher);
         }
         // We leave by ending the session: if it is us who are `leaving`, we were kicked.

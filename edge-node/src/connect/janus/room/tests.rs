@@ -92,6 +92,20 @@ fn an_empty_room_is_waited_in_without_a_media_connection() {
 }
 
 #[test]
+fn a_placeholder_of_janus_own_is_nobody() {
+    // As Janus 1.1 tells it.
+    let audio = json!({ "type": "audio", "mindex": 0, "mid": "0", "codec": "opus" });
+    let dummy =
+        json!({ "id": 5, "display": "Dummy publisher", "dummy": true, "audio_codec": "opus", "streams": [audio] });
+    let mut bench = Bench::entered(json!([dummy, publisher(7, "Ada")]));
+    let joined: Vec<_> = bench.actions().into_iter().filter(|a| matches!(a, Action::Joined { .. })).collect();
+    assert_eq!(joined, [Action::Joined { feed: Id::Number(7), name: Some("Ada".into()) }]);
+    let mut bench = Bench::entered(json!([]));
+    bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "publishers": [dummy] }))).unwrap();
+    assert_eq!(bench.actions(), [Action::Entered], "nothing is subscribed to");
+}
+
+#[test]
 fn the_first_voice_is_subscribed_to_with_its_audio_only() {
     let mut bench = Bench::entered(json!([]));
     bench.actions();
