@@ -1,12 +1,13 @@
 //! Opus to what the VAD listens to: 16 kHz mono. The audio itself travels on undecoded.
 //!
 //! Of a packet only the part below 8 kHz is wanted, which is SILK's alone where SILK has a part in it (`silk`); CELT's are
-//! decoded whole.
+//! decoded whole. Two channels are decoded as two, since their mean may be silence ([`Downmix`]).
 
 mod silk;
 
 use std::{cell::RefCell, time::Duration};
 
+use mesh::downmix::Downmix;
 use opus::Channels;
 
 use self::silk::Silk;
@@ -19,6 +20,8 @@ pub const SAMPLE_RATE: u32 = 16_000;
 const SLOT: usize = 320;
 /// The longest packet, 120 ms, in samples.
 const MAX_SAMPLES: usize = 1920;
+/// The same of two channels.
+const MAX_STEREO: usize = 2 * MAX_SAMPLES;
 /// Concealment fades to nothing within about this long; more of it would only cost time.
 const MAX_CONCEALED: Duration = Duration::from_millis(100);
 
@@ -40,6 +43,8 @@ pub struct Decoder {
 struct Inner {
     silk: Option<Silk>,
     whole: Option<opus::Decoder>,
+    /// Made where there is a packet of two channels.
+    pair: Option<Box<Pair>>,
     /// Who decoded last.
     by: By,
     pcm: Box<[i16; MAX_SAMPLES]>,
@@ -47,10 +52,20 @@ struct Inner {
     slot: usize,
 }
 
+/// What two channels take besides.
+#[derive(Debug)]
+struct Pair {
+    whole: opus::Decoder,
+    pcm: [i16; MAX_STEREO],
+    mix: Downmix,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Silk,
     Whole,
+    /// Whole, and of two channels.
+    Pair,
 }
 
 impl Inner {
@@ -59,30 +74,38 @@ impl Inner {
         let mut inner = SPARES.with_borrow_mut(Vec::pop).unwrap_or_else(Self::make);
         inner.turn_to(inner.by);
         inner.slot = SLOT;
+        if let Some(pair) = &mut inner.pair {
+            pair.mix = Downmix::default();
+        }
         inner
     }
 
     fn make() -> Self {
         let silk = Silk::new();
         let by = if silk.is_some() { By::Silk } else { By::Whole };
-        Self { silk, whole: None, by, pcm: Box::new([0; MAX_SAMPLES]), slot: SLOT }
+        Self { silk, whole: None, pair: None, by, pcm: Box::new([0; MAX_SAMPLES]), slot: SLOT }
     }
 
     /// What the other decoder, or this one before another's packets, has heard says nothing of what comes.
     fn turn_to(&mut self, by: By) {
         self.by = by;
-        match (by, &mut self.silk, &mut self.whole) {
-            (By::Silk, Some(silk), _) => silk.reset(),
-            // It has no other error than an invalid handle.
-            (By::Whole, _, Some(whole)) => drop(whole.reset_state()),
+        match (by, &mut self.silk, &mut self.whole, &mut self.pair) {
+            (By::Silk, Some(silk), ..) => silk.reset(),
+            // They have no other error than an invalid handle.
+            (By::Whole, _, Some(whole), _) => drop(whole.reset_state()),
+            (By::Pair, _, _, Some(pair)) => drop(pair.whole.reset_state()),
             _ => {}
         }
     }
 
-    /// Who is to decode `packet`.
+    /// Who is to decode `packet`. What two channels were decoded by decodes one as well.
     fn choose(&mut self, packet: Option<&OpusPacket<'_>>) {
-        let silk = packet.is_some_and(|p| p.mode != Mode::Celt) && self.silk.is_some();
-        let by = if silk { By::Silk } else { By::Whole };
+        let by = match packet {
+            Some(packet) if packet.mode != Mode::Celt && self.silk.is_some() => By::Silk,
+            Some(packet) if packet.stereo => By::Pair,
+            _ if self.by == By::Pair => By::Pair,
+            _ => By::Whole,
+        };
         if by != self.by {
             self.turn_to(by);
         }
@@ -92,7 +115,13 @@ impl Inner {
         let parsed = OpusPacket::parse(packet);
         self.choose(parsed.as_ref());
         match (self.by, &mut self.silk, parsed) {
-            (By::Silk, Some(silk), Some(parsed)) => silk.decode(&parsed, &mut self.pcm),
+            (By::Silk, Some(silk), Some(parsed)) if parsed.stereo => {
+                let pair = pair(&mut self.pair);
+                let samples = silk.decode(&parsed, &mut pair.pcm)?;
+                Some(pair.mix(samples, &mut self.pcm[..]))
+            }
+            (By::Silk, Some(silk), Some(parsed)) => silk.decode(&parsed, &mut self.pcm[..]),
+            (By::Pair, ..) => pair(&mut self.pair).decode(packet, &mut self.pcm[..], false),
             _ => whole(&mut self.whole).decode(packet, &mut self.pcm[..], false).ok(),
         }
     }
@@ -100,22 +129,60 @@ impl Inner {
     /// One slot from the copy of it that `next` carries.
     fn recover(&mut self, next: &[u8], parsed: &OpusPacket<'_>) -> Option<usize> {
         self.choose(Some(parsed));
-        let pcm = &mut self.pcm[..self.slot];
+        let slot = self.slot;
+        let pcm = &mut self.pcm[..slot];
         match (self.by, &mut self.silk) {
-            (By::Silk, Some(silk)) => silk.recover(parsed, pcm).map(|()| pcm.len()),
+            (By::Silk, Some(silk)) if parsed.stereo => {
+                let pair = pair(&mut self.pair);
+                silk.recover(parsed, &mut pair.pcm[..2 * slot])?;
+                Some(pair.mix(slot, pcm))
+            }
+            (By::Silk, Some(silk)) => silk.recover(parsed, pcm).map(|()| slot),
+            (By::Pair, _) => pair(&mut self.pair).decode(next, pcm, true),
             _ => whole(&mut self.whole).decode(next, pcm, true).ok(),
         }
     }
 
     /// One slot made up from what was before.
     fn guess(&mut self) -> &[i16] {
-        let pcm = &mut self.pcm[..self.slot];
-        let samples = match (self.by, &mut self.silk) {
-            (By::Silk, Some(silk)) => silk.conceal(pcm).map(|()| pcm.len()),
+        let slot = self.slot;
+        let pcm = &mut self.pcm[..slot];
+        let samples = match (self.by, &mut self.silk, &mut self.pair) {
+            (By::Silk, Some(silk), Some(pair)) if silk.is_stereo() => {
+                silk.conceal(&mut pair.pcm[..2 * slot]).map(|()| pair.mix(slot, pcm))
+            }
+            (By::Silk, Some(silk), _) => silk.conceal(pcm).map(|()| slot),
+            (By::Pair, _, Some(pair)) => pair.decode(&[], pcm, false),
             _ => whole(&mut self.whole).decode(&[], pcm, false).ok(),
         };
         &self.pcm[..samples.unwrap_or(0)]
     }
+}
+
+impl Pair {
+    fn decode(&mut self, packet: &[u8], to: &mut [i16], fec: bool) -> Option<usize> {
+        let samples = self.whole.decode(packet, &mut self.pcm[..2 * to.len()], fec).ok()?;
+        Some(self.mix(samples, to))
+    }
+
+    /// The first `samples` of either channel as one.
+    fn mix(&mut self, samples: usize, to: &mut [i16]) -> usize {
+        const SCALE: f32 = 32_768.0;
+        let pairs = || self.pcm[..2 * samples].chunks_exact(2).map(|both| (f32::from(both[0]), f32::from(both[1])));
+        let channel = self.mix.channel(pairs().map(|(left, right)| (left / SCALE, right / SCALE)));
+        for (to, (left, right)) in to.iter_mut().zip(pairs()) {
+            *to = channel.of(left, right) as i16;
+        }
+        samples
+    }
+}
+
+fn pair(made: &mut Option<Box<Pair>>) -> &mut Pair {
+    let make = || {
+        let whole = opus::Decoder::new(SAMPLE_RATE, Channels::Stereo).expect("libopus decodes to 16 kHz stereo");
+        Box::new(Pair { whole, pcm: [0; MAX_STEREO], mix: Downmix::default() })
+    };
+    made.get_or_insert_with(make)
 }
 
 /// Made when it is first needed.
@@ -277,6 +344,51 @@ mod tests {
             let heard: Vec<i16> = packets.iter().flat_map(|p| decoder.decode(p).to_vec()).collect();
             assert_eq!(heard.len(), 2000 * 16);
             assert!(energy(&heard) * 2.0 > energy(&signals::talk(2000, 8000.0)));
+        }
+    }
+
+    #[test]
+    fn channels_of_opposite_phase_are_heard() {
+        for (application, bitrate) in
+            [(Application::Voip, 24_000), (Application::Voip, 48_000), (Application::LowDelay, 96_000)]
+        {
+            let mut encoder = Encoder::new(48_000, Channels::Stereo, application).unwrap();
+            encoder.set_bitrate(opus::Bitrate::Bits(bitrate)).unwrap();
+            encoder.set_inband_fec(true).unwrap();
+            encoder.set_packet_loss_perc(20).unwrap();
+            let pcm: Vec<i16> = wide(Channels::Mono).iter().flat_map(|s| [*s, -*s]).collect();
+            let packets: Vec<_> = pcm.chunks_exact(1920).map(|c| encoder.encode_vec(c, 4000).unwrap()).collect();
+            assert!(OpusPacket::parse(&packets[50]).unwrap().stereo, "at {bitrate}");
+            let mut decoder = Decoder::new();
+            let mut heard: Vec<i16> = vec![];
+            for (n, packet) in packets.iter().enumerate() {
+                match n % 10 {
+                    9 => heard.extend(decoder.conceal(0, 1, packets.get(n + 1).unwrap_or(packet))),
+                    _ => heard.extend(decoder.decode(packet)),
+                }
+            }
+            assert_eq!(heard.len(), 2000 * 16);
+            assert!(energy(&heard) * 2.0 > energy(&signals::talk(2000, 8000.0)), "{} at {bitrate}", energy(&heard));
+        }
+    }
+
+    #[test]
+    fn a_sender_that_turns_from_one_channel_to_two_and_back_is_heard_all_along() {
+        for (application, bitrate) in [(Application::Voip, 32_000), (Application::LowDelay, 96_000)] {
+            let mut encode = |channels: Channels| {
+                let mut encoder = Encoder::new(48_000, channels, application).unwrap();
+                encoder.set_bitrate(opus::Bitrate::Bits(bitrate)).unwrap();
+                let samples = if channels == Channels::Stereo { 1920 } else { 960 };
+                let pcm = wide(channels);
+                pcm.chunks_exact(samples).map(|c| encoder.encode_vec(c, 4000).unwrap()).collect::<Vec<_>>()
+            };
+            let (mono, stereo) = (encode(Channels::Mono), encode(Channels::Stereo));
+            let mut decoder = Decoder::new();
+            for packets in [&mono, &stereo, &mono, &stereo] {
+                let heard: Vec<i16> = packets.iter().flat_map(|p| decoder.decode(p).to_vec()).collect();
+                assert_eq!(heard.len(), 2000 * 16);
+                assert!(energy(&heard) * 2.0 > energy(&signals::talk(2000, 8000.0)));
+            }
         }
     }
 

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod coordinate;
+pub mod downmix;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod health;

@@ -1,8 +1,9 @@
-//! Opus items to 16 kHz mono, losses concealed.
+//! Opus items to 16 kHz mono, losses concealed. Two channels are decoded as two, since their mean may be silence.
 
 use std::{sync::Arc, time::Duration};
 
-use mesh::wire::spurt::Item;
+use mesh::{downmix::Downmix, wire::spurt::Item};
+use opus::Channels;
 
 /// Samples per second of what comes out.
 pub const RATE: u32 = 16_000;
@@ -25,6 +26,8 @@ pub fn duration_of(packet: &[u8]) -> Duration {
 /// FEC, RFC 6716 section 2.1.7); without one, libopus conceals it.
 pub struct Decoded {
     decoder: opus::Decoder,
+    /// From the first packet of two channels on.
+    mix: Option<Downmix>,
     samples: Vec<f32>,
     slot: usize,
     gaps: usize,
@@ -37,8 +40,8 @@ impl Decoded {
     /// # Errors
     /// libopus has no memory for a decoder.
     pub fn new() -> Result<Self, opus::Error> {
-        let decoder = opus::Decoder::new(RATE, opus::Channels::Mono)?;
-        Ok(Self { decoder, samples: vec![], slot: DEFAULT_SLOT, gaps: 0, bad: 0 })
+        let decoder = opus::Decoder::new(RATE, Channels::Mono)?;
+        Ok(Self { decoder, mix: None, samples: vec![], slot: DEFAULT_SLOT, gaps: 0, bad: 0 })
     }
 
     /// Takes the next item; trailers are no sound.
@@ -62,19 +65,16 @@ impl Decoded {
     }
 
     fn frame(&mut self, packet: &[u8]) {
+        self.turn(packet);
         if self.gaps > 0 {
             while self.gaps > 1 {
                 self.conceal(&[]);
             }
             self.conceal(packet);
         }
-        let mut out = [0.0; MAX_SAMPLES];
         // An empty packet would ask libopus to conceal, and a wrong one must not shift what follows.
-        match self.decoder.decode_float(packet, &mut out, false).ok().filter(|_| !packet.is_empty()) {
-            Some(count) => {
-                self.slot = count;
-                self.samples.extend_from_slice(&out[..count]);
-            }
+        match Some(packet).filter(|p| !p.is_empty()).and_then(|p| self.decode(p, MAX_SAMPLES, false)) {
+            Some(count) => self.slot = count,
             None => {
                 self.bad += 1;
                 self.gaps += 1;
@@ -91,13 +91,39 @@ impl Decoded {
 
     /// Fills one gap, from the FEC in `next` where there is any.
     fn conceal(&mut self, next: &[u8]) {
-        let mut out = [0.0; MAX_SAMPLES];
-        let slot = &mut out[..self.slot];
-        if self.decoder.decode_float(next, slot, !next.is_empty()).is_err() {
-            slot.fill(0.0);
+        if self.decode(next, self.slot, !next.is_empty()).is_none() {
+            self.samples.extend(std::iter::repeat_n(0.0, self.slot));
         }
-        self.samples.extend_from_slice(slot);
         self.gaps -= 1;
+    }
+
+    /// A decoder of two channels decodes one as well, so it stays.
+    fn turn(&mut self, packet: &[u8]) {
+        const STEREO: u8 = 4;
+        let stereo = packet.first().is_some_and(|toc| toc & STEREO != 0);
+        if stereo
+            && self.mix.is_none()
+            && let Ok(decoder) = opus::Decoder::new(RATE, Channels::Stereo)
+        {
+            (self.decoder, self.mix) = (decoder, Some(Downmix::default()));
+        }
+    }
+
+    /// Appends what `packet` plays, `most` samples at most, and returns how many that was.
+    fn decode(&mut self, packet: &[u8], most: usize, fec: bool) -> Option<usize> {
+        let mut out = [0.0; 2 * MAX_SAMPLES];
+        let channels = if self.mix.is_some() { 2 } else { 1 };
+        let count = self.decoder.decode_float(packet, &mut out[..most * channels], fec).ok()?;
+        let out = &out[..count * channels];
+        match &mut self.mix {
+            None => self.samples.extend_from_slice(out),
+            Some(mix) => {
+                let pairs = || out.chunks_exact(2).map(|both| (both[0], both[1]));
+                let channel = mix.channel(pairs());
+                self.samples.extend(pairs().map(|(left, right)| channel.of(left, right)));
+            }
+        }
+        Some(count)
     }
 }
 
@@ -131,6 +157,25 @@ mod tests {
         assert_eq!(sound.len(), 50 * 320);
         let loudest = sound.iter().fold(0.0f32, |a, s| a.max(s.abs()));
         assert!((0.1..=1.0).contains(&loudest), "{loudest}");
+    }
+
+    #[test]
+    fn channels_of_opposite_phase_are_heard_and_mono_before_them_too() {
+        for application in [opus::Application::Voip, opus::Application::LowDelay] {
+            let mut encoder = opus::Encoder::new(48_000, Channels::Stereo, application).unwrap();
+            encoder.set_bitrate(opus::Bitrate::Bits(48_000)).unwrap();
+            let wave: Vec<f32> = (0..960 * 50).map(|i| (i as f32 * 0.05).sin() * 0.3).collect();
+            let pairs: Vec<f32> = wave.iter().flat_map(|s| [*s, -*s]).collect();
+            let packets = pairs.chunks(1920).map(|c| Item::Frame(encoder.encode_vec_float(c, 1500).unwrap().into()));
+            let mut items = [tone(20), packets.collect()].concat();
+            items[40] = Item::Gap;
+            let sound = decode(&items);
+            assert_eq!(sound.len(), 70 * 320);
+            for part in [&sound[10 * 320..20 * 320], &sound[30 * 320..39 * 320], &sound[50 * 320..]] {
+                let power = part.iter().map(|s| s * s).sum::<f32>() / part.len() as f32;
+                assert!((0.01..0.2).contains(&power), "{power}");
+            }
+        }
     }
 
     #[test]

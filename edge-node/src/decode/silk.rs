@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use super::{MAX_SAMPLES, SAMPLE_RATE};
+use super::SAMPLE_RATE;
 use crate::toc::OpusPacket;
 
 /// The libopus whose internals these are; built for floating point, without deep PLC, DRED and OSCE.
@@ -83,7 +83,7 @@ enum From {
     Redundancy = 2,
 }
 
-/// SILK's decoder to 16 kHz mono.
+/// SILK's decoder to 16 kHz: of one channel or two, as the packets are.
 #[derive(Debug)]
 pub(super) struct Silk {
     /// In words, for its alignment.
@@ -111,16 +111,21 @@ impl Silk {
 
     /// Forgets what it has heard.
     pub(super) fn reset(&mut self) {
-        self.control.internal_rate = 0;
+        (self.control.internal_rate, self.control.api_channels) = (0, 1);
         // SAFETY: initialised by `make`.
         unsafe { silk_ResetDecoder(self.state()) };
     }
 
-    /// Decodes `packet`, which must not be one of CELT, into `pcm`; returns how many samples that gave. `None` if SILK finds it
-    /// corrupt.
-    pub(super) fn decode(&mut self, packet: &OpusPacket<'_>, pcm: &mut [i16; MAX_SAMPLES]) -> Option<usize> {
+    /// Whether what it decoded last was of two channels.
+    pub(super) fn is_stereo(&self) -> bool {
+        self.channels() == 2
+    }
+
+    /// Decodes `packet`, which must not be one of CELT, into `pcm`, samples of two channels in turn; returns how many samples of
+    /// each channel that gave. `None` if SILK finds it corrupt.
+    pub(super) fn decode(&mut self, packet: &OpusPacket<'_>, pcm: &mut [i16]) -> Option<usize> {
         self.prepare(packet)?;
-        let (each, mut filled) = (samples(packet.frame_duration()), 0);
+        let (each, mut filled) = (samples(packet.frame_duration()) * self.channels(), 0);
         for frame in packet.frames() {
             let out = pcm.get_mut(filled..filled + each)?;
             // An empty frame was not sent (RFC 6716 section 3.2.1), and libopus reads one of a byte as such.
@@ -130,15 +135,18 @@ impl Silk {
             }
             filled += each;
         }
-        Some(filled)
+        Some(filled / self.channels())
     }
 
     /// Fills `pcm` with what was lost before `next`: with the copy that its first frame carries (LBRR) and, before that, a
     /// guess. `None` if that frame is longer, or corrupt.
     pub(super) fn recover(&mut self, next: &OpusPacket<'_>, pcm: &mut [i16]) -> Option<()> {
-        let guessed = pcm.len().checked_sub(samples(next.frame_duration()))?;
+        let channels = if next.stereo { 2 } else { 1 };
+        let guessed = pcm.len().checked_sub(samples(next.frame_duration()) * channels)?;
         let frame = next.frames().next().filter(|frame| frame.len() > 1)?;
         let (before, copied) = pcm.split_at_mut(guessed);
+        // What was before may have been of another number of channels.
+        self.control.api_channels = channels as i32;
         self.conceal(before)?;
         self.prepare(next)?;
         self.frame(frame, From::Redundancy, copied)
@@ -150,21 +158,27 @@ impl Silk {
             pcm.fill(0);
             return Some(());
         }
-        pcm.chunks_mut(MAX_STEP).try_for_each(|part| self.frame(&[], From::Nothing, part))
+        pcm.chunks_mut(MAX_STEP * self.channels()).try_for_each(|part| self.frame(&[], From::Nothing, part))
     }
 
     /// Sets what the header says.
     fn prepare(&mut self, packet: &OpusPacket<'_>) -> Option<()> {
         self.control.internal_rate = packet.silk_rate()? as i32;
         self.control.internal_channels = if packet.stereo { 2 } else { 1 };
+        self.control.api_channels = self.control.internal_channels;
         Some(())
+    }
+
+    fn channels(&self) -> usize {
+        if self.control.api_channels == 2 { 2 } else { 1 }
     }
 
     /// One frame: 10 to 60 ms, in steps of at most 20.
     fn frame(&mut self, frame: &[u8], from: From, pcm: &mut [i16]) -> Option<()> {
         let arch = 0; // Plain C: SILK's decoder has next to nothing else.
         // No other lengths exist to SILK, which may end the process over one; what is too much is not taken.
-        self.control.payload_ms = match pcm.len() {
+        let channels = self.channels();
+        self.control.payload_ms = match pcm.len() / channels {
             0..=160 => 10,
             161..=320 => 20,
             321..=640 => 40,
@@ -178,15 +192,16 @@ impl Silk {
         }
         let mut done = 0;
         while done < pcm.len() {
-            let mut step = [0f32; MAX_STEP];
+            let mut step = [0f32; 2 * MAX_STEP];
             let mut samples = 0;
-            // SAFETY: all point to what libopus expects there; it writes at most 20 ms.
+            // SAFETY: all point to what libopus expects there; it writes at most 20 ms of two channels.
             let failed = unsafe {
                 let (state, control) = (self.state.as_mut_ptr().cast(), ptr::from_mut(&mut self.control));
                 let first = c_int::from(done == 0);
                 silk_Decode(state, control, from as c_int, first, &mut range, step.as_mut_ptr(), &mut samples, arch)
             };
             let samples = usize::try_from(samples).ok().filter(|n| failed == 0 && (1..=MAX_STEP).contains(n))?;
+            let samples = samples * channels;
             for (to, from) in pcm[done..].iter_mut().zip(&step[..samples]) {
                 *to = (from * 32_768.0) as i16;
             }
@@ -209,6 +224,8 @@ fn samples(time: Duration) -> usize {
 mod tests {
     use super::*;
 
+    const MAX_SAMPLES: usize = 1920;
+
     #[test]
     fn a_guess_may_be_of_any_length() {
         let mut silk = Silk::new().expect("the libopus that is known");
@@ -216,7 +233,7 @@ mod tests {
         for length in (0..=MAX_SAMPLES).step_by(40).chain([1, 159, 161, 319, 321]) {
             let packet = [9 << 3, 0x80, 7, 1, 9, 200, 3];
             let packet = OpusPacket::parse(&packet).expect("20 ms of wideband");
-            assert!(silk.decode(&packet, &mut pcm).is_some());
+            assert!(silk.decode(&packet, &mut pcm[..]).is_some());
             assert_eq!(silk.conceal(&mut pcm[..length]), Some(()), "{length}");
         }
     }
