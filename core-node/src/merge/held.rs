@@ -17,6 +17,10 @@ use crate::utterance::{CONTINUATION_WAIT, Fresh, MAX_UTTERANCE, Part, Slot};
 /// Lost packets at the beginning of a spurt are not among its items; so many of them are reckoned with.
 const MAX_UNSENT: i64 = 50;
 
+/// By how much a spurt may seem to begin before the end of what it continues: capture time is only so exact. What begins earlier
+/// is of another source of the same participant, which speaks at the same time.
+const OVERLAP: i64 = 500_000;
+
 /// A spurt as far as it has come.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -278,8 +282,8 @@ struct Joiner {
     open: Option<Run>,
     /// The spurt that continues what is open.
     next: Option<SpurtNo>,
-    /// A spurt still open may lead into this one.
-    led: Option<SpurtNo>,
+    /// A spurt still open, which ends here so far, may lead into this one.
+    led: Option<(SpurtNo, i64)>,
     /// What is open may belong to what comes before it.
     blocked: bool,
 }
@@ -287,13 +291,14 @@ struct Joiner {
 impl Joiner {
     fn push(&mut self, run: Run, held: &Held, last: bool) {
         let Some(part) = run.parts.first().cloned() else { return };
+        let end = run.span.end;
         self.join(run, part.items.start == 0 && self.next == Some(part.spurt), part.spurt);
         let after = part.spurt.0.checked_add(1).map(SpurtNo);
         match held.whole {
             _ if !last => self.close(State::Ended),
             None => {
                 self.close(State::Growing);
-                self.led = after;
+                self.led = after.map(|after| (after, end));
             }
             Some(Whole { continues: true, .. }) if after.is_some() => self.next = after,
             Some(_) => self.close(State::Ended),
@@ -305,12 +310,13 @@ impl Joiner {
         if self.next == Some(spurt) {
             self.close(State::Ended);
         }
-        self.led = spurt.0.checked_add(1).map(SpurtNo).filter(|_| open);
+        self.led = spurt.0.checked_add(1).map(SpurtNo).filter(|_| open).map(|after| (after, i64::MIN));
     }
 
     fn join(&mut self, run: Run, continues: bool, spurt: SpurtNo) {
-        let blocked = self.led == Some(spurt);
-        if let Some(open) = self.open.as_mut().filter(|_| continues) {
+        let follows = |end: i64| run.span.start >= end.saturating_sub(OVERLAP);
+        let blocked = self.led.is_some_and(|(led, end)| led == spurt && follows(end));
+        if let Some(open) = self.open.as_mut().filter(|open| continues && follows(open.span.end)) {
             if u128::from(open.micros + run.micros) <= MAX_UTTERANCE.as_micros() {
                 open.micros += run.micros;
                 open.span.end = run.span.end;

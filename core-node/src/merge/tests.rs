@@ -690,3 +690,28 @@ proptest! {
         play(&said, &[ear(one, first), ear(two, second)], None).check_recoded(&lost)?;
     }
 }
+
+#[test]
+fn two_sources_of_one_participant_that_speak_at_once_are_two_utterances() {
+    let now = Instant::now();
+    let mut merger = Merger::default();
+    merger.handle_captors([Epoch(1)].into(), now);
+    let fresh = |from: u64, frames: u64| Fresh {
+        captured: Micros(WALL + from * FRAME),
+        first: 0,
+        slots: (from..from + frames).map(|n| Slot { print: n as u32 + 10, micros: FRAME as u32 }).collect(),
+    };
+    // A monologue, and what another microphone hears meanwhile.
+    merger.handle_fresh(&key(1, 0), &fresh(0, 300), now);
+    merger.handle_fresh(&key(1, 1), &fresh(100, 50), now);
+    merger.handle_whole(&key(1, 1), ended(false), now);
+    let made = |merger: &mut Merger| {
+        std::iter::from_fn(|| merger.poll_ready()).map(|u| (u.spurts, u.length)).collect::<Vec<_>>()
+    };
+    assert_eq!(made(&mut merger), [(vec![key(1, 1)], ms(1000))], "it does not wait for the monologue");
+    merger.handle_fresh(&key(1, 2), &fresh(200, 50), now);
+    merger.handle_whole(&key(1, 0), ended(true), now);
+    merger.handle_whole(&key(1, 2), ended(false), now);
+    let made = made(&mut merger);
+    assert!(made.iter().all(|(spurts, _)| spurts.len() == 1), "{made:?}");
+}
