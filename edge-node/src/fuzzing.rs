@@ -90,29 +90,27 @@ pub fn child(mut data: &[u8]) {
         }
     }
     told.handle_gone().into_iter().for_each(|event| in_order(event, &mut open));
-    assert!(open.values().all(|(_, open, _)| !open), "a spurt was left open");
+    assert!(open.values().all(|(_, open)| open.is_empty()), "a spurt was left open");
 }
 
-/// By participant: the number of the last spurt, whether it is open, and its items.
-type Order = std::collections::BTreeMap<String, (Option<u32>, bool, u32)>;
+/// By participant: how many spurts have begun, and the items of those that are open.
+type Order = std::collections::BTreeMap<String, (u32, std::collections::BTreeMap<u32, u32>)>;
 
 fn in_order(event: crate::connect::Event, order: &mut Order) {
     use crate::{connect::Event, spurt::Output};
     let Event::Speech { id, output } = event else { return };
-    let (last, open, items) = order.entry(id.as_str().into()).or_default();
+    let (begun, open) = order.entry(id.as_str().into()).or_default();
     match output {
         Output::Start { spurt, .. } => {
-            assert!(!*open && spurt.0 == last.map_or(0, |n| n + 1));
-            (*last, *open, *items) = (Some(spurt.0), true, 0);
+            assert!(spurt.0 == *begun && open.insert(spurt.0, 0).is_none());
+            *begun += 1;
         }
         Output::Item { spurt, offset, .. } => {
-            assert!(*open && Some(spurt.0) == *last && offset == *items);
+            let items = open.get_mut(&spurt.0).expect("it has begun");
+            assert_eq!(offset, *items);
             *items += 1;
         }
-        Output::End { spurt, end } => {
-            assert!(*open && Some(spurt.0) == *last && end.items == *items);
-            *open = false;
-        }
+        Output::End { spurt, end } => assert_eq!(open.remove(&spurt.0), Some(end.items)),
     }
 }
 

@@ -5,13 +5,15 @@
 //! nothing: it says [`Verdict::Quiet`] only when two signs agree and nothing has spoken against it for a while, and
 //! never by itself for a packet loud enough to be speech. What is left in doubt is for the VAD to judge; once that has
 //! listened to a steady noise for some seconds and heard no voice, the same noise needs no further decoding. Nor does
-//! speech that goes on ([`coast`]).
+//! speech that goes on ([`coast`]). The level counts once it was seen to be right (`claim`).
 
+mod claim;
 pub mod coast;
 
 use std::time::Duration;
 
-use self::coast::Coast;
+pub use self::claim::loudness;
+use self::{claim::Claim, coast::Coast};
 use crate::{media::AudioLevel, toc::OpusPacket, vad::Activity};
 
 /// Where quiet ends.
@@ -53,6 +55,17 @@ impl Default for Settings {
     }
 }
 
+/// So long is listened to what is quiet by its level, now and then.
+const CHECK: Duration = Duration::from_millis(180);
+
+/// What the cheap signs say.
+enum Sign {
+    Quiet,
+    /// Quiet, if the level is right.
+    Unsure,
+    Loud,
+}
+
 /// What the gate thinks of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -71,6 +84,7 @@ pub struct Gate {
     held: Duration,
     room: Room,
     coast: Coast,
+    claim: Claim,
     /// The encoder's voice flag in the packet judged last.
     flag: bool,
 }
@@ -86,7 +100,8 @@ impl Gate {
     /// A closed gate.
     pub fn new(settings: Settings) -> Self {
         let coast = Coast::new(settings.coast.clone());
-        Self { settings, held: Duration::ZERO, room: Room::default(), coast, flag: false }
+        let (room, claim) = (Room::default(), Claim::default());
+        Self { settings, held: Duration::ZERO, room, coast, claim, flag: false }
     }
 
     /// Judges the next packet in order. `activity` is where the speaker was before it: a spurt is heard to its end.
@@ -97,10 +112,13 @@ impl Gate {
         if activity == Activity::Speech && self.coast.believes(self.flag, duration) {
             return Verdict::Speech;
         }
-        let quiet = parsed.is_none_or(|p| self.quiet(&p, packet.len(), level));
-        if !quiet {
-            self.held = self.settings.hold;
-            return Verdict::Doubtful;
+        match parsed.map_or(Sign::Quiet, |p| self.sign(&p, packet.len(), level)) {
+            Sign::Quiet => {}
+            Sign::Unsure => self.held = self.held.max(CHECK),
+            Sign::Loud => {
+                self.held = self.settings.hold;
+                return Verdict::Doubtful;
+            }
         }
         let open = activity != Activity::Silence || !self.held.is_zero();
         self.held = self.held.saturating_sub(duration);
@@ -111,8 +129,11 @@ impl Gate {
         Verdict::Quiet
     }
 
-    /// What the VAD made of the packet judged last, which had to be decoded.
-    pub fn learn(&mut self, duration: Duration, level: Option<AudioLevel>, activity: Activity) {
+    /// What the VAD made of the packet judged last, which had to be decoded, and how loud it was, in -dBov.
+    pub fn learn(&mut self, duration: Duration, level: Option<AudioLevel>, dbov: u8, activity: Activity) {
+        if let Some(level) = level {
+            self.claim.heard(level, dbov, activity == Activity::Silence, duration);
+        }
         self.coast.heard(self.flag, level, duration, activity);
         let Some(level) = level.filter(|_| activity == Activity::Silence) else {
             self.room = Room::default();
@@ -129,15 +150,24 @@ impl Gate {
             && f32::from(dbov) >= self.room.dbov - self.settings.margin_db
     }
 
-    fn quiet(&self, packet: &OpusPacket<'_>, bytes: usize, level: Option<AudioLevel>) -> bool {
+    fn sign(&mut self, packet: &OpusPacket<'_>, bytes: usize, level: Option<AudioLevel>) -> Sign {
         if packet.is_dtx() {
-            return true;
+            return Sign::Quiet;
         }
+        let small = bytes as u128 * 20 <= self.settings.small as u128 * packet.duration().as_millis().max(1);
+        if !self.looks_quiet(packet, small, self.claim.usable(level, small)) {
+            return Sign::Loud;
+        }
+        let unsure = !small && self.claim.is_to_be_checked(packet.duration());
+        if unsure { Sign::Unsure } else { Sign::Quiet }
+    }
+
+    fn looks_quiet(&self, packet: &OpusPacket<'_>, small: bool, level: Option<AudioLevel>) -> bool {
         match (packet.voice(), level) {
             (Some(true), _) | (_, Some(AudioLevel { voice: true, .. })) => false,
             (Some(false), Some(level)) => level.dbov >= self.settings.quiet_dbov || self.is_room(level.dbov),
             (None, Some(level)) => level.dbov >= self.settings.silent_dbov,
-            (Some(false), None) => bytes as u128 * 20 <= self.settings.small as u128 * packet.duration().as_millis(),
+            (Some(false), None) => small,
             (None, None) => false,
         }
     }
@@ -207,7 +237,7 @@ mod tests {
         let unvoiced = [1 << 3, 0, 0, 0];
         for _ in 0..100 {
             assert_eq!(gate.judge(&unvoiced, level(48), Activity::Silence), Verdict::Doubtful);
-            gate.learn(Duration::from_millis(20), level(48), Activity::Silence);
+            gate.learn(Duration::from_millis(20), level(48), 48, Activity::Silence);
         }
         let quiet = |gate: &mut Gate, dbov| {
             (0..16).map(|_| gate.judge(&unvoiced, level(dbov), Activity::Silence)).last().unwrap()
@@ -215,7 +245,7 @@ mod tests {
         assert_eq!(quiet(&mut gate, 46), Verdict::Quiet);
         assert_eq!(quiet(&mut gate, 42), Verdict::Doubtful);
         assert_eq!(quiet(&mut gate, 48), Verdict::Quiet);
-        gate.learn(Duration::from_millis(20), level(48), Activity::Speech);
+        gate.learn(Duration::from_millis(20), level(48), 48, Activity::Speech);
         assert_eq!(quiet(&mut gate, 48), Verdict::Doubtful, "somebody spoke: listen again");
     }
 
@@ -229,6 +259,29 @@ mod tests {
         }
         assert_eq!(gate.judge(&unvoiced, level(80), Activity::Silence), Verdict::Quiet);
         assert_eq!(gate.judge(&unvoiced, level(80), Activity::Pause(Duration::ZERO)), Verdict::Doubtful);
+    }
+
+    #[test]
+    fn a_level_that_was_never_right_decides_nothing_and_one_that_was_is_checked_now_and_then() {
+        let (celt, ms20) = ([31 << 3; 100], Duration::from_millis(20));
+        let mut gate = Gate::new(Settings::default());
+        for _ in 0..1000 {
+            assert_eq!(gate.judge(&celt, level(127), Activity::Silence), Verdict::Doubtful);
+            gate.learn(ms20, level(127), 127, Activity::Silence);
+        }
+        for _ in 0..50 {
+            gate.judge(&celt, level(60), Activity::Silence);
+            gate.learn(ms20, level(60), 62, Activity::Silence);
+        }
+        let quiet = (0..3000).filter(|_| match gate.judge(&celt, level(127), Activity::Silence) {
+            Verdict::Quiet => true,
+            _ => {
+                gate.learn(ms20, level(127), 127, Activity::Silence);
+                false
+            }
+        });
+        let quiet = quiet.count();
+        assert!((2920..2985).contains(&quiet), "{quiet}");
     }
 
     proptest! {

@@ -65,6 +65,8 @@ pub enum ToChild {
         vad: VadSettings,
         /// Bytes of memory to do it in.
         memory: u64,
+        /// What the meeting's wall clock showed when the system's monotonic clock was zero.
+        clock: Micros,
     },
     /// Leave the meeting and say what is left.
     Leave,

@@ -6,6 +6,7 @@
 
 mod capture;
 pub mod patience;
+mod stamps;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use mesh::clock::Micros;
 
 pub use self::capture::MediaTime;
-use self::{capture::CaptureClock, patience::Patience};
+use self::{capture::CaptureClock, patience::Patience, stamps::Stamps};
 use crate::{
     media::{AudioLevel, RtpPacket},
     toc::{packet_duration, samples_to_duration},
@@ -102,6 +103,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct JitterBuffer {
     settings: Settings,
+    stamps: Stamps,
     timeline: Option<Timeline>,
     held: BTreeMap<u64, Held>,
     held_bytes: usize,
@@ -151,6 +153,7 @@ impl JitterBuffer {
         Self {
             patience: Patience::new(settings.wait.clone()),
             settings,
+            stamps: Stamps::default(),
             timeline: None,
             held: BTreeMap::new(),
             held_bytes: 0,
@@ -161,7 +164,11 @@ impl JitterBuffer {
     }
 
     /// Takes a packet off the socket.
-    pub fn handle_packet(&mut self, packet: RtpPacket, now: Instant) {
+    pub fn handle_packet(&mut self, mut packet: RtpPacket, now: Instant) {
+        if packet.payload.is_empty() {
+            return self.handle_filler(packet, now);
+        }
+        let renewed = self.stamps.correct(&mut packet);
         let Some(timeline) = &mut self.timeline else {
             let timeline = self.timeline.insert(Timeline::new(&packet));
             let (sequence, media) = (timeline.next_sequence, timeline.next_media);
@@ -171,10 +178,26 @@ impl JitterBuffer {
         match timeline.place(&packet) {
             Place::At(sequence, media) => {
                 self.suspect = None;
+                if renewed {
+                    timeline.clock.anchor(media, packet.arrived);
+                }
                 let media = timeline.advance(sequence, media, &packet);
                 self.insert(sequence, media, packet);
             }
             Place::Elsewhere => self.handle_stranger(packet),
+        }
+        self.handle_timeout(now);
+    }
+
+    /// One without sound has only its number, so that it is not missing.
+    fn handle_filler(&mut self, packet: RtpPacket, now: Instant) {
+        if let Some(newest) = self.timeline.as_ref().map(|timeline| timeline.newest) {
+            let steps = packet.sequence.wrapping_sub(newest.sequence as u16) as i16;
+            if (-MAX_MISORDER..MAX_DROPOUT).contains(&steps)
+                && let Some(sequence) = newest.sequence.checked_add_signed(steps.into())
+            {
+                self.insert(sequence, newest.media, packet);
+            }
         }
         self.handle_timeout(now);
     }
@@ -313,6 +336,7 @@ impl JitterBuffer {
         let Some(timeline) = &mut self.timeline else { return };
         timeline.next_sequence += 1;
         match packet_duration(&held.packet.payload) {
+            _ if held.packet.payload.is_empty() => {}
             Some(duration) => self.out.extend(timeline.emit(held, duration)),
             None => {
                 self.counters.malformed += 1;

@@ -15,6 +15,7 @@
 //! - [`vad`]: speech begins, continues, ends
 //! - [`spurt`]: pre-roll, tail, items numbered and timed
 //! - [`pipeline`]: the five above as one machine
+//! - [`paths`]: one of those for each source of a participant
 //! - [`transcode`]: encoded anew, where the link to the core lets less pass than the source sends
 //! - [`failover`]: which core serves, and when to turn to its standby
 //! - [`uplink`]: kept until its words are out, replayed to whichever core is next
@@ -42,6 +43,7 @@ pub mod link;
 pub mod measures;
 pub mod media;
 pub mod meeting;
+pub mod paths;
 pub mod pipeline;
 pub mod probe;
 pub mod spurt;

@@ -62,13 +62,15 @@ impl AudioLevel {
 pub struct RtpPacket {
     /// Whose voice.
     pub participant: ParticipantId,
+    /// From which of the participant's sources: those of one are numbered and timed together (RTP's SSRC).
+    pub source: u32,
     /// RTP sequence number.
     pub sequence: u16,
     /// RTP timestamp, at 48 kHz.
     pub timestamp: u32,
     /// The level the sender gave, where it gave one.
     pub level: Option<AudioLevel>,
-    /// The Opus packet (RFC 6716).
+    /// The Opus packet (RFC 6716); empty where there is no sound in it (padding, another codec's): then it only has its number.
     pub payload: Bytes,
     /// When it arrived, for the timers.
     pub arrived: Instant,

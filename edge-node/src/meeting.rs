@@ -282,7 +282,7 @@ impl Meeting {
         self.phase = Phase::Flushing { reason, since: now, said: false };
         self.hand_over = None;
         for participant in self.participants.values_mut() {
-            participant.pipeline.finish(now, wall);
+            participant.paths.finish(now, wall);
         }
         self.collect(now);
     }
@@ -306,7 +306,7 @@ impl Meeting {
         self.follow(now);
         self.step(now);
         for participant in self.participants.values_mut() {
-            participant.pipeline.handle_timeout(now, wall);
+            participant.paths.handle_timeout(now, wall);
         }
         self.collect(now);
         if self.totals.handle_timeout(now) {
@@ -331,7 +331,7 @@ impl Meeting {
 
     /// When [`Meeting::handle_timeout`] is next wanted.
     pub fn poll_timeout(&self) -> Instant {
-        let pipelines = self.participants.values().filter_map(|p| p.pipeline.poll_timeout());
+        let pipelines = self.participants.values().filter_map(|p| p.paths.poll_timeout());
         let others = [self.flush_deadline(), self.ownership.poll_timeout(), self.hand_over];
         let first = self.totals.poll_timeout().min(self.failover.poll_timeout());
         pipelines.chain(others.into_iter().flatten()).fold(first, Instant::min)

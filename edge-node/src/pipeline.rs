@@ -1,4 +1,4 @@
-//! One participant's media path as one machine: jitter, gate, decode, VAD, spurt.
+//! The media path of one source of a participant as one machine: jitter, gate, decode, VAD, spurt.
 //!
 //! Calling contract: after each `handle_*` and after [`Pipeline::finish`], [`Pipeline::poll_output`] until it has no
 //! more, then wait for a packet or [`Pipeline::poll_timeout`].
@@ -51,7 +51,8 @@ pub struct Settings {
     pub vad: vad::Settings,
     /// How speech is cut into spurts.
     pub spurt: spurt::Settings,
-    /// Packets decoded before the first doubtful one. Opus converges within about 80 ms (RFC 7845 section 4.2).
+    /// Packets decoded before the first doubtful one, of 20 ms; more where they are shorter. Opus converges within about 80 ms
+    /// (RFC 7845 section 4.2).
     pub warm_up: usize,
     /// The same after speech that was not listened to: its last moments, a pause of the voice among them.
     pub catch_up: usize,
@@ -70,7 +71,7 @@ impl Default for Settings {
     }
 }
 
-/// The media path of one participant.
+/// The media path of one source.
 #[derive(Debug)]
 pub struct Pipeline {
     settings: Settings,
@@ -123,8 +124,11 @@ impl Ear {
         count
     }
 
-    fn hear(&mut self, payload: &[u8]) {
-        self.vad.push(self.decoder.decode(payload));
+    /// Returns how loud it was, in -dBov.
+    fn hear(&mut self, payload: &[u8]) -> u8 {
+        let pcm = self.decoder.decode(payload);
+        self.vad.push(pcm);
+        gate::loudness(pcm)
     }
 }
 
@@ -135,6 +139,15 @@ impl Pipeline {
         // Pre-roll is counted back from the onset, which is recognised a little later.
         settings.spurt.preroll =
             Duration::from_millis(vad.preroll_ms.into()).min(MAX_PREROLL) + settings.vad.onset_delay();
+        Self::with(settings)
+    }
+
+    /// One that is set like this, and has heard nothing.
+    pub fn another(&self) -> Self {
+        Self::with(self.settings.clone())
+    }
+
+    fn with(settings: Settings) -> Self {
         Self {
             jitter: JitterBuffer::new(settings.jitter.clone()),
             gate: Gate::new(settings.gate.clone()),
@@ -242,9 +255,9 @@ impl Pipeline {
             }
             Verdict::Doubtful => {
                 self.warm_up();
-                self.listen(&packet.payload);
+                let dbov = self.listen(&packet.payload);
                 let activity = self.activity();
-                self.gate.learn(packet.duration, packet.level, activity);
+                self.gate.learn(packet.duration, packet.level, dbov, activity);
                 activity
             }
             Verdict::Quiet => {
@@ -265,22 +278,30 @@ impl Pipeline {
         }
         self.ear = Some(Box::new(Ear::new(self.settings.vad.clone())));
         let before: Vec<Bytes> =
-            self.spurts.kept(self.settings.warm_up).filter_map(|slot| slot.payload.clone()).collect();
+            self.spurts.kept(self.count(self.settings.warm_up)).filter_map(|slot| slot.payload.clone()).collect();
         for payload in before {
             self.listen(&payload);
         }
     }
 
-    fn listen(&mut self, payload: &[u8]) {
-        let Some(ear) = &mut self.ear else { return };
+    /// Returns how loud it was, in -dBov.
+    fn listen(&mut self, payload: &[u8]) -> u8 {
+        let Some(ear) = &mut self.ear else { return u8::MAX };
         self.totals.packets_decoded += 1;
-        ear.hear(payload);
+        ear.hear(payload)
     }
 
     fn pass(&mut self, payload: &Bytes) {
+        let kept = self.count(self.settings.catch_up);
         if let Some(ear) = &mut self.ear {
-            ear.pass(payload.clone(), self.settings.catch_up);
+            ear.pass(payload.clone(), kept);
         }
+    }
+
+    /// So many packets of 20 ms in those that come now.
+    fn count(&self, packets: usize) -> usize {
+        const USUAL: usize = 20_000;
+        packets.max(packets * USUAL / (self.slot.as_micros() as usize).max(1))
     }
 
     fn catch_up(&mut self) {

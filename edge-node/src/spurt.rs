@@ -90,6 +90,15 @@ pub enum Output {
     },
 }
 
+impl Output {
+    /// The spurt's number.
+    pub fn spurt(&self) -> SpurtNo {
+        match self {
+            Self::Start { spurt, .. } | Self::Item { spurt, .. } | Self::End { spurt, .. } => *spurt,
+        }
+    }
+}
+
 /// One packet's place in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {

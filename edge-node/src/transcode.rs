@@ -31,7 +31,7 @@ const COMPLEXITY: i32 = 5;
 /// More bytes than a frame has at any of the steps' rates.
 const MAX_FRAME: usize = 640;
 
-/// One participant's.
+/// One spurt's at a time.
 #[derive(Debug, Default)]
 pub struct Transcoder {
     open: Option<Open>,
@@ -84,6 +84,11 @@ impl Transcoder {
             }
             Output::End { end, .. } => self.end(end, out),
         }
+    }
+
+    /// The spurt under way.
+    pub fn spurt(&self) -> Option<SpurtNo> {
+        self.open.as_ref().map(|open| open.spurt)
     }
 
     /// Packets that were yielded so far.

@@ -41,6 +41,7 @@ fn send(meeting: &mut Meeting, now: &mut Instant, speakers: usize, rate: u32, se
         for who in 0..speakers {
             let packet = RtpPacket {
                 participant: ParticipantId::new(format!("p{who}")).unwrap(),
+                source: 1,
                 sequence: n as u16,
                 timestamp: n * 960,
                 level: None,

@@ -172,7 +172,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 
 fn one_child() -> Vec<u8> {
     let source = Source::Whep { url: "http://relay/whep".into(), token: None, participants: vec![] };
-    let begin = ToChild::Begin { source, vad: VadSettings::default(), memory: 1 << 29 };
+    let begin = ToChild::Begin { source, vad: VadSettings::default(), memory: 1 << 29, clock: Micros(7) };
     let mut bytes = framed(&codec::encode(&begin).unwrap());
     said(false).iter().for_each(|m| bytes.extend(framed(&codec::encode(m).unwrap())));
     bytes

@@ -129,6 +129,7 @@ impl World {
         if let Some(payload) = payload {
             let packet = RtpPacket {
                 participant: ParticipantId::new("p0").unwrap(),
+                source: 1,
                 sequence: self.sent as u16,
                 timestamp: self.sent.wrapping_mul(960),
                 level: None,

@@ -90,6 +90,7 @@ impl Bench<'_> {
         let arrived = self.start + TICK * tick as u32;
         RtpPacket {
             participant: self.ids[stream].clone(),
+            source: 1,
             sequence: tick as u16,
             timestamp: (tick * TICK_SAMPLES) as u32,
             level: Some(AudioLevel::from_byte(packet.level)),

@@ -7,7 +7,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use edge_node::{
     decode::Decoder,
-    gate::{Gate, Verdict},
+    gate::{Gate, Verdict, loudness},
     media::{AudioLevel, ParticipantId, RtpPacket},
     pipeline::{Output, Pipeline, Settings},
     vad::{Activity, Vad},
@@ -140,8 +140,8 @@ pub fn cascade(sent: &Sent, settings: &Settings) -> Cascaded {
         };
         unheard = 0;
         let open = listener.get_or_insert_with(|| Listener::new(settings, late(first)));
-        sent.packets[first..=n].iter().for_each(|packet| open.hear(packet, &mut heard));
-        gate.learn(PACKET_TIME, Some(*level), open.vad.activity());
+        let loud = sent.packets[first..=n].iter().map(|packet| open.hear(packet, &mut heard)).last();
+        gate.learn(PACKET_TIME, Some(*level), loud.unwrap_or(u8::MAX), open.vad.activity());
     }
     heard
 }
@@ -158,11 +158,13 @@ impl Listener {
         self.at = at;
     }
 
-    fn hear(&mut self, packet: &[u8], heard: &mut Cascaded) {
+    /// Returns how loud it was.
+    fn hear(&mut self, packet: &[u8], heard: &mut Cascaded) -> u8 {
         let pcm = self.decoder.decode(packet);
         heard.decoded += 1;
         let start = cpu();
         self.vad.push(pcm);
+        let loud = loudness(pcm);
         heard.scores.cpu += cpu() - start;
         self.pending.extend_from_slice(pcm);
         let blocks = self.pending.as_chunks().0;
@@ -172,6 +174,7 @@ impl Listener {
             self.at += silero::BLOCK;
         }
         self.pending.drain(..whole);
+        loud
     }
 }
 
@@ -186,6 +189,7 @@ pub fn forward(sent: &Sent, vad: VadSettings, settings: Settings) -> Result<Forw
         let arrived = begin + PACKET_TIME * n as u32;
         let packet = RtpPacket {
             participant: participant.clone(),
+            source: 1,
             sequence: n as u16,
             timestamp: (n as u32).wrapping_mul(960),
             level: Some(*level),

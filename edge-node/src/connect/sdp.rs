@@ -16,6 +16,9 @@ pub(super) const AUDIO_LEVEL_URI: &str = "urn:ietf:params:rtp-hdrext:ssrc-audio-
 /// RFC 8843 section 15.
 pub(super) const MID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
 
+/// Marks a section in the clean copy that the relay gave no mid: see [`read`].
+pub(super) const UNNAMED: &str = "x-unnamed";
+
 /// Which side of an offer/answer exchange a description is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -57,7 +60,7 @@ pub(super) enum SdpError {
     /// More sections than [`MAX_MEDIA`].
     #[error("it has {0} media sections; at most {MAX_MEDIA} are taken")]
     TooManyMedia(usize),
-    /// A section without a mid, or with that of another.
+    /// A section with an empty mid, or with that of another.
     #[error("media section {0} has no mid of its own")]
     Mid(usize),
     /// Nothing to listen to, nor anything that could become so.
@@ -78,8 +81,9 @@ pub(super) enum SdpError {
 ///
 /// The `clean` copy differs from the original in this, so that the stack below cannot mistake one
 /// voice for another: every audio section's stream and track id are its mid (track ids of a relay need
-/// not be unique, and the stack tells tracks apart by them alone), simulcast is gone, and
-/// `a=setup:actpass` in an answer, which some relays write, reads `active`.
+/// not be unique, and the stack tells tracks apart by them alone), simulcast is gone,
+/// `a=setup:actpass` in an answer, which some relays write, reads `active`, and a section without a mid, as those write that do
+/// not bundle, has its place for one and is marked as [`UNNAMED`].
 pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
     if text.len() > MAX_SDP {
         return Err(SdpError::TooLong(text.len()));
@@ -88,6 +92,7 @@ pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
         tracing::debug!(%error, "SDP");
         SdpError::Malformed
     })?;
+    name_sections(&mut session);
     check(&session)?;
     if side == Side::Offer {
         check_bundle(&session)?;
@@ -102,7 +107,8 @@ pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
         }
         let mid = value(media, "mid").unwrap_or_default().to_owned();
         if is_sending(media) {
-            audio.push(Audio { stream: stream_id(media), level: level_id(media), mid: mid.clone() });
+            let level = extension(media, AUDIO_LEVEL_URI);
+            audio.push(Audio { stream: stream_id(media), level, mid: mid.clone() });
         }
         rename_tracks(media, &mid);
     }
@@ -117,6 +123,20 @@ fn normalised(text: &str) -> String {
         out.push_str("\r\n");
     }
     out
+}
+
+fn name_sections(session: &mut SessionDescription) {
+    let known: BTreeSet<String> =
+        session.media_descriptions.iter().filter_map(|m| value(m, "mid").map(str::to_owned)).collect();
+    for (index, section) in session.media_descriptions.iter_mut().enumerate() {
+        section.attributes.retain(|a| a.key != UNNAMED);
+        if !section.has_attribute("mid") {
+            let taken = |mid: &String| known.contains(mid);
+            let mid = Some(index.to_string()).filter(|mid| !taken(mid)).unwrap_or_else(|| format!("unnamed-{index}"));
+            section.attributes.push(Attribute::new("mid".into(), Some(mid)));
+            section.attributes.push(Attribute::new(UNNAMED.into(), None));
+        }
+    }
 }
 
 fn check(session: &SessionDescription) -> Result<(), SdpError> {
@@ -139,27 +159,38 @@ fn check(session: &SessionDescription) -> Result<(), SdpError> {
             return Err(SdpError::Missing(attribute));
         }
     }
-    let mut sending = media.iter().filter(|m| is_audio(m) && is_sending(m));
-    let lacks_ssrc = sending.clone().find(|m| value(m, "ssrc").is_none());
-    match lacks_ssrc {
-        Some(section) if sending.nth(1).is_some() => {
-            Err(SdpError::NoSsrc(value(section, "mid").unwrap_or_default().to_owned()))
-        }
-        _ => Ok(()),
+    let sending: Vec<_> = media.iter().filter(|m| is_audio(m) && is_sending(m)).collect();
+    match sending.iter().find(|m| !is_told_apart(m, &sending)) {
+        Some(section) => Err(SdpError::NoSsrc(value(section, "mid").unwrap_or_default().to_owned())),
+        None => Ok(()),
     }
 }
 
-fn check_bundle(session: &SessionDescription) -> Result<(), SdpError> {
+/// Whether packets say that they are this section's: by ssrc, by mid, or by a payload type that no other has (RFC 8843 section
+/// 9.2).
+fn is_told_apart(media: &MediaDescription, all: &[&MediaDescription]) -> bool {
+    let formats = |m: &MediaDescription| m.media_name.formats.iter().cloned().collect::<BTreeSet<_>>();
+    let others = || all.iter().filter(|other| !std::ptr::eq(**other, media));
+    value(media, "ssrc").is_some()
+        || extension(media, MID_URI).is_some()
+        || others().all(|other| formats(other).is_disjoint(&formats(media)))
+}
+
+/// The mids of the BUNDLE group (RFC 8843).
+pub(super) fn bundled(session: &SessionDescription) -> BTreeSet<&str> {
     let groups = session.attributes.iter().filter(|a| a.key == "group").filter_map(|a| a.value.as_deref());
-    let bundled: BTreeSet<_> =
-        groups.filter_map(|group| group.strip_prefix("BUNDLE ")).flat_map(|g| g.split(' ')).collect();
-    for media in session.media_descriptions.iter().filter(|m| is_audio(m) && is_sending(m)) {
-        let mid = value(media, "mid").unwrap_or_default();
-        if !bundled.contains(mid) {
-            return Err(SdpError::NotBundled(mid.to_owned()));
-        }
+    groups.filter_map(|group| group.strip_prefix("BUNDLE")).flat_map(|g| g.split_ascii_whitespace()).collect()
+}
+
+/// One voice alone may have a transport of its own.
+fn check_bundle(session: &SessionDescription) -> Result<(), SdpError> {
+    let bundled = bundled(session);
+    let sending: Vec<_> = session.media_descriptions.iter().filter(|m| is_audio(m) && is_sending(m)).collect();
+    let outside = sending.iter().filter_map(|m| value(m, "mid")).find(|mid| !bundled.contains(mid));
+    match outside {
+        Some(mid) if sending.len() > 1 => Err(SdpError::NotBundled(mid.to_owned())),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn is_audio(media: &MediaDescription) -> bool {
@@ -186,12 +217,12 @@ fn stream_id(media: &MediaDescription) -> Option<String> {
 }
 
 /// `a=extmap:<id>[/direction] <uri> ...` (RFC 8285 section 5).
-fn level_id(media: &MediaDescription) -> Option<u8> {
+pub(super) fn extension(media: &MediaDescription, uri: &str) -> Option<u8> {
     let lines = media.attributes.iter().filter(|a| a.key == "extmap");
     lines.filter_map(|a| a.value.as_deref()).find_map(|line| {
         let mut words = line.split_ascii_whitespace();
         let id = words.next()?.split('/').next()?.parse().ok()?;
-        (words.next()? == AUDIO_LEVEL_URI).then_some(id)
+        (words.next()? == uri).then_some(id)
     })
 }
 
@@ -277,6 +308,33 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_section_without_a_mid_has_its_place_for_one() {
+        let text = format!("{HEAD}{}{}", section("audio", "1", "a=ssrc:1 c:x\r\n"), section("audio", "b", ""));
+        let text = text.replace("a=mid:b\r\n", "").replace("BUNDLE 0", "BUNDLE 0 1");
+        let mids = |text: &str, side| Some(read(text, side).ok()?.audio.into_iter().map(|a| a.mid).collect::<Vec<_>>());
+        assert_eq!(mids(&text, Side::Answer), None, "packets of the second would be nobody's");
+        let text = text.replace(
+            "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=sendonly",
+            "m=audio 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=sendonly",
+        );
+        assert_eq!(mids(&text, Side::Answer).unwrap(), ["1", "unnamed-1"], "unless by their type");
+        let alone =
+            format!("{HEAD}{}", section("audio", "0", "")).replace("a=mid:0\r\n", "").replace("a=group", "a=other");
+        for side in [Side::Offer, Side::Answer] {
+            assert_eq!(mids(&alone, side).unwrap(), ["0"]);
+        }
+        let clean = read(&alone, Side::Offer).unwrap().clean;
+        assert_eq!(read(&clean, Side::Offer).unwrap().clean.matches("a=mid:0").count(), 1);
+    }
+
+    #[test]
+    fn a_voice_without_a_source_is_taken_where_packets_name_their_section() {
+        let mid = format!("a=extmap:4 {MID_URI}\r\n");
+        let text = offer().replace("a=ssrc:2 cname:x\r\n", &mid);
+        assert_eq!(read(&text, Side::Offer).unwrap().audio.len(), 2);
+    }
+
+    #[test]
     fn bare_newlines_are_taken() {
         assert_eq!(read(&offer().replace("\r\n", "\n"), Side::Offer), read(&offer(), Side::Offer));
     }
@@ -289,6 +347,7 @@ pub(super) mod tests {
         assert_eq!(error(&offer().replace("a=ice-pwd", "a=other")), SdpError::Missing("ice-pwd"));
         assert_eq!(error(&offer().replace(" a b v", " b v")), SdpError::NotBundled("a".into()));
         assert_eq!(error(&offer().replace("a=ssrc:2", "a=other")), SdpError::NoSsrc("b".into()));
+        assert_eq!(error(&offer().replace("a=mid:b", "a=mid:")), SdpError::Mid(1));
         assert_eq!(error(&"v=0\r\n".repeat(MAX_SDP)), SdpError::TooLong(5 * MAX_SDP));
         assert!(matches!(error("<html>502 Bad Gateway</html>"), SdpError::Malformed));
     }

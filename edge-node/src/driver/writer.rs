@@ -15,7 +15,7 @@ use mesh::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::wall;
+use super::clock::Anchor;
 use crate::uplink::{SpurtKey, Transmit};
 
 /// One batch is written at a time; media goes on being taken in meanwhile.
@@ -54,13 +54,14 @@ pub(super) struct Writer {
     alias: MeetingAlias,
     trace: TraceContext,
     sender: Option<SpurtSender>,
+    clock: Anchor,
     /// The link lets too little pass: nothing is said twice.
     pub(super) thin: bool,
 }
 
 impl Writer {
-    pub(super) fn new(alias: MeetingAlias, trace: TraceContext, peer: Option<Peer>) -> Self {
-        Self { alias, trace, sender: peer.map(SpurtSender::new), thin: false }
+    pub(super) fn new(alias: MeetingAlias, trace: TraceContext, clock: Anchor, peer: Option<Peer>) -> Self {
+        Self { alias, trace, clock, sender: peer.map(SpurtSender::new), thin: false }
     }
 
     /// Cancelled when a spurt that was written is to be written again.
@@ -90,7 +91,12 @@ impl Writer {
         let written = match transmit {
             Transmit::Open { key: SpurtKey { participant, spurt }, offset, captured } => {
                 let (meeting, trace) = (self.alias, self.trace);
-                sender.open(SpurtHeader { meeting, participant, spurt, offset, captured, trace }, wall()).await
+                sender
+                    .open(
+                        SpurtHeader { meeting, participant, spurt, offset, captured, trace },
+                        self.clock.wall(Instant::now()),
+                    )
+                    .await
             }
             Transmit::Item { key, item } => sender.write((key.participant, key.spurt), &item).await,
             Transmit::End { key, end } => sender.write((key.participant, key.spurt), &Item::End(end)).await,

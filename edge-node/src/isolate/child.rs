@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use mesh::{
@@ -22,13 +22,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{FromChild, ToChild, stream};
+use super::{FromChild, ToChild, stream, translate::sum};
 use crate::{
     budget::{self, Budget, Verdict},
     connect::{self, ConnectError, Event},
-    driver::alarm::Alarm,
+    driver::{alarm::Alarm, clock::Anchor},
     media::{ParticipantId, RtpPacket},
     meeting,
+    paths::Paths,
     pipeline::{self, Output, Pipeline},
 };
 
@@ -68,7 +69,7 @@ pub async fn run(
     output: impl AsyncWrite + Unpin + Send + 'static,
     tools: Tools,
 ) -> std::io::Result<()> {
-    let Some(ToChild::Begin { source, vad, memory }) = stream::receive(&mut input).await? else {
+    let Some(ToChild::Begin { source, vad, memory, clock }) = stream::receive(&mut input).await? else {
         return Err(std::io::Error::other("not begun by a parent"));
     };
     limit(memory);
@@ -85,7 +86,7 @@ pub async fn run(
         Ok(connector) => {
             let (events_tx, events) = mpsc::channel(EVENTS);
             let relay = tokio::spawn(connector.run(events_tx, stop.clone()));
-            let failure = Media::new(vad, tools, said.clone()).serve(events, &stop).await;
+            let failure = Media::new(vad, tools, Anchor::of_monotonic(clock), said.clone()).serve(events, &stop).await;
             failure.or(match relay.await {
                 Ok(ended) => ended.err().map(|e: ConnectError| e.to_string()),
                 Err(e) => Some(format!("the connector broke: {e}")),
@@ -123,19 +124,20 @@ struct Media {
     tools: Tools,
     participants: BTreeMap<ParticipantId, Participant>,
     budget: Budget,
+    clock: Anchor,
     said: mpsc::Sender<FromChild>,
     cpu: Duration,
 }
 
 struct Participant {
-    pipeline: Pipeline,
+    paths: Paths,
     budget: Budget,
 }
 
 impl Media {
-    fn new(vad: VadSettings, tools: Tools, said: mpsc::Sender<FromChild>) -> Self {
+    fn new(vad: VadSettings, tools: Tools, clock: Anchor, said: mpsc::Sender<FromChild>) -> Self {
         let budget = Budget::new(tools.budget.clone(), Instant::now());
-        Self { vad, tools, participants: BTreeMap::new(), budget, said, cpu: thread_cpu() }
+        Self { vad, tools, participants: BTreeMap::new(), budget, clock, said, cpu: thread_cpu() }
     }
 
     /// Until the relay's last event. Returns why, if it was this side that ended it.
@@ -144,14 +146,14 @@ impl Media {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut failure, mut alarm) = (None, Alarm::default());
         loop {
-            let due = self.participants.values().filter_map(|p| p.pipeline.poll_timeout()).min();
+            let due = self.participants.values().filter_map(|p| p.paths.poll_timeout()).min();
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => failure = failure.or(self.handle(event).await),
                     None => break,
                 },
                 () = alarm.wait(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.each(|pipeline, now, wall| pipeline.handle_timeout(now, wall)).await;
+                    self.each(Paths::handle_timeout).await;
                 }
                 _ = ticks.tick() => self.tally().await,
             }
@@ -159,7 +161,7 @@ impl Media {
                 stop.cancel();
             }
         }
-        self.each(Pipeline::finish).await;
+        self.each(Paths::finish).await;
         self.tally().await;
         failure
     }
@@ -176,7 +178,8 @@ impl Media {
         None
     }
 
-    async fn handle_packet(&mut self, packet: RtpPacket) -> Option<String> {
+    async fn handle_packet(&mut self, mut packet: RtpPacket) -> Option<String> {
+        packet.arrived_at = self.clock.wall(packet.arrived);
         let now = Instant::now();
         match self.budget.handle_packet(packet.payload.len(), now) {
             Verdict::Within => {}
@@ -188,25 +191,26 @@ impl Media {
             if self.participants.len() >= MAX_PARTICIPANTS {
                 return None;
             }
-            let pipeline = Pipeline::new(self.vad, self.tools.pipeline.clone());
+            let paths = Paths::new(Pipeline::new(self.vad, self.tools.pipeline.clone()));
             let budget = Budget::new(budget::Settings::of_participant(), now);
-            self.participants.insert(id.clone(), Participant { pipeline, budget });
+            self.participants.insert(id.clone(), Participant { paths, budget });
         }
         let participant = self.participants.get_mut(&id)?;
         if participant.budget.handle_packet(packet.payload.len(), now) == Verdict::Within {
-            participant.pipeline.handle_packet(packet, now);
-            let outputs = drain(&mut participant.pipeline);
+            participant.paths.handle_packet(packet, now);
+            let outputs = drain(&mut participant.paths);
             self.speak(&id, outputs).await;
         }
         None
     }
 
-    async fn each(&mut self, act: impl Fn(&mut Pipeline, Instant, Micros)) {
-        let (now, wall) = (Instant::now(), Micros::from_system(SystemTime::now()));
+    async fn each(&mut self, act: impl Fn(&mut Paths, Instant, Micros)) {
+        let now = Instant::now();
+        let wall = self.clock.wall(now);
         let mut spoken = vec![];
         for (id, participant) in &mut self.participants {
-            act(&mut participant.pipeline, now, wall);
-            spoken.push((id.clone(), drain(&mut participant.pipeline)));
+            act(&mut participant.paths, now, wall);
+            spoken.push((id.clone(), drain(&mut participant.paths)));
         }
         for (id, outputs) in spoken {
             self.speak(&id, outputs).await;
@@ -231,8 +235,11 @@ impl Media {
     /// CPU time is that of this thread, told with the first participant.
     async fn tally(&mut self) {
         let cpu = thread_cpu().saturating_sub(self.cpu).as_micros() as u64;
-        let mut tallies: Vec<(String, EdgeTotals)> =
-            self.participants.iter().map(|(id, p)| (id.as_str().to_owned(), p.pipeline.totals())).collect();
+        let mut tallies: Vec<(String, EdgeTotals)> = self
+            .participants
+            .iter()
+            .map(|(id, p)| (id.as_str().to_owned(), p.paths.totals().fold(EdgeTotals::default(), sum)))
+            .collect();
         match tallies.first_mut() {
             Some((_, totals)) => totals.media_cpu_us = cpu,
             None => tallies.push((String::new(), EdgeTotals::default())),
@@ -248,8 +255,8 @@ impl Media {
     }
 }
 
-fn drain(pipeline: &mut Pipeline) -> Vec<Output> {
-    std::iter::from_fn(|| pipeline.poll_output()).collect()
+fn drain(paths: &mut Paths) -> Vec<Output> {
+    std::iter::from_fn(|| paths.poll_output()).collect()
 }
 
 /// The child's runtime has one thread, which does all of its work.

@@ -20,7 +20,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{FromChild, Settings, ToChild, stream, translate::Translator};
-use crate::connect::{ConnectError, Connector, Event};
+use crate::{
+    connect::{ConnectError, Connector, Event},
+    driver::clock::Anchor,
+};
 
 /// A child that says nothing for so long stands still: it has a pulse of one second.
 const STILL: Duration = Duration::from_secs(10);
@@ -43,6 +46,8 @@ pub struct Isolated {
     settings: Settings,
     source: Source,
     vad: VadSettings,
+    /// Of all its children, one after the other.
+    clock: Anchor,
 }
 
 /// How one child ended.
@@ -58,7 +63,7 @@ enum Ended {
 impl Isolated {
     /// To join `source` when it is run.
     pub fn new(settings: Settings, source: Source, vad: VadSettings) -> Self {
-        Self { settings, source, vad }
+        Self { settings, source, vad, clock: Anchor::now() }
     }
 
     fn spawn(&self) -> std::io::Result<Child> {
@@ -80,7 +85,8 @@ impl Isolated {
             return Ended::Died("it has no pipes".into());
         };
         tracing::info!(pid = child.id(), "the meeting has a process of its own");
-        let begin = ToChild::Begin { source: self.source.clone(), vad: self.vad, memory: self.settings.memory };
+        let (memory, clock) = (self.settings.memory, self.clock.at_monotonic_zero());
+        let begin = ToChild::Begin { source: self.source.clone(), vad: self.vad, memory, clock };
         if let Err(error) = stream::send(&mut stdin, &begin).await {
             return died(&mut child, &error.to_string()).await;
         }

@@ -9,9 +9,10 @@ use mesh::wire::{
     control::EdgeTotals,
     spurt::{Item, SpurtEnd},
 };
+use smallvec::SmallVec;
 
 use super::FromChild;
-use crate::{connect::Event, media::ParticipantId, spurt::Output};
+use crate::{connect::Event, media::ParticipantId, paths::MAX_PATHS, spurt::Output};
 
 /// Participants one meeting's children may name; later ones are not heard.
 const MAX_PARTICIPANTS: usize = 500;
@@ -27,10 +28,17 @@ struct Participant {
     present: bool,
     /// The next number of a spurt.
     next: u32,
-    open: Option<Open>,
+    /// One for each of the participant's sources.
+    open: SmallVec<[Open; 1]>,
     /// Of children that are gone, and of the one there is.
     before: EdgeTotals,
     totals: EdgeTotals,
+}
+
+impl Participant {
+    fn position(&self, theirs: SpurtNo) -> Option<usize> {
+        self.open.iter().position(|open| open.theirs == theirs)
+    }
 }
 
 #[derive(Debug)]
@@ -58,24 +66,26 @@ impl Translator {
             }
             FromChild::Start { id, spurt, captured } => {
                 let (id, participant) = self.participant(id)?;
-                if participant.open.is_some() {
+                if participant.open.len() >= MAX_PATHS || participant.position(spurt).is_some() {
                     return None;
                 }
                 let ours = SpurtNo(participant.next);
                 participant.next += 1;
-                participant.open = Some(Open { theirs: spurt, ours, items: 0 });
+                participant.open.push(Open { theirs: spurt, ours, items: 0 });
                 Some(Event::Speech { id, output: Output::Start { spurt: ours, captured } })
             }
             FromChild::Item { id, spurt, offset, packet, stages } => {
                 let (id, participant) = self.participant(id)?;
-                let open = participant.open.as_mut().filter(|o| o.theirs == spurt && o.items == offset)?;
+                let n = participant.position(spurt)?;
+                let open = Some(&mut participant.open[n]).filter(|open| open.items == offset)?;
                 open.items += 1;
                 let item = packet.map_or(Item::Gap, |p| Item::Frame(Bytes::from(p)));
                 Some(Event::Speech { id, output: Output::Item { spurt: open.ours, offset, item, stages } })
             }
             FromChild::End { id, spurt, end } => {
                 let (id, participant) = self.participant(id)?;
-                let open = participant.open.take_if(|o| o.theirs == spurt && o.items == end.items)?;
+                let n = participant.position(spurt).filter(|n| participant.open[*n].items == end.items)?;
+                let open = participant.open.remove(n);
                 Some(Event::Speech { id, output: Output::End { spurt: open.ours, end } })
             }
             FromChild::Tally { id, totals } => {
@@ -91,7 +101,7 @@ impl Translator {
     pub(crate) fn handle_gone(&mut self) -> Vec<Event> {
         let mut events = vec![];
         for (id, participant) in &mut self.participants {
-            if let Some(Open { ours, items, .. }) = participant.open.take() {
+            for Open { ours, items, .. } in participant.open.drain(..) {
                 let end = SpurtEnd::of(items);
                 events.push(Event::Speech { id: id.clone(), output: Output::End { spurt: ours, end } });
             }
@@ -112,7 +122,7 @@ impl Translator {
     }
 }
 
-fn sum(a: EdgeTotals, b: EdgeTotals) -> EdgeTotals {
+pub(super) fn sum(a: EdgeTotals, b: EdgeTotals) -> EdgeTotals {
     EdgeTotals {
         packets_in: a.packets_in + b.packets_in,
         opus_bytes_in: a.opus_bytes_in + b.opus_bytes_in,
@@ -173,7 +183,7 @@ mod tests {
         let mut told = Translator::default();
         assert_eq!(told.translate(item(0, 0)), None, "never begun");
         told.translate(start(3));
-        assert_eq!(told.translate(start(4)), None, "the one before is open");
+        assert_eq!(told.translate(start(3)), None, "it is open");
         assert_eq!(told.translate(item(3, 1)), None, "a hole");
         let end = SpurtEnd::of(7);
         assert_eq!(told.translate(FromChild::End { id: "a".into(), spurt: SpurtNo(3), end }), None);
@@ -182,6 +192,18 @@ mod tests {
             told.translate(FromChild::Joined { id: format!("p{n}"), name: None });
         }
         assert_eq!(told.participants.len(), MAX_PARTICIPANTS);
+    }
+
+    #[test]
+    fn two_sources_of_one_participant_may_speak_at_once() {
+        let mut told = Translator::default();
+        assert_eq!([told.translate(start(0)), told.translate(start(1))].map(number), [Some(0), Some(1)]);
+        assert_eq!([told.translate(item(1, 0)), told.translate(item(0, 0))].map(number), [Some(1), Some(0)]);
+        let end = FromChild::End { id: "a".into(), spurt: SpurtNo(0), end: SpurtEnd::of(1) };
+        assert_eq!(number(told.translate(end)), Some(0));
+        let more = (2..99).filter(|n| told.translate(start(*n)).is_some()).count();
+        assert_eq!(more, MAX_PATHS - 1, "so many and no more");
+        assert_eq!(told.handle_gone().len(), MAX_PATHS);
     }
 
     #[test]

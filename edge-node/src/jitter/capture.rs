@@ -66,6 +66,13 @@ impl CaptureClock {
         Self { origin: arrived, origin_wall: arrived_at, offset: 0, least, window_start: 0, slewed_to: 0 }
     }
 
+    /// Begins anew with this packet: what media time was before says nothing.
+    pub(crate) fn anchor(&mut self, media: MediaTime, arrived: Instant) {
+        let at = media.micros();
+        self.offset = self.delay(media, arrived);
+        (self.least, self.window_start, self.slewed_to) = ([i64::MAX; 2], at, at);
+    }
+
     /// Takes note of when a packet arrived.
     pub(crate) fn observe(&mut self, media: MediaTime, arrived: Instant) {
         let (at, delay) = (media.micros(), self.delay(media, arrived));

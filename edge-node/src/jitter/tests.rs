@@ -28,6 +28,7 @@ impl Source {
     fn packet(&self, n: u16, ms: u64) -> RtpPacket {
         RtpPacket {
             participant: ParticipantId::new("p").unwrap(),
+            source: 1,
             sequence: self.first.wrapping_add(n),
             timestamp: 0,
             level: None,
@@ -100,6 +101,24 @@ fn a_missing_packet_is_lost_after_the_wait_and_late_after_that() {
     source.feed(&mut buffer, 1, 125);
     assert!(drain(&mut buffer).is_empty());
     assert_eq!(buffer.counters(), Counters { lost: 2, late: 1, ..Counters::default() });
+}
+
+#[test]
+fn a_packet_without_sound_is_neither_sound_nor_missing() {
+    let (source, mut buffer) = (Source::new(65_534), buffer());
+    let filler = |n, ms| RtpPacket { payload: Bytes::new(), ..source.packet(n, ms).stamped(0) };
+    buffer.handle_packet(filler(9, 0), source.at(0));
+    source.feed(&mut buffer, 0, 0);
+    for n in [1, 2, 3, 4] {
+        buffer.handle_packet(filler(n, 20), source.at(20));
+    }
+    // Overtaken by one without sound, which came twice.
+    buffer.handle_packet(filler(6, 40), source.at(40));
+    buffer.handle_packet(filler(6, 40), source.at(40));
+    buffer.handle_packet(source.packet(5, 41).stamped(960), source.at(41));
+    buffer.handle_packet(source.packet(7, 60).stamped(1920), source.at(60));
+    assert_eq!(drain(&mut buffer), ["0", "5", "7"]);
+    assert_eq!((buffer.counters().lost, buffer.counters().restarts), (0, 0));
 }
 
 #[test]

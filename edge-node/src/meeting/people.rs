@@ -3,15 +3,17 @@
 use std::time::Instant;
 
 use mesh::wire::{
-    MeetingAlias, ParticipantAlias,
+    MeetingAlias, ParticipantAlias, SpurtNo,
     control::{EdgeTotals, ToCore},
     spurt::Step,
 };
+use smallvec::SmallVec;
 
 use super::{Meeting, Phase};
 use crate::{
     budget::{self, Budget, Verdict},
     media::{ParticipantId, RtpPacket},
+    paths::Paths,
     pipeline::Pipeline,
     spurt::Output,
     transcode::Transcoder,
@@ -26,8 +28,9 @@ pub(super) struct Participant {
     pub(super) alias: ParticipantAlias,
     pub(super) name: Option<String>,
     pub(super) present: bool,
-    pub(super) pipeline: Pipeline,
-    pub(super) transcoder: Transcoder,
+    pub(super) paths: Paths,
+    /// One for each spurt under way.
+    pub(super) transcoders: SmallVec<[Transcoder; 1]>,
     pub(super) budget: Budget,
     /// What its media path in another process has done.
     pub(super) tally: EdgeTotals,
@@ -40,8 +43,8 @@ impl Participant {
             alias,
             name,
             present: true,
-            pipeline,
-            transcoder: Transcoder::default(),
+            paths: Paths::new(pipeline),
+            transcoders: SmallVec::new(),
             budget,
             tally: EdgeTotals::default(),
         }
@@ -59,7 +62,7 @@ impl Meeting {
                 metrics::counter!("nearfield_edge_flood_packets_dropped_total", "of" => "participant").increment(1);
                 return;
             }
-            participant.pipeline.handle_packet(packet, now);
+            participant.paths.handle_packet(packet, now);
             drain(participant, self.ladder.step(), &mut self.uplink, now);
         }
     }
@@ -152,14 +155,20 @@ pub(crate) fn flooded(budget: &budget::Settings) -> String {
 }
 
 pub(super) fn drain(participant: &mut Participant, step: Step, uplink: &mut Uplink, now: Instant) {
-    while let Some(output) = participant.pipeline.poll_output() {
+    while let Some(output) = participant.paths.poll_output() {
         send(participant, output, step, uplink, now);
     }
 }
 
 fn send(participant: &mut Participant, output: Output, step: Step, uplink: &mut Uplink, now: Instant) {
-    let Participant { alias, transcoder, .. } = participant;
-    transcoder.push(output, step, &mut |output| uplink.handle_output(*alias, output, now));
+    let Participant { alias, transcoders, .. } = participant;
+    let of = |spurt: Option<SpurtNo>| transcoders.iter().position(|transcoder| transcoder.spurt() == spurt);
+    // As many as there are paths: one process of its own may have open no more spurts than that.
+    let n = of(Some(output.spurt())).or_else(|| of(None)).unwrap_or(transcoders.len());
+    if n == transcoders.len() {
+        transcoders.push(Transcoder::default());
+    }
+    transcoders[n].push(output, step, &mut |output| uplink.handle_output(*alias, output, now));
 }
 
 pub(super) fn row(meeting: MeetingAlias, id: &ParticipantId, participant: &Participant) -> ToCore {

@@ -3,6 +3,7 @@
 use mesh::wire::control::{EdgeTotals, ToCore};
 
 use super::{Meeting, Phase};
+use crate::transcode::Transcoder;
 
 impl Meeting {
     pub(super) fn close_when_sent(&mut self) {
@@ -39,9 +40,10 @@ impl Meeting {
             // Its own are not known, and these would take the place of those told before.
             return;
         }
-        let here = self.participants.values().map(|p| p.pipeline.totals());
+        let here = self.participants.values().flat_map(|p| p.paths.totals());
         let pipelines = here.chain(self.participants.values().map(|p| p.tally));
-        let packets_forwarded = self.participants.values().map(|p| p.transcoder.frames()).sum();
+        let packets_forwarded =
+            self.participants.values().flat_map(|p| p.transcoders.iter().map(Transcoder::frames)).sum();
         let totals = EdgeTotals { packets_forwarded, ..self.totals.sum(pipelines, self.uplink.overflowed()) };
         if let Some(totals) = self.totals.report(totals) {
             self.say(ToCore::Stats { alias, totals });

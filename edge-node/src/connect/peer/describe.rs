@@ -53,6 +53,9 @@ struct Media {
     formats: String,
     mid: String,
     opus: Option<u8>,
+    red: Option<u8>,
+    /// Its mid is the relay's own word.
+    named: bool,
     ended: bool,
     sending: bool,
     ssrcs: Vec<u32>,
@@ -92,9 +95,7 @@ impl Remote {
     pub(super) fn read(clean: &str) -> Result<Self, Unusable> {
         let session = SessionDescription::unmarshal(&mut Cursor::new(clean)).map_err(|_| Unusable::Malformed)?;
         let media: Vec<Media> = session.media_descriptions.iter().map(Media::read).collect();
-        // All is received on the transport of the first section that is not refused (RFC 8843 section 7.2).
-        let first =
-            session.media_descriptions.iter().find(|m| m.media_name.port.value != 0 || m.has_attribute("bundle-only"));
+        let first = transport(&session);
         let find = |key: &str| {
             let own = first.and_then(|m| m.attribute(key).flatten());
             own.or_else(|| session.attribute(key).map(String::as_str)).map(str::to_owned)
@@ -148,6 +149,7 @@ impl Remote {
                 mid: media.mid.clone(),
                 voice: voices.get(&media.mid).cloned(),
                 payload_type: media.opus?,
+                red: media.red,
                 ssrcs: media.ssrcs.clone(),
                 mid_id: media.mid_id,
                 nack: media.nack,
@@ -158,7 +160,7 @@ impl Remote {
 
     /// Our answer.
     pub(super) fn answer(&self, local: &Local) -> String {
-        let taken: Vec<&str> = self.media.iter().filter(|m| m.is_taken()).map(|m| m.mid.as_str()).collect();
+        let taken: Vec<&str> = self.media.iter().filter(|m| m.is_taken() && m.named).map(|m| m.mid.as_str()).collect();
         let mut out = local.head(&taken);
         let setup = if self.setup == Setup::Active { "passive" } else { "active" };
         let mut first = true;
@@ -202,6 +204,8 @@ pub(super) fn offer(local: &Local) -> String {
         formats: OPUS.to_string(),
         mid: "0".into(),
         opus: Some(OPUS),
+        red: None,
+        named: true,
         ended: false,
         sending: true,
         ssrcs: vec![],
@@ -234,10 +238,11 @@ fn sha256(line: &str) -> Option<String> {
 impl Local {
     fn head(&self, bundled: &[&str]) -> String {
         let Self { id, version, .. } = self;
-        let bundled = bundled.join(" ");
-        format!(
-            "v=0\r\no=- {id} {version} IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE {bundled}\r\na=msid-semantic: WMS\r\n"
-        )
+        let mut out = format!("v=0\r\no=- {id} {version} IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n");
+        if !bundled.is_empty() {
+            let _ = write!(out, "a=group:BUNDLE {}\r\n", bundled.join(" "));
+        }
+        out + "a=msid-semantic: WMS\r\n"
     }
 }
 
@@ -247,11 +252,16 @@ impl Media {
         let values = |key: &'static str| {
             media.attributes.iter().filter(move |a| a.key == key).filter_map(|a| a.value.as_deref())
         };
-        let opus = values("rtpmap").find_map(|line| {
-            let (number, codec) = line.split_once(' ')?;
-            let offered = name.formats.iter().any(|format| format == number);
-            (offered && codec.trim().to_ascii_lowercase().starts_with("opus/48000")).then(|| number.parse().ok())?
-        });
+        let format = |wanted: &str| {
+            values("rtpmap").find_map(|line| {
+                let (number, codec) = line.split_once(' ')?;
+                let offered = name.formats.iter().any(|format| format == number);
+                let number =
+                    number.parse().ok().filter(|_| offered && codec.trim().to_ascii_lowercase().starts_with(wanted));
+                number.filter(|number: &u8| *number < 128)
+            })
+        };
+        let (opus, red) = (format("opus/48000"), format("red/48000"));
         let nack = |opus: u8| {
             values("rtcp-fb").any(|line| {
                 let mut words = line.split_ascii_whitespace();
@@ -265,12 +275,14 @@ impl Media {
             protocols: name.protos.join("/"),
             formats: name.formats.join(" "),
             mid: media.attribute("mid").flatten().unwrap_or_default().to_owned(),
-            opus: opus.filter(|pt| *pt < 128),
+            opus,
+            red,
+            named: !media.has_attribute(sdp::UNNAMED),
             ended: name.port.value == 0 && !media.has_attribute("bundle-only"),
             sending: !media.has_attribute("inactive") && !media.has_attribute("recvonly"),
             ssrcs,
-            level_id: extension(media, sdp::AUDIO_LEVEL_URI),
-            mid_id: extension(media, sdp::MID_URI),
+            level_id: sdp::extension(media, sdp::AUDIO_LEVEL_URI),
+            mid_id: sdp::extension(media, sdp::MID_URI),
             nack: opus.is_some_and(nack),
         }
     }
@@ -285,10 +297,13 @@ impl Media {
         let direction = if self.sending { "recvonly" } else { "inactive" };
         let _ = write!(
             out,
-            "m={} 9 {} {opus}\r\nc=IN IP4 0.0.0.0\r\na=mid:{}\r\na={direction}\r\na=rtcp-mux\r\na=ice-ufrag:{ufrag}\r\n\
+            "m={} 9 {} {opus}\r\nc=IN IP4 0.0.0.0\r\n{}a={direction}\r\na=rtcp-mux\r\na=ice-ufrag:{ufrag}\r\n\
              a=ice-pwd:{password}\r\na=fingerprint:sha-256 {}\r\na=setup:{setup}\r\na=rtpmap:{opus} opus/48000/2\r\n\
              a=fmtp:{opus} minptime=10;useinbandfec=1\r\n",
-            self.kind, self.protocols, self.mid, local.fingerprint
+            self.kind,
+            self.protocols,
+            self.mid_line(),
+            local.fingerprint
         );
         if self.nack {
             let _ = write!(out, "a=rtcp-fb:{opus} nack\r\n");
@@ -307,19 +322,25 @@ impl Media {
     }
 
     fn put_refused(&self, out: &mut String) {
-        let Self { kind, protocols, formats, mid, .. } = self;
-        let _ = write!(out, "m={kind} 0 {protocols} {formats}\r\nc=IN IP4 0.0.0.0\r\na=mid:{mid}\r\na=inactive\r\n");
+        let (Self { kind, protocols, formats, .. }, mid) = (self, self.mid_line());
+        let _ = write!(out, "m={kind} 0 {protocols} {formats}\r\nc=IN IP4 0.0.0.0\r\n{mid}a=inactive\r\n");
+    }
+
+    /// What was not named is not named in the answer either (RFC 5888 section 9.1).
+    fn mid_line(&self) -> String {
+        if self.named { format!("a=mid:{}\r\n", self.mid) } else { String::new() }
     }
 }
 
-/// `a=extmap:<id>[/direction] <uri> ...` (RFC 8285 section 5).
-fn extension(media: &MediaDescription, uri: &str) -> Option<u8> {
-    let lines = media.attributes.iter().filter(|a| a.key == "extmap");
-    lines.filter_map(|a| a.value.as_deref()).find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let id = words.next()?.split('/').next()?.parse().ok()?;
-        (words.next()? == uri).then_some(id)
-    })
+/// The section whose transport all are received on: of those bundled the first that is not refused (RFC 8843 section 7.2), else
+/// that of the first audio.
+fn transport(session: &SessionDescription) -> Option<&MediaDescription> {
+    let bundled = sdp::bundled(session);
+    let in_bundle = |m: &&MediaDescription| m.attribute("mid").flatten().is_some_and(|mid| bundled.contains(mid));
+    let is_audio = |m: &&MediaDescription| m.media_name.media == "audio";
+    let mut live =
+        session.media_descriptions.iter().filter(|m| m.media_name.port.value != 0 || m.has_attribute("bundle-only"));
+    if live.clone().any(|m| is_audio(&m) && in_bundle(&m)) { live.find(in_bundle) } else { live.find(is_audio) }
 }
 
 #[cfg(test)]
@@ -356,6 +377,34 @@ mod tests {
         let answer = remote.answer(&local());
         assert!(answer.contains("a=mid:a\r\na=inactive\r\n"), "{answer}");
         assert_eq!(remote.sections(&Voices::new()).len(), 1);
+    }
+
+    #[test]
+    fn what_has_no_mid_is_answered_without_one_on_its_own_transport() {
+        let bare = |text: &str| {
+            let bare = |line: &&str| !line.starts_with("a=mid:") && !line.starts_with("a=group:");
+            text.lines().filter(bare).map(|line| format!("{line}\r\n")).collect::<String>()
+        };
+        let video =
+            "m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=ice-ufrag:video\r\na=ice-pwd:video\r\na=rtpmap:96 VP8/90000\r\n";
+        let offer = bare(&sdp::tests::offer());
+        let audio = offer.find("m=audio").unwrap()..offer.rfind("m=audio").unwrap();
+        let remote = remote(&(offer[..audio.start].to_owned() + video + &offer[audio]));
+        assert_eq!((remote.credentials.ufrag.as_str(), remote.sections(&Voices::new()).len()), ("abcd", 1));
+        let answer = remote.answer(&local());
+        assert!(!answer.contains("a=mid") && !answer.contains("a=group") && !answer.contains(sdp::UNNAMED), "{answer}");
+        assert!(answer.contains("m=video 0 ") && answer.contains("m=audio 9 "), "{answer}");
+    }
+
+    #[test]
+    fn redundant_opus_is_taken_but_not_asked_for() {
+        let text = sdp::tests::offer()
+            .replace("SAVPF 111", "SAVPF 63 111")
+            .replace("a=rtpmap:111", "a=rtpmap:63 red/48000/2\r\na=rtpmap:111");
+        let remote = remote(&text);
+        let sections = remote.sections(&Voices::new());
+        assert_eq!((sections[0].payload_type, sections[0].red), (111, Some(63)));
+        assert!(!remote.answer(&local()).contains("red/"));
     }
 
     #[test]

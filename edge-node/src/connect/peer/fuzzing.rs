@@ -19,7 +19,7 @@ pub(crate) fn rtp(data: &[u8]) {
         }
     }
     if let Some(payload) = header.payload(BytesMut::from(data)) {
-        assert!(!payload.is_empty() && payload.len() <= data.len() - header.length);
+        assert!(payload.len() <= data.len() - header.length);
     }
 }
 

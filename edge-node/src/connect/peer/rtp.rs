@@ -4,6 +4,7 @@
 
 pub(super) mod header;
 mod reception;
+mod red;
 
 use std::{
     collections::BTreeMap,
@@ -26,8 +27,10 @@ use self::reception::Reception;
 use super::Voice;
 use crate::media::{AudioLevel, RtpPacket};
 
-/// Streams of one connection over its life; a relay that makes more is not followed.
+/// Streams of one connection.
 const MAX_STREAMS: usize = 1024;
+/// Of these the one silent for longest makes room for another, if it has been for so long.
+const FORGET: Duration = Duration::from_secs(60);
 /// Packets by which a packet may be late and still be told from a replay: more than are ever waited for.
 const REPLAY_WINDOW: usize = 128;
 /// How often the relay is told what arrived.
@@ -44,6 +47,8 @@ pub(super) struct Section {
     pub(super) voice: Option<Voice>,
     /// What Opus is called in it.
     pub(super) payload_type: u8,
+    /// What Opus with copies of what was before is called in it (RFC 2198): not asked for, but some relays forward it.
+    pub(super) red: Option<u8>,
     /// The sources it names.
     pub(super) ssrcs: Vec<u32>,
     /// The id of the extension that names the section.
@@ -121,6 +126,7 @@ struct Stream {
     /// Stands in for the packet's own: of its length, source and number, which is all that is asked of it.
     header: rtp::Header,
     reception: Reception,
+    heard: Instant,
 }
 
 impl Streams {
@@ -149,15 +155,16 @@ impl Streams {
                 let section = stream.follow(&header, datagram, &self.sections)?;
                 (section, stream.open(&header, datagram)?)
             }
-            None => self.adopt(&header, datagram)?,
+            None => self.adopt(&header, datagram, now)?,
         };
         self.count(&header, section, now);
-        let Section { voice, .. } = &self.sections[section];
-        let voice = voice.as_ref().ok_or(Fault::Unknown)?;
-        let payload = header.payload(plain).ok_or(Fault::Malformed)?;
+        let section = &self.sections[section];
+        let voice = section.voice.as_ref().ok_or(Fault::Unknown)?;
+        let payload = section.opus(&header, header.payload(plain).ok_or(Fault::Malformed)?)?;
         let level = voice.level.and_then(|id| header.extension(datagram, id)?.first().copied());
         Ok(RtpPacket {
             participant: voice.participant.clone(),
+            source: header.ssrc,
             sequence: header.sequence,
             timestamp: header.timestamp,
             level: level.map(AudioLevel::from_byte),
@@ -168,31 +175,44 @@ impl Streams {
     }
 
     /// Takes in a source not heard before, if the packet proves it.
-    fn adopt(&mut self, header: &Header, datagram: &[u8]) -> Result<(usize, BytesMut), Fault> {
+    fn adopt(&mut self, header: &Header, datagram: &[u8], now: Instant) -> Result<(usize, BytesMut), Fault> {
         let keys = self.keys.as_ref().ok_or(Fault::TooEarly)?;
         let section = section_of(header, datagram, &self.sections).ok_or(Fault::Unknown)?;
-        if self.by_ssrc.len() >= MAX_STREAMS {
-            return Err(Fault::Full);
-        }
-        let Section { mid, payload_type, .. } = &self.sections[section];
-        if header.payload_type != *payload_type {
+        let Section { mid, .. } = &self.sections[section];
+        if !self.sections[section].carries(header.payload_type) {
             return Err(Fault::Codec);
         }
+        let oldest = self.oldest(now)?;
         let mut stream = Stream {
             mid: mid.clone(),
             section: Some(section),
             context: keys.open().ok_or(Fault::TooEarly)?,
             header: rtp::Header { version: 2, ssrc: header.ssrc, ..rtp::Header::default() },
             reception: Reception::new(header.sequence),
+            heard: now,
         };
         let plain = stream.open(header, datagram)?;
         tracing::debug!(mid, "first packet of a source");
+        if let Some(ssrc) = oldest {
+            self.by_ssrc.remove(&ssrc);
+        }
         self.by_ssrc.insert(header.ssrc, stream);
         Ok((section, plain))
     }
 
+    /// The stream that has to go before another comes.
+    fn oldest(&self, now: Instant) -> Result<Option<u32>, Fault> {
+        if self.by_ssrc.len() < MAX_STREAMS {
+            return Ok(None);
+        }
+        let oldest = self.by_ssrc.iter().min_by_key(|(_, stream)| stream.heard);
+        let oldest = oldest.filter(|(_, stream)| stream.heard + FORGET <= now);
+        oldest.map(|(ssrc, _)| Some(*ssrc)).ok_or(Fault::Full)
+    }
+
     fn count(&mut self, header: &Header, section: usize, now: Instant) {
         if let Some(stream) = self.by_ssrc.get_mut(&header.ssrc) {
+            stream.heard = now;
             let nack = self.sections[section].nack;
             self.hurried |= stream.reception.handle(header.sequence, header.timestamp, now, nack);
         }
@@ -247,18 +267,35 @@ impl Streams {
     }
 }
 
-impl Stream {
-    /// The section of this packet of a known source: the packet may name another (RFC 8843 section 9.2).
-    fn follow(&mut self, header: &Header, datagram: &[u8], sections: &[Section]) -> Result<usize, Fault> {
-        let mut section = self.section;
-        if let Some(id) = sections.first().and_then(|section| section.mid_id)
-            && let Some(named) = header.extension(datagram, id)
-            && named != self.mid.as_bytes()
-        {
-            section = sections.iter().position(|section| section.mid.as_bytes() == named);
+impl Section {
+    /// Whether there is Opus in packets of this type.
+    fn carries(&self, payload_type: u8) -> bool {
+        payload_type == self.payload_type || Some(payload_type) == self.red
+    }
+
+    /// The Opus packet in a payload; nothing where it is of another codec (comfort noise, tones), so that its number is not missing.
+    fn opus(&self, header: &Header, payload: BytesMut) -> Result<BytesMut, Fault> {
+        match header.payload_type {
+            opus if opus == self.payload_type => Ok(payload),
+            _ if payload.is_empty() => Ok(payload),
+            red if Some(red) == self.red => red::primary(payload, self.payload_type).ok_or(Fault::Malformed),
+            _ => Ok(BytesMut::new()),
         }
-        let section = section.ok_or(Fault::Unknown)?;
-        if header.payload_type == sections[section].payload_type { Ok(section) } else { Err(Fault::Codec) }
+    }
+
+    fn is_named(&self, header: &Header, datagram: &[u8]) -> bool {
+        self.mid_id.is_some_and(|id| header.extension(datagram, id) == Some(self.mid.as_bytes()))
+    }
+}
+
+impl Stream {
+    /// The section of this packet of a known source: the packet may name another (RFC 8843 section 9.2). A name that no
+    /// section has, as the publisher's own that some relays forward, says nothing.
+    fn follow(&self, header: &Header, datagram: &[u8], sections: &[Section]) -> Result<usize, Fault> {
+        let id = self.section.and_then(|own| sections[own].mid_id).or(sections.first().and_then(|s| s.mid_id));
+        let named = id.and_then(|id| header.extension(datagram, id)).filter(|named| *named != self.mid.as_bytes());
+        let other = named.and_then(|_| sections.iter().position(|section| section.is_named(header, datagram)));
+        other.or(self.section).ok_or(Fault::Unknown)
     }
 
     fn open(&mut self, header: &Header, datagram: &[u8]) -> Result<BytesMut, Fault> {
@@ -271,17 +308,19 @@ impl Stream {
     }
 }
 
-/// The section of an unknown source: by the description, by what the packet says, or because there is no other.
+/// The section of an unknown source (RFC 8843 section 9.2): by the description, by what the packet says, or because no other
+/// has packets of this type.
 fn section_of(header: &Header, datagram: &[u8], sections: &[Section]) -> Option<usize> {
     if let Some(found) = sections.iter().position(|section| section.ssrcs.contains(&header.ssrc)) {
         return Some(found);
     }
-    let named = sections.first().and_then(|section| section.mid_id).and_then(|id| header.extension(datagram, id));
-    if let Some(named) = named {
-        return sections.iter().position(|section| section.mid.as_bytes() == named);
+    if let Some(found) = sections.iter().position(|section| section.is_named(header, datagram)) {
+        return Some(found);
     }
-    match sections {
-        [only] if only.ssrcs.is_empty() => Some(0),
+    let says_more = sections.iter().filter_map(|s| s.mid_id).any(|id| header.extension(datagram, id).is_some());
+    let mut fitting = sections.iter().enumerate().filter(|(_, section)| section.carries(header.payload_type));
+    match (fitting.next(), fitting.next()) {
+        (Some((only, _)), None) if !says_more => Some(only),
         _ => None,
     }
 }

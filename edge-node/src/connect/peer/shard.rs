@@ -411,6 +411,9 @@ impl Shard {
                 if connection.packets.is_empty() {
                     self.heard.push(id);
                 }
+                if packet.payload.is_empty() {
+                    self.dropped.note("no_audio");
+                }
                 connection.packets.push(packet);
             }
             Err(fault) => self.dropped.note(fault.as_str()),
@@ -549,6 +552,7 @@ mod tests {
     fn packet(sequence: u16) -> RtpPacket {
         RtpPacket {
             participant: ParticipantId::new("p").expect("short"),
+            source: 1,
             sequence,
             timestamp: 0,
             level: None,

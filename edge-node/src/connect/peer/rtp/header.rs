@@ -82,7 +82,7 @@ impl Header {
         }
     }
 
-    /// The payload of the opened packet, without padding; `None` if there is none.
+    /// The payload of the opened packet, without padding, of which it may be all; `None` if that is more than there is.
     pub(in super::super) fn payload(&self, mut plain: BytesMut) -> Option<BytesMut> {
         if self.padded {
             let padding = usize::from(*plain.last()?);
@@ -92,7 +92,7 @@ impl Header {
             }
             plain.truncate(kept);
         }
-        if plain.len() <= self.length {
+        if plain.len() < self.length {
             return None;
         }
         plain.advance(self.length);

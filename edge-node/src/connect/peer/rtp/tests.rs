@@ -50,7 +50,15 @@ fn keys(name: &str, secret: &[u8]) -> Keys {
 
 fn section(mid: &str, ssrcs: &[u32]) -> Section {
     let voice = Voice { participant: ParticipantId::new(format!("voice of {mid}")).unwrap(), level: Some(1) };
-    Section { mid: mid.into(), voice: Some(voice), payload_type: 111, ssrcs: ssrcs.into(), mid_id: Some(4), nack: true }
+    Section {
+        mid: mid.into(),
+        voice: Some(voice),
+        payload_type: 111,
+        red: Some(63),
+        ssrcs: ssrcs.into(),
+        mid_id: Some(4),
+        nack: true,
+    }
 }
 
 fn streams(keys: &Keys, sections: Vec<Section>) -> Streams {
@@ -127,14 +135,23 @@ fn a_source_that_no_section_names_is_nobodys_where_there_are_several() {
     assert_eq!(handle(&mut other, &packets[0].1), Err(Fault::Codec));
 }
 
-/// A packet that says which section it is of, protected as the relay would.
-fn named(context: &mut Context, sequence: u16, ssrc: u32, mid: &'static str) -> BytesMut {
-    let mut header =
-        rtp::Header { version: 2, payload_type: 111, sequence_number: sequence, ssrc, ..rtp::Header::default() };
-    header.set_extension(4, Bytes::from_static(mid.as_bytes())).unwrap();
+/// Of type 111, as the relay would protect it.
+fn protect(context: &mut Context, header: rtp::Header, payload: &[u8]) -> BytesMut {
+    let header = rtp::Header { version: 2, ..header };
     let mut plain = rtc::shared::marshal::Marshal::marshal(&header).unwrap();
-    plain.extend_from_slice(b"opus");
+    plain.extend_from_slice(payload);
     context.encrypt_rtp_with_header(&plain, &header).unwrap()
+}
+
+fn header(sequence: u16, ssrc: u32, payload_type: u8) -> rtp::Header {
+    rtp::Header { payload_type, sequence_number: sequence, ssrc, ..rtp::Header::default() }
+}
+
+/// A packet that says which section it is of.
+fn named(context: &mut Context, sequence: u16, ssrc: u32, mid: &'static str) -> BytesMut {
+    let mut header = header(sequence, ssrc, 111);
+    header.set_extension(4, Bytes::from_static(mid.as_bytes())).unwrap();
+    protect(context, header, b"opus")
 }
 
 #[test]
@@ -147,7 +164,55 @@ fn the_packet_itself_may_say_whose_it_is() {
     assert_eq!(heard(1, 9, "b").unwrap().as_str(), "voice of b", "a source of no section's");
     assert_eq!(heard(1, 1, "a").unwrap().as_str(), "voice of a");
     assert_eq!(heard(2, 1, "b").unwrap().as_str(), "voice of b", "moved");
-    assert_eq!(heard(3, 1, "x"), Err(Fault::Unknown));
+    assert_eq!(heard(3, 1, "x").unwrap().as_str(), "voice of a", "the publisher's own name for it says nothing");
+    assert_eq!(heard(1, 2, "x").unwrap().as_str(), "voice of b", "nor in the first packet");
+    assert_eq!(heard(1, 8, "x"), Err(Fault::Unknown), "but a source that nothing else names is nobody's");
+}
+
+#[test]
+fn a_source_that_nothing_names_is_of_the_only_section_with_its_payload_type() {
+    let Case { keys, .. } = cases().remove(0);
+    let mut relay = keys.open().unwrap();
+    let mut heard = |sections: Vec<Section>, ssrc, pt| {
+        let packet = protect(&mut relay, header(1, ssrc, pt), b"opus");
+        handle(&mut streams(&keys, sections), &packet).map(|p| p.participant.to_string())
+    };
+    assert_eq!(heard(vec![section("a", &[1])], 7, 111).unwrap(), "voice of a", "whatever the description announced");
+    let other = || Section { payload_type: 96, red: None, ..section("b", &[2]) };
+    assert_eq!(heard(vec![section("a", &[1]), other()], 8, 96).unwrap(), "voice of b");
+    assert_eq!(heard(vec![section("a", &[1]), other()], 9, 111).unwrap(), "voice of a");
+    assert_eq!(heard(vec![section("a", &[1]), other()], 10, 97), Err(Fault::Unknown));
+    assert_eq!(heard(vec![section("a", &[1]), section("b", &[2])], 11, 111), Err(Fault::Unknown), "never a guess");
+}
+
+#[test]
+fn sections_may_have_different_numbers_for_their_names() {
+    let Case { keys, .. } = cases().remove(0);
+    let mut relay = keys.open().unwrap();
+    let mut streams = streams(&keys, vec![Section { mid_id: Some(9), ..section("a", &[]) }, section("b", &[])]);
+    for sequence in 1..3 {
+        let packet = named(&mut relay, sequence, 5, "b");
+        assert_eq!(handle(&mut streams, &packet).unwrap().participant.as_str(), "voice of b");
+    }
+}
+
+#[test]
+fn what_has_no_sound_in_it_still_has_its_number_and_redundant_packets_are_unpacked() {
+    let Case { keys, .. } = cases().remove(0);
+    let mut relay = keys.open().unwrap();
+    let mut streams = streams(&keys, vec![section("a", &[1])]);
+    let mut heard = |header: rtp::Header, payload: &[u8]| {
+        handle(&mut streams, &protect(&mut relay, header, payload)).map(|p| (p.sequence, p.payload.to_vec()))
+    };
+    assert_eq!(heard(header(1, 1, 111), b"opus"), Ok((1, b"opus".to_vec())));
+    assert_eq!(heard(header(2, 1, 111), b""), Ok((2, vec![])));
+    assert_eq!(heard(rtp::Header { padding: true, ..header(3, 1, 111) }, &[0, 0, 3]), Ok((3, vec![])));
+    assert_eq!(heard(rtp::Header { padding: true, ..header(4, 1, 111) }, &[0, 0, 4]), Err(Fault::Malformed));
+    assert_eq!(heard(header(5, 1, 13), b"noise"), Ok((5, vec![])), "of another codec");
+    let red = [&[0x80 | 111, 0, 0, 3, 111][..], b"oldnew"].concat();
+    assert_eq!(heard(header(6, 1, 63), &red), Ok((6, b"new".to_vec())));
+    assert_eq!(heard(header(7, 1, 63), b""), Ok((7, vec![])));
+    assert_eq!(heard(header(1, 2, 13), b"noise"), Err(Fault::Unknown), "it makes no source");
 }
 
 #[test]
@@ -158,8 +223,14 @@ fn so_many_sources_and_no_more() {
     for ssrc in 0..MAX_STREAMS as u32 {
         handle(&mut streams, &named(&mut relay, 1, ssrc, "a")).unwrap();
     }
-    assert_eq!(handle(&mut streams, &named(&mut relay, 1, 99_999, "a")), Err(Fault::Full));
-    assert!(handle(&mut streams, &named(&mut relay, 2, 7, "a")).is_ok());
+    let another = named(&mut relay, 1, 99_999, "a");
+    assert_eq!(handle(&mut streams, &another), Err(Fault::Full));
+    let later = Instant::now() + FORGET;
+    for ssrc in 1..MAX_STREAMS as u32 {
+        streams.handle(&named(&mut relay, 2, ssrc, "a"), later, Micros(1)).unwrap();
+    }
+    assert!(streams.handle(&another, later, Micros(1)).is_ok(), "one that is silent for long makes room");
+    assert!(!streams.knows(0) && streams.by_ssrc.len() == MAX_STREAMS);
 }
 
 proptest! {
