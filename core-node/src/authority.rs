@@ -14,6 +14,7 @@
 //! Two authorities: [`embedded`], in this core's own store, which no other core sees: between two cores the meeting's edge decides
 //! then (`mesh::lease`). And [`nats`], a bucket that all cores of a region share: then a core that cannot reach it takes nothing over,
 //! goes nowhere alone, and lets no words out that a standby lacks, so that no two ever serve.
+//! There a request's keys stand as well while its meeting lives, so that of two cores that make one under the same key one does.
 //! A question whose answer was lost may have been heeded all the same; so whoever asks again looks first.
 
 pub mod claim;
@@ -29,7 +30,7 @@ use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use mesh::{
     identity::NodeId,
-    wire::{Epoch, MeetingId, Term},
+    wire::{Epoch, MeetingId, Term, keys::KeyDigest},
 };
 use tokio::{
     sync::watch,
@@ -114,6 +115,28 @@ pub trait Authority: Send + Sync {
     /// # Errors
     /// See [`AuthorityError`].
     async fn remove(&self, meeting: MeetingId, revision: Revision) -> Result<(), AuthorityError>;
+
+    /// Has `key` stand for `meeting` instead of for `after`, or for nothing. Returns the meeting that it stands for if that is
+    /// another. Where no other core sees it there is nothing to do.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    async fn hold(
+        &self,
+        _key: &KeyDigest,
+        _after: Option<MeetingId>,
+        _meeting: MeetingId,
+    ) -> Result<Option<MeetingId>, AuthorityError> {
+        Ok(None)
+    }
+
+    /// Has `key` stand for nothing, if it stands for `meeting`.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    async fn let_go(&self, _key: &KeyDigest, _meeting: MeetingId) -> Result<(), AuthorityError> {
+        Ok(())
+    }
 }
 
 /// An authority with patience: asks again until it is answered or the time is up, and knows whether it is there. Cheap to clone.
@@ -196,6 +219,37 @@ impl Claims {
     /// See [`AuthorityError`].
     pub async fn remove(&self, meeting: MeetingId, revision: Revision) -> Result<(), AuthorityError> {
         self.ask("remove", || self.authority.remove(meeting, revision)).await
+    }
+
+    /// Has all the keys stand for `meeting`, which is claimed already. Returns the meeting that one stands for instead: one that is
+    /// claimed as well, so that it lives or is being made.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    pub async fn hold(&self, keys: &[KeyDigest], meeting: MeetingId) -> Result<Option<MeetingId>, AuthorityError> {
+        for key in keys {
+            let mut after = None;
+            for _ in 0..ROUNDS {
+                match self.ask("hold", || self.authority.hold(key, after, meeting)).await? {
+                    None => break,
+                    // What a core that is gone for good has left behind gives way.
+                    Some(other) if self.read(other).await?.is_none() => after = Some(other),
+                    other => return Ok(other),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has none of the keys stand for `meeting` any more.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    pub async fn let_go(&self, keys: &[KeyDigest], meeting: MeetingId) -> Result<(), AuthorityError> {
+        for key in keys {
+            self.ask("let_go", || self.authority.let_go(key, meeting)).await?;
+        }
+        Ok(())
     }
 
     /// Takes a meeting over for `me` in `term`, from the core that served it as far as `me` knows.

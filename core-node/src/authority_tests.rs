@@ -18,6 +18,7 @@ use mesh::{
     wire::{
         Epoch, MeetingId, SpurtNo, Term,
         control::{CloseReason, RefusedReason, ToCore, ToEdge},
+        keys::KeyDigest,
         request::{Replica, Response},
     },
 };
@@ -30,8 +31,8 @@ use crate::{
     },
     fakes::{self, ALIAS, ALICE, Core, Edge, next},
     meeting::Meeting,
-    meetings::{CreateError, Settings},
-    record::CoreRole,
+    meetings::{CreateError, Created, Settings},
+    record::{CoreRole, Spec},
     replicate::{entry::Entry, sender::Replicator},
 };
 
@@ -91,6 +92,21 @@ impl Authority for Way {
     async fn remove(&self, meeting: MeetingId, revision: Revision) -> Result<(), AuthorityError> {
         self.pass()?;
         self.to.remove(meeting, revision).await
+    }
+
+    async fn hold(
+        &self,
+        key: &KeyDigest,
+        after: Option<MeetingId>,
+        meeting: MeetingId,
+    ) -> Result<Option<MeetingId>, AuthorityError> {
+        self.pass()?;
+        self.to.hold(key, after, meeting).await
+    }
+
+    async fn let_go(&self, key: &KeyDigest, meeting: MeetingId) -> Result<(), AuthorityError> {
+        self.pass()?;
+        self.to.let_go(key, meeting).await
     }
 }
 
@@ -402,4 +418,21 @@ async fn a_meeting_that_is_over_leaves_no_claim() {
     };
     timeout(Duration::from_secs(20), gone).await.expect("the claim goes");
     drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cores_that_only_the_authority_connects_make_one_meeting_under_a_key() {
+    let (server, dir) = (NatsServer::start(), tempfile::tempdir().unwrap());
+    let one = Node::start(&server, "core-1", dir.path(), |_| {}).await;
+    let two = Node::start(&server, "core-2", dir.path(), |_| {}).await;
+    let make = |node: &Node| {
+        let meetings = node.core.meetings.clone();
+        let spec = Spec { deduplication_key: Some("standup".into()), ..fakes::spec() };
+        async move { meetings.create(spec, TraceContext::new(7), None).await }
+    };
+    let (first, second) = tokio::join!(make(&one), make(&two));
+    let made = |outcome: &Result<Created, CreateError>| outcome.as_ref().ok().map(|c| c.record.id);
+    let (winner, other) = if first.is_ok() { (made(&first), second) } else { (made(&second), first) };
+    assert!(matches!(other, Err(CreateError::Duplicate(id)) if Some(id) == winner), "{:?}", other.err());
+    assert_eq!(one.core.meetings.live_count() + two.core.meetings.live_count(), 1);
 }

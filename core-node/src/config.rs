@@ -22,6 +22,7 @@ use crate::{
     link::{Caps, ROW_WAIT},
     meetings,
     replicate::sender,
+    store::{LOCK_WAIT, Opening, Store},
     transcribe::{openai, whisper},
 };
 
@@ -182,6 +183,13 @@ pub struct StoreSection {
     /// No new meeting while the file is longer, in bytes.
     #[serde(default = "max_bytes")]
     pub max_bytes: u64,
+    /// The most memory that pages of the file are kept in, in bytes.
+    #[serde(default = "cache_bytes")]
+    pub cache_bytes: usize,
+}
+
+fn cache_bytes() -> usize {
+    64 << 20
 }
 
 fn max_bytes() -> u64 {
@@ -298,6 +306,7 @@ impl Config {
     pub fn check(&self, source: &Source) -> Result<(), ConfigError> {
         let (transcribe, limits) = (&self.transcribe, &self.limits);
         source.range("store.max_bytes", self.store.max_bytes, 1 << 20..=1 << 50)?;
+        source.range("store.cache_bytes", self.store.cache_bytes, 1 << 20..=64 << 30)?;
         source.range("transcribe.workers", transcribe.workers, 1..=256)?;
         source.range("transcribe.threads", transcribe.threads, 1..=64)?;
         source.range("transcribe.queue", transcribe.queue, 1..=10_000)?;
@@ -340,6 +349,26 @@ impl Config {
     pub fn store_file(&self) -> PathBuf {
         let path = &self.store.path;
         if path.is_dir() { path.join("core.redb") } else { path.clone() }
+    }
+
+    /// Tries what a start would open: addresses, the log filter, the store's place, the model. Nothing is made or kept open.
+    ///
+    /// # Errors
+    /// The first that cannot be opened, by its key.
+    pub fn try_all(&self, source: &Source) -> Result<(), ConfigError> {
+        source.try_common(&self.log, &self.mesh, &self.http)?;
+        let file = self.store_file();
+        match file.parent().filter(|_| !file.exists()) {
+            Some(dir) => source.try_folder("store.path", dir)?,
+            None => Store::check(&file).map_err(|e| source.refuse("store.path", e))?,
+        }
+        let model = self.whisper().map_or(Ok(()), |settings| whisper::check(&settings.model));
+        model.map_err(|e| source.refuse("transcribe.model", e))
+    }
+
+    /// How the store is opened.
+    pub fn opening(&self) -> Opening {
+        Opening { cache_bytes: self.store.cache_bytes, lock_wait: LOCK_WAIT }
     }
 
     /// Where this core's API is for others.
@@ -518,5 +547,32 @@ mod tests {
         assert!(error.contains("credentials_file") && !error.contains("hush"), "{error}");
         let error = load(&["api.token=short"]).unwrap_err().to_string();
         assert!(error.contains("api.token") && !error.contains("short"), "{error}");
+    }
+
+    #[test]
+    fn what_a_start_would_open_is_tried_and_named_by_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, model) = (dir.path().join("a/core.redb"), dir.path().join("model.bin"));
+        let tried = |log: &str| {
+            let set = |key: &str, value: &Path| format!("{key}={}", value.display());
+            let sets = [
+                set("store.path", &store),
+                set("transcribe.model", &model),
+                format!("log.filter={log}"),
+                "mesh.listen=127.0.0.1:0".into(),
+                "http.listen=127.0.0.1:0".into(),
+                "mesh.seeds=[]".into(),
+            ];
+            let source = Source::read(Some(&example()), "NEARFIELD_CORE_TEST_UNSET", &sets).unwrap();
+            source.parse::<Config>().unwrap().try_all(&source).map_err(|e| e.to_string())
+        };
+        assert!(tried("info=loud").unwrap_err().contains("log.filter"));
+        assert!(tried("info").unwrap_err().contains("transcribe.model"));
+        std::fs::write(&model, vec![0; 100]).unwrap();
+        assert!(tried("info").unwrap_err().contains("ggml"));
+        assert!(!store.exists() && !store.parent().unwrap().exists());
+        std::fs::create_dir(store.parent().unwrap()).unwrap();
+        std::fs::write(&store, "no store").unwrap();
+        assert!(tried("info").unwrap_err().contains("store.path"));
     }
 }

@@ -25,8 +25,9 @@ use crate::{
         receiver::{Receiver, StreamId},
         snapshot::op,
     },
-    store::{Chunk, Op, SpurtRecord},
+    store::{Chunk, Op, SpurtRecord, survives},
     transcript::Segment,
+    utterance::Cover,
 };
 
 /// The meeting that all of it is about.
@@ -101,6 +102,35 @@ pub fn stored(data: &[u8]) {
     json::<Entry>(data);
     coded::<SpurtRecord>(data);
     coded::<Chunk>(data);
+    let survives = survives::<MeetingRecord>(data)
+        && survives::<Participant>(data)
+        && survives::<Segment>(data)
+        && survives::<Cover>(data)
+        && survives::<serde_json::Value>(data);
+    assert!(survives, "a value reads otherwise than it was written");
+}
+
+/// The body of `POST /v1/meetings`: what is accepted can be stored, read back and shipped to a standby.
+pub fn create(data: &[u8]) {
+    let Some(spec) = crate::api::accepted(data) else { return };
+    let record = MeetingRecord { spec, ..record() };
+    let op = Op::Meeting(Box::new(record.clone()));
+    op.prepare().expect("what is accepted can be stored");
+    let pieces = Entry::Record(Box::new(record.clone())).pieces();
+    let mut receiver = Receiver::default();
+    let from: NodeId = "core-1".parse().expect("a valid id");
+    let stream = StreamId { term: Term(2), by: from, number: STREAM };
+    let begin = Entry::Begin { stream: STREAM }.pieces();
+    let all: Vec<Vec<u8>> = begin.into_iter().chain(pieces).collect();
+    let taken = receiver.handle(meeting(), &stream, 0, &all).expect("what is accepted can be shipped");
+    assert!(matches!(taken.last(), Some(Entry::Record(_))));
+}
+
+/// Queries of the API: `status`, `limit`, `before`, `purge`, `format`, `since`.
+pub fn query(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        crate::api::queries(text);
+    }
 }
 
 fn json<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
@@ -173,5 +203,12 @@ pub fn chunk() -> Chunk {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// The targets by name.
-pub const TARGETS: [Target; 5] =
-    [("replica", replica), ("stored", stored), ("receipt", receipt), ("intake", intake), ("claim", claim)];
+pub const TARGETS: [Target; 7] = [
+    ("replica", replica),
+    ("stored", stored),
+    ("receipt", receipt),
+    ("intake", intake),
+    ("claim", claim),
+    ("create", create),
+    ("query", query),
+];

@@ -62,6 +62,8 @@ mod fakes;
 #[cfg(test)]
 mod isolation_tests;
 #[cfg(test)]
+mod keys_tests;
+#[cfg(test)]
 mod leaving_tests;
 #[cfg(test)]
 mod redundancy_tests;

@@ -16,7 +16,7 @@ use tokio::sync::{
     oneshot, watch,
 };
 
-use crate::store::{Op, Store};
+use crate::store::{Op, Store, Values};
 
 /// Requests that wait for the writer.
 pub const QUEUE: usize = 1024;
@@ -108,9 +108,9 @@ impl Pending {
 
 fn write_all(store: &Store, mut queue: mpsc::Receiver<Request>, failure: &watch::Sender<Option<String>>) {
     while let Some(first) = queue.blocking_recv() {
-        let batch = gather(first, &mut queue);
+        let batch: Vec<_> = gather(first, &mut queue).into_iter().filter_map(prepared).collect();
         let begun = Instant::now();
-        if let Err(error) = store.write(batch.iter().map(|r| &r.op)) {
+        if let Err(error) = store.commit(batch.iter().map(|(request, values)| (&request.op, values))) {
             tracing::error!(%error, "store failed");
             failure.send_replace(Some(error.to_string()));
             return;
@@ -118,9 +118,21 @@ fn write_all(store: &Store, mut queue: mpsc::Receiver<Request>, failure: &watch:
         metrics::histogram!("nearfield_core_log_commit_seconds").record(begun.elapsed().as_secs_f64());
         metrics::histogram!("nearfield_core_log_batch_requests").record(batch.len() as f64);
         let now = Micros::from_system(std::time::SystemTime::now());
-        for request in batch {
+        for (request, _) in batch {
             // Whoever asked may have gone; the write stands.
             let _ = request.durable.send(now);
+        }
+    }
+}
+
+/// A write that could not be read back is not made: whoever asked for it is told, and the others go on.
+fn prepared(request: Request) -> Option<(Request, Values)> {
+    match request.op.prepare() {
+        Ok(values) => Some((request, values)),
+        Err(error) => {
+            metrics::counter!("nearfield_core_store_refused_writes_total").increment(1);
+            tracing::error!(%error, "a write is refused: it could not be read back");
+            None
         }
     }
 }
@@ -159,5 +171,21 @@ mod tests {
             write.durable().await.unwrap();
         }
         assert_eq!(store.placements(meeting).unwrap(), [45, 46, 47, 48, 49].map(serde_json::Value::from));
+    }
+
+    #[tokio::test]
+    async fn a_write_that_could_not_be_read_back_is_refused_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("core.redb")).unwrap());
+        let log = Log::start(store.clone()).unwrap();
+        let meeting = MeetingId::from_u128(1);
+        let deep = (0..200).fold(serde_json::Value::from(1), |inner, _| vec![inner].into());
+        let before = log.reserve().await.unwrap().write(Op::Placement(meeting, Epoch(1), 1.into()));
+        let bad = log.reserve().await.unwrap().write(Op::Placement(meeting, Epoch(2), deep));
+        let after = log.reserve().await.unwrap().write(Op::Placement(meeting, Epoch(3), 3.into()));
+        before.durable().await.unwrap();
+        assert_eq!(bad.durable().await, Err(LogClosed));
+        after.durable().await.unwrap();
+        assert_eq!(store.placements(meeting).unwrap(), [1, 3].map(serde_json::Value::from));
     }
 }

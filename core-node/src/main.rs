@@ -24,7 +24,7 @@ use core_node::{
         show::show,
         verify::{Against, verify},
     },
-    store::Store,
+    store::{Opening, Store},
     transcribe::{Transcriber, openai::OpenAi, pool::Pool, whisper::Whisper},
 };
 use geo::{latency::LatencyModel, map::RegionMap};
@@ -52,9 +52,12 @@ struct Cli {
     /// Overrides one setting: KEY=VALUE, such as limits.meetings=50. May be given many times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Only checks the configuration and the certificate.
+    /// Only checks the configuration and the certificate, and tries what a start would open. Nothing is made or kept open.
     #[arg(long)]
     check: bool,
+    /// Gives the disk back what removed meetings have left free in the store, and ends. Not while the core runs.
+    #[arg(long)]
+    compact: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -108,7 +111,10 @@ fn main() -> Result<()> {
         eprintln!("warning: {warning}");
     }
     if cli.check {
-        return Ok(());
+        return Ok(config.try_all(&source)?);
+    }
+    if cli.compact {
+        return compact(&config);
     }
     // The process default, for HTTPS to a remote engine; the mesh names its provider itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -120,13 +126,20 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let metrics = telemetry::init(&config.log, METRICS)?;
     let pool = Pool::new(engine(&config)?, config.transcribe.workers, config.transcribe.queue);
-    let store = Arc::new(Store::open(&config.store_file())?);
+    let (path, opening) = (config.store_file(), config.opening());
+    let opened = tokio::task::spawn_blocking(move || Store::open_as(&path, opening));
+    let store = tokio::select! {
+        opened = opened => Arc::new(opened??),
+        // It may be waiting for another process.
+        _ = term.recv() => std::process::exit(0),
+        _ = int.recv() => std::process::exit(0),
+    };
     let log = Log::start(store.clone())?;
     let (node, inbound) = Node::start(settings).await?;
     let mesh = Arc::new(node.clone());
     let placer = Placer::new(mesh.clone(), LatencyModel::new(map));
     let claims = claims(&config, &store).await?;
-    let meetings = Meetings::resume(config.meetings(), store, log.clone(), pool, placer, claims)?;
+    let meetings = Meetings::resume(config.meetings(), store.clone(), log.clone(), pool, placer, claims)?;
     let acceptor = Acceptor::new(meetings.clone(), SOFTWARE, config.link_caps());
     tokio::spawn(acceptor.clone().run(inbound));
     let reporting = node.clone();
@@ -153,8 +166,20 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     let patience = if failed.is_some() { 0 } else { config.limits.drain_seconds };
     meetings.finish(Instant::now() + Duration::from_secs(patience)).await;
     node.shutdown().await;
+    if failed.is_none() {
+        // So that the next start is a quick one; without it that is as after a crash.
+        let _ = tokio::task::spawn_blocking(move || store.settle()).await;
+    }
     info!("core down");
     failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!("the store failed: {reason}")))
+}
+
+#[allow(clippy::print_stdout, reason = "a command for people")]
+fn compact(config: &Config) -> Result<()> {
+    let path = config.store_file();
+    let (before, after) = Store::compact(&path, Opening { lock_wait: Duration::ZERO, ..config.opening() })?;
+    println!("{}: {before} bytes before, {after} after", path.display());
+    Ok(())
 }
 
 #[allow(clippy::print_stdout, reason = "a command for people: its table is what it is for")]

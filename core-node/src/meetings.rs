@@ -8,11 +8,15 @@ mod claim;
 mod guard;
 mod invite;
 mod island;
+pub mod keep;
+mod keys;
 pub mod leave;
 pub mod lifecycle;
+pub mod list;
 pub mod place;
 pub mod receipts;
 mod replication;
+mod reserve;
 mod review;
 pub mod second;
 mod standby;
@@ -40,6 +44,7 @@ use tracing::Instrument;
 use self::{
     lifecycle::Lifecycle,
     place::{Placer, Wanted, policy},
+    reserve::Reservations,
     second::Second,
     standby::Standbys,
 };
@@ -57,7 +62,7 @@ use crate::{
     },
     residency::{UnknownPlace, allowed, core_within},
     scribe,
-    store::{Op, Store, StoreError},
+    store::{Op, Store, StoreError, reads::Reads},
     transcribe::pool::Pool,
     transcript::Transcript,
     turns::Turns,
@@ -68,8 +73,6 @@ use crate::{
 const HEARD_QUEUE: usize = 1024;
 /// What edges and the API say and waits for the supervisor; when full, they wait.
 const NOTICE_QUEUE: usize = 64;
-/// Idempotency keys remembered, the newest; an older one makes a new meeting.
-const MAX_KEYS: usize = 10_000;
 
 /// Bounds and ways of working.
 #[derive(Debug, Clone)]
@@ -131,6 +134,23 @@ pub enum CreateError {
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
+    /// Another core serves the meeting that the same request has made.
+    #[error("meeting {meeting} was made by this request, and another core serves it")]
+    Made {
+        /// The meeting.
+        meeting: MeetingId,
+        /// Where that core's API is.
+        api: String,
+    },
+    /// That core is not there.
+    #[error("meeting {0} was made by this request; the core that serves it cannot be reached")]
+    Unreachable(MeetingId),
+    /// A request with the same key is not answered yet.
+    #[error("another request with this key is being served")]
+    KeyBusy,
+    /// Others read the store.
+    #[error("too many requests read the store: try again")]
+    Busy,
     /// As many meetings as it can hold.
     #[error("{0} meetings are live, which is all this core takes")]
     Full(usize),
@@ -160,6 +180,7 @@ pub struct Created {
 pub struct Meetings {
     settings: Settings,
     store: Arc<Store>,
+    reads: Reads,
     log: Log,
     pool: Pool,
     placer: Arc<Placer>,
@@ -167,7 +188,7 @@ pub struct Meetings {
     /// Of these it is not known whether this core has claimed them: the answer was lost, or it was started again.
     unsettled: Mutex<BTreeSet<MeetingId>>,
     live: Live,
-    keys: Mutex<BTreeMap<String, (MeetingId, String)>>,
+    reservations: Mutex<Reservations>,
     standbys: Standbys,
     /// Held while a meeting changes hands here, so that it does so once.
     hands: tokio::sync::Mutex<()>,
@@ -193,6 +214,7 @@ impl Meetings {
     ) -> Result<Arc<Self>, StoreError> {
         let this = Arc::new(Self {
             settings,
+            reads: Reads::new(store.clone()),
             store,
             log,
             pool,
@@ -200,7 +222,7 @@ impl Meetings {
             claims: claims.clone(),
             unsettled: Mutex::default(),
             live: Mutex::default(),
-            keys: Mutex::default(),
+            reservations: Mutex::default(),
             standbys: Standbys::default(),
             hands: tokio::sync::Mutex::default(),
             sealing: tokio::sync::Mutex::default(),
@@ -208,18 +230,18 @@ impl Meetings {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        for record in this.store.meetings()? {
-            this.remember_key(&record);
+        for record in this.store.under_way()? {
             if this.is_unsettled(&record) {
                 lock(&this.unsettled).insert(record.id);
             }
             match record.serving.role {
-                _ if record.status.ended() => {}
                 CoreRole::Serving => this.take_up(record, None)?,
                 CoreRole::Standby => this.standbys.hold(record.id),
                 CoreRole::Moved => {}
             }
         }
+        this.tasks.spawn(keep::settle(Arc::downgrade(&this.store), this.stop.clone()));
+        this.tasks.spawn(keep::scrub(Arc::downgrade(&this), this.stop.clone()));
         this.tasks.spawn(takeover::watch(Arc::downgrade(&this), this.stop.clone()));
         let watching = this.stop.clone().run_until_cancelled_owned(claims.watch());
         this.tasks.spawn(async move { _ = watching.await });
@@ -236,11 +258,12 @@ impl Meetings {
         trace: TraceContext,
         idempotency: Option<(String, String)>,
     ) -> Result<Created, CreateError> {
-        if let Some(record) = self.made_before(&idempotency)? {
-            return Ok(Created { record, existing: true });
-        }
-        self.check(&spec)?;
+        let wanted = keys::Wanted::of(&spec, &idempotency);
         let mut record = new_record(spec, trace, idempotency);
+        let _reserved = match self.reserve(&wanted, &record.spec, record.id).await? {
+            Ok(reserved) => reserved,
+            Err(made) => return Ok(made),
+        };
         let (me, at) = (self.placer.mesh.identity(), record.created_at);
         record.begin_turn(me, CoreRole::Serving, Term(1), crate::SOFTWARE, at);
         let intake = (Ingest::new(self.settings.intake), Turns::default());
@@ -252,17 +275,21 @@ impl Meetings {
             lock(&self.live).remove(&record.id);
             return Err(error);
         }
-        self.remember_key(&record);
         metrics::counter!("nearfield_core_meetings_created_total").increment(1);
         self.launch(meeting, Lifecycle::new(), second, start);
         Ok(Created { record, existing: false })
     }
 
     /// A new meeting is claimed, and on disk.
-    async fn write_down(&self, meeting: &Meeting, record: &MeetingRecord) -> Result<(), CreateError> {
+    async fn write_down(&self, meeting: &Arc<Meeting>, record: &MeetingRecord) -> Result<(), CreateError> {
         let core = self.placer.mesh.identity().node.clone();
         let claim = Claim { core, term: Term(1), epoch: Epoch(0), standby: None };
         meeting.standing.make(claim).await?;
+        if let Err(error) = self.hold_keys(record).await {
+            // It is not made: nothing is to stand for it.
+            self.release(meeting.clone());
+            return Err(error);
+        }
         self.log.write(Op::Meeting(Box::new(record.clone()))).await?;
         Ok(())
     }
@@ -288,17 +315,6 @@ impl Meetings {
         }
     }
 
-    /// How all meetings stand, the newest first.
-    ///
-    /// # Errors
-    /// The store could not be read.
-    pub fn records(&self) -> Result<Vec<MeetingRecord>, StoreError> {
-        let stored = self.store.meetings()?.into_iter();
-        let mut all: Vec<MeetingRecord> = stored.map(|r| self.live(r.id).map_or(r, |m| m.record())).collect();
-        all.sort_by_key(|r| std::cmp::Reverse((r.created_at, r.id)));
-        Ok(all)
-    }
-
     /// Who is known in a meeting.
     ///
     /// # Errors
@@ -310,6 +326,11 @@ impl Meetings {
     /// The disk, for reading.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// Reads of the disk that somebody waits for who is not to hold up speech.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     /// The other nodes and what is known of distances.
@@ -366,19 +387,10 @@ impl Meetings {
             let api = core_within(&members, &regions, &here, &self.placer.model).ok_or(CreateError::Residency)?;
             return Err(CreateError::Elsewhere { api: api.to_owned() });
         }
-        if self.store.size() > self.settings.max_store_bytes {
+        if self.is_store_full() {
             return Err(CreateError::StoreFull);
         }
         Ok(())
-    }
-
-    fn made_before(&self, idempotency: &Option<(String, String)>) -> Result<Option<MeetingRecord>, CreateError> {
-        let Some((key, digest)) = idempotency else { return Ok(None) };
-        let Some((id, before)) = lock(&self.keys).get(key).cloned() else { return Ok(None) };
-        if before != *digest {
-            return Err(CreateError::KeyReused);
-        }
-        self.record(id).map_err(|_| CreateError::Log(LogClosed))
     }
 
     /// Takes the meeting's place among the live ones, if there is one.
@@ -530,17 +542,6 @@ impl Meetings {
         let residency = allowed(self.placer.model.map(), &spec.residency).unwrap_or_else(|_| Some(Default::default()));
         let policy = policy(residency, &spec.prefer, spec.max_rtt_ms);
         Wanted { source: spec.source.clone(), stun: spec.stun.clone(), policy, slot: 0, apart: None }
-    }
-
-    fn remember_key(&self, record: &MeetingRecord) {
-        let Some((key, digest)) = &record.idempotency else { return };
-        let mut keys = lock(&self.keys);
-        keys.insert(key.clone(), (record.id, digest.clone()));
-        if keys.len() > MAX_KEYS {
-            // Ids of version 7 rise with time.
-            let oldest = keys.iter().min_by_key(|(_, (id, _))| *id).map(|(key, _)| key.clone());
-            oldest.and_then(|key| keys.remove(&key));
-        }
     }
 }
 

@@ -12,43 +12,61 @@
 //! | covers | meeting, participant id, when it was said | [`Cover`], JSON; removed when the meeting has ended |
 //! | receipts | meeting | its signed receipt |
 //! | claims | meeting | revision, and who serves it as [`crate::authority`] writes it |
-//! | revisions | `claims` | the newest revision given out |
+//! | revisions | a name | a number: the newest revision of `claims` given out, and the store's own |
+//! | standing | [`Status`](crate::record::Status) as a number, meeting | –: an index |
+//! | keys | digest of a key of a request | the meeting made under it, and the digest of the request's body: an index |
+//!
+//! JSON is packed where that is shorter (`value`). What is written was read back before; what cannot be read all the same, because
+//! a disk lies, is passed over, counted and named (`damage`), and the rest is served.
 //!
 //! A spurt's done mark and the segment made of it are written in one transaction: a second final of
 //! the same speech cannot be.
 
+mod damage;
+mod index;
+mod open;
+mod read;
+pub mod reads;
+mod remove;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod value;
 mod write;
 
 use std::{
     fs,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use mesh::{
     clock::Micros,
     trace::TraceContext,
     wire::{
-        Epoch, MeetingId, SpurtNo,
+        Epoch, MeetingId,
         spurt::{EdgeStages, Item, SpurtEnd, Step},
     },
 };
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, backends::FileBackend};
+use redb::{Database, Durability};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::value::{is_within, survives};
 use self::{
-    tables::*,
-    write::{apply, create_tables, replace_claim},
+    damage::Damage,
+    write::{apply, replace_claim},
+};
+pub use self::{
+    damage::{Damaged, MAX_NAMED},
+    open::{LOCK_WAIT, Opening},
+    value::MAX_DEPTH,
+    write::Values,
 };
 use crate::{
-    ingest::Restored,
     key::SpurtKey,
     record::{MeetingRecord, Participant},
     transcript::Segment,
-    utterance::{Cover, Slot, duration_of},
+    utterance::Cover,
 };
 
 /// Why the store could not do what was asked: the disk's or the file's fault, never a caller's.
@@ -62,10 +80,18 @@ pub enum StoreError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Another process has it open.
+    #[error("store {path}: open in another process{}", holder.map_or_else(String::new, |pid| format!(": pid {pid}")))]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// That process, if the system tells.
+        holder: Option<u32>,
+    },
     /// The database failed.
     #[error("store: {0}")]
     Database(Box<redb::Error>),
-    /// A record is not what this version writes.
+    /// A record is not what this version writes, or would not be.
     #[error("store: unreadable {what} record: {why}")]
     Record {
         /// Which table.
@@ -192,6 +218,8 @@ pub enum Op {
     Receipt(MeetingId, String),
     /// Another core serves the meeting: speech whose words are not out here is forgotten.
     Forget(MeetingId),
+    /// Nothing is to be kept of a meeting that is over.
+    Remove(MeetingId),
     /// Nothing: what was queued before it is on disk when it is answered.
     Barrier,
 }
@@ -209,29 +237,33 @@ pub enum Replaced {
 pub struct Store {
     db: Database,
     path: PathBuf,
+    damage: Damage,
+    room: remove::Room,
+    /// Meetings looked at since the start: see [`Store::scrub`].
+    scrubbed: AtomicU64,
+    /// Transactions since the start.
+    commits: AtomicU64,
 }
 
 impl Store {
-    /// Opens the file, making it and its directory where they are missing; only this user may read it.
-    ///
-    /// # Errors
-    /// It cannot be made, is no database, or is open elsewhere.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let wrap = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Open { path: path.into(), source };
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).map_err(|e| wrap(e.into()))?;
-        }
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let backend = FileBackend::new(file.map_err(|e| wrap(e.into()))?).map_err(|e| wrap(e.into()))?;
-        let db = Database::builder().create_with_backend(backend).map_err(|e| wrap(e.into()))?;
-        let store = Self { db, path: path.into() };
-        store.write(&[])?;
-        Ok(store)
+    /// How much of the file is in use, in bytes: its length, but for what [`Op::Remove`] gave back and nothing has taken since.
+    pub fn size(&self) -> u64 {
+        self.room.used(fs::metadata(&self.path).map_or(0, |m| m.len()))
     }
 
-    /// The file's length in bytes.
-    pub fn size(&self) -> u64 {
-        fs::metadata(&self.path).map_or(0, |m| m.len())
+    /// What could not be read so far.
+    pub fn damaged(&self) -> Vec<Damaged> {
+        self.damage.rows()
+    }
+
+    /// How many meetings [`Store::scrub`] has looked at.
+    pub fn scrubbed(&self) -> u64 {
+        self.scrubbed.load(Ordering::Relaxed)
+    }
+
+    /// How many transactions there were since the start.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
     }
 
     /// Makes the changes and returns when the disk has them.
@@ -239,12 +271,37 @@ impl Store {
     /// # Errors
     /// None of them was made.
     pub fn write<'a>(&self, ops: impl IntoIterator<Item = &'a Op>) -> Result<(), StoreError> {
+        let prepared = ops.into_iter().map(|op| Ok((op, op.prepare()?))).collect::<Result<Vec<_>, StoreError>>()?;
+        self.commit(prepared.iter().map(|(op, values)| (*op, values)))
+    }
+
+    /// Makes changes that [`Op::prepare`] has found good, and returns when the disk has them.
+    ///
+    /// # Errors
+    /// None of them was made: the disk's fault.
+    pub fn commit<'a>(&self, ops: impl IntoIterator<Item = (&'a Op, &'a Values)>) -> Result<(), StoreError> {
         let mut transaction = self.db.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        create_tables(&transaction)?;
-        for op in ops {
-            apply(&transaction, op)?;
+        let mut removed = 0;
+        for (op, values) in ops {
+            removed += apply(&transaction, op, values, &self.damage)?;
         }
+        let room = self.room.after(&transaction, removed, &self.path)?;
+        transaction.commit()?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.room.set(room);
+        Ok(())
+    }
+
+    /// Writes down which pages are in use, so that a start after a crash need not read the whole file for that, and stumbles over none
+    /// that is damaged. Worth it when nothing else is to be written: the next write undoes it.
+    ///
+    /// # Errors
+    /// The disk's fault.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let mut transaction = self.db.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        transaction.set_quick_repair(true);
         transaction.commit()?;
         Ok(())
     }
@@ -264,206 +321,31 @@ impl Store {
         transaction.set_durability(Durability::Immediate)?;
         let replaced = replace_claim(&transaction, meeting, after, claim)?;
         transaction.commit()?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(replaced)
+    }
+
+    /// Bytes in pages that hold something.
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> u64 {
+        let stats = self.stall().stats().expect("numbers");
+        stats.allocated_pages() * stats.page_size() as u64
+    }
+
+    /// What is stored of a meeting becomes unreadable.
+    #[cfg(test)]
+    pub(crate) fn spoil(&self, meeting: MeetingId) {
+        let transaction = self.stall();
+        let spoiled =
+            transaction.open_table(tables::MEETINGS).map(|mut t| t.insert(meeting.as_u128(), &b"?"[..]).map(drop));
+        spoiled.expect("a table").expect("a row");
+        transaction.commit().expect("a commit");
     }
 
     /// No other write is made while this is held.
     #[cfg(test)]
     pub(crate) fn stall(&self) -> redb::WriteTransaction {
         self.db.begin_write().expect("a store that can be written")
-    }
-
-    /// What is claimed of `meeting`, and the revision of that.
-    ///
-    /// # Errors
-    /// See [`StoreError`], as for all reads.
-    pub fn claim(&self, meeting: MeetingId) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
-        let table = self.db.begin_read()?.open_table(CLAIMS)?;
-        Ok(table.get(meeting.as_u128())?.map(|row| (row.value().0, row.value().1.to_vec())))
-    }
-
-    /// Every meeting, oldest id first.
-    ///
-    /// # Errors
-    /// See [`StoreError`], as for all reads.
-    pub fn meetings(&self) -> Result<Vec<MeetingRecord>, StoreError> {
-        let table = self.db.begin_read()?.open_table(MEETINGS)?;
-        table.iter()?.map(|row| json("meetings", row?.1.value())).collect()
-    }
-
-    /// One meeting.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn meeting(&self, id: MeetingId) -> Result<Option<MeetingRecord>, StoreError> {
-        let table = self.db.begin_read()?.open_table(MEETINGS)?;
-        table.get(id.as_u128())?.map(|row| json("meetings", row.value())).transpose()
-    }
-
-    /// A meeting's participants, by id.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn participants(&self, meeting: MeetingId) -> Result<Vec<Participant>, StoreError> {
-        let table = self.db.begin_read()?.open_table(PARTICIPANTS)?;
-        let (from, to) = ((meeting.as_u128(), ""), (after(meeting), ""));
-        table.range(from..to)?.map(|row| json("participants", row?.1.value())).collect()
-    }
-
-    /// Why a meeting's edges were chosen, newest last.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn placements(&self, meeting: MeetingId) -> Result<Vec<serde_json::Value>, StoreError> {
-        Ok(self.decisions(meeting)?.into_iter().map(|(_, decision)| decision).collect())
-    }
-
-    /// As [`Store::placements`], each with its epoch.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn decisions(&self, meeting: MeetingId) -> Result<Vec<(Epoch, serde_json::Value)>, StoreError> {
-        let table = self.db.begin_read()?.open_table(PLACEMENTS)?;
-        let rows = table.range(both(meeting, 0))?.map(|row| {
-            let (at, decision) = row?;
-            Ok((Epoch(at.value().1), json("placements", decision.value())?))
-        });
-        rows.collect()
-    }
-
-    /// What is remembered of one spurt.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn spurt(&self, meeting: MeetingId, key: &SpurtKey) -> Result<Option<SpurtRecord>, StoreError> {
-        let table = self.db.begin_read()?.open_table(SPURTS)?;
-        table.get(spurt_key(meeting, key))?.map(|row| coded("spurts", row.value())).transpose()
-    }
-
-    /// The first event number of a meeting that was surely never given out.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn sequence(&self, meeting: MeetingId) -> Result<u64, StoreError> {
-        let table = self.db.begin_read()?.open_table(SEQUENCES)?;
-        Ok(table.get(meeting.as_u128())?.map_or(1, |row| row.value()))
-    }
-
-    /// A meeting's final segments numbered above `since`, in the order of their numbers.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn segments(&self, meeting: MeetingId, since: u64) -> Result<Vec<Segment>, StoreError> {
-        let table = self.db.begin_read()?.open_table(SEGMENTS)?;
-        let Some(first) = since.checked_add(1) else { return Ok(vec![]) };
-        table.range(both(meeting, first))?.map(|row| json("segments", row?.1.value())).collect()
-    }
-
-    /// The signed receipt of a meeting, if it was made here.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn receipt(&self, meeting: MeetingId) -> Result<Option<String>, StoreError> {
-        let table = self.db.begin_read()?.open_table(RECEIPTS)?;
-        Ok(table.get(meeting.as_u128())?.map(|row| row.value().to_owned()))
-    }
-
-    /// A spurt as far as the log holds it without a hole; `None` if it has no items there.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn speech(&self, meeting: MeetingId, key: &SpurtKey) -> Result<Option<Speech>, StoreError> {
-        let read = self.db.begin_read()?;
-        let spurts = read.open_table(SPURTS)?;
-        let Some(row) = spurts.get(spurt_key(meeting, key))? else { return Ok(None) };
-        let record: SpurtRecord = coded("spurts", row.value())?;
-        let mut speech = Speech {
-            captured: record.captured,
-            trace: record.trace,
-            items: vec![],
-            received: Micros(0),
-            stages: None,
-            step: None,
-        };
-        for row in read.open_table(LOG)?.range(log_keys(meeting, key))? {
-            let (at, chunk) = row?;
-            if at.value().4 as usize != speech.items.len() {
-                break;
-            }
-            speech.extend(coded("log", chunk.value())?);
-        }
-        Ok(Some(speech))
-    }
-
-    /// Every spurt of a meeting, as intake needs to know it after a restart.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn spurts(&self, meeting: MeetingId) -> Result<Vec<Restored>, StoreError> {
-        let rows = self.spurt_records(meeting)?;
-        rows.into_iter().map(|(key, record)| self.restored(meeting, key, &record)).collect()
-    }
-
-    /// Every spurt of a meeting: when it was captured, and what the disk holds or held of it.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn held(&self, meeting: MeetingId) -> Result<Vec<(Micros, Restored)>, StoreError> {
-        let rows = self.spurt_records(meeting)?.into_iter();
-        rows.map(|(key, record)| Ok((record.captured, self.restored(meeting, key, &record)?))).collect()
-    }
-
-    /// What is remembered of every spurt of a meeting.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn spurt_records(&self, meeting: MeetingId) -> Result<Vec<(SpurtKey, SpurtRecord)>, StoreError> {
-        let table = self.db.begin_read()?.open_table(SPURTS)?;
-        let (from, to) = ((meeting.as_u128(), 0, "", 0), (after(meeting), 0, "", 0));
-        let rows = table.range(from..to)?.map(|row| {
-            let (key, record) = row?;
-            let (_, epoch, participant, spurt) = key.value();
-            let key = SpurtKey { epoch: Epoch(epoch), participant: participant.into(), spurt: SpurtNo(spurt) };
-            Ok((key, coded("spurts", record.value())?))
-        });
-        rows.collect()
-    }
-
-    /// What each utterance had, of those that several edges captured; the oldest first.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn covers(&self, meeting: MeetingId) -> Result<Vec<Cover>, StoreError> {
-        let table = self.db.begin_read()?.open_table(COVERS)?;
-        let (from, to) = cover_keys(meeting);
-        table.range(from..to)?.map(|row| json("covers", row?.1.value())).collect()
-    }
-
-    fn restored(&self, meeting: MeetingId, key: SpurtKey, record: &SpurtRecord) -> Result<Restored, StoreError> {
-        let (media, end, slots, captured) = (Default::default(), None, vec![], record.captured);
-        if let Some(DoneMark { items, frames, .. }) = record.done {
-            return Ok(Restored { key, captured, items, frames, media, slots, end, done: true });
-        }
-        let mut restored = Restored { key, captured, items: 0, frames: 0, media, slots, end, done: false };
-        let mut slot = duration_of(&[]);
-        for row in self.db.begin_read()?.open_table(LOG)?.range(log_keys(meeting, &restored.key))? {
-            let (at, chunk) = row?;
-            if at.value().4 != restored.items {
-                break;
-            }
-            let chunk: Chunk = coded("log", chunk.value())?;
-            restored.items += chunk.items.len() as u32;
-            restored.end = chunk.end;
-            for item in items(chunk) {
-                if let Item::Frame(packet) = &item {
-                    slot = duration_of(packet);
-                    restored.frames += 1;
-                }
-                restored.media += slot;
-                restored.slots.push(Slot::of(&item, slot.as_micros() as u32));
-            }
-        }
-        Ok(restored)
     }
 }
 

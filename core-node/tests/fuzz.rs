@@ -10,7 +10,7 @@ use core_node::{
     receipt::jws,
     record::Participant,
     replicate::entry::{DoneSpurt, Entry},
-    store::{DoneMark, SpurtRecord},
+    store::{DoneMark, Op, SpurtRecord},
 };
 use mesh::{
     clock::Micros,
@@ -88,6 +88,16 @@ proptest! {
     }
 
     #[test]
+    fn bodies_that_are_accepted_can_be_kept(data in damaged("create")) {
+        fuzzing::create(&data);
+    }
+
+    #[test]
+    fn queries_take_damage(data in damaged("query")) {
+        fuzzing::query(&data);
+    }
+
+    #[test]
     fn intake_takes_damage(data in damaged("intake")) {
         fuzzing::intake(&data);
     }
@@ -153,6 +163,9 @@ fn rows() -> Vec<Vec<u8>> {
         codec::encode(&fuzzing::chunk()).unwrap(),
     ];
     rows.extend(entries().iter().map(|e| serde_json::to_vec(e).unwrap()));
+    for op in [Op::Meeting(Box::new(fuzzing::record())), Op::Participant(meeting(), participant())] {
+        rows.extend(op.prepare().unwrap().rows().iter().cloned());
+    }
     rows
 }
 

@@ -153,7 +153,9 @@ impl Assignments {
                 }
                 Response::Released
             }
-            Request::Replicate(_) | Request::Serving { .. } => refused("an edge serves no meeting's words"),
+            Request::Replicate(_) | Request::Serving { .. } | Request::Keys(_) | Request::Remove { .. } => {
+                refused("an edge serves no meeting's words")
+            }
             Request::Assign(assignment) => self.take(Offer::assigned(assignment), &mut admitted),
             Request::Join(join) => self.take(Offer::joined(join), &mut admitted),
         };

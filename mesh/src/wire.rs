@@ -12,6 +12,7 @@
 
 pub mod control;
 pub mod copies;
+pub mod keys;
 pub mod report;
 pub mod request;
 pub mod spurt;

@@ -33,11 +33,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             let detail = format!("The body must come whole and have at most {MAX_BODY} bytes.");
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
         })?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(|e| problem(&e))?;
-        json.end().map_err(|e| bad_json(&e))?;
-        Ok(Self { value, bytes })
+        Ok(Self { value: read(&bytes)?, bytes })
     }
+}
+
+/// What a body says.
+pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| problem(&e))?;
+    json.end().map_err(|e| bad_json(&e))?;
+    Ok(value)
 }
 
 fn problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
@@ -63,6 +68,10 @@ fn problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
 }
 
 fn bad_json(error: &serde_json::Error) -> Problem {
+    // The reader has no kind of its own for it.
+    if error.to_string().starts_with("recursion limit exceeded") {
+        return Problem::new(StatusCode::BAD_REQUEST, "too_deep", "The body is nested too deep.");
+    }
     let detail = format!("The body is not JSON: line {}, column {}.", error.line(), error.column());
     Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail)
 }

@@ -29,7 +29,7 @@ pub(super) async fn redirect(
         Some(Err(_)) => return Problem::no_meeting().into_response(),
         None => return next.run(request).await,
     };
-    let record = match app.meetings.record(id) {
+    let record = match app.meetings.look(id).await {
         Ok(record) => record,
         Err(error) => return Problem::from(error).into_response(),
     };

@@ -14,18 +14,36 @@ pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// Whether it takes new meetings.
+/// The most records of the store that are named.
+const MAX_SHOWN: usize = 10;
+
+/// Whether it takes new meetings: `ready`, and below it a line `degraded: …` for each thing that somebody should look at.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503, body = Problem)))]
-pub(super) async fn ready(State(app): State<App>) -> Result<&'static str, Problem> {
+pub(super) async fn ready(State(app): State<App>) -> Result<String, Problem> {
+    let unready = |code, detail| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail));
     if app.meetings.draining() {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "This core takes no new meetings."));
+        return unready("draining", "This core takes no new meetings.");
     }
     if !app.meetings.has_authority() {
         let detail = "The authority cannot be reached: live meetings go on, none is made or changes hands.";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "authority_unavailable", detail));
+        return unready("authority_unavailable", detail);
     }
-    Ok("ready\n")
+    if app.meetings.is_store_full() {
+        let detail = "The store has reached `store.max_bytes`: live meetings go on, none is made. Remove meetings that are \
+                      over by `DELETE /v1/meetings/{id}?purge=true`, or raise the limit.";
+        return unready("store_full", detail);
+    }
+    Ok(["ready\n".into()].into_iter().chain(damaged(&app)).collect())
+}
+
+/// What of the store cannot be read.
+fn damaged(app: &App) -> Option<String> {
+    let (rows, more) = app.meetings.damaged();
+    let shown: Vec<String> = rows.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
+    let (count, or_more) = (rows.len(), if more { " or more" } else { "" });
+    let names = shown.join(", ");
+    (count > 0).then(|| format!("degraded: {count}{or_more} records of the store cannot be read: {names}\n"))
 }
 
 /// All metrics, in Prometheus' text format.

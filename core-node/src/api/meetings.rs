@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use mesh::{
@@ -13,9 +13,13 @@ use mesh::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use super::{App, body::JsonBody, problem::Problem, request::CreateMeeting, view::MeetingView};
-use crate::record::{MeetingRecord, Participant, Status};
+use crate::{
+    meetings::list::Page,
+    record::{MeetingRecord, Participant, Status},
+};
 
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 const MAX_LISTED: usize = 500;
@@ -47,6 +51,17 @@ pub(super) struct ListQuery {
     status: Option<Status>,
     /// At most this many, 1 to 500; the newest come first.
     limit: Option<usize>,
+    /// Only those older than this meeting: the last of the page before.
+    before: Option<Uuid>,
+}
+
+/// What is to become of a meeting.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndQuery {
+    /// Of a meeting that is over: remove it for good, with its transcript and receipt.
+    #[serde(default)]
+    purge: bool,
 }
 
 /// Has a meeting captured.
@@ -69,7 +84,7 @@ pub(super) async fn create(
     let created = app.meetings.create(spec, trace(&headers), idempotency).await?;
     let location = format!("/v1/meetings/{}", created.record.id);
     let status = if created.existing { StatusCode::OK } else { StatusCode::CREATED };
-    let view = show(&app, created.record)?;
+    let view = show(&app, created.record).await?;
     Ok((status, [(header::LOCATION, location)], Json(view)).into_response())
 }
 
@@ -85,40 +100,58 @@ pub(super) async fn list(
     if !(1..=MAX_LISTED).contains(&limit) {
         return Err(Problem::field("invalid_field", "limit", "`limit` must be 1 to 500."));
     }
-    let records = app.meetings.records()?.into_iter().filter(|r| query.status.is_none_or(|s| s == r.status));
-    let meetings = records.take(limit).map(|r| show(&app, r)).collect::<Result<_, _>>()?;
-    Ok(Json(MeetingList { meetings }))
+    let rows = app.meetings.page(Page { status: query.status, before: query.before, limit }).await?;
+    let show = |(record, known)| MeetingView::new(record, known, app.mesh.identity());
+    Ok(Json(MeetingList { meetings: rows.into_iter().map(show).collect() }))
 }
 
 /// One meeting.
 #[utoipa::path(get, path = "/v1/meetings/{id}", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, body = MeetingView), (status = 404, body = Problem)))]
 pub(super) async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<MeetingView>, Problem> {
-    Ok(Json(show(&app, record(&app, &id)?)?))
+    Ok(Json(show(&app, record(&app, &id).await?).await?))
 }
 
 /// Ends a meeting: the edge leaves; the words still on their way come out.
-#[utoipa::path(delete, path = "/v1/meetings/{id}", tag = "meetings", params(("id" = Uuid, Path)),
-    responses((status = 202, body = MeetingView), (status = 404, body = Problem)))]
-pub(super) async fn end(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let id = record(&app, &id)?.id;
+///
+/// One that is over already stays as it is, unless `purge=true` says that it is to be removed for good.
+#[utoipa::path(delete, path = "/v1/meetings/{id}", tag = "meetings", params(("id" = Uuid, Path), EndQuery),
+    responses((status = 202, body = MeetingView), (status = 204, description = "Nothing of it is kept any more"),
+              (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn end(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Result<Query<EndQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let purge = parsed(query)?.purge;
+    let found = record(&app, &id).await?;
+    let id = found.id;
+    if purge {
+        app.meetings.remove(id).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    if found.status.ended() {
+        let detail = "The meeting is over, and kept with its transcript; `?purge=true` removes it for good.";
+        return Err(Problem::new(StatusCode::CONFLICT, "meeting_ended", detail));
+    }
     app.meetings.stop(id).await;
-    let now = app.meetings.record(id)?.ok_or_else(Problem::no_meeting)?;
-    Ok((StatusCode::ACCEPTED, Json(show(&app, now)?)).into_response())
+    let now = app.meetings.look(id).await?.ok_or_else(Problem::no_meeting)?;
+    Ok((StatusCode::ACCEPTED, Json(show(&app, now).await?)).into_response())
 }
 
 /// Why each edge was chosen, candidate by candidate.
 #[utoipa::path(get, path = "/v1/meetings/{id}/placement", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, body = PlacementList), (status = 404, body = Problem)))]
 pub(super) async fn placement(State(app): State<App>, Path(id): Path<String>) -> Result<Json<PlacementList>, Problem> {
-    let record = record(&app, &id)?;
+    let record = record(&app, &id).await?;
     let with_slot = |(epoch, mut decision): (Epoch, serde_json::Value)| {
         if let (Some(owner), Some(row)) = (record.owners.get(&epoch.0), decision.as_object_mut()) {
             row.insert("slot".into(), owner.slot.into());
         }
         decision
     };
-    let decisions = app.meetings.store().decisions(record.id)?;
+    let id = record.id;
+    let decisions = app.meetings.reads().run(move |store| store.decisions(id)).await?;
     Ok(Json(PlacementList { placements: decisions.into_iter().map(with_slot).collect() }))
 }
 
@@ -129,14 +162,19 @@ pub(super) async fn participants(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<ParticipantList>, Problem> {
-    let id = record(&app, &id)?.id;
-    Ok(Json(ParticipantList { participants: app.meetings.participants(id)? }))
+    let id = record(&app, &id).await?.id;
+    Ok(Json(ParticipantList { participants: app.meetings.people(id).await? }))
+}
+
+/// For the fuzz target.
+pub(super) fn read_queries(uri: &Uri) {
+    let _ = (Query::<ListQuery>::try_from_uri(uri), Query::<EndQuery>::try_from_uri(uri));
 }
 
 /// How a meeting stands, live or ended.
-pub(super) fn record(app: &App, id: &str) -> Result<MeetingRecord, Problem> {
+pub(super) async fn record(app: &App, id: &str) -> Result<MeetingRecord, Problem> {
     let id: MeetingId = id.parse().map_err(|_| Problem::no_meeting())?;
-    app.meetings.record(id)?.ok_or_else(Problem::no_meeting)
+    app.meetings.look(id).await?.ok_or_else(Problem::no_meeting)
 }
 
 /// A query that could be read.
@@ -145,8 +183,8 @@ pub(super) fn parsed<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Pr
     Ok(query)
 }
 
-fn show(app: &App, record: MeetingRecord) -> Result<MeetingView, Problem> {
-    let participants = app.meetings.participants(record.id)?.len();
+async fn show(app: &App, record: MeetingRecord) -> Result<MeetingView, Problem> {
+    let participants = app.meetings.count_people(record.id).await?;
     Ok(MeetingView::new(record, participants, app.mesh.identity()))
 }
 

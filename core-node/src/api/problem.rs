@@ -10,7 +10,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::streams::TooManyStreams;
-use crate::{log::LogClosed, meetings::CreateError, store::StoreError};
+use crate::{
+    log::LogClosed,
+    meetings::{CreateError, keep::NotRemoved},
+    store::{StoreError, reads::ReadError},
+};
 
 /// How long a client should wait when it is told to.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -101,7 +105,14 @@ impl From<CreateError> for Problem {
         let detail = error.to_string();
         match error {
             CreateError::Place(_) => Self::field("unknown_place", "placement.residency", detail),
-            CreateError::Elsewhere { api } => {
+            CreateError::Unreachable(id) => {
+                let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "core_unreachable", detail);
+                problem.0.meeting_id = Some(id);
+                problem
+            }
+            CreateError::KeyBusy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "key_busy", detail),
+            CreateError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail),
+            CreateError::Elsewhere { api } | CreateError::Made { api, .. } => {
                 let location = if api.contains("://") { api } else { format!("http://{api}") };
                 Self::elsewhere(detail, format!("{}/v1/meetings", location.trim_end_matches('/')))
             }
@@ -127,8 +138,32 @@ impl From<LogClosed> for Problem {
     }
 }
 
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string()),
+            ReadError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<NotRemoved> for Problem {
+    fn from(error: NotRemoved) -> Self {
+        match error {
+            NotRemoved::Unknown => Self::no_meeting(),
+            NotRemoved::NotEnded(_) => Self::new(StatusCode::CONFLICT, "meeting_not_ended", error.to_string()),
+            NotRemoved::Read(error) => error.into(),
+            NotRemoved::Log(error) => error.into(),
+        }
+    }
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Record { .. }) {
+            let detail = "What is stored of it cannot be read; the rest is served. `/readyz` names it.";
+            return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "record_unreadable", detail);
+        }
         tracing::error!(%error, "store failed under a request");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", "The store could not be read.")
     }

@@ -17,7 +17,7 @@ use crate::meetings::receipts::NoReceipt;
     responses((status = 200, content_type = "application/jose+json", body = String), (status = 404, body = Problem),
               (status = 409, body = Problem, description = "The meeting has not ended"), (status = 503, body = Problem)))]
 pub(super) async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let id = record(&app, &id)?.id;
+    let id = record(&app, &id).await?.id;
     let receipt = app.meetings.receipt(id).await?;
     // RFC 7515 section 9.2.2.
     Ok(([(header::CONTENT_TYPE, "application/jose+json")], receipt).into_response())
@@ -30,6 +30,7 @@ impl From<NoReceipt> for Problem {
             NoReceipt::NotEnded(_) => Self::new(StatusCode::CONFLICT, "meeting_not_ended", error.to_string()),
             NoReceipt::Sign(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "receipt_unsigned", error.to_string()),
             NoReceipt::Store(error) => error.into(),
+            NoReceipt::Read(error) => error.into(),
             NoReceipt::Log(error) => error.into(),
         }
     }

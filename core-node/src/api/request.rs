@@ -16,6 +16,7 @@ use super::problem::Problem;
 use crate::{
     meeting::wall,
     record::{LeaveRules, Spec},
+    store::{MAX_DEPTH, is_within},
     transcript::timestamp,
 };
 
@@ -40,7 +41,7 @@ pub(super) struct CreateMeeting {
     transcription: TranscriptionBody,
     #[serde(default)]
     vad: VadBody,
-    /// Your own data, at most 16 KiB.
+    /// Your own data, at most 16 KiB and 16 deep.
     #[serde(default)]
     #[schema(value_type = Object)]
     metadata: serde_json::Map<String, serde_json::Value>,
@@ -238,9 +239,18 @@ impl CreateMeeting {
     }
 }
 
+/// Whether what is written of it can be read again.
+fn readable(metadata: &serde_json::Map<String, serde_json::Value>) -> bool {
+    let written = serde_json::to_vec(metadata);
+    written.is_ok_and(|w| serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&w).is_ok())
+}
+
 fn check_lengths(body: &CreateMeeting) -> Result<(), Problem> {
     let metadata = serde_json::to_vec(&body.metadata).map_or(usize::MAX, |m| m.len());
     ensure(metadata <= MAX_METADATA, "metadata", "an object of at most 16384 bytes")?;
+    let shallow = body.metadata.values().all(|value| is_within(value, MAX_DEPTH - 1));
+    ensure(shallow, "metadata", "an object nested at most 16 deep, itself included")?;
+    ensure(readable(&body.metadata), "metadata", "made of values that can be read back: a number is too great")?;
     let url = body.meeting_url.as_ref();
     ensure(url.is_none_or(|u| u.len() <= MAX_TEXT), "meeting_url", "at most 2048 bytes long")?;
     let key = body.deduplication_key.as_ref();

@@ -40,8 +40,8 @@ struct SpurtView {
 #[utoipa::path(get, path = "/v1/meetings/{id}/spurts", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, body = SpurtList), (status = 404, body = Problem)))]
 pub(super) async fn list(State(app): State<App>, Path(id): Path<String>) -> Result<Json<SpurtList>, Problem> {
-    let id = record(&app, &id)?.id;
-    let spurts = app.meetings.store().held(id).map_err(Problem::from)?;
+    let id = record(&app, &id).await?.id;
+    let spurts = app.meetings.reads().run(move |store| store.held(id)).await?;
     Ok(Json(SpurtList { spurts: spurts.into_iter().map(view).collect() }))
 }
 

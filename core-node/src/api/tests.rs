@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use axum::{
     body::{Body, to_bytes},
@@ -37,6 +37,10 @@ fn post(body: impl Into<Body>) -> Request<Body> {
 
 fn whep() -> Value {
     json!({"source": {"kind": "whep", "url": "http://relay.example/whep", "token": "t0p-secret"}})
+}
+
+fn nested(levels: usize) -> Value {
+    (0..levels).fold(json!(1), |inner, _| json!([inner]))
 }
 
 /// A problem's status and code; the answer must be one.
@@ -157,6 +161,9 @@ async fn bad_requests_are_told_what_is_wrong_and_where() {
         (with(|b| b["placement"] = json!({"stun": "u@h:1"})), 422, "invalid_field", Some("placement.stun")),
         (with(|b| b["placement"] = json!({"stun": "h:3478/x"})), 422, "invalid_field", Some("placement.stun")),
         (with(|b| b["metadata"] = json!({"x": "y".repeat(17_000)})), 422, "invalid_field", Some("metadata")),
+        (with(|b| b["metadata"] = json!({"x": nested(16)})), 422, "invalid_field", Some("metadata")),
+        (with(|b| b["metadata"] = json!({"x": nested(120)})), 422, "invalid_field", Some("metadata")),
+        (post(format!("{{\"metadata\": {{\"x\": {}", "[".repeat(300))), 400, "too_deep", None),
         (post("x".repeat(70_000)), 413, "body_too_large", None),
         (Request::post("/v1/meetings").body(Body::from("{}")).unwrap(), 415, "unsupported_media_type", None),
         (Request::put("/v1/meetings").body(Body::empty()).unwrap(), 405, "method_not_allowed", None),
@@ -315,4 +322,98 @@ async fn the_openapi_document_names_every_route() {
     paths.sort_unstable();
     assert_eq!(paths, want);
     assert!(document["components"]["schemas"]["Segment"]["properties"]["final"].is_object(), "{document}");
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_listed_and_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("core.redb");
+    let core = Core::start(&file, false);
+    let mut body = whep();
+    body["metadata"] = json!({"deepest": nested(15), "greatest": f64::MAX, "least": i64::MIN});
+    let (status, _, made) = call(&core, post(body.to_string())).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let path = format!("/v1/meetings/{}", made["id"].as_str().unwrap());
+    core.meetings.finish(std::time::Instant::now()).await;
+    let killed = dir.path().join("killed.redb");
+    std::fs::copy(&file, &killed).unwrap();
+    let core = Core::start(&killed, false);
+    let (status, _, list) = call(&core, get_request("/v1/meetings")).await;
+    assert_eq!(status, StatusCode::OK, "{list}");
+    let (_, _, one) = call(&core, get_request(&path)).await;
+    assert_eq!(serde_json::from_str::<Value>(&one).unwrap()["metadata"], body["metadata"]);
+}
+
+/// Records of meetings that are over, the greater the id the newer.
+fn over(core: &Core, ids: std::ops::RangeInclusive<u128>) {
+    let ended = |n| {
+        let id = mesh::wire::MeetingId::from_u128(n);
+        let record = crate::record::MeetingRecord { id, status: crate::record::Status::Done, ..crate::fakes::record() };
+        crate::store::Op::Meeting(Box::new(record))
+    };
+    core.meetings.store().write(&ids.map(ended).collect::<Vec<_>>()).unwrap();
+}
+
+fn listed(body: &str) -> Vec<u128> {
+    let list: Value = serde_json::from_str(body).unwrap();
+    let id = |m: &Value| m["id"].as_str().unwrap().parse::<uuid::Uuid>().unwrap().as_u128();
+    list["meetings"].as_array().unwrap().iter().map(id).collect()
+}
+
+#[tokio::test]
+async fn pages_go_from_the_newest_to_the_oldest() {
+    let Bench { core, _dir } = bench();
+    over(&core, 1..=7);
+    let live = core.create().await;
+    let (_, _, first) = call(&core, get_request("/v1/meetings?limit=3")).await;
+    assert_eq!(listed(&first), [live.as_u128(), 7, 6]);
+    let (_, _, next) =
+        call(&core, get_request(&format!("/v1/meetings?limit=3&before={}", uuid::Uuid::from_u128(6)))).await;
+    assert_eq!(listed(&next), [5, 4, 3]);
+    let done = format!("/v1/meetings?status=done&limit=2&before={}", uuid::Uuid::from_u128(3));
+    let (_, _, done) = call(&core, get_request(&done)).await;
+    assert_eq!(listed(&done), [2, 1]);
+    assert_eq!(problem(&core, get_request("/v1/meetings?before=x")).await.1, "invalid_query");
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_named_and_the_rest_is_served() {
+    let Bench { core, _dir } = bench();
+    over(&core, 1..=3);
+    core.meetings.store().spoil(mesh::wire::MeetingId::from_u128(2));
+    let (status, _, list) = call(&core, get_request("/v1/meetings")).await;
+    assert_eq!((status, listed(&list)), (StatusCode::OK, vec![3, 1]));
+    let (status, _, ready) = call(&core, get_request("/readyz")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(ready.starts_with("ready\ndegraded: 1 records") && ready.contains("000000000002"), "{ready}");
+    let one = get_request(&format!("/v1/meetings/{}", uuid::Uuid::from_u128(2)));
+    assert_eq!(problem(&core, one).await.1, "record_unreadable");
+}
+
+#[tokio::test]
+async fn a_full_store_is_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let core = Core::with(&dir.path().join("core.redb"), false, |s| s.max_store_bytes = 1);
+    assert_eq!(problem(&core, get_request("/readyz")).await.1, "store_full");
+    assert_eq!(problem(&core, post(whep().to_string())).await.0, 507);
+}
+
+#[tokio::test]
+async fn a_meeting_that_is_over_is_removed_when_that_is_said() {
+    let Bench { core, _dir } = bench();
+    over(&core, 1..=2);
+    let path = format!("/v1/meetings/{}", uuid::Uuid::from_u128(1));
+    let delete = |path: &str| Request::delete(path).body(Body::empty()).unwrap();
+    let (status, code, said) = problem(&core, delete(&path)).await;
+    assert_eq!((status, code.as_str()), (409, "meeting_ended"));
+    assert!(said["detail"].as_str().unwrap().contains("purge=true"));
+    assert_eq!(call(&core, delete(&format!("{path}?purge=true"))).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(problem(&core, get_request(&path)).await.0, 404);
+    assert_eq!(problem(&core, delete(&format!("{path}?purge=true"))).await.0, 404);
+    let (_, _, list) = call(&core, get_request("/v1/meetings")).await;
+    assert_eq!(listed(&list), [2]);
+    let live = core.create().await;
+    let (status, code, _) = problem(&core, delete(&format!("/v1/meetings/{live}?purge=true"))).await;
+    assert_eq!((status, code.as_str()), (409, "meeting_not_ended"));
 }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 use axum::{
     Extension, Json,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event as SseEvent, KeepAlive},
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     publish::{Event, Listener, NotYet, StatusChange, What},
     record::MeetingRecord,
-    store::StoreError,
+    store::reads::ReadError,
     transcript::{
         Segment,
         format::{srt, txt, vtt},
@@ -86,14 +86,10 @@ pub(super) async fn whole(
     query: Result<Query<WholeQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let query = parsed(query)?;
-    let found = record(&app, &id)?;
+    let found = record(&app, &id).await?;
     let segments = match app.meetings.live(found.id) {
         Some(live) => live.publisher.finals(query.since).await?,
-        None => {
-            let (store, id) = (app.meetings.store().clone(), found.id);
-            let read = tokio::task::spawn_blocking(move || store.segments(id, query.since)).await;
-            read.map_err(|e| StoreError::Record { what: "segments", why: e.to_string() })??
-        }
+        None => finals(&app, found.id, query.since).await?,
     };
     let segments = in_spoken_order(segments);
     let gaps = || found.gaps.iter().map(|gap| GapView::new(found.id, gap)).collect();
@@ -125,7 +121,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let since = last_event_id(&headers)?;
-    let record = record(&app, &id)?;
+    let record = record(&app, &id).await?;
     if let Some(live) = app.meetings.live(record.id) {
         let listener = live.publisher.listen(app.meetings.store().clone(), since).map_err(not_yet)?;
         let (ip, stalled) = client
@@ -140,7 +136,7 @@ pub(super) async fn stream(
         // A 204 ends an EventSource's reconnections (HTML, section 9.2).
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let finals = app.meetings.store().segments(record.id, since)?.into_iter();
+    let finals = finals(&app, record.id, since).await?.into_iter();
     let finals = finals.map(|s| Event { seq: s.seq, what: What::Final(s.into()) });
     let gaps = record.gaps.iter().filter(|g| g.seq > since).map(|g| Event { seq: g.seq, what: What::Gap(g.clone()) });
     let mut all: Vec<Event> = finals.chain(gaps).collect();
@@ -148,6 +144,16 @@ pub(super) async fn stream(
     all.push(end_of(&record));
     let all: Vec<_> = all.iter().map(|e| Ok(event(record.id, e))).collect();
     Ok(sse(stream::iter(all)))
+}
+
+/// For the fuzz target.
+pub(super) fn read_queries(uri: &Uri) {
+    let _ = Query::<WholeQuery>::try_from_uri(uri);
+}
+
+/// What is final of a meeting that is over.
+async fn finals(app: &App, id: MeetingId, since: u64) -> Result<Vec<Segment>, ReadError> {
+    app.meetings.reads().run(move |store| store.segments(id, since)).await
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<u64, Problem> {

@@ -1,6 +1,6 @@
 //! Claims in a key-value bucket of NATS JetStream, which keeps them by Raft: one for all cores of a region.
 //!
-//! A key is the meeting's id, a revision the number of the message in the bucket's stream. A change names the revision that it
+//! A key is the meeting's id, or `key-` and the digest of a request's key, which stands for a meeting; a revision the number of the message in the bucket's stream. A change names the revision that it
 //! replaces (`Nats-Expected-Last-Subject-Sequence`), and the stream's leader takes it only after that one. Reads go to the
 //! leader too, not to a replica that may be behind. What is removed is purged, so that ended meetings leave nothing.
 
@@ -15,7 +15,7 @@ use async_nats::{
     },
 };
 use async_trait::async_trait;
-use mesh::wire::MeetingId;
+use mesh::wire::{MeetingId, keys::KeyDigest};
 use tokio::{sync::OnceCell, time::timeout};
 
 use super::{
@@ -176,6 +176,58 @@ impl Nats {
         }
     }
 
+    /// The meeting that a request's key stands for.
+    async fn held(&self, key: &KeyDigest) -> Result<Option<(MeetingId, Revision)>, AuthorityError> {
+        let bucket = self.bucket().await?;
+        let subject = format!("{}{}", bucket.prefix, held_key(key));
+        match bucket.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) if is_marker(&message.headers) => Ok(None),
+            Ok(message) => {
+                // What is no id stands for no meeting, and gives way.
+                let meeting = MeetingId::from_slice(&message.payload).unwrap_or_default();
+                Ok(Some((meeting, Revision(message.sequence))))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    async fn put_held(
+        &self,
+        key: &KeyDigest,
+        after: Option<MeetingId>,
+        meeting: MeetingId,
+    ) -> Result<Option<MeetingId>, AuthorityError> {
+        let found = self.held(key).await?;
+        let other = found.map(|(other, _)| other);
+        if other == Some(meeting) {
+            return Ok(None);
+        }
+        if other.is_some() && other != after {
+            return Ok(other);
+        }
+        let (bucket, name, bytes) = (self.bucket().await?, held_key(key), meeting.as_bytes().to_vec());
+        let put = match found {
+            Some((_, revision)) => bucket.update(name, bytes.into(), revision.0).await.map_err(|e| e.to_string()),
+            None => bucket.create(name, bytes.into()).await.map_err(|e| e.to_string()),
+        };
+        let Err(why) = put else { return Ok(None) };
+        // Because somebody was faster, or of something else; what stands says it for certain.
+        match self.held(key).await?.map(|(stands, _)| stands) {
+            Some(stands) if stands == meeting => Ok(None),
+            stands if stands == other => Err(unavailable(why)),
+            stands => Ok(stands),
+        }
+    }
+
+    async fn purge_held(&self, key: &KeyDigest, meeting: MeetingId) -> Result<(), AuthorityError> {
+        let Some((_, revision)) = self.held(key).await?.filter(|(of, _)| *of == meeting) else { return Ok(()) };
+        let bucket = self.bucket().await?;
+        let subject = format!("{}{}", bucket.prefix, held_key(key));
+        let purge = bucket.stream.purge().filter(subject).sequence(revision.0.saturating_add(1));
+        purge.await.map(|_| ()).map_err(unavailable)
+    }
+
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, AuthorityError>>) -> Result<T, AuthorityError> {
         let late = |_| unavailable(format!("no answer within {:?}", self.settings.attempt));
         timeout(self.settings.attempt, work).await.map_err(late)?
@@ -219,6 +271,19 @@ impl Authority for Nats {
     async fn remove(&self, meeting: MeetingId, revision: Revision) -> Result<(), AuthorityError> {
         self.in_time(self.purge(meeting, revision)).await
     }
+
+    async fn hold(
+        &self,
+        key: &KeyDigest,
+        after: Option<MeetingId>,
+        meeting: MeetingId,
+    ) -> Result<Option<MeetingId>, AuthorityError> {
+        self.in_time(self.put_held(key, after, meeting)).await
+    }
+
+    async fn let_go(&self, key: &KeyDigest, meeting: MeetingId) -> Result<(), AuthorityError> {
+        self.in_time(self.purge_held(key, meeting)).await
+    }
 }
 
 /// A change was not made.
@@ -238,6 +303,10 @@ impl From<Unreadable> for Refused {
     fn from(error: Unreadable) -> Self {
         Self::Authority(error.into())
     }
+}
+
+fn held_key(key: &KeyDigest) -> String {
+    format!("key-{key}")
 }
 
 fn key(meeting: MeetingId) -> String {

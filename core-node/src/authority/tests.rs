@@ -6,7 +6,7 @@ pub(crate) mod server;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mesh::identity::NodeId;
+use mesh::{identity::NodeId, wire::keys::KeyDigest};
 use tokio::task::JoinSet;
 
 use self::server::NatsServer;
@@ -350,4 +350,33 @@ async fn of_two_cores_that_would_take_a_meeting_over_only_the_named_standby_does
     assert_eq!(second.take(MEETING, &node("core-2"), former, next).await.unwrap().claim, taken.claim, "asked twice");
     assert_eq!(third.take(MEETING, &node("core-3"), former, next).await, Err(NotTaken::Held(node("core-2"), Term(2))));
     assert_eq!(second.take(OTHER, &node("core-2"), former, next).await, Err(NotTaken::Ended));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_meetings_that_race_for_a_key_one_has_it() {
+    let server = NatsServer::start();
+    let key = KeyDigest::of_meeting("standup");
+    for round in 0..5u128 {
+        let mut racing = JoinSet::new();
+        for n in 1..=8u128 {
+            let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+            let meeting = MeetingId::from_u128(round * 100 + n);
+            racing.spawn(async move {
+                claims.replace(meeting, None, claim("core-1", 1, 0)).await.unwrap();
+                (claims.hold(&[key], meeting).await.unwrap(), meeting, claims)
+            });
+        }
+        let outcomes = racing.join_all().await;
+        let won: Vec<_> = outcomes.iter().filter(|(other, ..)| other.is_none()).collect();
+        let [(_, winner, claims)] = won[..] else { panic!("{} have it", won.len()) };
+        assert!(outcomes.iter().all(|(other, meeting, _)| meeting == winner || *other == Some(*winner)));
+        assert_eq!(claims.hold(&[key], *winner).await.unwrap(), None, "asked again");
+        claims.let_go(&[key], OTHER).await.unwrap();
+        let stands = claims.read(*winner).await.unwrap().unwrap();
+        if round % 2 == 0 {
+            claims.let_go(&[key], *winner).await.unwrap();
+        }
+        // What is left of a meeting that nobody claims gives way.
+        claims.remove(*winner, stands.revision).await.unwrap();
+    }
 }

@@ -24,9 +24,13 @@ impl Meetings {
                 Ok(None) => Response::Unknown,
                 Err(error) => refused(&error.to_string()),
             },
+            Request::Keys(keys) if from.role == Role::Core => self.handle_keys(from, keys).await,
+            Request::Remove { meeting } if from.role == Role::Core => self.handle_remove(from, meeting).await,
             Request::Renew { meetings, .. } if meetings.len() > MAX_RENEWED => refused("too many meetings"),
             Request::Renew { core, edge, meetings } => self.renew(from, core, edge, meetings).await,
-            Request::Replicate(_) | Request::Serving { .. } => refused("only a core may ask this"),
+            Request::Replicate(_) | Request::Serving { .. } | Request::Keys(_) | Request::Remove { .. } => {
+                refused("only a core may ask this")
+            }
             Request::Probe { .. } | Request::Assign(_) | Request::Release { .. } | Request::Join(_) => {
                 refused("a core serves no meeting's media")
             }

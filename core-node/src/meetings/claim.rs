@@ -11,7 +11,7 @@ use mesh::{
 };
 use tokio::time::timeout;
 
-use super::Meetings;
+use super::{Meetings, keys::Wanted as Keys};
 use crate::{
     authority::claim::NotTaken,
     lock,
@@ -175,15 +175,20 @@ impl Meetings {
 
     /// The meeting is over: its claim goes.
     pub(super) fn release(&self, meeting: Arc<Meeting>) {
-        let stop = self.stop.clone();
+        let (stop, claims) = (self.stop.clone(), self.claims.clone());
+        let (keys, id) = (Keys::of_record(&meeting.record()).all(), meeting.id);
         self.tasks.spawn(async move {
             let pauses = ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(500))
                 .with_max_delay(Duration::from_secs(30))
                 .without_max_times();
             let release = || {
-                let meeting = meeting.clone();
-                async move { meeting.standing.release().await }
+                let (meeting, claims, keys) = (meeting.clone(), claims.clone(), keys.clone());
+                async move {
+                    // The keys first: one without a claim behind it gives way.
+                    claims.let_go(&keys, id).await?;
+                    meeting.standing.release().await
+                }
             };
             let release = release.retry(pauses);
             let released = stop.run_until_cancelled(timeout(RELEASE_WAIT, release)).await;

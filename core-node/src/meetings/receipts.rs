@@ -10,7 +10,7 @@ use crate::{
     meeting::wall,
     receipt::{Receipt, jws::seal},
     record::Status,
-    store::{Op, StoreError},
+    store::{Op, StoreError, reads::ReadError},
 };
 
 /// Why there is no receipt.
@@ -28,6 +28,9 @@ pub enum NoReceipt {
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The same, or others read it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The store takes no more writes.
     #[error(transparent)]
     Log(#[from] LogClosed),
@@ -42,11 +45,11 @@ impl Meetings {
     pub async fn receipt(&self, id: MeetingId) -> Result<String, NoReceipt> {
         // One at a time: whoever asks is told the same.
         let _turn = self.sealing.lock().await;
-        let record = self.record(id)?.ok_or(NoReceipt::Unknown)?;
+        let record = self.look(id).await?.ok_or(NoReceipt::Unknown)?;
         if !record.status.ended() || self.live(id).is_some() {
             return Err(NoReceipt::NotEnded(record.status));
         }
-        if let Some(kept) = self.store.receipt(id)? {
+        if let Some(kept) = self.reads.run(move |store| store.receipt(id)).await? {
             return Ok(kept);
         }
         let (store, credentials) = (self.store.clone(), self.placer.mesh.credentials());

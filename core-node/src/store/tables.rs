@@ -1,12 +1,10 @@
-//! The tables, their keys and how values are written.
+//! The tables and their keys.
 
 use std::ops::RangeInclusive;
 
-use mesh::{codec, wire::MeetingId};
+use mesh::wire::MeetingId;
 use redb::TableDefinition;
-use serde::{Serialize, de::DeserializeOwned};
 
-use super::StoreError;
 use crate::key::SpurtKey;
 
 pub(super) const MEETINGS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("meetings");
@@ -17,9 +15,14 @@ pub(super) const LOG: TableDefinition<'_, (u128, u64, &str, u32, u32), &[u8]> = 
 pub(super) const SEQUENCES: TableDefinition<'_, u128, u64> = TableDefinition::new("sequences");
 pub(super) const COVERS: TableDefinition<'_, (u128, &str, i64), &[u8]> = TableDefinition::new("covers");
 pub(super) const SEGMENTS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("segments");
-pub(super) const RECEIPTS: TableDefinition<'_, u128, &str> = TableDefinition::new("receipts");
+pub(super) const RECEIPTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("sealed");
 pub(super) const CLAIMS: TableDefinition<'_, u128, (u64, &[u8])> = TableDefinition::new("claims");
 pub(super) const REVISIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("revisions");
+pub(super) const STANDING: TableDefinition<'_, (u8, u128), ()> = TableDefinition::new("standing");
+pub(super) const KEYS: TableDefinition<'_, &[u8], (u128, &str)> = TableDefinition::new("keys");
+
+/// Receipts as text, before they were packed; they are made anew when they are asked for.
+pub(super) const OLD_RECEIPTS: TableDefinition<'_, u128, &str> = TableDefinition::new("receipts");
 
 pub(super) fn cover_keys(meeting: MeetingId) -> ((u128, &'static str, i64), (u128, &'static str, i64)) {
     ((meeting.as_u128(), "", i64::MIN), (after(meeting), "", i64::MIN))
@@ -43,20 +46,4 @@ pub(super) fn log_key(meeting: MeetingId, key: &SpurtKey, first: u32) -> (u128, 
 
 pub(super) fn log_keys(meeting: MeetingId, key: &SpurtKey) -> RangeInclusive<(u128, u64, &str, u32, u32)> {
     log_key(meeting, key, 0)..=log_key(meeting, key, u32::MAX)
-}
-
-pub(super) fn json<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(bytes).map_err(|e| StoreError::Record { what, why: e.to_string() })
-}
-
-pub(super) fn to_json<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|e| StoreError::Record { what, why: e.to_string() })
-}
-
-pub(super) fn coded<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-    codec::decode(bytes).map_err(|e| StoreError::Record { what, why: e.to_string() })
-}
-
-pub(super) fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
-    codec::encode(value).map_err(|e| StoreError::Record { what, why: e.to_string() })
 }

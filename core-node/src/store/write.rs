@@ -1,10 +1,64 @@
 //! What each change does to the tables.
 
-use mesh::{clock::Micros, wire::MeetingId};
+use mesh::{clock::Micros, trace::TraceContext, wire::MeetingId};
 use redb::{ReadableTable, WriteTransaction};
 
-use super::{Chunk, DoneMark, Op, Replaced, SpurtRecord, StoreError, tables::*};
-use crate::{key::SpurtKey, utterance::Cover};
+use super::{
+    Chunk, DoneMark, Op, Replaced, SpurtRecord, StoreError,
+    damage::Damage,
+    index, remove,
+    tables::*,
+    value::{check_depth, coded, encode, to_json, to_text},
+};
+use crate::{key::SpurtKey, transcript::Segment, utterance::Cover};
+
+/// What one change writes, in the order in which [`apply`] takes it.
+#[derive(Debug, Clone)]
+pub struct Values(Vec<Vec<u8>>);
+
+impl Values {
+    /// Each of them.
+    pub fn rows(&self) -> &[Vec<u8>] {
+        &self.0
+    }
+}
+
+impl Op {
+    /// The change as it is written, every part of it proven readable.
+    ///
+    /// # Errors
+    /// A part could not be read back, or is too long: this change is not to be made.
+    pub fn prepare(&self) -> Result<Values, StoreError> {
+        let spoken = |segment: &Option<Box<Segment>>, cover: &Option<Cover>| {
+            let segment = segment.as_ref().map(|segment| to_json("segments", segment));
+            let cover = cover.as_ref().map(|cover| to_json("covers", cover));
+            segment.into_iter().chain(cover)
+        };
+        let values: Result<_, _> = match self {
+            Self::Append { chunk, opened, .. } => {
+                let opened = opened.as_ref().map(|record| encode("spurts", record));
+                opened.into_iter().chain([encode("log", chunk)]).collect()
+            }
+            Self::Finish { segment, cover, .. } => spoken(segment, cover).collect(),
+            Self::Taken { spurts, segment, cover, .. } => {
+                let rows = spurts.iter().map(|(_, record)| encode("spurts", record));
+                rows.chain(spoken(segment, cover)).collect()
+            }
+            Self::Meeting(record) => {
+                record.spec.metadata.values().try_for_each(|value| check_depth("meetings", value))?;
+                to_json("meetings", record).map(|row| vec![row])
+            }
+            Self::Participant(_, participant) => to_json("participants", participant).map(|row| vec![row]),
+            Self::Placement(_, _, decision) => {
+                check_depth("placements", decision)?;
+                to_json("placements", decision).map(|row| vec![row])
+            }
+            Self::Receipt(_, receipt) => to_text("receipts", receipt).map(|row| vec![row]),
+            Self::Sequence(..) | Self::Forget(_) | Self::Remove(_) | Self::Barrier => Ok(vec![]),
+        };
+        values.map(Values)
+    }
+}
 
 pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
     transaction.open_table(MEETINGS)?;
@@ -18,35 +72,40 @@ pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreE
     transaction.open_table(RECEIPTS)?;
     transaction.open_table(CLAIMS)?;
     transaction.open_table(REVISIONS)?;
+    transaction.open_table(STANDING)?;
+    transaction.open_table(KEYS)?;
     Ok(())
 }
 
-pub(super) fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), StoreError> {
+/// Makes a change; returns how many bytes it has removed for good.
+pub(super) fn apply(
+    transaction: &WriteTransaction,
+    op: &Op,
+    Values(values): &Values,
+    damage: &Damage,
+) -> Result<u64, StoreError> {
+    let mut values = values.iter().map(Vec::as_slice);
+    let mut next = || values.next().unwrap_or_default();
     match op {
-        Op::Append { meeting, key, first, chunk, opened } => {
-            if let Some(record) = opened {
-                let bytes = encode("spurts", record)?;
-                transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), bytes.as_slice())?;
+        Op::Append { meeting, key, first, opened, .. } => {
+            if opened.is_some() {
+                transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), next())?;
             }
-            let bytes = encode("log", chunk)?;
-            transaction.open_table(LOG)?.insert(log_key(*meeting, key, *first), bytes.as_slice())?;
+            transaction.open_table(LOG)?.insert(log_key(*meeting, key, *first), next())?;
         }
         Op::Finish { meeting, spurts, segment, at, cover } => {
             for key in spurts {
-                finish_spurt(transaction, *meeting, key, *at)?;
+                finish_spurt(transaction, *meeting, key, *at, damage)?;
             }
-            if let Some(segment) = segment {
-                let at = (meeting.as_u128(), segment.seq);
-                transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
-            }
-            keep_cover(transaction, *meeting, cover)?;
+            keep_segment(transaction, *meeting, segment, &mut next)?;
+            keep_cover(transaction, *meeting, cover, &mut next)?;
         }
         Op::Sequence(meeting, below) => {
             transaction.open_table(SEQUENCES)?.insert(meeting.as_u128(), below)?;
         }
         Op::Meeting(record) => {
-            let bytes = to_json("meetings", record)?;
-            transaction.open_table(MEETINGS)?.insert(record.id.as_u128(), bytes.as_slice())?;
+            transaction.open_table(MEETINGS)?.insert(record.id.as_u128(), next())?;
+            index::put(transaction, record)?;
             if record.status.ended() {
                 let (from, to) = cover_keys(record.id);
                 transaction.open_table(COVERS)?.retain_in(from..to, |_, _| false)?;
@@ -54,31 +113,30 @@ pub(super) fn apply(transaction: &WriteTransaction, op: &Op) -> Result<(), Store
         }
         Op::Participant(meeting, participant) => {
             let at = (meeting.as_u128(), participant.id.as_str());
-            transaction.open_table(PARTICIPANTS)?.insert(at, to_json("participants", participant)?.as_slice())?;
+            transaction.open_table(PARTICIPANTS)?.insert(at, next())?;
         }
-        Op::Placement(meeting, epoch, decision) => {
-            let at = (meeting.as_u128(), epoch.0);
-            transaction.open_table(PLACEMENTS)?.insert(at, to_json("placements", decision)?.as_slice())?;
+        Op::Placement(meeting, epoch, _) => {
+            transaction.open_table(PLACEMENTS)?.insert((meeting.as_u128(), epoch.0), next())?;
         }
         Op::Taken { meeting, spurts, segment, cover } => {
-            for (key, record) in spurts {
-                drop_items(transaction, *meeting, key)?;
-                let bytes = encode("spurts", record)?;
-                transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), bytes.as_slice())?;
+            for (key, _) in spurts {
+                drop_items(transaction, *meeting, key, damage)?;
+                transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), next())?;
             }
-            if let Some(segment) = segment {
-                let at = (meeting.as_u128(), segment.seq);
-                transaction.open_table(SEGMENTS)?.insert(at, to_json("segments", segment)?.as_slice())?;
-            }
-            keep_cover(transaction, *meeting, cover)?;
+            keep_segment(transaction, *meeting, segment, &mut next)?;
+            keep_cover(transaction, *meeting, cover, &mut next)?;
         }
-        Op::Receipt(meeting, receipt) => {
-            transaction.open_table(RECEIPTS)?.insert(meeting.as_u128(), receipt.as_str())?;
+        Op::Receipt(meeting, _) => {
+            transaction.open_table(RECEIPTS)?.insert(meeting.as_u128(), next())?;
         }
         Op::Forget(meeting) => forget(transaction, *meeting)?,
+        Op::Remove(meeting) => {
+            damage.forget(*meeting);
+            return remove::remove(transaction, *meeting);
+        }
         Op::Barrier => {}
     }
-    Ok(())
+    Ok(0)
 }
 
 /// Replaces what is claimed of `meeting` by `claim`, or by nothing, if it is of revision `after` still.
@@ -114,16 +172,23 @@ fn forget(transaction: &WriteTransaction, meeting: MeetingId) -> Result<(), Stor
     Ok(())
 }
 
-/// Drops a spurt's items from the log; returns how many there were, and how many of them frames.
-fn drop_items(transaction: &WriteTransaction, meeting: MeetingId, key: &SpurtKey) -> Result<(u32, u64), StoreError> {
+/// Drops a spurt's items from the log; returns how many there were, and how many of them frames. Those that cannot be read are
+/// not among them.
+fn drop_items(
+    transaction: &WriteTransaction,
+    meeting: MeetingId,
+    key: &SpurtKey,
+    damage: &Damage,
+) -> Result<(u32, u64), StoreError> {
     let (mut items, mut frames) = (0, 0);
     let mut log = transaction.open_table(LOG)?;
     let mut rows = vec![];
     for row in log.range(log_keys(meeting, key))? {
         let (row, chunk) = row?;
-        let chunk: Chunk = coded("log", chunk.value())?;
-        items += chunk.items.len() as u32;
-        frames += chunk.items.iter().flatten().count() as u64;
+        if let Some(chunk) = damage.sift("log", meeting, coded::<Chunk>("log", chunk.value()))? {
+            items += chunk.items.len() as u32;
+            frames += chunk.items.iter().flatten().count() as u64;
+        }
         rows.push(row.value().4);
     }
     for first in rows {
@@ -138,21 +203,43 @@ fn finish_spurt(
     meeting: MeetingId,
     key: &SpurtKey,
     at: Micros,
+    damage: &Damage,
 ) -> Result<(), StoreError> {
-    let (items, frames) = drop_items(transaction, meeting, key)?;
+    let (items, frames) = drop_items(transaction, meeting, key, damage)?;
     let mark = DoneMark { at, items, frames };
     let mut spurts = transaction.open_table(SPURTS)?;
-    let found = spurts.get(spurt_key(meeting, key))?.map(|row| coded::<SpurtRecord>("spurts", row.value()));
-    let Some(mut record) = found.transpose()? else { return Ok(()) };
+    let found = match spurts.get(spurt_key(meeting, key))? {
+        Some(row) => damage.sift("spurts", meeting, coded::<SpurtRecord>("spurts", row.value()))?,
+        None => return Ok(()),
+    };
+    // Of one that cannot be read this much is known: its words are out, and must not come out again.
+    let mut record = found.unwrap_or(SpurtRecord { captured: at, trace: TraceContext::new(0), done: None });
     record.done = record.done.or(Some(mark));
     spurts.insert(spurt_key(meeting, key), encode("spurts", &record)?.as_slice())?;
     Ok(())
 }
 
-fn keep_cover(transaction: &WriteTransaction, meeting: MeetingId, cover: &Option<Cover>) -> Result<(), StoreError> {
+fn keep_segment<'a>(
+    transaction: &WriteTransaction,
+    meeting: MeetingId,
+    segment: &Option<Box<Segment>>,
+    next: &mut impl FnMut() -> &'a [u8],
+) -> Result<(), StoreError> {
+    if let Some(segment) = segment {
+        transaction.open_table(SEGMENTS)?.insert((meeting.as_u128(), segment.seq), next())?;
+    }
+    Ok(())
+}
+
+fn keep_cover<'a>(
+    transaction: &WriteTransaction,
+    meeting: MeetingId,
+    cover: &Option<Cover>,
+    next: &mut impl FnMut() -> &'a [u8],
+) -> Result<(), StoreError> {
     if let Some(cover) = cover {
         let at = (meeting.as_u128(), cover.participant.as_str(), cover.at);
-        transaction.open_table(COVERS)?.insert(at, to_json("covers", cover)?.as_slice())?;
+        transaction.open_table(COVERS)?.insert(at, next())?;
     }
     Ok(())
 }

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, MeetingId, Term};
+use super::{
+    Epoch, MeetingId, Term,
+    keys::{Found, Keys},
+};
 use crate::{identity::NodeId, trace::TraceContext};
 
 /// What one node asks another.
@@ -40,6 +43,13 @@ pub enum Request {
     Replicate(Replica),
     /// To a core: who serves this meeting, as far as you know?
     Serving {
+        /// The meeting.
+        meeting: MeetingId,
+    },
+    /// To a core: has a meeting been made under these keys, or is one?
+    Keys(Keys),
+    /// From the core that served a meeting which is over: nothing is to be kept of it.
+    Remove {
         /// The meeting.
         meeting: MeetingId,
     },
@@ -89,8 +99,10 @@ pub enum Response {
         /// In which turn.
         term: Term,
     },
-    /// Answer to `Serving`: the meeting is not known here.
+    /// Answer to `Serving` and `Remove`: the meeting is not known here, or no more.
     Unknown,
+    /// Answer to `Keys`, in their order.
+    Keys(Vec<Found>),
 }
 
 /// An assignment with what version 2 adds.

@@ -1,0 +1,142 @@
+//! What is kept of meetings that are over: whether it can be read, whether there is room, and that it goes when it is to go.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use mesh::{
+    identity::{Identity, Role},
+    wire::{
+        MeetingId,
+        request::{Request, Response},
+    },
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Meetings;
+use crate::{
+    log::LogClosed,
+    record::{CoreRole, Status},
+    store::{Damaged, MAX_NAMED, Op, Store, reads::ReadError},
+};
+
+/// Records looked at in one go at the start.
+const SCRUB_ROWS: usize = 256;
+/// Between two of these.
+const SCRUB_PAUSE: Duration = Duration::from_millis(20);
+
+/// No write for so long: now is a good time to settle the store.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How long another core is waited for that is to forget a meeting.
+const REMOVE_WAIT: Duration = Duration::from_secs(2);
+
+/// Why a meeting is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRemoved {
+    /// No meeting has that id.
+    #[error("no meeting has this id here")]
+    Unknown,
+    /// It is not over.
+    #[error("the meeting is `{}`: it can be removed when it is over", .0.as_str())]
+    NotEnded(Status),
+    /// The store could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store takes no more writes.
+    #[error(transparent)]
+    Log(#[from] LogClosed),
+}
+
+impl Meetings {
+    /// Removes a meeting that is over, with its transcript and receipt, here and at the cores that can be reached.
+    ///
+    /// # Errors
+    /// See [`NotRemoved`].
+    pub async fn remove(self: &Arc<Self>, id: MeetingId) -> Result<(), NotRemoved> {
+        let record = self.look(id).await?.ok_or(NotRemoved::Unknown)?;
+        if !record.status.ended() || self.live(id).is_some() {
+            return Err(NotRemoved::NotEnded(record.status));
+        }
+        // Its receipt may be under way: what is written after the removal would stay.
+        let sealing = self.sealing.lock().await;
+        self.log.write(Op::Remove(id)).await?;
+        drop(sealing);
+        metrics::counter!("nearfield_core_meetings_removed_total").increment(1);
+        let members = self.placer.mesh.members().borrow().clone();
+        let mut asked = tokio::task::JoinSet::new();
+        for core in members.iter().filter(|m| m.identity.role == Role::Core).map(|m| m.identity.node.clone()) {
+            let mesh = self.placer.mesh.clone();
+            asked.spawn(async move {
+                let _ = timeout(REMOVE_WAIT, mesh.request(&core, &Request::Remove { meeting: id })).await;
+            });
+        }
+        asked.join_all().await;
+        Ok(())
+    }
+
+    /// `from`, which served the meeting, says that nothing is to be kept of it.
+    pub(super) async fn handle_remove(&self, from: &Identity, id: MeetingId) -> Response {
+        let refused = |reason: &str| Response::Refused { reason: reason.into() };
+        let record = match self.look(id).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return Response::Unknown,
+            Err(error) => return refused(&error.to_string()),
+        };
+        let theirs = record.serving.role != CoreRole::Serving && record.serving.by.as_ref() == Some(&from.node);
+        if !theirs || self.live(id).is_some() {
+            return refused("only the core that served a meeting may have it removed");
+        }
+        self.standbys.forget(id);
+        match self.log.write(Op::Remove(id)).await {
+            Ok(_) => Response::Unknown,
+            Err(error) => refused(&error.to_string()),
+        }
+    }
+
+    /// Whether the store has as much in it as it may.
+    pub fn is_store_full(&self) -> bool {
+        self.store.size() > self.settings.max_store_bytes
+    }
+
+    /// What cannot be read of what is kept, and whether there may be more than is named.
+    pub fn damaged(&self) -> (Vec<Damaged>, bool) {
+        let rows = self.store.damaged();
+        let more = rows.len() >= MAX_NAMED;
+        (rows, more)
+    }
+}
+
+/// Looks once at every record, so that one that cannot be read is known before somebody asks for it.
+pub(super) async fn scrub(meetings: Weak<Meetings>, stop: CancellationToken) {
+    let mut next = Some(MeetingId::nil());
+    while let Some(from) = next {
+        let Some(reads) = meetings.upgrade().map(|this| this.reads.clone()) else { return };
+        let looked = stop.run_until_cancelled(reads.run(move |store| store.scrub(from, SCRUB_ROWS))).await;
+        next = match looked {
+            Some(Ok(next)) => next,
+            Some(Err(error)) => return tracing::warn!(%error, "the records were not looked through"),
+            None => return,
+        };
+        tokio::time::sleep(SCRUB_PAUSE).await;
+    }
+}
+
+/// Settles the store whenever nothing has been written for [`IDLE`].
+pub(super) async fn settle(store: Weak<Store>, stop: CancellationToken) {
+    let (mut seen, mut settled) = (0, 0);
+    while stop.run_until_cancelled(tokio::time::sleep(IDLE)).await.is_some() {
+        let Some(store) = store.upgrade() else { return };
+        let commits = store.commits();
+        if commits == seen && commits != settled {
+            let done = tokio::task::spawn_blocking(move || store.settle()).await;
+            if let Ok(Err(error)) = done {
+                return tracing::warn!(%error, "the store is not settled; a start after a crash takes longer");
+            }
+            settled = commits;
+        }
+        seen = commits;
+    }
+}
