@@ -10,7 +10,8 @@ use super::Source;
 const OURS: &str = "NEARFIELD_";
 
 /// Words after it that other programs read: those of this workspace, and what builds and tests them.
-const OTHERS: [&str; 7] = ["CORE__", "EDGE__", "DNS__", "CACHE", "MODEL", "SPEECH", "HISTORIES"];
+const OTHERS: [&str; 11] =
+    ["CORE__", "EDGE__", "DNS__", "CACHE", "FUZZ", "HISTORIES", "MODEL", "SEED", "SPEECH", "TOKEN", "WORLD"];
 
 /// The most words of a name for which every way of writing it is tried: 64 ways.
 const MAX_WORDS: usize = 7;
