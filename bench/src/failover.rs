@@ -84,9 +84,24 @@ pub struct Args {
 /// The world of the first scenario. Call it before any thread is started.
 ///
 /// # Errors
-/// Namespaces are not allowed here: without them there is nothing to cut.
+/// The model or a program that a scenario needs is missing, or namespaces are not allowed here: without them there is nothing to cut.
 pub fn enter(args: &Args) -> Result<World> {
+    ensure!(args.model.exists(), no_model(args));
+    has_programs(&wanted_scenarios(args), nats::program().as_deref())?;
     World::enter(args.seed).context("failover needs the emulated Internet")
+}
+
+fn has_programs(wanted: &[Scenario], nats: Option<&Path>) -> Result<()> {
+    match wanted.iter().find(|scenario| scenario.has_nats()).filter(|_| nats.is_none()) {
+        None => Ok(()),
+        Some(scenario) => {
+            bail!("{} needs nats-server: {}, or choose other scenarios with --scenario", scenario.name(), nats::HOW)
+        }
+    }
+}
+
+fn no_model(args: &Args) -> String {
+    format!("{}: no such model; ./dev model fetches it", args.model.display())
 }
 
 /// Runs the scenarios, prints the table, writes the JSON. `Ctrl-C` ends it and leaves no process behind.
@@ -104,12 +119,13 @@ pub async fn run(world: World, args: Args) -> Result<()> {
     }
 }
 
+fn wanted_scenarios(args: &Args) -> Vec<Scenario> {
+    if args.scenario.is_empty() { Scenario::value_variants().to_vec() } else { args.scenario.clone() }
+}
+
 async fn play_all(args: &Args) -> Result<()> {
     let prompts = speech::load(&args.speech)?;
-    let wanted = match args.scenario.is_empty() {
-        true => Scenario::value_variants().to_vec(),
-        false => args.scenario.clone(),
-    };
+    let wanted = wanted_scenarios(args);
     let promises: Vec<&str> = wanted.iter().map(|scenario| scenario.row(args.short).promise).collect();
     let mut outcomes = vec![];
     for scenario in wanted {
@@ -194,11 +210,10 @@ async fn evidence(meeting: &Meeting) -> Result<Evidence> {
 }
 
 fn wanted(scenario: Scenario, args: &Args, dir: &Path) -> Result<Wanted> {
-    let no_model = || format!("{}: no such model; ./dev model fetches it", args.model.display());
     let dir = dir.canonicalize()?;
     Ok(Wanted {
         binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
-        model: args.model.canonicalize().with_context(no_model)?,
+        model: args.model.canonicalize().with_context(|| no_model(args))?,
         manners: manners(scenario, args, &dir),
         nats: scenario.has_nats(),
         dir,
@@ -230,4 +245,17 @@ fn manners(scenario: Scenario, args: &Args, dir: &Path) -> BTreeMap<String, Mann
         }
     }
     manners
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_scenario_needs_is_asked_for_before_anything_starts() {
+        let told = has_programs(Scenario::value_variants(), None).map_err(|e| e.to_string());
+        assert!(told.is_err_and(|e| e.starts_with("core-killed-nats needs nats-server: install it")));
+        assert!(has_programs(Scenario::value_variants(), Some(Path::new("/usr/sbin/nats-server"))).is_ok());
+        assert!(has_programs(&[Scenario::CoreKilled], None).is_ok());
+    }
 }

@@ -1,5 +1,7 @@
 //! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use bench::{capacity, certs, demo, failover, gossip, latency, link, placement, relay, vad, words};
 use clap::{Parser, Subcommand};
@@ -41,8 +43,18 @@ enum Command {
     Certs(certs::Args),
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+/// An error is told in a line: it is for whoever typed the command, and a backtrace is not.
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Capacity(args) => runtime()?.block_on(capacity::run(args)),
         Command::Certs(args) => certs::run(&args),

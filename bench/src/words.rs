@@ -1,17 +1,27 @@
 //! `bench words`: what the edge's gate costs in words, and what it saves in bytes.
 
 mod bytes;
+mod monologue;
 mod onsets;
 mod rate;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use comfy_table::Table;
 use core_node::transcribe::whisper::{self, Whisper};
 use serde::Serialize;
 
-use self::{bytes::Bytes, onsets::Onsets, rate::Rates};
+use self::{
+    bytes::Bytes,
+    monologue::{Monologue, Peer},
+    onsets::Onsets,
+    rate::Rates,
+};
 use crate::{speech, vad::Sounds};
 
 /// Bits per second of every participant's packets.
@@ -42,6 +52,15 @@ pub struct Args {
     /// Minutes of the meeting whose bytes are counted, 1 to 600.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub minutes: u64,
+    /// Minutes of monologues with pauses of 0.12 s, 1 to 600, instead of all of this: do finals keep their words?
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub monologue: Option<u64>,
+    /// A Python with faster-whisper, that hears the same monologues: `./dev words --monologue` makes one.
+    #[arg(long, value_name = "PROGRAM", requires = "peer_model")]
+    pub peer: Option<PathBuf>,
+    /// The same model for it: a wheel or folder with CTranslate2's files.
+    #[arg(long, value_name = "PATH")]
+    pub peer_model: Option<PathBuf>,
     /// Everything follows from it.
     #[arg(long, default_value_t = 11)]
     pub seed: u64,
@@ -85,23 +104,45 @@ pub struct Figures {
 /// # Errors
 /// There is no speech or no model, the engine fails, or the figures cannot be written.
 pub async fn run(args: Args) -> Result<()> {
+    if let Some(minutes) = args.monologue {
+        return monologue(&args, minutes).await;
+    }
     let sounds = Sounds::load(&args.voices)?;
     let prompts = speech::load(&args.voices.join("en"))?;
+    // Before anything that takes minutes.
+    let engine = (args.sentences > 0).then(|| load(&args.model, 2)).transpose()?;
     let bytes = bytes::meeting(Duration::from_secs(args.minutes * 60), &prompts, args.seed)?;
     let onsets = onsets::onsets(args.onsets, &sounds, args.seed)?;
     let mut rates = Rates::default();
-    if args.sentences > 0 {
-        let engine = Whisper::load(&whisper::Settings { model: args.model.clone(), threads: 2 })?;
+    if let Some(engine) = engine {
         let (count, snr, suppress, seed) = (args.sentences, args.snr, args.noise_suppression, args.seed);
         rates = rate::rates(&engine, &prompts, rate::Conditions { count, snr, suppress, seed }).await?;
     }
     let figures = Figures::of(rates, onsets, bytes);
     println!("{}", figures.table());
-    if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&figures)?;
-        std::fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
-    }
-    Ok(())
+    write(args.json.as_deref(), &figures)
+}
+
+async fn monologue(args: &Args, minutes: u64) -> Result<()> {
+    let prompts = speech::load(&args.voices.join("en"))?;
+    // One thread, as the peer: what they cost is compared.
+    let engine = Arc::new(load(&args.model, 1)?);
+    let peer = args.peer.as_ref().zip(args.peer_model.as_ref());
+    let peer = peer.map(|(python, model)| Peer::new(python, model)).transpose()?;
+    let found: Monologue = monologue::monologues(engine, &prompts, minutes, peer.as_ref(), args.seed).await?;
+    println!("{}", found.table());
+    write(args.json.as_deref(), &found)
+}
+
+fn load(model: &Path, threads: u16) -> Result<Whisper> {
+    let settings = whisper::Settings { model: model.to_owned(), threads };
+    Whisper::load(&settings).context("no speech model: run ./dev model, or name one with --model")
+}
+
+fn write(path: Option<&Path>, figures: &impl Serialize) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let json = serde_json::to_vec_pretty(figures)?;
+    std::fs::write(path, json).with_context(|| format!("--json {}", path.display()))
 }
 
 impl Figures {

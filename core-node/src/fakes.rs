@@ -4,7 +4,10 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -182,6 +185,8 @@ pub(crate) struct FakeEngine {
     pub(crate) stuck: bool,
     /// How loud the second half of each clip was, root mean square.
     pub(crate) heard: Arc<Mutex<Vec<f32>>>,
+    /// It answers, but has no words.
+    pub(crate) mute: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -197,9 +202,18 @@ impl Transcriber for FakeEngine {
         let half = &clip.samples[clip.samples.len() / 2..];
         let power = half.iter().map(|s| s * s).sum::<f32>() / half.len().max(1) as f32;
         self.heard.lock().unwrap().push(power.sqrt());
+        if self.mute.load(Ordering::Relaxed) {
+            return Ok(Text::default());
+        }
         let ms = clip.duration().as_millis() as u32;
         let word = Word { text: format!("{ms}ms"), start_ms: 0, end_ms: ms, confidence: 0.9 };
-        Ok(Text { text: word.text.clone(), language: Some("en".into()), confidence: Some(0.9), words: vec![word] })
+        Ok(Text {
+            text: word.text.clone(),
+            language: Some("en".into()),
+            confidence: Some(0.9),
+            words: vec![word],
+            ..Text::default()
+        })
     }
 }
 
@@ -209,6 +223,7 @@ pub(crate) struct Core {
     pub(crate) mesh: Arc<FakeMesh>,
     pub(crate) app: App,
     pub(crate) heard: Arc<Mutex<Vec<f32>>>,
+    pub(crate) mute: Arc<AtomicBool>,
     assigned: mpsc::UnboundedReceiver<(String, Assignment)>,
 }
 
@@ -307,7 +322,8 @@ impl Core {
         let store = Arc::new(Store::open(file).unwrap());
         let log = Log::start(store.clone()).unwrap();
         let heard = Arc::<Mutex<Vec<f32>>>::default();
-        let pool = Pool::new(Arc::new(FakeEngine { stuck, heard: heard.clone() }), 2, 4);
+        let mute = Arc::<AtomicBool>::default();
+        let pool = Pool::new(Arc::new(FakeEngine { stuck, heard: heard.clone(), mute: mute.clone() }), 2, 4);
         let placer = Placer::new(mesh.clone(), LatencyModel::new(RegionMap::built_in()));
         let claims = claims.unwrap_or_else(|| Claims::embedded(store.clone()));
         let meetings = Meetings::resume(settings, store, log, pool, placer, claims).unwrap();
@@ -322,7 +338,7 @@ impl Core {
             token: None,
             streams: Streams::new(Default::default()),
         };
-        Self { meetings, acceptor, mesh, app, heard, assigned }
+        Self { meetings, acceptor, mesh, app, heard, mute, assigned }
     }
 
     pub(crate) fn router(&self) -> axum::Router {

@@ -37,6 +37,10 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_core_merge_forgotten_utterances_total", "Utterances too old for copies to be found in."),
     counter("nearfield_core_merge_spurts_dropped_total", "Talk spurts of which another edge had brought everything."),
     counter("nearfield_core_moves_wanted_total", "Times that another edge was much better for a live meeting."),
+    histogram(
+        "nearfield_core_not_transcribed_seconds",
+        "How much speech of a final has no words, of those that lack some.",
+    ),
     counter("nearfield_core_opens_refused_total", "Meetings that an edge brought and that were not taken."),
     counter("nearfield_core_partials_skipped_total", "Partials not made because no worker was idle."),
     histogram("nearfield_core_placement_seconds", "How long it took to place a meeting."),
@@ -67,6 +71,7 @@ pub const METRICS: &[Metric] = &[
     histogram("nearfield_core_takeover_seconds", "How long a takeover took."),
     counter("nearfield_core_takeovers_refused_total", "Takeovers that the authority did not allow."),
     counter("nearfield_core_takeovers_total", "Meetings taken over from another core."),
+    histogram("nearfield_core_transcribe_again_seconds", "How much speech each part held that was decoded again."),
     histogram("nearfield_core_transcribe_clip_seconds", "How much speech each clip held."),
     counter("nearfield_core_transcribe_clips_total", "Clips given to the engine, by kind and outcome."),
     counter("nearfield_core_transcribe_loops_total", "Times that the decoder repeated itself."),

@@ -19,7 +19,7 @@ use crate::{
     key::SpurtKey,
     lock,
     log::{Log, LogClosed},
-    record::{Gap, Status},
+    record::{Gap, MAX_GAPS, Status},
     replicate::{entry::Entry, handle::Replication, sender::Replicator, snapshot::finished},
     store::{Op, Store, StoreError},
     transcript::{Draft, Finality, Segment, Transcript},
@@ -50,7 +50,7 @@ pub enum What {
     Final(Arc<Segment>),
     /// The meeting moved on.
     Status(StatusChange),
-    /// Nobody captured the meeting for a while.
+    /// Nobody captured the meeting for a while, or there are no words of something.
     Gap(Gap),
     /// Another core serves the meeting: nothing more will come from this one. Its number is that of the event
     /// before it, since the other core goes on from there.
@@ -331,7 +331,11 @@ impl Feed {
             What::Final(segment) => {
                 newest.partials.remove(&segment.id);
             }
-            What::Gap(_) => newest.gaps.push(event.clone()),
+            What::Gap(_) => {
+                newest.gaps.push(event.clone());
+                let excess = newest.gaps.len().saturating_sub(MAX_GAPS);
+                newest.gaps.drain(..excess);
+            }
             What::Status(_) | What::Done(_) => newest.status = Some(event.clone()),
             What::Moved(_) => newest.moved = Some(event.clone()),
         }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    record::{CoreRole, GapReason, MeetingRecord, Owner, Status, turns::CoreTurn},
+    record::{CoreRole, Gap, GapReason, MeetingRecord, Owner, Status, turns::CoreTurn},
     store::{Store, StoreError},
     transcript::{Segment, in_spoken_order, timestamp},
 };
@@ -171,7 +171,7 @@ impl Receipt {
                 words: segments.iter().map(|s| s.words.len() as u64).sum(),
             },
             edges,
-            gaps: record.gaps.iter().map(|gap| gap_line(gap.from, gap.to.unwrap_or(ended), gap.reason)).collect(),
+            gaps: gaps(record, ended),
             transcript: TranscriptLine { sha256: digest(&segments)? },
         })
     }
@@ -222,8 +222,12 @@ fn edges(store: &Store, record: &MeetingRecord, ended: Micros) -> Result<Vec<Edg
     Ok(record.owners.iter().map(line).collect())
 }
 
-fn gap_line(from: Micros, to: Micros, reason: GapReason) -> GapLine {
-    GapLine { from: timestamp(from), to: timestamp(to), reason }
+/// When nobody had part; whether there are words of what somebody captured is in the transcript.
+fn gaps(record: &MeetingRecord, ended: Micros) -> Vec<GapLine> {
+    let uncaptured = record.gaps.iter().filter(|gap| gap.reason != GapReason::NotTranscribed);
+    let line =
+        |gap: &Gap| GapLine { from: timestamp(gap.from), to: timestamp(gap.to.unwrap_or(ended)), reason: gap.reason };
+    uncaptured.map(line).collect()
 }
 
 fn relay(source: &Source) -> RelayLine {

@@ -16,6 +16,7 @@ use mesh::{
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use self::turns::CoreTurn;
 use crate::ingest::Counts;
@@ -56,7 +57,8 @@ pub struct MeetingRecord {
     /// Who serves it, as far as this core knows.
     #[serde(default)]
     pub serving: Serving,
-    /// When nobody captured it, oldest first; at most [`MAX_GAPS`], the newest are kept.
+    /// When nobody captured it, and speech of which there are no words, oldest first; at most [`MAX_GAPS`], the newest are
+    /// kept, and of the latter fewer if need be.
     #[serde(default)]
     pub gaps: Vec<Gap>,
     /// The cores that served it or stood by, in order.
@@ -86,6 +88,18 @@ impl MeetingRecord {
             serving: Serving::default(),
             gaps: vec![],
             cores: vec![],
+        }
+    }
+}
+
+impl MeetingRecord {
+    /// Adds a gap that has ended in its place. Where there are too many, those in which nobody captured are kept.
+    pub fn add_gap(&mut self, gap: Gap) {
+        let at = self.gaps.partition_point(|other| other.from <= gap.from);
+        self.gaps.insert(at, gap);
+        if self.gaps.len() > MAX_GAPS {
+            let oldest = self.gaps.iter().position(|gap| gap.reason == GapReason::NotTranscribed);
+            self.gaps.remove(oldest.unwrap_or(0));
         }
     }
 }
@@ -146,7 +160,7 @@ impl CoreRole {
     }
 }
 
-/// A time in which nobody captured a meeting, by this core's clock.
+/// A time in which nobody captured a meeting, by this core's clock, or of which there are no words, by the edge's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// The number of its event; 0 while it lasts.
@@ -157,9 +171,12 @@ pub struct Gap {
     pub to: Option<Micros>,
     /// Why.
     pub reason: GapReason,
+    /// The segment in which words are missing, where that is the reason.
+    #[serde(default)]
+    pub segment: Option<Uuid>,
 }
 
-/// Why nobody captured a meeting.
+/// Why nobody captured a meeting, or why there are no words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GapReason {
@@ -169,6 +186,8 @@ pub enum GapReason {
     EdgeLeft,
     /// Its edge lost the relay.
     RelayLost,
+    /// It was captured, but the engine made no words of what one speaker said: see `segment_id`.
+    NotTranscribed,
 }
 
 /// What was asked for.
@@ -343,5 +362,31 @@ impl MeetingRecord {
             media_cpu_us: sum.media_cpu_us + t.media_cpu_us,
             packets_overflowed: sum.packets_overflowed + t.packets_overflowed,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_stand_in_order_and_missing_words_crowd_out_no_missing_capture() {
+        let gap = |from: u64, reason| Gap {
+            seq: from,
+            from: Micros(from),
+            to: Some(Micros(from + 1)),
+            reason,
+            segment: None,
+        };
+        let mut record = crate::fakes::record();
+        for from in [5, 2, 9] {
+            record.add_gap(gap(from, GapReason::EdgeLost));
+        }
+        assert_eq!(record.gaps.iter().map(|gap| gap.from.0).collect::<Vec<_>>(), [2, 5, 9]);
+        for from in 0..2 * MAX_GAPS as u64 {
+            record.add_gap(gap(10 + from, GapReason::NotTranscribed));
+        }
+        let lost = record.gaps.iter().filter(|gap| gap.reason == GapReason::EdgeLost).count();
+        assert_eq!((record.gaps.len(), lost), (MAX_GAPS, 3));
     }
 }

@@ -25,9 +25,10 @@ use crate::{
     log::LogClosed,
     meeting::{Meeting, wall},
     merge::{Merger, ledger::Ledger},
+    record::{Gap, GapReason},
     store::{Speech, Store, StoreError},
     transcribe::{Clip, Text, TranscribeError, pool::Pool},
-    transcript::Draft,
+    transcript::{Draft, Segment},
     utterance::{Cover, Decoded, Fresh, Heard, Name, Piece, Utterance, denoise, duration_of},
 };
 
@@ -89,7 +90,7 @@ pub async fn run(
             () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
                 scribe.merger.handle_timeout(Instant::now());
             }
-            Some(_) = scribe.partials.join_next() => {}
+            Some(partial) = scribe.partials.join_next() => scribe.partial_ended(partial.ok().flatten()),
             () = sleep_until(partial.unwrap_or_else(Instant::now).into()), if partial.is_some() => {
                 scribe.start_partials(Instant::now());
             }
@@ -111,13 +112,13 @@ struct Scribe {
     /// Finals whose speaker said something before that has no words yet.
     held: Vec<Finished>,
     publishing: JoinSet<()>,
-    partials: JoinSet<()>,
+    partials: JoinSet<Option<(Name, Micros, Text)>>,
     /// When the next partial may be made.
     next_partial: Instant,
     /// Something has come in since one was last thought of.
     grown: bool,
-    /// How much of each growing utterance was in its last partial.
-    partial_lengths: BTreeMap<Name, Duration>,
+    /// The last partial of each utterance that has no words yet.
+    shown: BTreeMap<Name, Shown>,
     durable: BTreeMap<SpurtKey, Micros>,
 }
 
@@ -137,7 +138,7 @@ impl Scribe {
             partials: JoinSet::new(),
             next_partial: Instant::now(),
             grown: false,
-            partial_lengths: BTreeMap::new(),
+            shown: BTreeMap::new(),
             durable: BTreeMap::new(),
         }
     }
@@ -203,9 +204,9 @@ impl Scribe {
             for spurt in &utterance.spurts {
                 self.durable.remove(spurt);
             }
-            self.partial_lengths.remove(&utterance.name);
+            let shown = self.shown.remove(&utterance.name).and_then(|shown| shown.text);
             let span = tracing::info_span!("utterance", epoch, spurt);
-            self.finals.spawn(self.job(utterance).make_final(self.pool.clone(), durable).instrument(span));
+            self.finals.spawn(self.job(utterance).make_final(self.pool.clone(), durable, shown).instrument(span));
         }
     }
 
@@ -258,18 +259,39 @@ impl Scribe {
     /// One partial at a time for a meeting: what is behind is better served by the next.
     fn start_partials(&mut self, now: Instant) {
         self.grown = false;
-        let behind = self.merger.growing().into_iter().filter_map(|utterance| {
+        let growing = self.merger.growing();
+        let waiting = || self.waiting.values();
+        self.shown.retain(|name, _| growing.iter().chain(waiting()).any(|utterance| utterance.name == *name));
+        let behind = growing.into_iter().filter_map(|utterance| {
             let length = utterance.length;
-            let last = self.partial_lengths.get(&utterance.name).copied().unwrap_or_default();
+            let last = self.shown.get(&utterance.name).map(|shown| shown.length).unwrap_or_default();
             // Merged with another edge's, it may be shorter than it was.
             let new = length.saturating_sub(last);
             (new >= PARTIAL_STEP).then_some((new, length, utterance))
         });
         let Some((_, length, utterance)) = behind.max_by_key(|(new, _, _)| *new) else { return };
         self.next_partial = now + self.settings.interim.unwrap_or_default();
-        self.partial_lengths.insert(utterance.name.clone(), length);
+        let shown = self.shown.entry(utterance.name.clone()).or_default();
+        shown.length = length;
         self.partials.spawn(self.job(utterance).make_partial(self.pool.clone()));
     }
+
+    /// Its final may have begun in the meantime.
+    fn partial_ended(&mut self, partial: Option<(Name, Micros, Text)>) {
+        let Some((name, captured, text)) = partial else { return };
+        if let Some(shown) = self.shown.get_mut(&name) {
+            shown.text = Some((captured, text));
+        }
+    }
+}
+
+/// An utterance's last partial.
+#[derive(Default)]
+struct Shown {
+    /// How much of the utterance it was made of.
+    length: Duration,
+    /// When that begins, and its words, once they are out.
+    text: Option<(Micros, Text)>,
 }
 
 /// The words of an utterance, before anybody may see them.
@@ -285,7 +307,8 @@ impl Finished {
         let spoken = draft.captured.plus(draft.length);
         let done = || lock(&job.ledger).finish(&job.utterance.spurts);
         let done = match job.meeting.publisher.finish(draft, job.utterance.cover.clone(), done).await {
-            Ok((Some(_), done)) => {
+            Ok((Some(segment), done)) => {
+                job.tell_missing(&segment).await;
                 metrics::counter!("nearfield_core_segments_final_total").increment(1);
                 metrics::histogram!("nearfield_core_word_delay_seconds").record(wall().since(spoken).as_secs_f64());
                 done
@@ -331,8 +354,29 @@ struct Sound {
 }
 
 impl Job {
-    async fn make_final(self, pool: Pool, durable: Option<Micros>) -> Option<Finished> {
-        let draft = self.make_draft(&pool, durable).await;
+    /// What a final has no words of is a gap, too.
+    async fn tell_missing(&self, segment: &Segment) {
+        for stretch in &segment.not_transcribed {
+            tracing::warn!(meeting = %self.meeting.id, segment = %segment.id, ms = stretch.end_ms - stretch.start_ms, "speech has no words");
+            let start = segment.start_at.as_microsecond().max(0) as u64;
+            let at = |ms: u64| Micros(start + ms.saturating_sub(segment.start_ms) * 1000);
+            let gap = Gap {
+                seq: 0,
+                from: at(stretch.start_ms),
+                to: Some(at(stretch.end_ms)),
+                reason: GapReason::NotTranscribed,
+                segment: Some(segment.id),
+            };
+            let keep = |gap: Gap| self.meeting.update(|record| record.add_gap(gap));
+            // An error means that the store has ended or another core serves; the segment says it all the same.
+            if self.meeting.publisher.gap(gap, keep).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn make_final(self, pool: Pool, durable: Option<Micros>, shown: Option<(Micros, Text)>) -> Option<Finished> {
+        let draft = self.make_draft(&pool, durable, shown).await;
         if draft.is_none() {
             // Its speech stays stored; nothing waits for its words before the next start.
             let mut turns = lock(&self.meeting.turns);
@@ -341,26 +385,33 @@ impl Job {
         Some(Finished { draft: draft?, job: self, since: Instant::now() })
     }
 
-    async fn make_draft(&self, pool: &Pool, durable: Option<Micros>) -> Option<Draft> {
+    async fn make_draft(&self, pool: &Pool, durable: Option<Micros>, shown: Option<(Micros, Text)>) -> Option<Draft> {
         let sound = self.load().await?;
         metrics::counter!("nearfield_core_decode_bad_packets_total").increment(sound.bad_packets);
-        let text = self.transcribe(pool, &sound).await?;
+        // Merged with what another edge heard it may begin elsewhere, and the times would be others.
+        let shown = shown.filter(|(captured, _)| *captured == sound.captured).map(|(_, text)| text);
+        let text = self.transcribe(pool, &sound, shown).await?;
         Some(self.draft(&sound, text, durable.unwrap_or(sound.received)))
     }
 
-    async fn make_partial(self, pool: Pool) {
-        let Some(sound) = self.load().await else { return };
+    /// Its name, when it begins and its words, once they are out.
+    async fn make_partial(self, pool: Pool) -> Option<(Name, Micros, Text)> {
+        let sound = self.load().await?;
         let Some(partial) = pool.try_partial(self.clip(&sound)) else {
             metrics::counter!("nearfield_core_partials_skipped_total").increment(1);
-            return;
+            return None;
         };
         match partial.await {
             Ok(text) => {
-                let draft = self.draft(&sound, text, wall());
+                let draft = self.draft(&sound, text.clone(), wall());
                 // A log that has ended ends the node; nothing is lost with a partial.
-                let _ = self.meeting.publisher.partial(draft).await;
+                self.meeting.publisher.partial(draft).await.ok()?;
+                Some((self.utterance.name, sound.captured, text))
             }
-            Err(error) => tracing::debug!(meeting = %self.meeting.id, %error, "no partial"),
+            Err(error) => {
+                tracing::debug!(meeting = %self.meeting.id, %error, "no partial");
+                None
+            }
         }
     }
 
@@ -393,14 +444,14 @@ impl Job {
     }
 
     /// The words, however long the engine fails; `None` when the node stops first.
-    async fn transcribe(&self, pool: &Pool, sound: &Sound) -> Option<Text> {
+    async fn transcribe(&self, pool: &Pool, sound: &Sound, shown: Option<Text>) -> Option<Text> {
         let mut pause = Duration::from_secs(1);
         loop {
             let clip = self.clip(sound);
             if clip.duration() < if self.utterance.rest { MIN_REST } else { MIN_UTTERANCE } {
                 return Some(Text::default());
             }
-            match pool.transcribe_final(clip).await {
+            match pool.transcribe_final(clip, shown.clone()).await {
                 Ok(text) => return Some(text),
                 Err(TranscribeError::Closed) => return None,
                 Err(error @ TranscribeError::Clip(_)) => {

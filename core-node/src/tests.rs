@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use ezk_g722::libg722::{Bitrate, decoder::Decoder};
 use mesh::{
     trace::TraceContext,
     wire::{
@@ -14,7 +15,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     fakes::{ALIAS, ALICE, Core, spec, spurt_bytes, spurt_bytes_of, spurt_bytes_on},
-    record::{Spec, Status},
+    record::{GapReason, Spec, Status},
     transcript::Segment,
 };
 
@@ -107,6 +108,41 @@ async fn the_engine_hears_less_noise_where_a_meeting_wants_that() {
         loud.push(*core.heard.lock().unwrap().last().unwrap());
     }
     assert!(loud[1] < loud[0] / 2.0, "{loud:?}");
+}
+
+#[tokio::test]
+async fn speech_that_gets_no_words_is_told_on_its_segment_and_in_the_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::start(&dir.path().join("core.redb"), false);
+    let id = core.create().await;
+    core.assigned().await;
+    let mut edge = core.connect("edge-a").await;
+    core.open(&edge, id, Epoch(1)).await;
+    core.mute.store(true, std::sync::atomic::Ordering::Relaxed);
+    core.spurt(&edge, 0, 50, 0, false).await;
+    let prompt = prompt("cannot-complete-as-dialed");
+    let frames = prompt.len() as u32 / 320;
+    let voice = |n: u32| prompt.get(n as usize / 3).copied().unwrap_or_default();
+    let bytes = spurt_bytes_of(voice, Step::PassThrough, 1, frames, 0, false);
+    core.acceptor.read_spurt(&edge.link, &bytes[..]).await.unwrap();
+    while edge.next_but_durable().await != done(1) {}
+
+    let segments = core.meetings.store().segments(id, 0).unwrap();
+    assert_eq!(texts(&segments), [""], "a tone is no speech, and no segment");
+    let missing = segments[0].not_transcribed.iter().map(|s| s.end_ms - s.start_ms).sum::<u64>();
+    assert!((1000..=u64::from(frames) * 20).contains(&missing), "{missing}");
+    let gap = &core.meetings.record(id).unwrap().unwrap().gaps[0];
+    let length = gap.to.unwrap().since(gap.from).as_millis() as u64;
+    assert_eq!((gap.reason, gap.segment), (GapReason::NotTranscribed, Some(segments[0].id)));
+    assert_eq!(length, segments[0].not_transcribed[0].end_ms - segments[0].not_transcribed[0].start_ms);
+}
+
+/// 16 kHz, -1 to 1.
+fn prompt(name: &str) -> Vec<f32> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../.cache/speech/en/{name}.g722"));
+    let bytes = std::fs::read(&path).unwrap_or_else(|_| panic!("{} is missing: run ./dev speech", path.display()));
+    let samples = Decoder::new(Bitrate::Mode1_64000, false, false).decode(&bytes);
+    samples.into_iter().map(|s| f32::from(s) / 32_768.0).collect()
 }
 
 #[tokio::test]

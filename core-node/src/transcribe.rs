@@ -1,10 +1,13 @@
 //! Speech to words: one trait, several engines, one bounded [`pool::Pool`] in front of them.
 
 pub mod align;
+mod coverage;
 mod loops;
 pub mod openai;
 pub mod pool;
+pub mod speech;
 pub mod whisper;
+mod whole;
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
@@ -35,6 +38,15 @@ pub struct Word {
     pub confidence: f32,
 }
 
+/// A stretch of a clip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Where it begins, in milliseconds from the clip's start.
+    pub start_ms: u32,
+    /// Where it ends, likewise; never before `start_ms`.
+    pub end_ms: u32,
+}
+
 /// What was said in a [`Clip`]; empty where nobody spoke.
 #[derive(Clone, PartialEq, Default)]
 pub struct Text {
@@ -46,6 +58,12 @@ pub struct Text {
     pub confidence: Option<f32>,
     /// The same text by words, in order of time.
     pub words: Vec<Word>,
+    /// The stretches that the engine says its words are from; one that does not know says all of the clip.
+    pub spans: Vec<Span>,
+    /// Speech without words after all tries, in order. Engines leave it empty; the [`pool::Pool`] finds out, for finals.
+    pub missing: Vec<Span>,
+    /// The engine ran into a loop, which was cut.
+    pub repeated: bool,
 }
 
 /// A speech engine. Waits without blocking the async runtime.
@@ -119,6 +137,44 @@ impl Clip {
     pub fn duration(&self) -> Duration {
         Duration::from_micros(self.samples.len() as u64 * 1_000_000 / SAMPLE_RATE as u64)
     }
+}
+
+impl Span {
+    /// How long it is, in milliseconds.
+    pub fn length_ms(self) -> u32 {
+        self.end_ms.saturating_sub(self.start_ms)
+    }
+
+    /// Whether the moment `at_ms` is in it.
+    pub fn holds(self, at_ms: u32) -> bool {
+        (self.start_ms..self.end_ms).contains(&at_ms)
+    }
+
+    /// What both have; `None` if that is nothing.
+    pub fn overlap(self, other: Self) -> Option<Self> {
+        let common = Self { start_ms: self.start_ms.max(other.start_ms), end_ms: self.end_ms.min(other.end_ms) };
+        (common.start_ms < common.end_ms).then_some(common)
+    }
+}
+
+impl Text {
+    /// The text with `new` words between those `before` and those `after`, which it has. An engine's own writing is kept
+    /// where it can be: not all of them have punctuation in their words.
+    fn joined(&self, before: &[Word], new: &[Word], after: &[Word]) -> String {
+        let space = if self.language.as_deref().is_none_or(is_spaced) { " " } else { "" };
+        let written = |words: &[Word]| words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(space);
+        match (before.is_empty(), after.is_empty()) {
+            (true, true) => written(new),
+            (false, true) => [self.text.clone(), written(new)].join(space),
+            (true, false) => [written(new), self.text.clone()].join(space),
+            (false, false) => [before, new, after].map(written).join(space),
+        }
+    }
+}
+
+/// Whether a language (ISO 639-1) has spaces between its words.
+fn is_spaced(language: &str) -> bool {
+    !matches!(language, "zh" | "ja" | "th" | "lo" | "my" | "yue")
 }
 
 impl fmt::Debug for Clip {

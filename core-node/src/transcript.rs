@@ -61,6 +61,12 @@ pub struct Segment {
     pub confidence: Option<f32>,
     /// The words with their times.
     pub words: Vec<TimedWord>,
+    /// Speech in it of which there are no words, after several tries; of finals only.
+    #[serde(default)]
+    pub not_transcribed: Vec<Stretch>,
+    /// Why this final has fewer words than the partial before it, if it has.
+    #[serde(default)]
+    pub fewer_words: Option<FewerWords>,
     /// The edge that captured it.
     #[schema(value_type = Option<String>)]
     pub edge: Option<NodeId>,
@@ -96,6 +102,29 @@ pub struct TimedWord {
     pub end_ms: u64,
     /// The engine's confidence, 0 to 1.
     pub confidence: f32,
+}
+
+/// A time in a meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Stretch {
+    /// Begin, in milliseconds from the meeting's first captured frame.
+    pub start_ms: u64,
+    /// End, likewise.
+    pub end_ms: u64,
+}
+
+/// Why a final has fewer words than the partial before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FewerWords {
+    /// The rest of the partial's speech belongs to another segment.
+    OtherSegment,
+    /// Some of its speech could not be transcribed: see `not_transcribed`.
+    NotTranscribed,
+    /// The engine had begun to repeat itself.
+    Repetition,
+    /// All of its speech is covered: the engine, having heard more of it, makes other words of it.
+    HeardOtherwise,
 }
 
 /// When a segment's last frame passed each stage, in Unix microseconds. The edge's own stages are
@@ -158,13 +187,21 @@ pub enum Finality {
     Repeated,
 }
 
+/// The newest revision of a segment.
+#[derive(Debug, Default)]
+struct Shown {
+    revision: u32,
+    words: usize,
+    length: Duration,
+}
+
 /// One meeting's transcript: gives ids, revisions, numbers and meeting times.
 #[derive(Debug)]
 pub struct Transcript {
     meeting: MeetingId,
     origin: Option<Micros>,
     next_seq: u64,
-    revisions: BTreeMap<Uuid, u32>,
+    revisions: BTreeMap<Uuid, Shown>,
     finals: BTreeSet<Uuid>,
 }
 
@@ -200,20 +237,24 @@ impl Transcript {
     /// The next revision of a partial; `None` if it is final already or says nothing.
     pub fn handle_partial(&mut self, draft: Draft) -> Option<Segment> {
         let id = segment_id(self.meeting, &draft.key, draft.item);
-        if self.finals.contains(&id) || draft.text.text.trim().is_empty() {
+        if self.finals.contains(&id) || !says_something(&draft.text.text) {
             return None;
         }
         Some(self.segment(id, draft, false))
     }
 
-    /// The final. One without words is a segment only if partials had promised some.
-    pub fn handle_final(&mut self, draft: Draft) -> Finality {
+    /// The final. One without words is a segment only if partials had promised some, or if it has speech that should have had.
+    pub fn handle_final(&mut self, mut draft: Draft) -> Finality {
         let id = segment_id(self.meeting, &draft.key, draft.item);
         if !self.finals.insert(id) {
             return Finality::Repeated;
         }
-        if draft.text.text.trim().is_empty() && !self.revisions.contains_key(&id) {
-            return Finality::Silence;
+        if !says_something(&draft.text.text) {
+            draft.text.text.clear();
+            draft.text.words.clear();
+            if draft.text.missing.is_empty() && !self.revisions.contains_key(&id) {
+                return Finality::Silence;
+            }
         }
         let segment = self.segment(id, draft, true);
         self.revisions.remove(&id);
@@ -221,8 +262,10 @@ impl Transcript {
     }
 
     fn segment(&mut self, id: Uuid, draft: Draft, is_final: bool) -> Segment {
-        let revision = self.revisions.entry(id).and_modify(|r| *r += 1).or_insert(1);
-        let revision = *revision;
+        let shown = self.revisions.entry(id).or_default();
+        let fewer_words = if is_final { shown.why_fewer(&draft) } else { None };
+        *shown = Shown { revision: shown.revision + 1, words: draft.text.words.len(), length: draft.length };
+        let revision = shown.revision;
         let origin = *self.origin.get_or_insert(draft.captured);
         let start_ms = draft.captured.since(origin).as_millis() as u64;
         let end = draft.captured.plus(draft.length);
@@ -232,12 +275,18 @@ impl Transcript {
             end_ms: start_ms + u64::from(w.end_ms),
             confidence: w.confidence,
         };
+        let stretch = |span: &crate::transcribe::Span| Stretch {
+            start_ms: start_ms + u64::from(span.start_ms),
+            end_ms: start_ms + u64::from(span.end_ms),
+        };
         let (edge, region) = draft.edge.clone().unzip();
         Segment {
             id,
             seq: self.take_seq(),
             meeting_id: self.meeting,
             words: draft.text.words.iter().map(word).collect(),
+            not_transcribed: draft.text.missing.iter().map(stretch).collect(),
+            fewer_words,
             timing: draft.timing(end),
             participant: draft.participant,
             text: draft.text.text.trim().to_owned(),
@@ -253,6 +302,22 @@ impl Transcript {
             region,
             uplink: draft.step,
         }
+    }
+}
+
+impl Shown {
+    fn why_fewer(&self, draft: &Draft) -> Option<FewerWords> {
+        let Text { words, missing, repeated, .. } = &draft.text;
+        let why = if draft.length < self.length {
+            FewerWords::OtherSegment
+        } else if !missing.is_empty() {
+            FewerWords::NotTranscribed
+        } else if *repeated {
+            FewerWords::Repetition
+        } else {
+            FewerWords::HeardOtherwise
+        };
+        (words.len() < self.words).then_some(why)
     }
 }
 
@@ -291,9 +356,14 @@ pub fn timestamp(at: Micros) -> Timestamp {
     Timestamp::from_microsecond(at.0.min(i64::MAX as u64) as i64).unwrap_or(Timestamp::MAX)
 }
 
-/// In the order they were spoken, by the capture clock; those without words left out.
+/// Dashes, dots and notes of music are what engines write where nobody says a word.
+fn says_something(text: &str) -> bool {
+    text.chars().any(char::is_alphanumeric)
+}
+
+/// In the order they were spoken, by the capture clock; those that tell nothing are left out.
 pub fn in_spoken_order(mut segments: Vec<Segment>) -> Vec<Segment> {
-    segments.retain(|s| !s.text.is_empty());
+    segments.retain(|s| says_something(&s.text) || !s.not_transcribed.is_empty());
     segments.sort_by_key(|s| (s.start_at, s.end_at, s.id));
     segments
 }
@@ -312,7 +382,7 @@ mod tests {
             key: SpurtKey { epoch: Epoch(1), participant: "a".into(), spurt: SpurtNo(spurt) },
             item: 0,
             participant: None,
-            text: Text { text: text.into(), language: None, confidence: None, words: vec![word] },
+            text: Text { text: text.into(), words: vec![word], ..Text::default() },
             captured: Micros(1_000_000 + u64::from(spurt) * 2_000_000),
             length: Duration::from_millis(1500),
             stages: None,
@@ -348,6 +418,57 @@ mod tests {
             panic!("takes the partial back")
         };
         assert_eq!((segment.text.as_str(), segment.is_final, segment.revision), ("", true, 2));
+    }
+
+    #[test]
+    fn text_without_a_letter_or_a_digit_is_no_segment() {
+        let mut transcript = transcript();
+        for (n, text) in ["...", " - ", "♪♪", "?!", "\u{200B}"].into_iter().enumerate() {
+            assert_eq!(transcript.handle_partial(draft(n as u32, text)), None, "{text}");
+            assert_eq!(transcript.handle_final(draft(n as u32, text)), Finality::Silence, "{text}");
+        }
+        for (n, text) in ["7", "é", "好", "ة"].into_iter().enumerate() {
+            assert!(transcript.handle_partial(draft(10 + n as u32, text)).is_some(), "{text}");
+        }
+        let Finality::Segment(taken_back) = transcript.handle_final(draft(10, "...")) else { panic!("had a partial") };
+        assert_eq!((taken_back.text.as_str(), taken_back.words.len()), ("", 0));
+        assert_eq!(in_spoken_order(vec![*taken_back]), []);
+    }
+
+    #[test]
+    fn speech_without_words_is_a_segment_that_says_so() {
+        let mut transcript = transcript();
+        let mut mute = draft(1, "");
+        mute.text.missing = vec![crate::transcribe::Span { start_ms: 200, end_ms: 1400 }];
+        let Finality::Segment(segment) = transcript.handle_final(mute) else { panic!("is told") };
+        assert_eq!(segment.not_transcribed, [Stretch { start_ms: 200, end_ms: 1400 }]);
+        assert_eq!(in_spoken_order(vec![*segment.clone()]), [*segment]);
+    }
+
+    #[test]
+    fn a_final_of_fewer_words_than_its_partial_says_why() {
+        let of = |words: usize, change: fn(&mut Draft)| {
+            let mut draft = draft(1, "some words");
+            let word = draft.text.words[0].clone();
+            draft.text.words = vec![word; words];
+            change(&mut draft);
+            draft
+        };
+        let why = |last: Draft| {
+            let mut transcript = transcript();
+            transcript.handle_partial(of(4, |_| {}));
+            let Finality::Segment(segment) = transcript.handle_final(last) else { panic!("has words") };
+            segment.fewer_words
+        };
+        assert_eq!(why(of(4, |_| {})), None);
+        assert_eq!(why(of(3, |_| {})), Some(FewerWords::HeardOtherwise));
+        assert_eq!(why(of(0, |draft| draft.text.text.clear())), Some(FewerWords::HeardOtherwise));
+        assert_eq!(why(of(3, |draft| draft.text.repeated = true)), Some(FewerWords::Repetition));
+        assert_eq!(why(of(3, |draft| draft.length -= Duration::from_millis(500))), Some(FewerWords::OtherSegment));
+        let missing =
+            |draft: &mut Draft| draft.text.missing = vec![crate::transcribe::Span { start_ms: 0, end_ms: 900 }];
+        assert_eq!(why(of(3, missing)), Some(FewerWords::NotTranscribed));
+        assert_eq!(why(of(4, missing)), None, "it has no fewer");
     }
 
     #[test]

@@ -143,7 +143,7 @@ pub(super) fn find(evidence: &Evidence, moment: Moment) -> Result<Findings> {
     let verdict = oracle::judge(script, &heard);
     let finals: Vec<Segment> = seen.finals().map(|text| text.segment.clone()).collect();
     let texts = Texts { seen, at: moment.at };
-    let told = |list: &Value| list.as_array().map_or(0, Vec::len);
+    let told = |list: &Value| list.as_array().map_or(0, |list| list.iter().filter(|gap| is_uncaptured(gap)).count());
     Ok(Findings {
         frames_said: speech.len(),
         frames_lost: lost.len(),
@@ -172,7 +172,11 @@ pub(super) fn find(evidence: &Evidence, moment: Moment) -> Result<Findings> {
         new_speech_ms: texts.resumed(Resumes::WithNewSpeech),
         rejoin_ms: evidence.relay.joined.iter().find(|at| **at > moment.at).map(|at| ms(at.since(moment.at))),
         gap_ms: gaps.iter().map(|gap| ms(gap.to.since(gap.from))).sum(),
-        gaps_told: [gaps.len(), told(&evidence.transcript["gaps"]), seen.gaps.len()],
+        gaps_told: [
+            gaps.len(),
+            told(&evidence.transcript["gaps"]),
+            seen.gaps.iter().filter(|gap| is_uncaptured(gap)).count(),
+        ],
         delay_ms: finals.iter().map(|f| ms(f.timing.durable.since(f.timing.captured))).max().unwrap_or(0),
         dropped: view["status"] != "done",
     })
@@ -201,8 +205,13 @@ pub(super) fn gaps(meeting: &Value) -> Result<Vec<Gap>> {
     };
     let gap = |gap: &Value| Some(Gap { from: time(&gap["from"])?, to: time(&gap["to"])? });
     // One that is still open has no end yet, and none is left open by a meeting that has ended.
-    let ended = list.into_iter().flatten().filter(|gap| !gap["to"].is_null());
+    let ended = list.into_iter().flatten().filter(|gap| !gap["to"].is_null() && is_uncaptured(gap));
     ended.map(|value| gap(value).with_context(|| format!("a gap without times: {value}"))).collect()
+}
+
+/// Whether nobody captured in it; there are others, of which there are no words.
+fn is_uncaptured(gap: &Value) -> bool {
+    gap["reason"] != "not_transcribed"
 }
 
 /// What the reader was shown around the fault.

@@ -60,6 +60,8 @@ pub struct Forwarded {
     pub packets: Vec<bool>,
     /// Talk spurts, each from the number of its first packet on.
     pub spurts: Vec<(usize, Vec<Item>)>,
+    /// Whether the next one continues it, for each of them.
+    pub continues: Vec<bool>,
     /// Packets decoded.
     pub decoded: u64,
 }
@@ -184,7 +186,8 @@ pub fn forward(sent: &Sent, vad: VadSettings, settings: Settings) -> Result<Forw
     let begin = Instant::now();
     let mut pipeline = Pipeline::new(vad, settings);
     let participant = ParticipantId::new("bench")?;
-    let mut forwarded = Forwarded { packets: vec![false; sent.packets.len()], spurts: vec![], decoded: 0 };
+    let mut forwarded =
+        Forwarded { packets: vec![false; sent.packets.len()], spurts: vec![], continues: vec![], decoded: 0 };
     for (n, (payload, level)) in sent.packets.iter().zip(&sent.levels).enumerate() {
         let arrived = begin + PACKET_TIME * n as u32;
         let packet = RtpPacket {
@@ -220,6 +223,7 @@ impl Forwarded {
                 Output::Start { captured, .. } => {
                     let since = captured.0.saturating_sub(EPOCH);
                     self.spurts.push(((since + 10_000) as usize / PACKET_TIME.as_micros() as usize, vec![]));
+                    self.continues.push(false);
                 }
                 Output::Item { offset, item, .. } => {
                     let Some((first, items)) = self.spurts.last_mut() else { continue };
@@ -228,7 +232,7 @@ impl Forwarded {
                     }
                     items.push(item);
                 }
-                Output::End { .. } => {}
+                Output::End { end, .. } => self.continues.last_mut().into_iter().for_each(|last| *last = end.continues),
             }
         }
     }

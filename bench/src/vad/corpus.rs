@@ -57,7 +57,7 @@ impl Sounds {
     /// There are fewer than two languages (babble is in another one), or no music.
     pub fn load(root: &Path) -> Result<Self> {
         let mut sounds = Self::default();
-        for folder in sorted(root)? {
+        for folder in sorted(root).context("no voices: run ./dev voices, or name their folder with --voices")? {
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if !folder.is_dir() {
                 continue;
@@ -220,7 +220,7 @@ fn labels(list: &str, frames: usize) -> Result<Vec<bool>> {
 }
 
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("{}: run ./dev voices", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     paths.sort();
     Ok(paths)

@@ -66,11 +66,11 @@ pub(super) struct MeetingView {
     standby: Option<String>,
     /// Rises each time another core takes it over.
     term: u32,
-    /// When nobody captured it, oldest first.
+    /// When nobody captured it, and speech of which there are no words, oldest first.
     gaps: Vec<GapView>,
 }
 
-/// A time in which nobody captured a meeting.
+/// A time in which nobody captured a meeting, or of which there are no words.
 #[derive(Serialize, ToSchema)]
 pub(super) struct GapView {
     meeting_id: Uuid,
@@ -81,6 +81,8 @@ pub(super) struct GapView {
     /// How long it was.
     length_ms: Option<u64>,
     reason: GapReason,
+    /// The segment in which words are missing, where the reason is `not_transcribed`.
+    segment_id: Option<Uuid>,
 }
 
 impl GapView {
@@ -91,6 +93,7 @@ impl GapView {
             to: gap.to.map(|to| timestamp(to).to_string()),
             length_ms: gap.to.map(|to| to.since(gap.from).as_millis() as u64),
             reason: gap.reason,
+            segment_id: gap.segment,
         }
     }
 }

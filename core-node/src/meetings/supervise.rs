@@ -36,7 +36,7 @@ use crate::{
     link::ToLink,
     log::LogClosed,
     meeting::{Meeting, Notice, wall},
-    record::{Gap, GapReason, MAX_GAPS, Owner, Status},
+    record::{Gap, GapReason, Owner, Status},
     replicate::sender::Replicator,
 };
 
@@ -180,7 +180,7 @@ impl Supervisor {
     }
 
     fn begin_gap(&mut self, reason: GapReason, from: Micros) {
-        self.gap.get_or_insert(Gap { seq: 0, from, to: None, reason });
+        self.gap.get_or_insert(Gap { seq: 0, from, to: None, reason, segment: None });
     }
 
     async fn end_gap(&mut self) -> Result<(), LogClosed> {
@@ -192,9 +192,7 @@ impl Supervisor {
             meeting
                 .update(|record| {
                     record.gaps.retain(|g| g.to.is_some());
-                    record.gaps.push(gap);
-                    let excess = record.gaps.len().saturating_sub(MAX_GAPS);
-                    record.gaps.drain(..excess);
+                    record.add_gap(gap);
                 })
                 .await
         };

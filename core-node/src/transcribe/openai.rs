@@ -14,7 +14,7 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::{Clip, SAMPLE_RATE, Text, TranscribeError, Transcriber, Word, align::align, whisper::known_language};
+use super::{Clip, SAMPLE_RATE, Span, Text, TranscribeError, Transcriber, Word, align::align, whisper::known_language};
 
 /// The longest answer read, in bytes: 30 s of speech take about 10 kB.
 const MAX_ANSWER: usize = 1 << 20;
@@ -77,6 +77,9 @@ struct Timed {
 #[derive(Deserialize)]
 struct Segment {
     avg_logprob: Option<f32>,
+    start: Option<f64>,
+    end: Option<f64>,
+    text: Option<String>,
 }
 
 impl OpenAi {
@@ -192,18 +195,50 @@ impl Answer {
             end_ms,
             confidence: confidence.unwrap_or_default(),
         };
+        let last = clip.duration().as_millis() as u32;
+        let ms = |seconds: f64| ((seconds * 1000.0) as u32).min(last);
+        let span = |start, end| Span { start_ms: ms(start), end_ms: ms(end).max(ms(start)) };
+        let segments = self.segments(&span, last);
         let words = if self.words.is_empty() {
-            let spoken: Vec<&str> = self.text.split_whitespace().collect();
-            let times = align(&clip.samples, &spoken);
-            spoken.iter().zip(times).map(|(text, (start, end))| word(text, start, end)).collect()
+            let laid = segments.iter().flat_map(|(span, text)| laid_over(&clip.samples, *span, text));
+            laid.map(|(text, start, end)| word(text, start, end)).collect()
         } else {
-            let last = clip.duration().as_millis() as u32;
-            let ms = |seconds: f64| ((seconds * 1000.0) as u32).min(last);
-            self.words.iter().map(|w| word(&w.word, ms(w.start), ms(w.end).max(ms(w.start)))).collect()
+            let timed = self.words.iter().map(|timed| (&timed.word, span(timed.start, timed.end)));
+            timed.map(|(text, span)| word(text, span.start_ms, span.end_ms)).collect()
         };
+        let spans = segments.iter().map(|(span, _)| *span).filter(|span| span.length_ms() > 0).collect();
         let language = self.language.as_deref().and_then(known_language).map(str::to_owned);
-        Text { text: self.text.trim().to_owned(), language, confidence, words }
+        Text { text: self.text.trim().to_owned(), language, confidence, words, spans, ..Text::default() }
     }
+
+    /// Stretches of the clip and what was said in each: segments where they say so, else words, else all in one.
+    fn segments(&self, span: &impl Fn(f64, f64) -> Span, last: u32) -> Vec<(Span, &str)> {
+        let segment = |s: &'_ Segment| Some((span(s.start?, s.end?), s.text.is_some()));
+        let known: Option<Vec<(Span, bool)>> = self.segments.iter().map(segment).collect();
+        let texts = self.segments.iter().map(|s| s.text.as_deref().unwrap_or_default());
+        match known.filter(|known| !known.is_empty()) {
+            Some(known) if !self.words.is_empty() || known.iter().all(|(_, has_text)| *has_text) => {
+                known.into_iter().map(|(span, _)| span).zip(texts).collect()
+            }
+            _ if !self.words.is_empty() => {
+                self.words.iter().map(|timed| (span(timed.start, timed.end), timed.word.as_str())).collect()
+            }
+            _ if self.text.trim().is_empty() => vec![],
+            _ => vec![(Span { start_ms: 0, end_ms: last }, self.text.as_str())],
+        }
+    }
+}
+
+/// The words of `text`, and where in `samples` each begins and ends, within `span`.
+fn laid_over<'a>(samples: &[f32], span: Span, text: &'a str) -> Vec<(&'a str, u32, u32)> {
+    let spoken: Vec<&str> = text.split_whitespace().collect();
+    let at = |ms: u32| (ms as usize * SAMPLE_RATE / 1000).min(samples.len());
+    let times = align(&samples[at(span.start_ms)..at(span.end_ms)], &spoken);
+    spoken
+        .into_iter()
+        .zip(times)
+        .map(|(text, (start, end))| (text, span.start_ms + start, span.start_ms + end))
+        .collect()
 }
 
 impl fmt::Debug for OpenAi {

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use super::{Clip, Text, TranscribeError, Transcriber};
+use super::{Clip, Text, TranscribeError, Transcriber, whole};
 
 /// A fixed number of workers in front of one engine.
 ///
@@ -29,9 +29,9 @@ pub struct Pool {
 }
 
 /// What a clip is transcribed for.
-#[derive(Clone, Copy)]
 enum Kind {
-    Final,
+    /// Of which that was shown before.
+    Final(Option<Text>),
     Partial,
 }
 
@@ -55,11 +55,12 @@ impl Pool {
         self.engine.name()
     }
 
-    /// The words of a whole utterance; waits for a worker for as long as that takes.
+    /// The words of a whole utterance; waits for a worker for as long as that takes. They cover its speech, or
+    /// [`Text::missing`] says where not. `shown` are words of the same clip that a listener has seen.
     ///
     /// # Errors
     /// The engine's.
-    pub async fn transcribe_final(&self, clip: Clip) -> Result<Text, TranscribeError> {
+    pub async fn transcribe_final(&self, clip: Clip, shown: Option<Text>) -> Result<Text, TranscribeError> {
         let since = Instant::now();
         let worker = {
             let _waiting = Waiting::new();
@@ -67,7 +68,7 @@ impl Pool {
             acquire(&self.workers).await?
         };
         histogram!("nearfield_core_transcribe_wait_seconds").record(since.elapsed());
-        finish(self.start(clip, Kind::Final, vec![worker])).await
+        finish(self.start(clip, Kind::Final(shown), vec![worker])).await
     }
 
     /// The words so far, if a worker is idle; `None` means that this partial is given up.
@@ -100,11 +101,14 @@ impl Pool {
     ) -> JoinHandle<Result<Text, TranscribeError>> {
         let engine = self.engine.clone();
         let work = async move {
-            let (since, media) = (Instant::now(), clip.duration());
-            let result = engine.transcribe(clip).await;
+            let (since, media, name) = (Instant::now(), clip.duration(), kind.name());
+            let result = match kind {
+                Kind::Final(shown) => whole::transcribe(&*engine, clip, shown.as_ref()).await,
+                Kind::Partial => engine.transcribe(clip).await,
+            };
             let outcome = if result.is_ok() { "ok" } else { "error" };
-            histogram!("nearfield_core_transcribe_run_seconds", "kind" => kind.name()).record(since.elapsed());
-            counter!("nearfield_core_transcribe_clips_total", "kind" => kind.name(), "outcome" => outcome).increment(1);
+            histogram!("nearfield_core_transcribe_run_seconds", "kind" => name).record(since.elapsed());
+            counter!("nearfield_core_transcribe_clips_total", "kind" => name, "outcome" => outcome).increment(1);
             histogram!("nearfield_core_transcribe_clip_seconds").record(media.as_secs_f64());
             drop(permits);
             result
@@ -114,9 +118,9 @@ impl Pool {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
-            Self::Final => "final",
+            Self::Final(_) => "final",
             Self::Partial => "partial",
         }
     }
@@ -193,7 +197,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_final_is_done_and_no_more_at_once_than_there_are_workers() {
         let (pool, engine) = pool(3, 2);
-        let texts = join_all((1..=20).map(|ms| pool.transcribe_final(clip(ms)))).await;
+        let texts = join_all((1..=20).map(|ms| pool.transcribe_final(clip(ms), None))).await;
         let texts: Vec<String> = texts.into_iter().map(|t| t.unwrap().text).collect();
         assert_eq!(texts, (1..=20).map(|ms| ms.to_string()).collect::<Vec<_>>());
         assert_eq!(engine.running.lock().unwrap().1, 3);
@@ -205,7 +209,7 @@ mod tests {
         let first = pool.try_partial(clip(100)).unwrap();
         assert!(pool.try_partial(clip(100)).is_none());
         let since = Instant::now();
-        pool.transcribe_final(clip(10)).await.unwrap();
+        pool.transcribe_final(clip(10), None).await.unwrap();
         assert!(since.elapsed() < Duration::from_millis(20));
         assert_eq!(first.await.unwrap().text, "100");
         assert!(pool.try_partial(clip(1)).is_some());
@@ -214,7 +218,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_waiting_final_goes_before_any_partial() {
         let (pool, _) = pool(1, 8);
-        let mut finals = vec![pool.transcribe_final(clip(50)).boxed(), pool.transcribe_final(clip(50)).boxed()];
+        let mut finals =
+            vec![pool.transcribe_final(clip(50), None).boxed(), pool.transcribe_final(clip(50), None).boxed()];
         for waiting in &mut finals {
             assert!(waiting.now_or_never().is_none());
         }
@@ -227,15 +232,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_goes_away_frees_no_worker_early_and_blocks_none_for_ever() {
         let (pool, engine) = pool(1, 8);
-        let mut gone = pool.transcribe_final(clip(100)).boxed();
+        let mut gone = pool.transcribe_final(clip(100), None).boxed();
         assert!((&mut gone).now_or_never().is_none());
         tokio::task::yield_now().await;
         drop(gone);
-        let mut waiting = pool.transcribe_final(clip(100)).boxed();
+        let mut waiting = pool.transcribe_final(clip(100), None).boxed();
         assert!((&mut waiting).now_or_never().is_none());
         drop(waiting);
         let since = Instant::now();
-        pool.transcribe_final(clip(10)).await.unwrap();
+        pool.transcribe_final(clip(10), None).await.unwrap();
         let waited = since.elapsed().as_millis();
         assert!((105..130).contains(&waited), "{waited} ms");
         assert_eq!(engine.running.lock().unwrap().1, 1);
@@ -244,7 +249,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_panics_costs_one_clip_only() {
         let (pool, _) = pool(1, 1);
-        assert!(matches!(pool.transcribe_final(clip(0)).await, Err(TranscribeError::Engine { .. })));
-        assert_eq!(pool.transcribe_final(clip(3)).await.unwrap().text, "3");
+        assert!(matches!(pool.transcribe_final(clip(0), None).await, Err(TranscribeError::Engine { .. })));
+        assert_eq!(pool.transcribe_final(clip(3), None).await.unwrap().text, "3");
     }
 }

@@ -16,7 +16,9 @@ use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperError, WhisperState, WhisperTokenId,
 };
 
-use super::{Clip, SAMPLE_RATE, Text, TranscribeError, Transcriber, Word, align::align, loops::without_loop};
+use super::{
+    Clip, SAMPLE_RATE, Span, Text, TranscribeError, Transcriber, Word, align::align, is_spaced, loops::without_loop,
+};
 use crate::lock;
 
 /// The longest clip: Whisper's window.
@@ -35,16 +37,18 @@ const FULL_WINDOW: i32 = 1500;
 /// whisper.cpp takes clips as short as 0.1 s but makes words up in them.
 const MIN_SAMPLES: usize = SAMPLE_RATE;
 
-/// Fast speech has about six tokens a second; a decoder that makes more has lost the thread.
-const TOKENS_PER_SECOND: f32 = 8.0;
+/// Fast speech has about six tokens a second, and one or two of time; a decoder that makes more has lost the thread.
+const TOKENS_PER_SECOND: f32 = 9.0;
 const TOKENS_SPARE: f32 = 12.0;
 
 /// What Whisper says where nobody speaks, from the captions it was trained on ...
 const MADE_UP: [&str; 8] =
     ["", "you", "thank you", "thanks for watching", "thank you for watching", "bye", "so", "the end"];
 /// ... unless it is surer than this: in noise and silence it is 0.04 to 0.38 sure, of real ones above 0.5.
-/// whisper.cpp's no-speech probability does not help: without time tokens it is near 0 even in silence.
 const UNSURE: f32 = 0.45;
+
+/// What a time token stands for.
+const TIME_STEP_MS: u32 = 20;
 
 /// First bytes of a ggml file: `ggml` as a little-endian number.
 const MAGIC: [u8; 4] = *b"lmgg";
@@ -78,13 +82,25 @@ struct Shared {
 #[derive(Default)]
 struct Draft {
     words: Vec<Piece>,
+    /// Where they are from, by time tokens.
+    spans: Vec<Span>,
+    /// A loop was cut.
+    repeated: bool,
 }
 
-/// A word in the making: its bytes, and the probabilities of its tokens.
+/// A word in the making: its bytes, the probabilities of its tokens, and the number of the span it is from.
 #[derive(Default)]
 struct Piece {
     bytes: Vec<u8>,
     tokens: Vec<f32>,
+    span: usize,
+}
+
+/// Which tokens are what: text below the first special one, time from `time` on.
+#[derive(Clone, Copy)]
+struct Tokens {
+    special: WhisperTokenId,
+    time: WhisperTokenId,
 }
 
 impl Whisper {
@@ -172,6 +188,7 @@ impl Shared {
             draft = self.pass(state, params, FULL_WINDOW, &samples)?;
             sound = draft.without_loop();
         }
+        draft.repeated = sound < draft.words.len();
         draft.words.truncate(sound);
         if draft.is_made_up() {
             draft.words.clear();
@@ -189,36 +206,51 @@ impl Shared {
     ) -> Result<Draft, TranscribeError> {
         params.set_audio_ctx(window);
         state.full(params, samples).map_err(failed)?;
-        Draft::read(state, self.context.token_eot()).map_err(failed)
+        let tokens = Tokens { special: self.context.token_eot(), time: self.context.token_beg() };
+        Draft::read(state, tokens, (samples.len() * 1000 / SAMPLE_RATE) as u32).map_err(failed)
     }
 }
 
 impl Draft {
-    fn read(state: &WhisperState, first_special: WhisperTokenId) -> Result<Self, WhisperError> {
-        let spaced = !matches!(
-            whisper_rs::get_lang_str(state.full_lang_id_from_state()),
-            Some("zh" | "ja" | "th" | "lo" | "my" | "yue")
-        );
+    /// Reads text and time tokens; `end_ms` is where the clip ends, and with it a text that has no last time.
+    fn read(state: &WhisperState, kinds: Tokens, end_ms: u32) -> Result<Self, WhisperError> {
+        let spaced = whisper_rs::get_lang_str(state.full_lang_id_from_state()).is_none_or(is_spaced);
         let mut draft = Self::default();
+        let mut start_ms = 0;
         for segment in state.as_iter() {
             for token in (0..segment.n_tokens()).filter_map(|i| segment.get_token(i)) {
-                if token.token_id() < first_special {
+                let id = token.token_id();
+                if id < kinds.special {
                     draft.push(token.to_bytes()?, token.token_probability(), spaced);
+                } else if id >= kinds.time {
+                    let at = ((id - kinds.time) as u32 * TIME_STEP_MS).min(end_ms);
+                    draft.close(start_ms, at);
+                    start_ms = at;
                 }
             }
         }
+        draft.close(start_ms, end_ms);
         Ok(draft)
+    }
+
+    /// The words since the last time token are from there.
+    fn close(&mut self, start_ms: u32, end_ms: u32) {
+        if self.words.last().is_some_and(|word| word.span == self.spans.len()) {
+            self.spans.push(Span { start_ms, end_ms: end_ms.max(start_ms) });
+        }
     }
 
     /// A token that begins with a space begins a word; without spaces, any that begins a character does.
     fn push(&mut self, bytes: &[u8], probability: f32, spaced: bool) {
+        let span = self.spans.len();
         let begins = match self.words.last() {
             None => true,
+            Some(word) if word.span < span => true,
             Some(_) if spaced => bytes.first() == Some(&b' '),
             Some(word) => std::str::from_utf8(&word.bytes).is_ok(),
         };
         if begins {
-            self.words.push(Piece::default());
+            self.words.push(Piece { span, ..Piece::default() });
         }
         if let Some(word) = self.words.last_mut() {
             word.bytes.extend_from_slice(bytes);
@@ -241,24 +273,33 @@ impl Draft {
         known && self.confidence().is_some_and(|sure| sure < UNSURE)
     }
 
-    /// whisper.cpp's own token times are a guess by length too once time tokens are off, and over 30 s
-    /// rather than over the clip: so words are laid over its voiced part.
+    /// Time tokens stand between sentences; within them, words are laid over the voiced part by their length.
     fn into_text(self, samples: &[f32], language: Option<String>) -> Text {
         let confidence = self.confidence();
         let bytes: Vec<u8> = self.words.iter().flat_map(|word| &word.bytes).copied().collect();
-        let words: Vec<(String, f32)> = self
-            .words
-            .iter()
-            .map(|word| (word.text(), mean(&word.tokens).unwrap_or_default()))
-            .filter(|(text, _)| !text.is_empty())
-            .collect();
-        let times = align(samples, &words.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>());
-        let words = words
-            .into_iter()
-            .zip(times)
-            .map(|((text, confidence), (start_ms, end_ms))| Word { text, start_ms, end_ms, confidence })
-            .collect();
-        Text { text: String::from_utf8_lossy(&bytes).trim().to_owned(), language, confidence, words }
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        let at = |ms: u32| (ms as usize * SAMPLE_RATE / 1000).min(samples.len());
+        let (mut words, mut spans) = (vec![], vec![]);
+        for (number, span) in self.spans.iter().enumerate() {
+            let pieces = self.words.iter().filter(|word| word.span == number && !word.text().is_empty());
+            let (said, sure): (Vec<String>, Vec<f32>) =
+                pieces.map(|word| (word.text(), mean(&word.tokens).unwrap_or_default())).unzip();
+            if said.is_empty() {
+                continue;
+            }
+            let times = align(
+                &samples[at(span.start_ms)..at(span.end_ms)],
+                &said.iter().map(String::as_str).collect::<Vec<_>>(),
+            );
+            words.extend(said.into_iter().zip(sure).zip(times).map(|((text, confidence), (start, end))| Word {
+                text,
+                start_ms: span.start_ms + start,
+                end_ms: span.start_ms + end,
+                confidence,
+            }));
+            spans.push(*span);
+        }
+        Text { text, language, confidence, words, spans, missing: vec![], repeated: self.repeated }
     }
 }
 
@@ -280,7 +321,12 @@ fn params(language: &'static str, threads: u16) -> FullParams<'static, 'static> 
     params.set_language(Some(language));
     params.set_n_threads(i32::from(threads));
     params.set_no_context(true);
-    params.set_no_timestamps(true);
+    // Without time tokens Whisper ends its text at some pauses, and nothing tells that it did. One pass all the same: whether
+    // more is to be heard behind the last of them is for `whole` to say, by the speech that is there.
+    params.set_no_timestamps(false);
+    params.set_single_segment(true);
+    // The first word may be anywhere: a clip may begin with a pause.
+    params.set_max_initial_ts(0.0);
     params.set_temperature_inc(0.0);
     params.set_suppress_blank(true);
     params.set_suppress_nst(true);

@@ -6,9 +6,11 @@ use std::{
 };
 
 use axum::{Router, body::Bytes, extract::State, http, response::IntoResponse, routing::post};
+use ezk_g722::libg722::{Bitrate, decoder::Decoder};
 use serde_json::json;
 
 use super::*;
+use crate::transcribe::pool::Pool;
 
 const KEY: &str = "sk-not-to-be-seen";
 
@@ -173,4 +175,70 @@ fn a_wav_says_what_it_holds() {
     assert_eq!(wav.len(), 44 + 6);
     assert_eq!(&wav[40..44], &6u32.to_le_bytes());
     assert_eq!(&wav[44..], [0, 0, 0xff, 0x7f, 0x01, 0x80]);
+}
+
+/// Seven words as sound, and what is said of them.
+fn spoken() -> Vec<f32> {
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/speech/en/cannot-complete-as-dialed.g722");
+    let bytes = std::fs::read(&path).unwrap_or_else(|_| panic!("{} is missing: run ./dev speech", path.display()));
+    let samples = Decoder::new(Bitrate::Mode1_64000, false, false).decode(&bytes);
+    samples.into_iter().map(|s| f32::from(s) / 32_768.0).collect()
+}
+
+async fn whole(answers: Vec<Reply>) -> (Result<Text, TranscribeError>, usize) {
+    let (server, addr) = Server::start(answers).await;
+    let pool = Pool::new(Arc::new(engine(addr)), 1, 1);
+    // Three times the sentence, a quarter of a second apart.
+    let samples: Vec<f32> = std::iter::repeat_n([spoken(), vec![0.0; 4000]].concat(), 3).flatten().collect();
+    let text = pool.transcribe_final(Clip { samples: samples.into(), language: Some("en".into()) }, None).await;
+    (text, server.requests())
+}
+
+fn segment(text: &str, start: f64, end: f64) -> Reply {
+    let segment = json!({"text": text, "start": start, "end": end, "avg_logprob": -0.1});
+    (200, vec![], json!({"text": text, "segments": [segment]}).to_string())
+}
+
+const SENTENCE: &str = "Your call cannot be completed as dialed.";
+
+#[tokio::test]
+async fn a_short_answer_is_asked_for_the_rest() {
+    let rest = segment(&format!("{SENTENCE} {SENTENCE}"), 0.0, 5.8);
+    let (text, requests) = whole(vec![segment(SENTENCE, 0.0, 2.6), rest]).await;
+    let text = text.unwrap();
+    assert_eq!((text.text, text.missing), ([SENTENCE; 3].join(" "), vec![]));
+    assert_eq!(requests, 2);
+}
+
+#[tokio::test]
+async fn words_without_times_are_laid_over_their_segment() {
+    let (_server, addr) = Server::start(vec![segment("one two", 0.5, 0.9)]).await;
+    let text = engine(addr).transcribe(clip()).await.unwrap();
+    let words: Vec<_> = text.words.iter().map(|w| (w.text.as_str(), w.start_ms, w.end_ms)).collect();
+    assert_eq!(words, [("one", 500, 700), ("two", 700, 900)]);
+    assert_eq!(text.spans, [Span { start_ms: 500, end_ms: 900 }]);
+}
+
+#[tokio::test]
+async fn a_short_answer_without_times_is_found_out_by_its_few_words() {
+    let bare = (200, vec![], json!({"text": "Your call"}).to_string());
+    let (text, requests) = whole(vec![bare]).await;
+    assert!(!text.unwrap().missing.is_empty());
+    assert!((2..=7).contains(&requests), "{requests}");
+}
+
+#[tokio::test]
+async fn empty_answers_to_speech_are_told_and_not_asked_for_without_end() {
+    let (text, requests) = whole(vec![(200, vec![], json!({"text": ""}).to_string())]).await;
+    let text = text.unwrap();
+    assert!(text.text.is_empty() && text.missing.iter().map(|span| span.length_ms()).sum::<u32>() > 4000, "{text:?}");
+    assert!((2..=7).contains(&requests), "{requests}");
+}
+
+#[tokio::test]
+async fn a_server_that_fails_in_between_costs_no_word_that_is_there() {
+    let (text, requests) = whole(vec![segment(SENTENCE, 0.0, 2.6), (400, vec![], String::new())]).await;
+    let text = text.unwrap();
+    assert_eq!((text.text.as_str(), text.missing.len(), requests), (SENTENCE, 1, 2));
 }
