@@ -8,22 +8,28 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 mod copies;
+mod room;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use mesh::{
+    authorize::{Denied, Message as Kind},
     codec::DecodeError,
-    identity::{Identity, Role},
+    identity::Identity,
     node::{Inbound, Peer},
     stream::{MessageReceiver, MessageSender, StreamError},
     transport::close,
@@ -34,13 +40,14 @@ use mesh::{
     },
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, ReadBuf},
     sync::{Semaphore, mpsc, watch},
     time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use self::room::{Room, Rooms, SHARE, Share};
 use crate::{
     ingest::Opened,
     key::SpurtKey,
@@ -70,6 +77,7 @@ pub struct Acceptor {
     /// Links so far.
     numbers: AtomicU64,
     copies: Arc<Semaphore>,
+    rooms: Rooms,
     /// Counts changes of `links`.
     changed: watch::Sender<u64>,
 }
@@ -80,6 +88,8 @@ pub struct Link {
     number: u64,
     edge: Identity,
     aliases: Mutex<Aliases>,
+    /// Where its spurts are while they are read.
+    room: Room,
     /// Counts changes of `aliases`.
     changed: watch::Sender<u64>,
     /// What the edge opened and was told to take elsewhere: the spurts of it are none of ours.
@@ -124,6 +134,9 @@ pub enum SpurtError {
     /// Its meeting is not live here, or never was.
     #[error("its meeting is not here")]
     Gone,
+    /// The edge does not capture the meeting.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// Not taken.
     #[error(transparent)]
     Intake(#[from] IntakeError),
@@ -167,6 +180,7 @@ impl Acceptor {
             links: Mutex::default(),
             numbers: AtomicU64::new(0),
             copies: Arc::new(Semaphore::new(copies::MAX_COPIES)),
+            rooms: Rooms::default(),
             changed: watch::channel(0).0,
         })
     }
@@ -175,21 +189,18 @@ impl Acceptor {
     pub async fn run(self: Arc<Self>, mut inbound: mpsc::Receiver<Inbound>) {
         while let Some(inbound) = inbound.recv().await {
             match inbound {
+                // Of edges only: `mesh::authorize`.
                 Inbound::Control { peer, send, recv } => {
-                    if is_edge(&peer.identity, "control") {
-                        tokio::spawn(self.clone().serve_control(peer, send, recv));
-                    }
+                    tokio::spawn(self.clone().serve_control(peer, send, recv));
                 }
                 Inbound::Spurt { peer, recv } => {
-                    if is_edge(&peer.identity, "spurt") {
-                        tokio::spawn(self.clone().serve_spurt(peer, recv));
-                    }
+                    tokio::spawn(self.clone().serve_spurt(peer, recv));
                 }
                 Inbound::Copies { peer, datagram } => self.serve_copies(&peer, datagram),
                 Inbound::Request { peer, request, reply } => {
                     let meetings = self.meetings.clone();
                     tokio::spawn(async move {
-                        let response = meetings.answer(&peer.identity, request).await;
+                        let response = meetings.answer(&peer.identity, *request).await;
                         // The asker may have gone.
                         let _ = reply.send(response).await;
                     });
@@ -258,7 +269,8 @@ impl Acceptor {
         let aliases = Mutex::new(Aliases::new(self.caps));
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (elsewhere, over) = (Mutex::default(), CancellationToken::new());
-        let link = Arc::new(Link { number, edge, aliases, changed: watch::channel(0).0, elsewhere, over, out });
+        let room = self.rooms.room(&edge.node);
+        let link = Arc::new(Link { number, edge, aliases, room, changed: watch::channel(0).0, elsewhere, over, out });
         (link.clone(), write(link, queue, sink))
     }
 
@@ -267,6 +279,7 @@ impl Acceptor {
     /// # Errors
     /// It makes no sense here, or the store has failed.
     pub async fn handle(&self, link: &Arc<Link>, message: ToCore) -> Result<(), ControlError> {
+        let kind = Kind::of_edge(&message);
         match message {
             ToCore::Hello { software } => {
                 tracing::debug!(edge = %link.edge.node, software, "edge connected");
@@ -289,40 +302,40 @@ impl Acceptor {
             }
             ToCore::Beat { seq } => self.beat(link, seq).await,
             ToCore::Standby { alias, core, number } => {
-                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                if let Some((meeting, epoch)) = self.meeting(link, alias, kind)? {
                     meeting.handle_standby(epoch, number, core);
                 }
             }
             ToCore::HandOver { alias } => {
-                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                if let Some((meeting, epoch)) = self.meeting(link, alias, kind)? {
                     meeting.notify(Notice::HandOver(epoch)).await;
                 }
             }
             ToCore::Participant { alias, participant, id, name } => {
-                let (meeting, id) = link.change(|a| a.participant(alias, participant, &id, name.as_deref()))?;
-                if let Some(meeting) = self.meetings.live(meeting) {
+                let (_, id) = link.change(|a| a.participant(alias, participant, &id, name.as_deref()))?;
+                if let Some((meeting, _)) = self.meeting(link, alias, kind)? {
                     meeting.handle_participant(&id, name).await?;
                 }
             }
             ToCore::Left { alias, participant } => {
                 let speaker = lock(&link.aliases).speaker(alias, participant);
-                if let (Some((meeting, epoch)), Some(speaker)) = (self.meeting(link, alias)?, speaker) {
+                if let (Some((meeting, epoch)), Some(speaker)) = (self.meeting(link, alias, kind)?, speaker) {
                     meeting.handle_left(epoch, &speaker).await?;
                 }
             }
             ToCore::State { alias, state, detail } => {
-                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                if let Some((meeting, epoch)) = self.meeting(link, alias, kind)? {
                     meeting.notify(Notice::State(epoch, state, detail)).await;
                 }
             }
             ToCore::Stats { alias, totals } => {
-                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                if let Some((meeting, epoch)) = self.meeting(link, alias, kind)? {
                     meeting.handle_totals(epoch, totals);
                 }
             }
             ToCore::Close { alias, reason } => {
                 // The alias stays: spurts and acknowledgements may still be on their way.
-                if let Some((meeting, epoch)) = self.meeting(link, alias)? {
+                if let Some((meeting, epoch)) = self.meeting(link, alias, kind)? {
                     link.change(|a| a.lease(alias, false));
                     meeting.release(&link.edge.node, epoch);
                     meeting.notify(Notice::Closed(epoch, reason)).await;
@@ -404,10 +417,17 @@ impl Acceptor {
         link.tell(ToEdge::Beat { seq, lease_ms: lease.as_millis() as u32 }).await;
     }
 
-    /// The live meeting behind an alias, with the epoch it was opened under.
-    fn meeting(&self, link: &Link, alias: MeetingAlias) -> Result<Option<(Arc<Meeting>, Epoch)>, BadControl> {
+    /// The live meeting behind an alias, with the epoch it was opened under, of which the edge says something of this `kind`.
+    fn meeting(
+        &self,
+        link: &Link,
+        alias: MeetingAlias,
+        kind: Kind,
+    ) -> Result<Option<(Arc<Meeting>, Epoch)>, BadControl> {
         let (meeting, epoch) = lock(&link.aliases).meeting(alias)?;
-        Ok(self.meetings.live(meeting).map(|live| (live, epoch)))
+        let Some(live) = self.meetings.live(meeting) else { return Ok(None) };
+        self.meetings.admit_edge(kind, &link.edge, live.owner(epoch).as_ref())?;
+        Ok(Some((live, epoch)))
     }
 
     async fn serve_spurt(self: Arc<Self>, peer: Peer, mut recv: quinn::RecvStream) {
@@ -447,7 +467,7 @@ impl Acceptor {
     /// # Errors
     /// It was not read to its end; what was acknowledged is kept.
     pub async fn read_spurt<R: AsyncRead + Unpin>(&self, link: &Link, recv: R) -> Result<(), SpurtError> {
-        let mut reader = SpurtReader::new(recv);
+        let mut reader = SpurtReader::new(recv, link.room.share().await);
         let header = reader.header().await?;
         let named = link.resolve(&header, self.caps.row_wait).await;
         if matches!(named, Err(SpurtError::Refused)) {
@@ -458,6 +478,7 @@ impl Acceptor {
         }
         let (meeting, key) = named?;
         let meeting = self.meetings.live(meeting).ok_or(SpurtError::Gone)?;
+        self.meetings.admit_edge(Kind::SpurtStream, &link.edge, meeting.owner(key.epoch).as_ref())?;
         let span = tracing::debug_span!(
             "spurt", meeting = %meeting.id, epoch = key.epoch.0, spurt = key.spurt.0, trace = %header.trace,
         );
@@ -544,12 +565,19 @@ async fn write(link: Arc<Link>, mut queue: mpsc::Receiver<ToLink>, mut sink: imp
 struct SpurtReader<R> {
     recv: R,
     decoder: SpurtDecoder,
-    buffer: Vec<u8>,
+    share: Share,
+    /// The last read took all that had come.
+    caught_up: bool,
+}
+
+thread_local! {
+    /// What is read passes through here: a stream that waits holds no buffer.
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
 impl<R: AsyncRead + Unpin> SpurtReader<R> {
-    fn new(recv: R) -> Self {
-        Self { recv, decoder: SpurtDecoder::default(), buffer: vec![0; READ_BYTES] }
+    fn new(recv: R, share: Share) -> Self {
+        Self { recv, decoder: SpurtDecoder::default(), share, caught_up: true }
     }
 
     async fn header(&mut self) -> Result<SpurtHeader, SpurtError> {
@@ -582,23 +610,36 @@ impl<R: AsyncRead + Unpin> SpurtReader<R> {
     }
 
     async fn read(&mut self) -> Result<(), SpurtError> {
-        match timeout(READ_WAIT, self.recv.read(&mut self.buffer)).await {
+        if self.caught_up && self.share.give_back() {
+            self.decoder.shrink();
+        }
+        let read = poll_fn(|cx| READ.with_borrow_mut(|buffer| self.poll_read(cx, buffer)));
+        match timeout(READ_WAIT, read).await {
             Ok(Ok(0)) => Err(SpurtError::Truncated),
-            Ok(Ok(count)) => {
-                self.decoder.feed(&self.buffer[..count]);
-                Ok(())
-            }
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(SpurtError::Silent),
         }
     }
-}
 
-fn is_edge(identity: &Identity, what: &'static str) -> bool {
-    if identity.role == Role::Edge {
-        return true;
+    /// Takes what has come, as much as the stream's share lets it: how many bytes.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        let mut taken = 0;
+        loop {
+            let room = self.share.bytes() - taken;
+            let mut part = ReadBuf::new(&mut buffer[..room]);
+            match Pin::new(&mut self.recv).poll_read(cx, &mut part) {
+                Poll::Pending if taken > 0 => return Poll::Ready(Ok(taken)),
+                polled => ready!(polled)?,
+            }
+            let count = part.filled().len();
+            self.decoder.feed(part.filled());
+            taken += count;
+            self.caught_up = count < room;
+            // Borrowed now, it is for what is there now.
+            if self.caught_up || taken > SHARE || !self.share.borrow() {
+                return Poll::Ready(Ok(taken));
+            }
+        }
     }
-    metrics::counter!("nearfield_core_wrong_role_streams_total", "stream" => what).increment(1);
-    tracing::warn!(node = %identity.node, role = %identity.role, what, "refused: not an edge");
-    false
 }

@@ -14,6 +14,7 @@ use std::{
 use async_trait::async_trait;
 use mesh::{
     identity::Role,
+    mandate::Statement,
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, SpurtNo, Term,
@@ -263,8 +264,11 @@ async fn a_standby_whose_claim_was_heeded_unheard_takes_over_though_it_has_been_
     assert_eq!(pair.claim().await, claimed("core-2", Term(2), None));
     let stream = u64::MAX;
     let dropped: Vec<_> = [Entry::Begin { stream }, Entry::Dropped].iter().flat_map(Entry::pieces).collect();
-    let replica = Replica { meeting: pair.meeting, term: Term(1), stream, first: 0, entries: dropped };
     let from = fakes::identity("core-1", Role::Core, "eu-central");
+    let (meeting, term, to) = (pair.meeting, Term(1), "core-2".parse().unwrap());
+    let key = pair.second.core.meetings.record(meeting).unwrap().unwrap().key;
+    let proof = key.prove(&Statement::Serves { meeting, core: &from.node, term, from: &from.node, to: &to });
+    let replica = Replica { meeting, term, stream, first: 0, entries: dropped, proof };
     let answer = pair.second.core.meetings.handle_replica(&from, replica).await;
     assert_eq!(answer, Response::Replicated { next: 2 });
     let serving = pair.second.core.meetings.record(pair.meeting).unwrap().unwrap().serving;

@@ -19,6 +19,7 @@ pub mod accept;
 pub mod api;
 pub mod authority;
 pub mod config;
+pub mod doors;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ingest;
@@ -55,6 +56,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod authority_tests;
+#[cfg(test)]
+mod door_tests;
 #[cfg(test)]
 mod failover_tests;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use mesh::{
+    authorize::Denied,
     identity::NodeId,
     wire::{
         Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term,
@@ -82,6 +83,9 @@ pub enum BadControl {
     /// An id or name that is too long, or an empty id.
     #[error("a participant id must have 1 to {MAX_NAME} bytes and a name at most {MAX_NAME}")]
     BadName,
+    /// The edge does not capture the meeting.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// More participants than a meeting may have.
     #[error("more than {0} participants in one meeting")]
     TooManyParticipants(usize),

@@ -57,6 +57,10 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_core_second_edges_missed_total", "Times that no second edge was found for a meeting."),
     counter("nearfield_core_segments_final_total", "Final segments."),
     counter("nearfield_core_spurt_errors_total", "Streams of talk spurts that ended in an error."),
+    counter(
+        "nearfield_core_spurt_streams_delayed_total",
+        "Streams of talk spurts that waited to be read: their node held as much as it may.",
+    ),
     gauge("nearfield_core_spurt_streams", "Streams of talk spurts that are open."),
     gauge("nearfield_core_standby_meetings", "Meetings of other cores that this one is the standby of."),
     histogram("nearfield_core_standby_wait_seconds", "How long a write waited for the standby's disk."),
@@ -82,5 +86,4 @@ pub const METRICS: &[Metric] = &[
     gauge("nearfield_core_transcribe_waiting_finals", "Finals that wait for a worker."),
     counter("nearfield_core_utterances_silent_total", "Utterances without a word in them."),
     histogram("nearfield_core_word_delay_seconds", "From the end of an utterance to its final text."),
-    counter("nearfield_core_wrong_role_streams_total", "Streams of a kind that the peer's role does not have."),
 ];

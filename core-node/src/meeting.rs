@@ -4,6 +4,7 @@
 
 mod claim;
 mod copies;
+mod detour;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +16,7 @@ use mesh::{
     clock::Micros,
     identity::NodeId,
     lease::{Grantor, Lapsed, NotYet},
+    mandate::MeetingKey,
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, Term,
@@ -25,6 +27,7 @@ use mesh::{
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use self::detour::Detours;
 use crate::{
     authority::standing::Standing,
     ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
@@ -99,6 +102,8 @@ pub struct Meeting {
     links: Mutex<BTreeMap<Epoch, (u64, mpsc::Sender<ToLink>)>>,
     /// Its leases, by slot.
     grantors: [Mutex<Grantor>; SLOTS],
+    /// Renewals that came by way of other nodes.
+    detours: Mutex<Detours>,
     /// Who may call the standby.
     witnesses: Mutex<Witnesses>,
     /// When its edge was last heard of.
@@ -164,6 +169,7 @@ impl Meeting {
             events: tokio::sync::Mutex::default(),
             links: Mutex::default(),
             grantors: parts.grantors.map(Mutex::new),
+            detours: Mutex::default(),
             heard_at: Mutex::new(wall()),
             replication: parts.replication,
             standing: parts.standing,
@@ -279,6 +285,18 @@ impl Meeting {
             self.progress.notify_one();
         }
         renewed
+    }
+
+    /// As [`Meeting::renew`], by way of another node: sent when the edge's own clock stood at `sent_ms`. `None` if that has come before,
+    /// or was held back on its way.
+    pub fn renew_by_detour(&self, edge: &NodeId, epoch: Epoch, sent_ms: u64, lease: Duration) -> Option<bool> {
+        let fresh = lock(&self.detours).is_fresh(epoch, sent_ms, Instant::now());
+        fresh.then(|| self.renew(edge, epoch, lease))
+    }
+
+    /// What its cores alone know.
+    pub fn key(&self) -> MeetingKey {
+        lock(&self.record).key
     }
 
     /// The edge hands over: it needs no lease any more to capture until it is told to leave.

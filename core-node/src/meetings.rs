@@ -33,7 +33,9 @@ use std::{
 };
 
 use mesh::{
+    authorize::Denials,
     lease::{self, Grantor, LEASE_MAX},
+    mandate::MeetingKey,
     trace::TraceContext,
     wire::{Epoch, MeetingId, Term},
 };
@@ -195,6 +197,8 @@ pub struct Meetings {
     /// Held while a receipt is made.
     sealing: tokio::sync::Mutex<()>,
     draining: AtomicBool,
+    /// What other nodes tried that they may not.
+    pub(crate) denials: Denials,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -227,6 +231,7 @@ impl Meetings {
             hands: tokio::sync::Mutex::default(),
             sealing: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),
+            denials: Denials::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -571,5 +576,6 @@ struct Ends {
 }
 
 pub(crate) fn new_record(spec: Spec, trace: TraceContext, idempotency: Option<(String, String)>) -> MeetingRecord {
-    MeetingRecord { idempotency, trace: trace.to_string(), ..MeetingRecord::new(MeetingId::now_v7(), spec, wall()) }
+    let (trace, key) = (trace.to_string(), MeetingKey::random());
+    MeetingRecord { idempotency, trace, key, ..MeetingRecord::new(MeetingId::now_v7(), spec, wall()) }
 }

@@ -8,6 +8,7 @@ use geo::RegionId;
 use mesh::{
     clock::Micros,
     identity::NodeId,
+    mandate::MeetingKey,
     wire::{
         Epoch, MeetingId, Term,
         control::EdgeTotals,
@@ -64,6 +65,9 @@ pub struct MeetingRecord {
     /// The cores that served it or stood by, in order.
     #[serde(default)]
     pub cores: Vec<CoreTurn>,
+    /// What only its cores know; see [`mesh::mandate`].
+    #[serde(default)]
+    pub key: MeetingKey,
 }
 
 impl MeetingRecord {
@@ -88,6 +92,7 @@ impl MeetingRecord {
             serving: Serving::default(),
             gaps: vec![],
             cores: vec![],
+            key: MeetingKey::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mesh::{
     identity::{Identity, Role},
+    mandate::Statement,
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, Term,
@@ -16,6 +17,7 @@ use mesh::{
 
 use crate::{
     fakes::{ALIAS, Core, identity, member, record, spec, spurt_bytes},
+    peers::Mesh,
     record::Spec,
     replicate::entry::Entry,
 };
@@ -106,10 +108,12 @@ async fn a_core_outside_the_residency_refuses_to_stand_by() {
         let core = Core::placed("core-2", region, &dir.path().join(region), false, |_| {});
         let mut record = record();
         record.spec = european();
-        let id = record.id;
+        let (id, key) = (record.id, record.key);
         let entries = [Entry::Begin { stream: 1 }, Entry::Record(Box::new(record))];
         let entries = entries.iter().flat_map(Entry::pieces).collect();
-        let replica = Replica { meeting: id, term: Term(1), stream: 1, first: 0, entries };
+        let (term, core_2) = (Term(1), core.mesh.identity().node.clone());
+        let said = Statement::Serves { meeting: id, core: &from.node, term, from: &from.node, to: &core_2 };
+        let replica = Replica { meeting: id, term, stream: 1, first: 0, entries, proof: key.prove(&said) };
         let answer = core.meetings.clone().answer(&from, Request::Replicate(replica)).await;
         assert_eq!(matches!(answer, Response::Replicated { .. }), taken, "{region}: {answer:?}");
         assert_eq!(core.meetings.store().meeting(id).unwrap().is_some(), taken, "{region}");

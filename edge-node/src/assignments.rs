@@ -8,11 +8,13 @@ use std::{
 };
 
 use mesh::{
+    authorize::{self, Denied, Message, Relation, Residency},
     identity::{Identity, NodeId, Role},
+    mandate::EdgeKey,
     node::{Inbound, Node, Reply},
     wire::{
         Epoch, MeetingId,
-        request::{Assignment, MAX_RENEWED, Request, Response},
+        request::{MAX_RENEWED, Request, Response},
     },
 };
 use tokio::{
@@ -73,10 +75,18 @@ type Admitted = (Offer, Box<dyn connect::Connector>, watch::Receiver<Order>);
 
 struct Live {
     epoch: Epoch,
+    core: NodeId,
+    key: EdgeKey,
     orders: watch::Sender<Order>,
 }
 
 impl Live {
+    /// What a core that shows this key is to it. One that was assigned as version 1 does has none, and its core alone speaks for it.
+    fn relation(&self, core: &Identity, key: &EdgeKey) -> Relation {
+        let alone = self.key == EdgeKey::default() && self.core == core.node;
+        if alone || self.key.is(key) { Relation::Core } else { Relation::Nobody }
+    }
+
     /// An order is never taken back.
     fn order(&self, order: Order) {
         self.orders.send_if_modified(|now| {
@@ -110,7 +120,7 @@ impl Assignments {
                 next = inbound.recv() => match next {
                     None => break,
                     Some(Inbound::Request { peer, request, reply }) => {
-                        tasks.spawn(self.clone().answer(peer.identity, request, reply));
+                        tasks.spawn(self.clone().answer(peer.identity, *request, reply));
                     }
                     Some(Inbound::Copies { .. }) => {
                         metrics::counter!("nearfield_edge_streams_refused_total").increment(1);
@@ -144,20 +154,20 @@ impl Assignments {
     async fn answer(self, from: Identity, request: Request, reply: Reply) {
         let mut admitted = None;
         let response = match request {
-            Request::Renew { core, edge, meetings } => self.pass_on(&from, core, edge, meetings).await,
-            _ if from.role != Role::Core => refused("only a core may ask this"),
-            Request::Probe { relay, stun } => self.probe(&relay, stun).await,
-            Request::Release { meeting } => {
-                if let Some(live) = self.lock().get(&meeting) {
-                    live.order(Order::Leave);
-                }
-                Response::Released
+            Request::Renew { core, edge, sent_ms, leases } => {
+                let request = Request::Renew { core: core.clone(), edge: edge.clone(), sent_ms, leases };
+                self.pass_on(&from, core, &edge, request).await
             }
+            // By cores only: `mesh::authorize`.
+            Request::Probe { relay, stun } => self.probe(&relay, stun).await,
+            Request::Release { meeting, key } => self.release(&from, meeting, &key),
             Request::Replicate(_) | Request::Serving { .. } | Request::Keys(_) | Request::Remove { .. } => {
                 refused("an edge serves no meeting's words")
             }
-            Request::Assign(assignment) => self.take(Offer::assigned(assignment), &mut admitted),
-            Request::Join(join) => self.take(Offer::joined(join), &mut admitted),
+            Request::Assign(assignment) => {
+                self.take(&from, Message::Assign, Offer::assigned(assignment), &mut admitted)
+            }
+            Request::Join(join) => self.take(&from, Message::Join, Offer::joined(join), &mut admitted),
         };
         if let Err(error) = reply.send(response).await {
             // The asker will see a deadline; what it asked for is done all the same.
@@ -176,8 +186,42 @@ impl Assignments {
         }
     }
 
-    fn take(&self, offer: Offer, admitted: &mut Option<Admitted>) -> Response {
-        match self.admit(&offer.assignment) {
+    /// A core tells this edge to leave.
+    fn release(&self, from: &Identity, meeting: MeetingId, key: &EdgeKey) -> Response {
+        let live = self.lock();
+        let Some(held) = live.get(&meeting) else { return Response::Released };
+        let who = held.relation(from, key);
+        match self.door(Message::Release, from, who, Residency::Inside) {
+            Ok(()) => {
+                held.order(Order::Leave);
+                Response::Released
+            }
+            Err(denied) => refused(denied.to_string()),
+        }
+    }
+
+    /// Whether `message` is taken from a node that is `who` to the meeting.
+    fn door(&self, message: Message, from: &Identity, who: Relation, at: Residency) -> Result<(), Denied> {
+        let admitted = authorize::check(message, Role::Edge, from.role, who, at);
+        admitted.inspect_err(|denied| self.node.denials().note(from, denied))
+    }
+
+    /// What a core is to the meeting that it offers: it must serve it itself, and have the key if the meeting is here.
+    fn offers(&self, from: &Identity, Offer { assignment, key, .. }: &Offer) -> Relation {
+        match self.lock().get(&assignment.meeting) {
+            _ if assignment.core != from.node => Relation::Nobody,
+            None => Relation::New,
+            Some(held) => held.relation(from, key),
+        }
+    }
+
+    fn take(&self, from: &Identity, message: Message, offer: Offer, admitted: &mut Option<Admitted>) -> Response {
+        let may = |region| offer.regions.is_empty() || offer.regions.contains(region);
+        let at = Residency::of(may(&from.region) && may(&self.node.identity().region));
+        if let Err(denied) = self.door(message, from, self.offers(from, &offer), at) {
+            return refused(denied.to_string());
+        }
+        match self.admit(&offer) {
             Ok((connector, orders)) => {
                 *admitted = Some((offer, connector, orders));
                 Response::Accepted
@@ -186,7 +230,8 @@ impl Assignments {
         }
     }
 
-    fn admit(&self, assignment: &Assignment) -> Result<(Box<dyn connect::Connector>, watch::Receiver<Order>), String> {
+    fn admit(&self, offer: &Offer) -> Result<(Box<dyn connect::Connector>, watch::Receiver<Order>), String> {
+        let assignment = &offer.assignment;
         let mut connector =
             connect::connector(&assignment.source, &self.settings.connect).map_err(|e| e.to_string())?;
         if let Some(isolate) = self.settings.isolate.clone() {
@@ -202,7 +247,10 @@ impl Assignments {
             return Err(format!("full: {} meetings", live.len()));
         }
         let (orders, ordered) = watch::channel(Order::Stay);
-        if let Some(former) = live.insert(assignment.meeting, Live { epoch: assignment.epoch, orders }) {
+        if let Some(former) = live.insert(
+            assignment.meeting,
+            Live { epoch: assignment.epoch, core: assignment.core.clone(), key: offer.key, orders },
+        ) {
             former.order(Order::Leave);
         }
         drop(live);
@@ -251,22 +299,17 @@ impl Assignments {
     }
 
     /// Another edge cannot reach its core: passes its wish on, once, for that edge only and only if the core is another node.
-    async fn pass_on(
-        &self,
-        from: &Identity,
-        core: NodeId,
-        edge: NodeId,
-        meetings: Vec<(MeetingId, Epoch)>,
-    ) -> Response {
-        if from.role != Role::Edge || from.node != edge {
-            return refused("only the edge itself may ask for its leases here");
+    async fn pass_on(&self, from: &Identity, core: NodeId, edge: &NodeId, request: Request) -> Response {
+        let message = Message::of_request(&request, &self.node.identity().node);
+        let who = if from.node == *edge { Relation::Itself } else { Relation::Nobody };
+        if let Err(denied) = self.door(message, from, who, Residency::Inside) {
+            return refused(denied.to_string());
         }
-        if meetings.len() > MAX_RENEWED {
+        if matches!(&request, Request::Renew { leases, .. } if leases.len() > MAX_RENEWED) {
             return refused(format!("at most {MAX_RENEWED} leases at a time"));
         }
         let Ok(_permit) = self.passes.try_acquire() else { return refused("too many renewals under way") };
         metrics::counter!("nearfield_edge_renewals_passed_on_total").increment(1);
-        let request = Request::Renew { core: core.clone(), edge, meetings };
         match self.node.request(&core, &request).await {
             Ok(response) => response,
             Err(error) => refused(error.to_string()),
@@ -314,5 +357,37 @@ fn log_panic(done: Result<(), tokio::task::JoinError>) {
     if let Err(e) = done {
         metrics::counter!("nearfield_edge_meeting_panics_total").increment(1);
         error!(error = %e, "a meeting's task broke; the others go on");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use mesh::mandate::MeetingKey;
+
+    use super::*;
+
+    fn core(name: &str) -> Identity {
+        Identity { node: name.parse().unwrap(), role: Role::Core, region: "eu-central".parse().unwrap() }
+    }
+
+    fn live(key: EdgeKey) -> Live {
+        Live { epoch: Epoch(1), core: core("core-1").node, key, orders: watch::channel(Order::Stay).0 }
+    }
+
+    #[test]
+    fn a_core_speaks_for_a_meeting_that_is_here_by_its_key_whichever_core_it_is() {
+        let edge = "edge-1".parse().unwrap();
+        let (key, other) = (MeetingKey::random().for_edge(&edge), MeetingKey::random().for_edge(&edge));
+        let held = live(key);
+        assert_eq!(held.relation(&core("core-2"), &key), Relation::Core, "its successor");
+        for wrong in [other, EdgeKey::default()] {
+            assert_eq!(held.relation(&core("core-1"), &wrong), Relation::Nobody, "nor the same core without it");
+        }
+        // As version 1 assigns, there is none.
+        let held = live(EdgeKey::default());
+        assert_eq!(held.relation(&core("core-1"), &key), Relation::Core);
+        assert_eq!(held.relation(&core("core-2"), &EdgeKey::default()), Relation::Nobody);
     }
 }

@@ -285,6 +285,10 @@ impl Driver {
         let Some(peer) = self.cores.peer_mut(&core, alias) else { return };
         let now = Instant::now();
         match event {
+            // Its silence is taken as any core's is.
+            LinkEvent::Connected(new) if !self.meeting.may_be_in(&new.identity.region) => {
+                self.cores.handle_outside(&new.identity);
+            }
             LinkEvent::Connected(new) => {
                 let beats = new.wire() >= Version::V2;
                 *peer = Some(new);

@@ -22,7 +22,7 @@ use crate::{
 pub fn spilled() -> (Origin, Vec<Record>, Vec<u8>) {
     let core = "core-1".parse().expect("a valid id");
     let (meeting, trace) = (MeetingId::from_u128(7), TraceContext::new(7));
-    let origin = Origin { meeting, epoch: Epoch(3), core, term: Term(1), trace };
+    let origin = Origin { meeting, epoch: Epoch(3), core, term: Term(1), trace, key: Default::default() };
     let (participant, spurt) = (ParticipantAlias(0), SpurtNo(4));
     let mut records = vec![
         Record::Participant { participant, id: "p".into(), name: Some("N".into()) },

@@ -10,17 +10,22 @@
 //! was said, only which meetings were opened: their leases it renews, with beats on the stream or, while the core does
 //! not answer those, by way of other nodes (`detour`).
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell")]
+
 mod detour;
 mod task;
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use mesh::{
-    identity::{NodeId, Role},
+    authorize::{self, Denials, Message as Kind, Relation, Residency},
+    identity::{Identity, NodeId, Role},
     lease::Renewal,
+    mandate::{EdgeKey, Proof, Statement},
     node::{Node, Peer},
     wire::{
         MeetingAlias, MeetingId, Term,
@@ -82,6 +87,8 @@ pub struct Links {
     node: Node,
     software: String,
     open: Arc<Mutex<BTreeMap<NodeId, Shared>>>,
+    /// Where this edge's clock stood at 0.
+    born: Instant,
 }
 
 #[derive(Debug)]
@@ -92,7 +99,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Command {
-    Register(MeetingAlias, mpsc::Sender<Tagged>),
+    Register(MeetingAlias, EdgeKey, mpsc::Sender<Tagged>),
     Unregister(MeetingAlias),
     Send(ToCore),
     Release(MeetingAlias),
@@ -102,29 +109,39 @@ enum Command {
 impl Links {
     /// No links yet.
     pub fn new(node: Node, software: String) -> Self {
-        Self { node, software, open: Arc::default() }
+        Self { node, software, open: Arc::default(), born: Instant::now() }
     }
 
-    /// A place on the link to `core`, which is dialled if there is none; what happens on it goes to `events`.
-    pub(crate) async fn join(&self, core: &NodeId, events: mpsc::Sender<Tagged>) -> LinkHandle {
+    /// What other nodes tried that they may not.
+    pub(crate) fn denials(&self) -> &Denials {
+        self.node.denials()
+    }
+
+    /// A place for a meeting with this `key` on the link to `core`, which is dialled if there is none; what happens on it goes to `events`.
+    pub(crate) async fn join(&self, core: &NodeId, key: EdgeKey, events: mpsc::Sender<Tagged>) -> LinkHandle {
         let (alias, commands) = self.shared(core);
         // A link task lives as long as its sender is in the table, so it is there to hear this.
-        let _ = commands.send(Command::Register(alias, events)).await;
+        let _ = commands.send(Command::Register(alias, key, events)).await;
         LinkHandle { alias, commands }
     }
 
-    /// Which core serves `meeting`, as far as any but `away` knows: the newest term told.
-    pub(crate) async fn who_serves(&self, meeting: MeetingId, away: &NodeId) -> Option<(NodeId, Term)> {
+    /// Which core serves `meeting`, as far as any but `away` knows: the newest term told by one that proves by `key` that it has part
+    /// in the meeting.
+    pub(crate) async fn who_serves(&self, meeting: MeetingId, key: &EdgeKey, away: &NodeId) -> Option<(NodeId, Term)> {
         let members = self.node.members().borrow().clone();
         let others = members.iter().map(|m| &m.identity).filter(|i| i.role == Role::Core && i.node != *away);
         let mut asked = JoinSet::new();
-        for core in others.map(|i| i.node.clone()).take(MAX_ASKED) {
+        for core in others.take(MAX_ASKED).cloned() {
             let node = self.node.clone();
-            asked.spawn(async move { node.request(&core, &Request::Serving { meeting }).await });
+            asked.spawn(async move {
+                let answer = node.request(&core.node, &Request::Serving { meeting }).await;
+                (core, answer)
+            });
         }
         let mut newest: Option<(NodeId, Term)> = None;
         while let Some(answer) = asked.join_next().await {
-            if let Ok(Ok(Response::Serving { core, term })) = answer
+            if let Ok((by, Ok(Response::Serving { core, term, proof }))) = answer
+                && self.is_believed(meeting, key, &by, (&core, term), &proof)
                 && newest.as_ref().is_none_or(|(_, t)| term > *t)
             {
                 newest = Some((core, term));
@@ -133,11 +150,25 @@ impl Links {
         newest
     }
 
+    fn is_believed(
+        &self,
+        meeting: MeetingId,
+        key: &EdgeKey,
+        by: &Identity,
+        (core, term): (&NodeId, Term),
+        proof: &Proof,
+    ) -> bool {
+        let said = Statement::Serves { meeting, core, term, from: &by.node, to: &self.node.identity().node };
+        let who = if key.proves(&said, proof) { Relation::Core } else { Relation::Nobody };
+        let admitted = authorize::check(Kind::ServingAnswer, Role::Edge, by.role, who, Residency::Inside);
+        admitted.inspect_err(|denied| self.denials().note(by, denied)).is_ok()
+    }
+
     fn shared(&self, core: &NodeId) -> (MeetingAlias, mpsc::Sender<Command>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = open.entry(core.clone()).or_insert_with(|| {
             let (commands, rx) = mpsc::channel(COMMANDS);
-            let link = task::Link::new(self.node.clone(), self.software.clone(), core.clone());
+            let link = task::Link::new(self.node.clone(), self.software.clone(), core.clone(), self.born);
             tokio::spawn(link.run(rx));
             Shared { commands, next_alias: 0 }
         });

@@ -20,6 +20,7 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_edge_lease_detours_total", "Renewals of leases sent by way of another node."),
     counter("nearfield_edge_leases_lost_total", "Meetings left because their lease had run out."),
     counter("nearfield_edge_link_events_overflowed_total", "Times that a meeting was behind with its link's events."),
+    counter("nearfield_edge_beats_missed_total", "Beats that a core had not answered when the next was due."),
     counter("nearfield_edge_link_lost_total", "Links to cores that were lost."),
     counter("nearfield_edge_meeting_panics_total", "Tasks of meetings that panicked."),
     counter("nearfield_edge_meeting_participants_refused_total", "Participants that a meeting had no room for."),

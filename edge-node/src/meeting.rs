@@ -23,9 +23,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use geo::RegionId;
 use mesh::{
     clock::Micros,
     identity::NodeId,
+    mandate::EdgeKey,
     wire::{
         MeetingAlias, Term,
         control::{CloseReason, EdgeState, ToCore},
@@ -112,6 +114,10 @@ pub struct Offer {
     pub standby: Option<NodeId>,
     /// Whether it is to be joined under a lease only: it was offered by a core of version 2.
     pub leased: bool,
+    /// This edge's key for the meeting.
+    pub key: EdgeKey,
+    /// The regions that may touch it; all if there are none.
+    pub regions: Vec<RegionId>,
 }
 
 /// What the driver is to do about cores.
@@ -131,6 +137,8 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Meeting {
     assignment: Assignment,
+    key: EdgeKey,
+    regions: Vec<RegionId>,
     settings: Settings,
     ownership: Ownership,
     failover: Failover,
@@ -176,19 +184,20 @@ enum Phase {
 impl Offer {
     /// As version 1 assigns.
     pub fn assigned(assignment: Assignment) -> Self {
-        Self { assignment, term: Term(1), standby: None, leased: false }
+        let (key, regions) = Default::default();
+        Self { assignment, term: Term(1), standby: None, leased: false, key, regions }
     }
 
     /// As version 2 offers.
-    pub fn joined(Join { assignment, term, standby, .. }: Join) -> Self {
-        Self { assignment, term, standby, leased: true }
+    pub fn joined(Join { assignment, term, standby, key, regions, .. }: Join) -> Self {
+        Self { assignment, term, standby, leased: true, key, regions }
     }
 }
 
 impl Meeting {
     /// The meeting that was offered.
     pub fn new(offer: Offer, settings: Settings, now: Instant) -> Self {
-        let Offer { assignment, term, standby, leased } = offer;
+        let Offer { assignment, term, standby, leased, key, regions } = offer;
         let core = assignment.core.clone();
         let mut this = Self {
             ownership: Ownership::new(assignment.epoch, leased, settings.orphan),
@@ -199,6 +208,8 @@ impl Meeting {
             budget: Budget::new(settings.budget.clone(), now),
             apart: false,
             assignment,
+            key,
+            regions,
             settings,
             opened: None,
             beats: leased,
@@ -223,10 +234,10 @@ impl Meeting {
 
     /// A meeting that an earlier process has left: only what that had spilled is to be brought home.
     pub fn recovered(origin: Origin, rows: Vec<Record>, spurts: Vec<Spoken>, settings: Settings, now: Instant) -> Self {
-        let Origin { meeting, epoch, core, term, trace } = origin;
+        let Origin { meeting, epoch, core, term, trace, key } = origin;
         let source = Source::Whep { url: String::new(), token: None, participants: vec![] };
         let assignment = Assignment { meeting, epoch, core, source, vad: VadSettings::default(), trace };
-        let mut this = Self::new(Offer { term, ..Offer::assigned(assignment) }, settings, now);
+        let mut this = Self::new(Offer { term, key, ..Offer::assigned(assignment) }, settings, now);
         (this.late, this.beats, this.recovered) = (true, true, true);
         this.phase = Phase::Flushing { reason: CloseReason::LeaseOver, since: now, said: false };
         for row in rows {
@@ -244,7 +255,13 @@ impl Meeting {
     /// Whose speech it is, for its folder on disk.
     pub fn origin(&self) -> Origin {
         let Assignment { meeting, epoch, trace, .. } = self.assignment;
-        Origin { meeting, epoch, core: self.failover.serving().clone(), term: self.failover.term(), trace }
+        let (core, term, key) = (self.failover.serving().clone(), self.failover.term(), self.key);
+        Origin { meeting, epoch, core, term, trace, key }
+    }
+
+    /// Whether a core in `region` may have its speech.
+    pub fn may_be_in(&self, region: &RegionId) -> bool {
+        self.regions.is_empty() || self.regions.contains(region)
     }
 
     /// Something happened in the meeting.

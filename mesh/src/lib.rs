@@ -7,6 +7,7 @@
 //! ([`stream`], [`codec`]), and goes to the program; [`spurts`] sends them, with [`redundancy`] where the path is lossy. [`seeds`] finds the first peers, [`placement`]
 //! ranks those found. [`config`], [`telemetry`], [`http`] and [`health`] are what every program around it needs.
 
+pub mod authorize;
 pub mod clock;
 pub mod codec;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod health;
 pub mod http;
 pub mod identity;
 pub mod lease;
+pub mod mandate;
 pub mod membership;
 pub mod node;
 pub mod placement;

@@ -39,6 +39,7 @@ pub use self::{
 use self::{gossip::Input, pool::Pool};
 pub use crate::membership::Member;
 use crate::{
+    authorize::Denials,
     clock::Micros,
     coordinate::Coordinate,
     identity::{Identity, NodeId, certs::Credentials},
@@ -105,6 +106,7 @@ struct Shared {
     gossip: mpsc::Sender<Input>,
     /// Weak: the gossip task holds the strong one, so that the reader sees the end when the node stops.
     inbound: mpsc::WeakSender<Inbound>,
+    denials: Denials,
     stop: CancellationToken,
 }
 
@@ -143,6 +145,7 @@ impl Node {
             members,
             gossip,
             inbound: inbound.downgrade(),
+            denials: Denials::default(),
             stop: CancellationToken::new(),
         });
         tracing::info!(node = %shared.me.node, role = %shared.me.role, region = %shared.me.region, %advertise, "node up");
@@ -152,6 +155,11 @@ impl Node {
         tokio::spawn(locate::run(shared.clone()));
         tokio::spawn(renewal::run(shared.clone()));
         Ok((Self { shared }, inbound_end))
+    }
+
+    /// What other nodes tried that they may not.
+    pub fn denials(&self) -> &Denials {
+        &self.shared.denials
     }
 
     /// Who this node is.

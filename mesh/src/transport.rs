@@ -70,6 +70,8 @@ pub mod close {
     pub const UNTRUSTED: VarInt = VarInt::from_u32(10);
     /// A spurt was not read to its end, and is wanted again.
     pub const UNREAD: VarInt = VarInt::from_u32(11);
+    /// The peer may not open such a stream here: [`crate::authorize`].
+    pub const DENIED: VarInt = VarInt::from_u32(12);
 }
 
 /// The endpoint. Cheap to clone.

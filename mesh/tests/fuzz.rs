@@ -8,12 +8,13 @@ use mesh::{
     clock::Micros,
     codec,
     fuzzing::{self, TARGETS},
+    mandate::{EdgeKey, Proof},
     trace::TraceContext,
     wire::{
         Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term,
         control::{CloseReason, EdgeState, EdgeTotals, RefusedReason, ToCore, ToEdge},
         copies::Copies,
-        request::{Assignment, Join, Replica, Request, Response, Source, VadSettings},
+        request::{Assignment, Join, LeaseAnswer, LeaseProof, Replica, Request, Response, Source, VadSettings},
         spurt::{Item, SpurtEnd, SpurtHeader},
     },
 };
@@ -133,16 +134,19 @@ fn control() -> Vec<Vec<u8>> {
         ToEdge::Moved { alias, core: core.clone(), term },
         ToEdge::Beat { seq: 9, lease_ms: 1500 },
     ];
+    let (key, proof, regions) = (EdgeKey::default(), Proof::default(), vec!["eu-central".parse().unwrap()]);
+    let leases = vec![LeaseProof { meeting, epoch, proof }];
     let requests = [
         Request::Probe { relay: "relay:3478".into(), stun: true },
-        Request::Join(Join { assignment, term, standby: Some(core.clone()), lease_ms: 1500 }),
-        Request::Replicate(Replica { meeting, term, stream: 1, first: 0, entries: vec![vec![1, 2, 3]] }),
-        Request::Renew { core: core.clone(), edge: "edge-1".parse().unwrap(), meetings: vec![(meeting, epoch)] },
+        Request::Join(Join { assignment, term, standby: Some(core.clone()), lease_ms: 1500, key, regions }),
+        Request::Replicate(Replica { meeting, term, stream: 1, first: 0, entries: vec![vec![1, 2, 3]], proof }),
+        Request::Renew { core: core.clone(), edge: "edge-1".parse().unwrap(), sent_ms: 9, leases },
     ];
     let responses = [
         Response::Probed { rtt_us: 900, answered: 3 },
         Response::Refused { reason: "full".into() },
-        Response::Serving { core, term },
+        Response::Serving { core, term, proof },
+        Response::Renewed { lease_ms: 6000, leases: vec![LeaseAnswer { meeting, kept: true, proof }] },
     ];
     let all = to_core.iter().map(|m| codec::encode(m).unwrap());
     let all = all.chain(to_edge.iter().map(|m| codec::encode(m).unwrap()));

@@ -22,11 +22,12 @@ use mesh::{
     clock::Micros,
     identity::NodeId,
     lease::{self, Grantor, LEASE_MAX, lease_for},
+    mandate::Proof,
     trace::TraceContext,
     wire::{
         Epoch, Term,
         control::{RefusedReason, ToCore, ToEdge},
-        request::{Assignment, Join, Replica, Request, Response, Source, VadSettings},
+        request::{Assignment, Join, LeaseAnswer, LeaseProof, Replica, Request, Response, Source, VadSettings},
     },
 };
 
@@ -608,7 +609,7 @@ impl World {
         let (name, me) = (self.name(from), self.name(c));
         if let Some(live) = &mut self.cores[c].live {
             if !live.rep.handle_other(&name, replica.term) {
-                let response = Response::Serving { core: me, term: live.rep.term() };
+                let response = serving(me, live.rep.term());
                 return self.respond(request, c, from, response);
             }
             self.job(c, Job::StepDown { core: from, term: replica.term });
@@ -624,7 +625,7 @@ impl World {
         let known = core.disk.record.as_ref().map(|r| r.serving.clone());
         let seen = if broken { u64::MAX } else { stream };
         if let Some((core, term)) = known.and_then(|k| seat::outranked(&k, &me, &name, term, seen)) {
-            return self.respond(request, c, from, Response::Serving { core, term });
+            return self.respond(request, c, from, serving(core, term));
         }
         let newest = StreamId { term, by: name.clone(), number: stream };
         let entries = match core.receiver.handle(id, &newest, replica.first, &replica.entries) {
@@ -948,7 +949,14 @@ impl World {
         if let Some(send) = live.rep.poll_send(now) {
             live.in_flight = true;
             let term = live.rep.term();
-            let replica = Replica { meeting, term, stream: send.stream, first: send.first, entries: send.pieces };
+            let replica = Replica {
+                meeting,
+                term,
+                stream: send.stream,
+                first: send.first,
+                entries: send.pieces,
+                proof: Proof::default(),
+            };
             let to = self.index(&send.core);
             self.ask(c, to, Request::Replicate(replica), Asked::Replicate);
         }
@@ -1036,7 +1044,8 @@ impl World {
                 let trace = TraceContext::new(1);
                 let core = self.name(c);
                 let assignment = Assignment { meeting, epoch, core, source, vad: VadSettings::default(), trace };
-                let join = Join { assignment, term, standby, lease_ms: 6000 };
+                let (key, regions) = Default::default();
+                let join = Join { assignment, term, standby, lease_ms: 6000, key, regions };
                 self.ask(c, edge, Request::Join(join), Asked::Join);
             }
             _ => {}
@@ -1055,21 +1064,23 @@ impl World {
                     Some(live) => Some(&live.record.serving),
                     None => core.disk.record.as_ref().map(|r| &r.serving),
                 };
-                let told = serving.and_then(|s| Some(Response::Serving { core: s.core(&me)?, term: s.term }));
+                let told = serving.and_then(|s| Some(self::serving(s.core(&me)?, s.term)));
                 self.respond(id, c, from, told.unwrap_or(Response::Unknown));
             }
-            Request::Renew { core, edge, meetings } if core == self.name(c) => {
+            Request::Renew { core, edge, leases, .. } if core == self.name(c) => {
                 let live = self.cores[c].live.as_mut();
                 let renewed = live.is_some_and(|l| {
-                    meetings.iter().all(|(_, epoch)| l.grantor.renew(&edge, *epoch, LEASE_MAX, now).is_ok())
+                    leases.iter().all(|lease| l.grantor.renew(&edge, lease.epoch, LEASE_MAX, now).is_ok())
                 });
-                let lost = if renewed { vec![] } else { meetings.iter().map(|(id, _)| *id).collect() };
-                self.respond(id, c, from, Response::Renewed { lease_ms: LEASE_MAX.as_millis() as u32, lost });
+                let answer =
+                    |asked: LeaseProof| LeaseAnswer { meeting: asked.meeting, kept: renewed, proof: asked.proof };
+                let leases = leases.into_iter().map(answer).collect();
+                self.respond(id, c, from, Response::Renewed { lease_ms: LEASE_MAX.as_millis() as u32, leases });
             }
-            Request::Renew { core, edge, meetings } => {
+            Request::Renew { core, edge, sent_ms, leases } => {
                 let to = self.index(&core);
                 let passed = Asked::Passed { asker: from, request: id };
-                self.ask(c, to, Request::Renew { core, edge, meetings }, passed);
+                self.ask(c, to, Request::Renew { core, edge, sent_ms, leases }, passed);
             }
             _ => {}
         }
@@ -1093,10 +1104,10 @@ impl World {
                 self.after(by, Event::Former(c, self.life(c), from));
             }
             (Asked::Passed { asker, request }, Some(response)) => self.respond(request, c, asker, response),
-            (Asked::Reunite, Some(Response::Serving { core, term })) => self.reunite(c, from, core, term),
+            (Asked::Reunite, Some(Response::Serving { core, term, .. })) => self.reunite(c, from, core, term),
             (Asked::Adopt, answer) => {
                 let elsewhere =
-                    matches!(answer, Some(Response::Serving { core, term }) if self.is_elsewhere(c, &core, term));
+                    matches!(answer, Some(Response::Serving { core, term, .. }) if self.is_elsewhere(c, &core, term));
                 if let Some((open, found)) = &mut self.cores[c].adopting {
                     *open -= 1;
                     *found |= elsewhere;
@@ -1170,7 +1181,14 @@ impl World {
 
     pub(crate) fn core_tell_former(&mut self, c: usize, former: usize, tries: u32) {
         let Some(live) = self.cores[c].live.as_ref().filter(|_| former != c) else { return };
-        let replica = Replica { meeting: self.meeting, term: live.rep.term(), stream: 0, first: 0, entries: vec![] };
+        let replica = Replica {
+            meeting: self.meeting,
+            term: live.rep.term(),
+            stream: 0,
+            first: 0,
+            entries: vec![],
+            proof: Proof::default(),
+        };
         self.ask(c, former, Request::Replicate(replica), Asked::Former { tries: tries + 1 });
     }
 
@@ -1279,4 +1297,9 @@ impl Disk {
             }
         }
     }
+}
+
+/// The rules are tried here, and not who may speak: proofs are `mesh::mandate`'s.
+fn serving(core: mesh::identity::NodeId, term: Term) -> Response {
+    Response::Serving { core, term, proof: Proof::default() }
 }

@@ -13,10 +13,11 @@ use edge_node::{
 use mesh::{
     clock::Micros,
     lease::{BEAT_EVERY, Beats, Renewal},
+    mandate::Proof,
     wire::{
         Epoch, MeetingAlias, SpurtNo,
         control::{ToCore, ToEdge},
-        request::{Request, Response},
+        request::{LeaseProof, Request, Response},
     },
 };
 
@@ -360,7 +361,8 @@ impl World {
             return;
         }
         let (meeting, sent) = (self.meeting, self.clock(e));
-        let request = Request::Renew { core: self.name(core), edge: self.name(e), meetings: vec![(meeting, epoch)] };
+        let leases = vec![LeaseProof { meeting, epoch, proof: Proof::default() }];
+        let request = Request::Renew { core: self.name(core), edge: self.name(e), sent_ms: 0, leases };
         self.ask(e, helper, request, Asked::Renew { instance: i, core, sent });
     }
 
@@ -516,12 +518,12 @@ impl World {
         let (now, wall) = (self.clock(e), self.wall(e));
         match (asked, response) {
             (Asked::Passed { asker, request }, Some(response)) => self.respond(request, e, asker, response),
-            (Asked::Renew { instance: i, core, sent }, Some(Response::Renewed { lease_ms, lost })) => {
+            (Asked::Renew { instance: i, core, sent }, Some(Response::Renewed { lease_ms, leases })) => {
                 self.check(e, i);
                 let name = self.name(core);
                 let Some(instance) = self.instance(e, i) else { return };
                 let Some(link) = instance.links.get(&core).filter(|l| l.opened) else { return };
-                match lost.is_empty() {
+                match leases.iter().all(|lease| lease.kept) {
                     true => {
                         instance.lessor = Some(core);
                         instance.meeting.handle_renewed(&name, Renewal::new(sent, lease_ms), now);
@@ -531,7 +533,7 @@ impl World {
                 }
                 self.pump(e, i);
             }
-            (Asked::WhoServes { instance: i, of }, Some(Response::Serving { core, term })) => {
+            (Asked::WhoServes { instance: i, of }, Some(Response::Serving { core, term, .. })) => {
                 self.check(e, i);
                 let name = self.name(of);
                 let Some(instance) = self.instance(e, i) else { return };

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use mesh::{
+    authorize::Message,
     node::Peer,
     wire::{Version, copies::Copies},
 };
 
-use super::{Acceptor, SpurtError, is_edge};
+use super::{Acceptor, SpurtError};
 use crate::{lock, meeting::wall};
 
 /// Datagrams under way to the log at a time; more are dropped: their streams bring the same.
@@ -16,7 +17,7 @@ pub(super) const MAX_COPIES: usize = 256;
 impl Acceptor {
     /// Takes one datagram, in a task of its own.
     pub(super) fn serve_copies(self: &Arc<Self>, peer: &Peer, datagram: bytes::Bytes) {
-        if peer.wire() < Version::V2 || !is_edge(&peer.identity, "copies") {
+        if peer.wire() < Version::V2 {
             return;
         }
         let Ok(permit) = self.copies.clone().try_acquire_owned() else {
@@ -44,6 +45,7 @@ impl Acceptor {
         let named = lock(&link.aliases).resolve_names(copies.meeting, copies.participant, copies.spurt);
         let (meeting, key) = named.ok_or(SpurtError::Unknown)?;
         let meeting = self.meetings.live(meeting).ok_or(SpurtError::Unknown)?;
+        self.meetings.admit_edge(Message::Copies, &link.edge, meeting.owner(key.epoch).as_ref())?;
         Ok(meeting.handle_copies(key, copies, wall()).await?)
     }
 }

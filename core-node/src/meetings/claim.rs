@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use mesh::{
+    authorize::Message,
     identity::{Identity, NodeId},
     wire::{Epoch, MeetingId, Term, control::RefusedReason},
 };
@@ -97,7 +98,7 @@ impl Meetings {
         let holds = match cause {
             Cause::Called(edge, epoch) => {
                 seat::called(record, self.me(), edge, *epoch, term)?;
-                return Ok(self.check_owner(edge, record, *epoch)?);
+                return Ok(self.check_owner(Message::Serve, edge, record, *epoch)?);
             }
             Cause::Orphaned(known) => record.serving == *known && self.may_hold(record),
             // Also if it has been dropped since: who served lets no words out after that, for want of the claim.

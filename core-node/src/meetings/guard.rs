@@ -67,7 +67,8 @@ impl Meetings {
         let _ = timeout(PATIENCE, meeting.tell_all(|_| ToLink::Leave { meeting: id })).await;
         for (_, owner) in meeting.record().captors() {
             let (mesh, edge) = (self.placer.mesh.clone(), owner.edge.clone());
-            tokio::spawn(async move { mesh.request(&edge, &Request::Release { meeting: id }).await });
+            let release = Request::Release { meeting: id, key: meeting.key().for_edge(&edge) };
+            tokio::spawn(async move { mesh.request(&edge, &release).await });
         }
         forget_live(&self.live, id);
         self.release(meeting.clone());

@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+use geo::RegionId;
 use mesh::{
+    identity::NodeId,
     lease::{LEASE_MAX, lease_for},
     trace::TraceContext,
     wire::{
@@ -55,6 +57,7 @@ impl From<Lost> for Declined {
 /// Why it will not, in words.
 pub(super) async fn invite(
     peers: &dyn Mesh,
+    regions: Vec<RegionId>,
     meeting: &Meeting,
     source: Source,
     epoch: Epoch,
@@ -85,7 +88,7 @@ pub(super) async fn invite(
         trace: record.trace.parse().unwrap_or_else(|_| TraceContext::new(meeting.id.as_u128())),
     };
     let lease = peers.rtt(&edge).map_or(LEASE_MAX, lease_for);
-    let request = if leases { join(meeting, assignment, lease) } else { Request::Assign(assignment) };
+    let request = if leases { join(meeting, regions, &edge, assignment, lease) } else { Request::Assign(assignment) };
     match in_time(peers.request(&edge, &request)).await?.map_err(Declined::Refused)? {
         Response::Accepted => {
             tracing::info!(meeting = %meeting.id, %edge, epoch = epoch.0, leases, "meeting placed");
@@ -105,10 +108,11 @@ async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Declined> {
     timeout(ANSWER_DEADLINE, answer).await.map_err(|_| Declined::Silent)
 }
 
-fn join(meeting: &Meeting, assignment: Assignment, lease: Duration) -> Request {
+fn join(meeting: &Meeting, regions: Vec<RegionId>, edge: &NodeId, assignment: Assignment, lease: Duration) -> Request {
     let (standby, term) = meeting.replication.see_mut(|m| {
         m.handle_told();
         (m.binding().cloned(), m.term())
     });
-    Request::Join(Join { assignment, term, standby, lease_ms: lease.as_millis() as u32 })
+    let key = meeting.key().for_edge(edge);
+    Request::Join(Join { assignment, term, standby, lease_ms: lease.as_millis() as u32, key, regions })
 }

@@ -75,7 +75,7 @@ impl Meetings {
             if !mine.is_alone() {
                 continue;
             }
-            for Told { by, core, term } in self.ask(meeting.id).await {
+            for Told { by, core, term } in self.ask(meeting.id, Some(&meeting.record())).await {
                 let superseded = meeting.replication.with(|m, _| m.handle_other(&core, term));
                 if !superseded && by == core && core != *self.me() {
                     tokio::spawn(tell_former(Arc::downgrade(self), meeting.id, core, mine));
@@ -84,20 +84,29 @@ impl Meetings {
         }
     }
 
-    /// What the other cores say of who serves a meeting.
-    pub(super) async fn ask(&self, meeting: MeetingId) -> Vec<Told> {
+    /// What the other cores say of who serves a meeting: of one that is `known` here only those that prove that they have part in it.
+    pub(super) async fn ask(&self, meeting: MeetingId, known: Option<&MeetingRecord>) -> Vec<Told> {
         let members = self.placer.mesh.members().borrow().clone();
-        let cores = members.iter().filter(|m| m.identity.role == Role::Core).map(|m| m.identity.node.clone());
+        let cores = members.iter().filter(|m| m.identity.role == Role::Core).map(|m| m.identity.clone());
         let mut asked = tokio::task::JoinSet::new();
-        for by in cores.filter(|core| core != self.me()) {
+        for by in cores.filter(|core| core.node != *self.me()) {
             let mesh = self.placer.mesh.clone();
             asked.spawn(async move {
-                match timeout(ASK_DEADLINE, mesh.request(&by, &Request::Serving { meeting })).await {
-                    Ok(Ok(Response::Serving { core, term })) => Some(Told { by, core, term }),
+                match timeout(ASK_DEADLINE, mesh.request(&by.node, &Request::Serving { meeting })).await {
+                    Ok(Ok(answer)) => Some((by, answer)),
                     _ => None,
                 }
             });
         }
-        asked.join_all().await.into_iter().flatten().collect()
+        let answers = asked.join_all().await.into_iter().flatten();
+        let believed = answers.map(|(by, answer)| match known {
+            Some(record) => (self.believed(&by, record, answer), by),
+            None => (answer, by),
+        });
+        let told = believed.filter_map(|(answer, by)| match answer {
+            Response::Serving { core, term, .. } => Some(Told { by: by.node, core, term }),
+            _ => None,
+        });
+        told.collect()
     }
 }

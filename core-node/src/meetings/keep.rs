@@ -6,6 +6,7 @@ use std::{
 };
 
 use mesh::{
+    authorize::{Message, Relation, Residency},
     identity::{Identity, Role},
     wire::{
         MeetingId,
@@ -86,8 +87,12 @@ impl Meetings {
             Err(error) => return refused(&error.to_string()),
         };
         let theirs = record.serving.role != CoreRole::Serving && record.serving.by.as_ref() == Some(&from.node);
-        if !theirs || self.live(id).is_some() {
-            return refused("only the core that served a meeting may have it removed");
+        let who = if theirs { Relation::Core } else { Relation::Nobody };
+        if let Err(denied) = self.admit(Message::Remove, from, who, Residency::Inside) {
+            return refused(&denied.to_string());
+        }
+        if self.live(id).is_some() {
+            return refused("it is served here");
         }
         self.standbys.forget(id);
         match self.log.write(Op::Remove(id)).await {

@@ -161,7 +161,8 @@ impl Placer {
         let report = report_of(&self.mesh.members().borrow(), &edge).unwrap_or_default();
         lock(&self.ramp).handle_asked(&edge, report, Instant::now());
         meeting.decided(epoch, shown(decision, epoch, Some(&edge))).await.map_err(stopped)?;
-        let asked = invite(&*self.mesh, meeting, wanted.source.clone(), epoch, owner).await;
+        let regions = wanted.policy.residency.iter().flatten().cloned().collect();
+        let asked = invite(&*self.mesh, regions, meeting, wanted.source.clone(), epoch, owner).await;
         asked.map_err(|declined| {
             lock(&self.ramp).handle_refused(&edge);
             if declined == Declined::Silent {

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc, time::Inst
 
 use geo::RegionId;
 use mesh::{
-    identity::NodeId,
+    identity::{Identity, NodeId, Role},
     node::Member,
     wire::{
         Version,
@@ -190,11 +190,17 @@ impl Pairing {
 
     fn send(&self, send: Send) -> Answer {
         let term = self.meeting.replication.see(Replicator::term);
-        let (mesh, meeting) = (self.meetings.placer.mesh.clone(), self.meeting.id);
+        let (meetings, record) = (self.meetings.clone(), self.meeting.record());
+        // Who answers is whom the connection was made with: a core of that name.
+        let node = send.core.clone();
+        let asked = Identity { node, role: Role::Core, region: meetings.placer.mesh.identity().region.clone() };
         Box::pin(async move {
-            let replica = Replica { meeting, term, stream: send.stream, first: send.first, entries: send.pieces };
+            let (mesh, meeting) = (meetings.placer.mesh.clone(), record.id);
+            let proof = meetings.prove_serving(&record, &send.core, term);
+            let replica =
+                Replica { meeting, term, stream: send.stream, first: send.first, entries: send.pieces, proof };
             match mesh.request(&send.core, &Request::Replicate(replica)).await {
-                Ok(answer) => Some(answer),
+                Ok(answer) => Some(meetings.believed(&asked, &record, answer)),
                 Err(error) => {
                     tracing::debug!(%meeting, standby = %send.core, error, "the standby did not answer");
                     None

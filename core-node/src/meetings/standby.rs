@@ -6,6 +6,7 @@ use std::{
 };
 
 use mesh::{
+    authorize::Residency,
     identity::Identity,
     wire::{
         MeetingId, Term,
@@ -23,7 +24,6 @@ use crate::{
         receiver::{Receiver, StreamId},
         snapshot::op,
     },
-    residency::allowed,
     seat,
     store::Op,
 };
@@ -73,13 +73,25 @@ impl Meetings {
         let refused = |why: &str| Response::Refused { reason: why.into() };
         let (id, term) = (replica.meeting, replica.term);
         if let Some(meeting) = self.live(id) {
+            let record = meeting.record();
+            if let Err(denied) = self.admit_replica(from, Some(&record), &replica) {
+                return refused(&denied.to_string());
+            }
             if !meeting.replication.with(|m, _| m.handle_other(&from.node, term)) {
-                return Response::Serving { core: self.me().clone(), term: meeting.replication.see(|m| m.term()) };
+                let term = meeting.replication.see(|m| m.term());
+                return self.serving_answer(from, &record, self.me().clone(), term);
             }
             self.step_down(id, from.node.clone(), term).await;
         }
         if self.draining() {
             return refused("this core is draining");
+        }
+        let known = match self.store.meeting(id) {
+            Ok(record) => record,
+            Err(error) => return refused(&error.to_string()),
+        };
+        if let Err(denied) = self.admit_replica(from, known.as_ref(), &replica) {
+            return refused(&denied.to_string());
         }
         let Some(receiver) = self.standbys.receiver(id, self.settings.meetings) else {
             return refused("this core is the standby of as many meetings as it can be");
@@ -87,13 +99,19 @@ impl Meetings {
         let mut receiver = receiver.lock().await;
         // Held until all is on disk: a takeover sees all of a batch or nothing.
         let _hands = self.hands.lock().await;
+        // Looked at again: it may have come from another core meanwhile.
         let known = match self.store.meeting(id) {
-            Ok(record) => record.map(|r| r.serving),
+            Ok(record) => record,
             Err(error) => return refused(&error.to_string()),
         };
+        if let Err(denied) = self.admit_replica(from, known.as_ref(), &replica) {
+            return refused(&denied.to_string());
+        }
         let stream = replica.stream;
-        if let Some((core, term)) = known.and_then(|k| seat::outranked(&k, self.me(), &from.node, term, stream)) {
-            return Response::Serving { core, term };
+        if let Some(record) = &known
+            && let Some((core, term)) = seat::outranked(&record.serving, self.me(), &from.node, term, stream)
+        {
+            return self.serving_answer(from, record, core, term);
         }
         let newest = StreamId { term, by: from.node.clone(), number: stream };
         let entries = match receiver.handle(id, &newest, replica.first, &replica.entries) {
@@ -104,7 +122,7 @@ impl Meetings {
                 return refused(&error.to_string());
             }
         };
-        match self.keep(from, id, (term, stream), entries).await {
+        match self.keep(from, known.as_ref(), &replica, entries).await {
             Ok(()) => Response::Replicated { next: receiver.next() },
             Err(why) => {
                 drop(receiver);
@@ -117,10 +135,11 @@ impl Meetings {
     async fn keep(
         &self,
         from: &Identity,
-        id: MeetingId,
-        (term, stream): (Term, u64),
+        known: Option<&MeetingRecord>,
+        replica: &Replica,
         entries: Vec<Entry>,
     ) -> Result<(), String> {
+        let (id, term, stream) = (replica.meeting, replica.term, replica.stream);
         let mut pending = vec![];
         for entry in entries {
             let closed = |LogClosed| LogClosed.to_string();
@@ -130,7 +149,8 @@ impl Meetings {
                     return Err("this core is outside the allowed residency".into());
                 }
                 entry => {
-                    if matches!(entry, Entry::Record(_)) {
+                    if let Entry::Record(record) = &entry {
+                        self.admit_record(from, known, replica, record).map_err(|denied| denied.to_string())?;
                         self.standbys.hold(id);
                     }
                     op(id, entry, &from.node, term, stream)
@@ -158,9 +178,6 @@ impl Meetings {
 
     /// Whether the meeting's speech and words may be at this core.
     pub(super) fn may_hold(&self, record: &MeetingRecord) -> bool {
-        let here = &self.placer.mesh.identity().region;
-        // A place that this node's map does not know allows nothing, rather than everything.
-        allowed(self.placer.model.map(), &record.spec.residency)
-            .is_ok_and(|regions| regions.is_none_or(|r| r.contains(here)))
+        self.residency(record, &self.placer.mesh.identity().region) == Residency::Inside
     }
 }

@@ -538,9 +538,9 @@ impl Supervisor {
         let meeting = self.meeting.id;
         self.meeting.tell_edge(epoch, ToLink::Leave { meeting }).await;
         let Some(owner) = self.meeting.owner(epoch) else { return };
-        let mesh = self.placer.mesh.clone();
+        let (mesh, key) = (self.placer.mesh.clone(), self.meeting.key().for_edge(&owner.edge));
         tokio::spawn(async move {
-            if let Err(error) = mesh.request(&owner.edge, &Request::Release { meeting }).await {
+            if let Err(error) = mesh.request(&owner.edge, &Request::Release { meeting, key }).await {
                 tracing::debug!(edge = %owner.edge, error, "release not answered");
             }
         });

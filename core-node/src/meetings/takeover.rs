@@ -10,6 +10,7 @@ use std::{
 };
 
 use mesh::{
+    authorize::{Message, Relation, Residency},
     identity::{Identity, NodeId},
     wire::{
         Epoch, MeetingId, Term,
@@ -26,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Meetings, claim::Cause};
 use crate::{
     authority::Stands,
+    doors,
     link::ToLink,
     meeting::{Meeting, wall},
     publish::Moved,
     record::{CoreRole, MeetingRecord, Serving},
-    residency::allowed,
     seat::{self, NotHere},
     store::Op,
 };
@@ -58,7 +59,7 @@ impl Meetings {
                 Err(_) => RefusedReason::Full,
             });
         };
-        self.check_owner(edge, &meeting.record(), epoch)?;
+        self.check_owner(Message::Open, edge, &meeting.record(), epoch)?;
         Ok(meeting)
     }
 
@@ -74,7 +75,7 @@ impl Meetings {
         term: Term,
     ) -> Result<Arc<Meeting>, NotHere> {
         if let Some(meeting) = self.live(id) {
-            self.check_owner(edge, &meeting.record(), epoch)?;
+            self.check_owner(Message::Serve, edge, &meeting.record(), epoch)?;
             return seat::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
         }
         let record = {
@@ -86,7 +87,7 @@ impl Meetings {
             self.store.meeting(id).map_err(|_| RefusedReason::Full)?.ok_or(RefusedReason::UnknownMeeting)?
         };
         seat::called(&record, self.me(), edge, epoch, term)?;
-        self.check_owner(edge, &record, epoch)?;
+        self.check_owner(Message::Serve, edge, &record, epoch)?;
         tracing::warn!(meeting = %id, edge = %edge.node, term = term.0, "an edge turns to this core");
         self.claim_for_edge(id, term, edge, epoch).await
     }
@@ -106,28 +107,33 @@ impl Meetings {
                 Err(_) => RefusedReason::Full.into(),
             });
         };
-        if !self.may_hold(&meeting.record()) {
+        let record = meeting.record();
+        if !self.may_hold(&record) {
             return Err(RefusedReason::Residency.into());
         }
-        let owned = meeting.owner(epoch).is_some_and(|o| o.edge == edge.node && o.region == edge.region);
-        if owned { Ok(meeting) } else { Err(RefusedReason::NotAllowed.into()) }
+        let (who, at) = (doors::relation(record.owners.get(&epoch.0), edge), self.residency(&record, &edge.region));
+        match self.admit(Message::Late, edge, who, at) {
+            Ok(()) => Ok(meeting),
+            Err(_) => Err(RefusedReason::NotAllowed.into()),
+        }
     }
 
     pub(super) fn check_owner(
         &self,
+        message: Message,
         edge: &Identity,
         record: &MeetingRecord,
         epoch: Epoch,
     ) -> Result<(), RefusedReason> {
-        let regions =
-            allowed(self.placer.model.map(), &record.spec.residency).unwrap_or_else(|_| Some(Default::default()));
-        if regions.is_some_and(|r| !r.contains(&edge.region)) {
-            return Err(RefusedReason::NotAllowed);
-        }
-        if !self.may_hold(record) {
+        let owns = seat::owns(record, edge, epoch);
+        // That its time is over is no offence: it may not know yet.
+        let who = if owns == Err(RefusedReason::NotAllowed) { Relation::Nobody } else { Relation::Owner };
+        let at = self.residency(record, &edge.region);
+        if !self.may_hold(record) && at == Residency::Inside {
             return Err(RefusedReason::Residency);
         }
-        seat::owns(record, edge, epoch)
+        self.admit(message, edge, who, at).map_err(|_| RefusedReason::NotAllowed)?;
+        owns
     }
 
     /// Makes a meeting of which this core is the standby live, as it has claimed. `hands` is held.
@@ -198,7 +204,11 @@ impl Meetings {
 
     /// The core that serves a meeting which this one does not: the newest that any other core names, itself asked last.
     pub async fn find(&self, id: MeetingId) -> Option<NodeId> {
-        let told = self.ask(id).await.into_iter().map(|told| (told.term, told.core));
+        let known = self.record(id).ok().flatten();
+        let told = self.ask(id, known.as_ref()).await.into_iter().map(|told| (told.term, told.core));
+        if known.is_none() {
+            return most_told(told).filter(|core| core != self.me());
+        }
         let newest = told.chain(self.serving(id).ok().flatten().map(|(core, term)| (term, core))).max();
         newest.map(|(_, core)| core).filter(|core| core != self.me())
     }
@@ -212,12 +222,25 @@ impl Meetings {
     }
 }
 
+/// The core that most name, of a meeting of which nothing is known here: nobody can prove anything then, and the serving core and its
+/// standby are two against one that lies. Among as many the newest term.
+fn most_told(told: impl Iterator<Item = (Term, NodeId)>) -> Option<NodeId> {
+    let mut cores: BTreeMap<NodeId, (usize, Term)> = BTreeMap::new();
+    for (term, core) in told {
+        let (count, newest) = cores.entry(core).or_insert((0, term));
+        (*count, *newest) = (*count + 1, term.max(*newest));
+    }
+    cores.into_iter().max_by_key(|(_, told)| *told).map(|(core, _)| core)
+}
+
 /// Tells the core that served before, until it has heard or is gone: it must say nothing more.
 pub(super) async fn tell_former(meetings: Weak<Meetings>, id: MeetingId, former: NodeId, term: Term) {
     let mut pauses = [100, 300, 1000, 3000, 10_000].into_iter().map(Duration::from_millis);
     loop {
         let Some(this) = meetings.upgrade() else { return };
-        let replica = Replica { meeting: id, term, stream: 0, first: 0, entries: vec![] };
+        let Ok(Some(record)) = this.record(id) else { return };
+        let proof = this.prove_serving(&record, &former, term);
+        let replica = Replica { meeting: id, term, stream: 0, first: 0, entries: vec![], proof };
         if this.placer.mesh.request(&former, &Request::Replicate(replica)).await.is_ok() {
             return;
         }

@@ -307,7 +307,7 @@ impl Replicator {
     /// The answer to what was sent last; `None` if there was none.
     pub fn handle_answer(&mut self, answer: Option<Response>, now: Instant) {
         let Some(sent) = self.stream.as_mut().and_then(|s| s.in_flight.take()) else { return };
-        if let Some(Response::Serving { core, term }) = &answer
+        if let Some(Response::Serving { core, term, .. }) = &answer
             && self.handle_other(core, *term)
         {
             return;

@@ -7,7 +7,8 @@ use std::{
 };
 
 use mesh::{
-    identity::NodeId,
+    authorize::{Denied, Message, Why},
+    identity::{Identity, NodeId},
     node::Peer,
     wire::{MeetingAlias, Term, control::ToCore},
 };
@@ -42,7 +43,7 @@ impl Cores {
     }
 
     pub(super) async fn watch(&mut self, core: NodeId) {
-        let handle = self.links.join(&core, self.events.clone()).await;
+        let handle = self.links.join(&core, self.origin.key, self.events.clone()).await;
         self.open.insert(core, (handle, None));
     }
 
@@ -63,6 +64,11 @@ impl Cores {
         let (alias, peer) = there.map_or((MeetingAlias(0), None), |(handle, peer)| (handle.alias, peer.clone()));
         self.down = if peer.is_some() { None } else { self.down.or_else(|| Some(Instant::now())) };
         (alias, peer)
+    }
+
+    /// A core that may not have the meeting's speech was to be sent it.
+    pub(super) fn handle_outside(&self, core: &Identity) {
+        self.links.denials().note(core, &Denied { message: Message::CoreHello, why: Why::Residency });
     }
 
     /// The connection to `core`, if it knows the meeting as `alias` now.
@@ -88,9 +94,9 @@ impl Cores {
             let Some(down) = self.down else { return std::future::pending().await };
             if self.asking.is_none() {
                 tokio::time::sleep_until((down + ASK_AFTER).into()).await;
-                let (links, meeting) = (self.links.clone(), self.origin.meeting);
+                let (links, meeting, key) = (self.links.clone(), self.origin.meeting, self.origin.key);
                 let away = self.serving.clone();
-                self.asking = Some(tokio::spawn(async move { links.who_serves(meeting, &away).await }));
+                self.asking = Some(tokio::spawn(async move { links.who_serves(meeting, &key, &away).await }));
             }
             if let Some(asking) = &mut self.asking {
                 let answer = asking.await.ok().flatten();

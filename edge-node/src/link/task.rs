@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use mesh::{
     identity::NodeId,
     lease::{BEAT_EVERY, Beats},
+    mandate::EdgeKey,
     node::{Node, Peer},
     stream::{MessageReceiver, MessageSender, StreamError},
     transport::{close, congestion::Path},
@@ -28,7 +29,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Command, EVENTS, LinkEvent, Tagged,
-    detour::{Answer, Detours},
+    detour::{Answer, Detours, Lease},
 };
 use crate::meeting::Beat;
 
@@ -49,11 +50,14 @@ pub(super) struct Link {
     node: Node,
     software: String,
     core: NodeId,
+    born: Instant,
     meetings: BTreeMap<MeetingAlias, Place>,
 }
 
 struct Place {
     events: mpsc::Sender<Tagged>,
+    /// This edge's for the meeting.
+    key: EdgeKey,
     /// What was last opened under this alias: it is to be renewed.
     opened: Option<(MeetingId, Epoch)>,
     /// The core has renewed its lease on this stream or an earlier one.
@@ -91,8 +95,8 @@ struct Up {
 }
 
 impl Link {
-    pub(super) fn new(node: Node, software: String, core: NodeId) -> Self {
-        Self { node, software, core, meetings: BTreeMap::new() }
+    pub(super) fn new(node: Node, software: String, core: NodeId, born: Instant) -> Self {
+        Self { node, software, core, born, meetings: BTreeMap::new() }
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -105,7 +109,7 @@ impl Link {
                 .build()
         };
         let (mut waits, mut wait) = (backoff(), Duration::ZERO);
-        let mut detours = Detours::new(self.node.clone(), self.core.clone());
+        let mut detours = Detours::new(self.node.clone(), self.core.clone(), self.born);
         loop {
             match self.down(&mut commands, &mut detours, wait).await {
                 None => return,
@@ -165,6 +169,7 @@ impl Link {
                     self.catch_up(&up.peer);
                     let alive = up.is_alive();
                     if up.quiet > 0 {
+                        metrics::counter!("nearfield_edge_beats_missed_total").increment(1);
                         let short = up.is_short();
                         self.tell_all(|| LinkEvent::Unanswered { alive, short });
                     }
@@ -195,8 +200,9 @@ impl Link {
     /// A command that needs no stream.
     fn handle_down(&mut self, command: Command) {
         match command {
-            Command::Register(alias, events) => {
-                self.meetings.entry(alias).or_insert(Place { events, opened: None, served: false, behind: false });
+            Command::Register(alias, key, events) => {
+                let place = Place { events, key, opened: None, served: false, behind: false };
+                self.meetings.entry(alias).or_insert(place);
             }
             Command::Unregister(alias) => drop(self.meetings.remove(&alias)),
             Command::Release(alias) => {
@@ -208,7 +214,7 @@ impl Link {
 
     fn handle_up(&mut self, up: &mut Up, command: Command) {
         match &command {
-            Command::Register(alias, events) => {
+            Command::Register(alias, _, events) => {
                 let _ = events.try_send((self.core.clone(), *alias, LinkEvent::Connected(up.peer.clone())));
             }
             Command::Unregister(alias) | Command::Release(alias) => up.beats.handle_closed(*alias),
@@ -293,7 +299,8 @@ impl Link {
 
     /// It is time to ask by way of others, if that is `wanted`; or one of them has answered.
     fn handle_detour(&mut self, answer: Option<Answer>, detours: &mut Detours, wanted: bool) {
-        let opened = || self.meetings.values().filter_map(|place| place.opened).collect::<Vec<_>>();
+        let lease = |place: &Place| place.opened.map(|(meeting, epoch)| Lease { meeting, epoch, key: place.key });
+        let opened = || self.meetings.values().filter_map(lease).collect::<Vec<_>>();
         match answer {
             None if wanted => {
                 let meetings = opened();
@@ -302,16 +309,18 @@ impl Link {
                 }
             }
             None => {}
-            Some(Answer { asked, renewal, lost }) => {
+            Some(Answer { kept, renewal, lost }) => {
                 let places: Vec<(MeetingAlias, MeetingId, bool)> = self
                     .meetings
                     .iter()
                     .filter_map(|(alias, place)| {
-                        Some((*alias, place.opened.filter(|o| asked.contains(o))?.0, place.served))
+                        let told = |opened: &(MeetingId, Epoch)| kept.contains(opened) || lost.contains(opened);
+                        Some((*alias, place.opened.filter(told)?.0, place.served))
                     })
                     .collect();
                 // A standby that our call has not reached yet does not know that the meeting is to be its.
-                let event = |meeting: &MeetingId, served: bool| match lost.contains(meeting) {
+                let is_lost = |meeting: &MeetingId| lost.iter().any(|(of, _)| of == meeting);
+                let event = |meeting: &MeetingId, served: bool| match is_lost(meeting) {
                     true => served.then_some(LinkEvent::Lost),
                     false => Some(LinkEvent::Renewed(renewal)),
                 };

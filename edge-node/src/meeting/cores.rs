@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use mesh::{
+    authorize::{self, Message as Kind, Relation, Residency},
     clock::Micros,
-    identity::NodeId,
+    identity::{NodeId, Role},
     lease::Renewal,
     wire::{
         MeetingAlias, Term,
@@ -123,20 +124,29 @@ impl Meeting {
     /// `core` spoke of this meeting.
     pub fn handle_message(&mut self, core: &NodeId, message: ToEdge, now: Instant, wall: Micros) {
         let serving = core == self.failover.serving();
+        let who = match message {
+            ToEdge::Drain => Relation::Itself,
+            _ if serving => Relation::Core,
+            _ => Relation::Standby,
+        };
+        // A core that served before may still acknowledge what it took then: that is passed over without a word.
+        if authorize::check(Kind::of_core(&message), Role::Edge, Role::Core, who, Residency::Inside).is_err() {
+            return;
+        }
         match message {
-            ToEdge::Durable { participant, spurt, upto, .. } if serving => {
+            ToEdge::Durable { participant, spurt, upto, .. } => {
                 self.progressed = now;
                 self.uplink.handle_durable(participant, spurt, upto);
             }
-            ToEdge::Done { participant, spurt, .. } if serving => {
+            ToEdge::Done { participant, spurt, .. } => {
                 self.progressed = now;
                 self.uplink.handle_done(participant, spurt);
             }
-            ToEdge::DoneTo { participant, spurt, items, .. } if serving => {
+            ToEdge::DoneTo { participant, spurt, items, .. } => {
                 self.progressed = now;
                 self.uplink.handle_done_to(participant, spurt, items, now);
             }
-            ToEdge::Leave { .. } if serving => {
+            ToEdge::Leave { .. } => {
                 let reason = if self.hand_over.is_some() { CloseReason::Drain } else { CloseReason::Asked };
                 self.leave(reason, now, wall);
             }

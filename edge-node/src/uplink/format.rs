@@ -2,7 +2,7 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | magic | `NFSPILL1` |
+//! | magic | `NFSPILL2` |
 //! | origin | 2, big-endian: length; 4: CRC-32; then a codec body holding the [`Origin`] |
 //! | record, many times | 2, big-endian: length; 4: CRC-32; then a codec body holding the [`Record`] |
 //!
@@ -14,6 +14,7 @@ use mesh::{
     clock::Micros,
     codec,
     identity::NodeId,
+    mandate::EdgeKey,
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, ParticipantAlias, SpurtNo, Term,
@@ -22,7 +23,7 @@ use mesh::{
 };
 use serde::{Deserialize, Serialize};
 
-const MAGIC: &[u8; 8] = b"NFSPILL1";
+const MAGIC: &[u8; 8] = b"NFSPILL2";
 const HEAD: usize = 6;
 /// The longest body: one Opus packet and its numbers. Everything else is shorter.
 const MAX_BODY: usize = MAX_OPUS + 64;
@@ -40,6 +41,8 @@ pub struct Origin {
     pub term: Term,
     /// The request that created it.
     pub trace: TraceContext,
+    /// This edge's key for it: a core that says who serves by now has it, too.
+    pub key: EdgeKey,
 }
 
 /// One thing that was said or learned.
@@ -224,7 +227,7 @@ mod tests {
     fn origin(n: u128) -> Origin {
         let core = "core-1".parse().unwrap();
         let meeting = MeetingId::from_u128(n);
-        Origin { meeting, epoch: Epoch(3), core, term: Term(1), trace: TraceContext::new(n) }
+        Origin { meeting, epoch: Epoch(3), core, term: Term(1), trace: TraceContext::new(n), key: EdgeKey::default() }
     }
 
     fn records() -> impl Strategy<Value = Vec<Record>> {

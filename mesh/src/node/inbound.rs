@@ -13,11 +13,12 @@ use super::{
     ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, handshake_failed, refused, vigil,
 };
 use crate::{
+    authorize::{Message, check_role},
     identity::{Identity, certs::Unacceptable},
     stream::{self, MessageReceiver, MessageSender},
     transport::{HandshakeError, close as code, connection_reason},
     version::Version,
-    wire,
+    wire::{self, request::Response},
 };
 
 /// Requests of one connection answered at a time; more are told that we are busy.
@@ -129,6 +130,7 @@ fn take_datagram(shared: &Shared, peer: &Peer, wire: Version, datagram: &bytes::
                 metrics::counter!("nearfield_mesh_gossip_dropped_total", "queue" => "inbox").increment(1);
             }
         }
+        Some(&wire::DATAGRAM_COPIES) if !may(shared, peer, Message::Copies) => {}
         Some(&wire::DATAGRAM_COPIES) => {
             let copies = Inbound::Copies { peer: peer.clone(), datagram: datagram.slice(1..) };
             // Where nobody has the time for copies, the streams must do.
@@ -145,6 +147,9 @@ fn take_datagram(shared: &Shared, peer: &Peer, wire: Version, datagram: &bytes::
 
 async fn uni(shared: Arc<Shared>, peer: Peer, mut recv: RecvStream) {
     match first_byte(&mut recv).await {
+        Some(wire::STREAM_SPURT) if !may(&shared, &peer, Message::SpurtStream) => {
+            let _ = recv.stop(code::DENIED);
+        }
         Some(wire::STREAM_SPURT) => hand_on(&shared, Inbound::Spurt { peer, recv }).await,
         kind => refuse_stream(None, &mut recv, kind),
     }
@@ -153,6 +158,9 @@ async fn uni(shared: Arc<Shared>, peer: Peer, mut recv: RecvStream) {
 async fn bi(shared: Arc<Shared>, peer: Peer, stream: (SendStream, RecvStream), requests: Arc<Semaphore>) {
     let (mut send, mut recv) = stream;
     match first_byte(&mut recv).await {
+        Some(wire::STREAM_CONTROL) if !may(&shared, &peer, Message::ControlStream) => {
+            let _ = (send.reset(code::DENIED), recv.stop(code::DENIED));
+        }
         Some(wire::STREAM_CONTROL) => {
             // Closed already is found out by whoever writes to it.
             let _ = send.set_priority(stream::CONTROL);
@@ -180,7 +188,15 @@ async fn request(
     match timeout(STREAM_DEADLINE, recv.recv()).await {
         Ok(Ok(Some(request))) => {
             let reply = Reply { send, _permit: permit };
-            hand_on(shared, Inbound::Request { peer, request, reply }).await;
+            let kind = Message::of_request(&request, &shared.me.node);
+            match check_role(kind, shared.me.role, peer.identity.role) {
+                Ok(()) => hand_on(shared, Inbound::Request { peer, request: Box::new(request), reply }).await,
+                Err(denied) => {
+                    shared.denials.note(&peer.identity, &denied);
+                    // The asker may have gone.
+                    let _ = reply.send(Response::Refused { reason: denied.to_string() }).await;
+                }
+            }
         }
         outcome => {
             metrics::counter!("nearfield_mesh_requests_refused_total", "reason" => "malformed").increment(1);
@@ -189,6 +205,13 @@ async fn request(
             recv.stop(code::MALFORMED);
         }
     }
+}
+
+/// Whether any node of the peer's role may send this here; what it says beyond that is the program's to judge.
+fn may(shared: &Shared, peer: &Peer, message: Message) -> bool {
+    let denied = check_role(message, shared.me.role, peer.identity.role).err();
+    denied.iter().for_each(|denied| shared.denials.note(&peer.identity, denied));
+    denied.is_none()
 }
 
 /// The stream's type; `None` if it ended, broke or was late.

@@ -53,7 +53,7 @@ pub enum Inbound {
         /// Whose.
         peer: Peer,
         /// What it asks.
-        request: Request,
+        request: Box<Request>,
         /// Where the answer goes.
         reply: Reply,
     },

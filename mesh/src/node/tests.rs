@@ -19,8 +19,10 @@ const DOMAIN: &str = "a.test";
 const HOUR: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// An edge, or what its name begins with.
 fn name(node: &str) -> Identity {
-    Identity::from_spiffe(&format!("spiffe://{DOMAIN}/region/eu-central/role/edge/node/{node}"), DOMAIN).unwrap()
+    let role = node.split_once('-').map_or("edge", |(role, _)| role);
+    Identity::from_spiffe(&format!("spiffe://{DOMAIN}/region/eu-central/role/{role}/node/{node}"), DOMAIN).unwrap()
 }
 
 fn id(node: &str) -> NodeId {
@@ -86,8 +88,9 @@ fn answer(mut inbound: mpsc::Receiver<Inbound>) {
     });
 }
 
-fn probe() -> Request {
-    Request::Probe { relay: "192.0.2.1:443".into(), stun: false }
+/// What any edge may ask any other.
+fn question() -> Request {
+    Request::Renew { core: id("core-1"), edge: id("b"), sent_ms: 1, leases: vec![] }
 }
 
 #[tokio::test]
@@ -150,26 +153,26 @@ async fn requests_are_answered_and_what_is_not_answered_says_so() {
     let (b, mut b_in) = start(&authority, "b", &[a.address()]).await;
     tokio::join!(sees(&a, &["b"]), sees(&b, &["a"]));
     answer(a_in);
-    assert_eq!(b.request(&id("a"), &probe()).await.unwrap(), Response::Accepted);
+    assert_eq!(b.request(&id("a"), &question()).await.unwrap(), Response::Accepted);
 
-    let (there, question) = (id("b"), probe());
-    let (outcome, ()) = tokio::join!(a.request(&there, &question), async {
+    let (there, asked) = (id("b"), question());
+    let (outcome, ()) = tokio::join!(a.request(&there, &asked), async {
         let Some(Inbound::Request { peer, request, reply }) = b_in.recv().await else { panic!("no request") };
-        assert_eq!((peer.identity.node.as_str(), request), ("a", probe()));
+        assert_eq!((peer.identity.node.as_str(), *request), ("a", question()));
         drop(reply);
     });
     assert!(matches!(outcome, Err(RequestError::NoAnswer)), "{outcome:?}");
-    let unknown = a.request(&id("nobody"), &probe()).await;
+    let unknown = a.request(&id("nobody"), &question()).await;
     assert!(matches!(unknown, Err(RequestError::Connect(ConnectError::Unknown(_)))), "{unknown:?}");
 }
 
 #[tokio::test]
 async fn control_streams_and_spurts_reach_the_program() {
     let authority = authority();
-    let (a, mut a_in) = start(&authority, "a", &[]).await;
+    let (a, mut a_in) = start(&authority, "core-a", &[]).await;
     let (b, _b_in) = start(&authority, "b", &[a.address()]).await;
-    sees(&b, &["a"]).await;
-    let peer = b.peer(&id("a")).await.unwrap();
+    sees(&b, &["core-a"]).await;
+    let peer = b.peer(&id("core-a")).await.unwrap();
 
     let (mut send, mut recv) = peer.open_control().await.unwrap();
     send.send(&ToCore::Hello { software: "edge".into() }).await.unwrap();
@@ -185,6 +188,32 @@ async fn control_streams_and_spurts_reach_the_program() {
     spurt.finish().unwrap();
     let Some(Inbound::Spurt { mut recv, .. }) = a_in.recv().await else { panic!() };
     assert_eq!(recv.read_to_end(16).await.unwrap(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn what_no_node_of_the_sender_s_role_may_send_does_not_reach_the_program_and_is_told_so() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (core, mut core_in) = start(&authority, "core-a", &[]).await;
+    let (dns, _dns_in) = start(&authority, "dns-b", &[core.address()]).await;
+    sees(&dns, &["core-a"]).await;
+    let peer = dns.peer(&id("core-a")).await.unwrap();
+    let serving = Request::Serving { meeting: wire::MeetingId::from_u128(7) };
+    let Response::Refused { reason } = peer.request(&serving).await.unwrap() else { panic!("answered") };
+    assert_eq!(reason, "`serving` refused: a node of role dns may not send it to a node of role core");
+
+    let (_, mut recv) = peer.open_control().await.unwrap();
+    let refused = recv.recv::<ToEdge>().await.expect_err("reset");
+    assert!(refused.to_string().contains("12"), "{refused}");
+    let mut spurt = peer.open_spurt().await.unwrap();
+    spurt.write_all(&[wire::STREAM_SPURT]).await.unwrap();
+    assert_eq!(spurt.stopped().await.unwrap(), Some(code::DENIED));
+    peer.connection.send_datagram(vec![wire::DATAGRAM_COPIES, 1].into()).unwrap();
+    for message in ["serving", "control_stream", "spurt_stream", "copies"] {
+        let series = format!("nearfield_mesh_denied_total{{message=\"{message}\",reason=\"role\"}}");
+        counted(&counters, &series, 1).await;
+    }
+    assert!(core_in.try_recv().is_err(), "nothing has come through");
 }
 
 #[tokio::test]
@@ -293,7 +322,7 @@ async fn junk_from_an_admitted_peer_is_refused_and_counted_and_the_node_lives_on
     assert_eq!(reset, code::MALFORMED);
 
     let peer = Peer { identity: a.identity().clone(), connection };
-    assert_eq!(peer.request(&probe()).await.unwrap(), Response::Accepted);
+    assert_eq!(peer.request(&question()).await.unwrap(), Response::Accepted);
 }
 
 #[tokio::test]
@@ -307,20 +336,20 @@ async fn a_peer_with_too_many_open_requests_is_told_that_we_are_busy() {
     let asking: Vec<_> = (0..64)
         .map(|_| {
             let peer = peer.clone();
-            tokio::spawn(async move { peer.request(&probe()).await })
+            tokio::spawn(async move { peer.request(&question()).await })
         })
         .collect();
     while held.len() < 64 {
         held.push(a_in.recv().await.unwrap());
     }
-    let refused = peer.request(&probe()).await.expect_err("refused");
+    let refused = peer.request(&question()).await.expect_err("refused");
     assert!(matches!(refused, RequestError::Stream(_)), "{refused:?}");
     drop(held);
     for asked in asking {
         assert!(matches!(asked.await.unwrap(), Err(RequestError::NoAnswer)));
     }
     answer(a_in);
-    assert_eq!(peer.request(&probe()).await.unwrap(), Response::Accepted);
+    assert_eq!(peer.request(&question()).await.unwrap(), Response::Accepted);
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ pub const METRICS: &[Metric] = &[
     gauge("nearfield_mesh_local_health", "How much this node doubts itself: 0 is well."),
     gauge("nearfield_mesh_members", "Other nodes that are alive as this one sees it."),
     counter("nearfield_mesh_peers_refused_total", "Peers that were not let in, by reason."),
+    counter("nearfield_mesh_denied_total", "Messages that the sender may not send here, by kind and reason."),
     counter("nearfield_mesh_requests_refused_total", "Requests of peers that were not heard, by reason."),
     counter("nearfield_mesh_unknown_total", "Things of a kind this version does not know, by what carried them."),
 ];

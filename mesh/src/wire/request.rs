@@ -2,13 +2,18 @@
 
 use std::fmt;
 
+use geo::RegionId;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Epoch, MeetingId, Term,
     keys::{Found, Keys},
 };
-use crate::{identity::NodeId, trace::TraceContext};
+use crate::{
+    identity::NodeId,
+    mandate::{EdgeKey, Proof},
+    trace::TraceContext,
+};
 
 /// What one node asks another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +31,8 @@ pub enum Request {
     Release {
         /// Which.
         meeting: MeetingId,
+        /// The edge's key: only a core of the meeting has it.
+        key: EdgeKey,
     },
     /// To an edge that speaks version 2: as `Assign`, with what it needs to keep the meeting through a core's death.
     Join(Join),
@@ -34,10 +41,12 @@ pub enum Request {
     Renew {
         /// The core that serves them.
         core: NodeId,
-        /// The edge that owns them; a node that passes this on vouches for it.
+        /// The edge that owns them: each proof is by its key for that meeting.
         edge: NodeId,
-        /// The meetings, each with the epoch of its lease; at most [`MAX_RENEWED`].
-        meetings: Vec<(MeetingId, Epoch)>,
+        /// When it was sent, in milliseconds of the edge's own monotonic clock.
+        sent_ms: u64,
+        /// The leases; at most [`MAX_RENEWED`].
+        leases: Vec<LeaseProof>,
     },
     /// From the core that serves a meeting to its standby.
     Replicate(Replica),
@@ -84,8 +93,8 @@ pub enum Response {
     Renewed {
         /// The leases run for so long from when the request was *sent*.
         lease_ms: u32,
-        /// Meetings that the edge no longer owns.
-        lost: Vec<MeetingId>,
+        /// What became of each lease of which the core knows the meeting.
+        leases: Vec<LeaseAnswer>,
     },
     /// Answer to `Replicate`: everything before entry `next` is stored.
     Replicated {
@@ -98,6 +107,8 @@ pub enum Response {
         core: NodeId,
         /// In which turn.
         term: Term,
+        /// By the meeting's key, or to an edge by its own, that whoever answers has a part in the meeting.
+        proof: Proof,
     },
     /// Answer to `Serving` and `Remove`: the meeting is not known here, or no more.
     Unknown,
@@ -116,6 +127,32 @@ pub struct Join {
     pub standby: Option<NodeId>,
     /// The lease granted, counted from when the core sent this.
     pub lease_ms: u32,
+    /// The edge's key for this meeting.
+    pub key: EdgeKey,
+    /// The regions that may touch it; all if there are none.
+    pub regions: Vec<RegionId>,
+}
+
+/// One lease that is to be renewed by way of other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseProof {
+    /// The meeting.
+    pub meeting: MeetingId,
+    /// The epoch of the lease.
+    pub epoch: Epoch,
+    /// By the edge's key.
+    pub proof: Proof,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// The meeting.
+    pub meeting: MeetingId,
+    /// Whether it is renewed; else the edge does not own it any more.
+    pub kept: bool,
+    /// By the edge's key.
+    pub proof: Proof,
 }
 
 /// Part of what a standby must hold to take a meeting over.
@@ -131,6 +168,8 @@ pub struct Replica {
     pub first: u64,
     /// Entries in the core's own stored form; together at most [`MAX_REPLICA`] bytes.
     pub entries: Vec<Vec<u8>>,
+    /// By the meeting's key, that the sender was given it. A core that does not know the meeting looks for the key in the record.
+    pub proof: Proof,
 }
 
 /// Everything an edge needs to serve a meeting.

@@ -264,6 +264,11 @@ impl SpurtDecoder {
         Ok(Some(Part::Item(item)))
     }
 
+    /// Gives back the memory that longer reads took. What has come and is not polled stays.
+    pub fn shrink(&mut self) {
+        self.buffer = BytesMut::from(&self.buffer[..]);
+    }
+
     /// Whether the trailer has been read.
     pub fn ended(&self) -> bool {
         self.ended

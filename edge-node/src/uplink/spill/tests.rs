@@ -11,7 +11,7 @@ use super::*;
 fn origin() -> Origin {
     let core = "core-1".parse().unwrap();
     let meeting = MeetingId::from_u128(7);
-    Origin { meeting, epoch: Epoch(3), core, term: Term(1), trace: TraceContext::new(7) }
+    Origin { meeting, epoch: Epoch(3), core, term: Term(1), trace: TraceContext::new(7), key: Default::default() }
 }
 
 fn settings(dir: &Path) -> Settings {
@@ -112,7 +112,7 @@ fn a_damaged_file_costs_what_is_damaged_and_a_foreign_one_nothing() {
     let at = bytes.windows(4).rposition(|four| four == 2u32.to_be_bytes()).unwrap();
     bytes[at] ^= 4;
     fs::write(&file, &bytes).unwrap();
-    fs::write(dir.path().join(folder(&origin())).join("00000007.spill"), b"NFSPILL1 is not enough").unwrap();
+    fs::write(dir.path().join(folder(&origin())).join("00000007.spill"), b"NFSPILL2 is not enough").unwrap();
     let other = dir.path().join("0-0");
     fs::create_dir(&other).unwrap();
     fs::copy(&file, other.join("00000000.spill")).unwrap();
