@@ -534,7 +534,7 @@ mod tests {
             credential: mesh::wire::request::Secret("p".into()),
         };
         let servers =
-            ["turn:10.0.0.5", "turn:localhost:9?transport=tcp", "turn:127.0.0.1:9", "turn:1.1.1.1"].map(server);
+            ["turn:10.0.0.5", "turn:localhost:10?transport=tcp", "turn:127.0.0.1:9", "turn:1.1.1.1"].map(server);
         let bind = [IpAddr::from(Ipv4Addr::LOCALHOST)];
         let urls =
             |found: Vec<(At, &IceServer)>| found.iter().map(|(_, server)| server.url.clone()).collect::<Vec<_>>();
