@@ -226,7 +226,7 @@ impl World {
         while let Some(message) = captured.meeting.poll_control() {
             match message {
                 ToCore::Open { alias, meeting, epoch, .. } => link.open(alias, meeting, epoch).unwrap(),
-                ToCore::Participant { alias, participant, id, name } => {
+                ToCore::Participant { alias, participant, id, name, .. } => {
                     link.participant(alias, participant, &id, name.as_deref()).unwrap();
                 }
                 _ => {}

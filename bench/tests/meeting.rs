@@ -78,7 +78,7 @@ async fn listen(host: &Host, relay: SocketAddr, names: Vec<(String, String)>) ->
         };
         while !everyone(&heard) {
             match timeout(Duration::from_secs(20), inbox.recv()).await.expect("the meeting goes on") {
-                Some(Event::Joined { id, name }) => drop(heard.names.insert(id.as_str().into(), name)),
+                Some(Event::Joined { id, name, .. }) => drop(heard.names.insert(id.as_str().into(), name)),
                 Some(Event::Packet(packet)) => {
                     heard.packets.entry(packet.participant.as_str().into()).or_default().push(packet);
                 }

@@ -200,9 +200,9 @@ async fn a_meeting_s_process_that_is_killed_is_replaced_and_the_meeting_beside_i
 async fn what_the_relay_says_no_with_comes_out_of_the_process_as_the_meeting_s_reason() {
     let (_relay, at) = talk(1).await;
     let mut refused = Listening::to(format!("http://{at}/whep/another"));
-    refused.until("failed", |h| h.states.iter().any(|s| s.0 == EdgeState::Failed)).await;
+    refused.until("failed", |h| h.states.iter().any(|s| matches!(s.0, EdgeState::Failed(_)))).await;
     let ended = timeout(PATIENCE, refused.ended).await.unwrap().unwrap();
-    assert!(matches!(&ended, Err(ConnectError::Apart(why)) if why.contains("404")), "{ended:?}");
+    assert!(matches!(&ended, Err(ConnectError::Apart(failure)) if failure.why.contains("404")), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +215,7 @@ async fn a_program_that_is_no_child_ends_the_meeting_after_a_few_tries() {
     assert!(matches!(ended, Err(ConnectError::ProcessGone { deaths: 4, .. })), "{ended:?}");
     let mut failed = false;
     while let Ok(event) = heard.try_recv() {
-        failed |= matches!(event, Event::State { state: EdgeState::Failed, .. });
+        failed |= matches!(event, Event::State { state: EdgeState::Failed(_), .. });
     }
     assert!(failed);
 }

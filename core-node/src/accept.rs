@@ -67,6 +67,8 @@ const LINK_QUEUE: usize = 1024;
 const MAX_ELSEWHERE: usize = 1024;
 /// Bytes taken off a spurt stream at a time: below what one chunk of the log may hold.
 const READ_BYTES: usize = 16 * 1024;
+/// The longest that an edge says of what cannot be heard, in bytes.
+const MAX_UNHEARD: usize = 64;
 
 /// Takes what edges open.
 pub struct Acceptor {
@@ -311,10 +313,11 @@ impl Acceptor {
                     meeting.notify(Notice::HandOver(epoch)).await;
                 }
             }
-            ToCore::Participant { alias, participant, id, name } => {
+            ToCore::Participant { alias, participant, id, name, unheard } => {
                 let (_, id) = link.change(|a| a.participant(alias, participant, &id, name.as_deref()))?;
                 if let Some((meeting, _)) = self.meeting(link, alias, kind)? {
-                    meeting.handle_participant(&id, name).await?;
+                    let unheard = unheard.filter(|codecs| codecs.len() <= MAX_UNHEARD);
+                    meeting.handle_participant(&id, name, unheard).await?;
                 }
             }
             ToCore::Left { alias, participant } => {

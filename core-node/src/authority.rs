@@ -180,7 +180,8 @@ impl Claims {
             }
             // No meeting's: nothing stands there.
             let _ = self.read(MeetingId::from_u128(0)).await;
-            sleep(if self.is_up() { PROBE_EVERY } else { PROBE_AGAIN }).await;
+            let wait = if self.is_up() { PROBE_EVERY } else { PROBE_AGAIN };
+            sleep(wait.mul_f64(rand::random_range(0.75..1.25))).await;
         }
     }
 

@@ -381,7 +381,7 @@ impl Core {
         self.say(edge, ToCore::Open { alias: ALIAS, meeting, epoch, trace: TraceContext::new(7) }).await;
         self.say(edge, ToCore::State { alias: ALIAS, state: EdgeState::Live, detail: None }).await;
         let (id, name) = ("p-alice".into(), Some("Alice".into()));
-        self.say(edge, ToCore::Participant { alias: ALIAS, participant: ALICE, id, name }).await;
+        self.say(edge, ToCore::Participant { alias: ALIAS, participant: ALICE, id, name, unheard: None }).await;
     }
 
     /// As [`Core::open`], by an edge of version 2.
@@ -389,7 +389,7 @@ impl Core {
         self.say(edge, ToCore::Serve { alias: ALIAS, meeting, epoch, term, trace: TraceContext::new(7) }).await;
         self.say(edge, ToCore::State { alias: ALIAS, state: EdgeState::Live, detail: None }).await;
         let (id, name) = ("p-alice".into(), Some("Alice".into()));
-        self.say(edge, ToCore::Participant { alias: ALIAS, participant: ALICE, id, name }).await;
+        self.say(edge, ToCore::Participant { alias: ALIAS, participant: ALICE, id, name, unheard: None }).await;
     }
 
     /// The edge beats from now on, until it is dropped.

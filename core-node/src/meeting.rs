@@ -461,11 +461,16 @@ impl Meeting {
         }
     }
 
-    /// A participant came, or has another name.
+    /// A participant came, or has another name; `unheard` is what they publish, if none of it can be heard.
     ///
     /// # Errors
     /// The store takes no more writes.
-    pub async fn handle_participant(&self, id: &ParticipantId, name: Option<String>) -> Result<(), LogClosed> {
+    pub async fn handle_participant(
+        &self,
+        id: &ParticipantId,
+        name: Option<String>,
+        unheard: Option<String>,
+    ) -> Result<(), LogClosed> {
         let row = {
             let mut participants = lock(&self.participants);
             let row = participants.entry(id.clone()).or_insert_with(|| Participant {
@@ -473,8 +478,10 @@ impl Meeting {
                 name: None,
                 joined_at: timestamp(wall()).to_string(),
                 left_at: None,
+                unheard: None,
             });
             row.name = name.or(row.name.take());
+            row.unheard = unheard;
             row.left_at = None;
             row.clone()
         };

@@ -335,6 +335,9 @@ pub struct Participant {
     pub joined_at: String,
     /// When they left, RFC 3339.
     pub left_at: Option<String>,
+    /// What they publish, where none of it can be heard: the names of its codecs. Only Opus is heard.
+    #[serde(default)]
+    pub unheard: Option<String>,
 }
 
 impl MeetingRecord {

@@ -124,7 +124,7 @@ fn write_seeds() {
 
 fn participant() -> Participant {
     let joined_at = "2026-01-01T00:00:00Z".into();
-    Participant { id: "p".into(), name: Some("N".into()), joined_at, left_at: None }
+    Participant { id: "p".into(), name: Some("N".into()), joined_at, left_at: None, unheard: None }
 }
 
 fn entries() -> Vec<Entry> {

@@ -12,6 +12,7 @@ pub(crate) mod fuzzing {
         whep::fuzzing::answer,
     };
 }
+mod fault;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod hostile;
@@ -29,9 +30,11 @@ use std::{net::IpAddr, time::Duration};
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use mesh::wire::{
+    cause::Cause,
     control::{EdgeState, EdgeTotals},
     request::Source,
 };
+use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -49,8 +52,12 @@ use roster::Roster;
 /// Tries in a row before a lost relay is given up.
 pub const MAX_TRIES: usize = 5;
 
-/// Time since the relay was last live after which it is given up, tries left or not.
-pub const GIVE_UP: Duration = Duration::from_secs(60);
+/// Time since the relay was last live after which it is given up, tries left or not: longer than so many tries of a connection
+/// that never comes up.
+pub const GIVE_UP: Duration = Duration::from_secs(120);
+
+/// A relay that was live for less is the same loss as the one before.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// What happens in a meeting, in order.
 ///
@@ -63,6 +70,8 @@ pub enum Event {
         id: ParticipantId,
         /// The display name, where there is one.
         name: Option<String>,
+        /// What they publish, where none of it can be heard: names of codecs.
+        unheard: Option<String>,
     },
     /// The participant is gone.
     Left {
@@ -197,9 +206,20 @@ pub enum ConnectError {
     /// The source or the relay named an address that this edge does not go to.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// Nothing of what the relay sends is in Opus.
+    #[error("nothing that the relay sends can be heard: it is {codecs}, and only Opus is")]
+    Codec {
+        /// What it is in.
+        codecs: String,
+    },
     /// The relay cannot be reached, or hung up.
-    #[error("the relay cannot be reached: {0}")]
-    Unreachable(String),
+    #[error("the relay cannot be reached: {why}")]
+    Unreachable {
+        /// By what kind of fault.
+        cause: Cause,
+        /// What it was.
+        why: String,
+    },
     /// The relay did not answer in time.
     #[error("the relay left us waiting {after:?} for {what}")]
     Timeout {
@@ -219,6 +239,9 @@ pub enum ConnectError {
         /// Addresses that the relay told and this edge does not go to.
         denied: usize,
     },
+    /// The relay closed the media connection in good order.
+    #[error("the relay has closed the media connection")]
+    Closed,
     /// The media connection broke.
     #[error("the media connection to the relay is gone: {0}")]
     MediaLost(String),
@@ -227,7 +250,7 @@ pub enum ConnectError {
     Media(String),
     /// What the process that joins the relay for us said when it gave up.
     #[error("{0}")]
-    Apart(String),
+    Apart(Failure),
     /// The process that joins the relay for us is gone.
     #[error("the meeting's process is gone for the {deaths}. time in a minute: {why}")]
     ProcessGone {
@@ -246,25 +269,78 @@ pub enum ConnectError {
     },
 }
 
+/// Why a meeting was given up: a word for programs, and words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{why}")]
+pub struct Failure {
+    /// The word.
+    pub cause: Cause,
+    /// The words; never a secret.
+    pub why: String,
+}
+
+impl From<&ConnectError> for Failure {
+    fn from(error: &ConnectError) -> Self {
+        Self { cause: error.cause(), why: error.to_string() }
+    }
+}
+
 impl From<NoAddress> for ConnectError {
     fn from(error: NoAddress) -> Self {
         match error {
             NoAddress::Denied(denied) => Self::Denied(denied),
-            unknown => Self::Unreachable(unknown.to_string()),
+            NoAddress::Unknown { .. } => Self::Unreachable { cause: Cause::DnsFailed, why: error.to_string() },
         }
     }
 }
 
 impl ConnectError {
+    /// Which of the causes that users are told it is.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Source { .. } => Cause::SourceInvalid,
+            Self::Refused { status: 404 | 410, .. } => Cause::NoSuchRoom,
+            Self::Refused { status: 401 | 403, .. } => Cause::AccessDenied,
+            Self::Refused { .. } => Cause::RelayRefused,
+            Self::Janus { code, .. } => janus::cause(*code),
+            Self::BadMessage { .. } => Cause::RelayProtocol,
+            Self::Denied(_) => Cause::AddressDenied,
+            Self::Codec { .. } => Cause::CodecUnsupported,
+            Self::Unreachable { cause, .. } => *cause,
+            Self::Timeout { .. } => Cause::RelayTimeout,
+            Self::MediaUnreachable { .. } => Cause::MediaUnreachable,
+            Self::Closed | Self::MediaLost(_) => Cause::MediaLost,
+            Self::Media(_) | Self::ProcessGone { .. } => Cause::EdgeFailed,
+            Self::Apart(failure) => failure.cause,
+            Self::Lost { last, .. } => last.cause(),
+        }
+    }
+
+    /// Whether it is the relay's own word that there is nothing for us, rather than our loss of it.
+    fn is_no(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Closed => true,
+            Self::Lost { last, .. } => last.is_no(),
+            _ => false,
+        }
+    }
+
     /// Whether the same thing tried again may work.
     fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Timeout { .. } | Self::MediaUnreachable { .. } | Self::MediaLost(_) => true,
+            Self::Unreachable { .. }
+            | Self::Closed
+            | Self::Timeout { .. }
+            | Self::MediaUnreachable { .. }
+            | Self::MediaLost(_) => true,
             Self::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502..=504),
             Self::Janus { code, .. } => janus::is_transient(*code),
-            Self::Source { .. } | Self::Denied(_) | Self::BadMessage { .. } | Self::Media(_) | Self::Lost { .. } => {
-                false
-            }
+            Self::Source { .. }
+            | Self::Denied(_)
+            | Self::Codec { .. }
+            | Self::BadMessage { .. }
+            | Self::Media(_)
+            | Self::Lost { .. } => false,
             // Its parent has tried again already.
             Self::Apart(_) | Self::ProcessGone { .. } => false,
         }
@@ -303,18 +379,60 @@ struct Stay {
     live: bool,
     /// It could in this or an earlier one.
     was_live: bool,
+    /// Since when it can, and for how long it could in this attempt before.
+    since: Option<Instant>,
+    lasted: Duration,
+    /// The relay took leave of us when we were last live.
+    farewell: bool,
     /// The state last told.
     told: Option<EdgeState>,
 }
 
 impl Stay {
+    fn new(events: mpsc::Sender<Event>, stop: CancellationToken) -> Self {
+        Self {
+            events,
+            stop,
+            roster: Roster::default(),
+            live: false,
+            was_live: false,
+            since: None,
+            lasted: Duration::ZERO,
+            farewell: false,
+            told: None,
+        }
+    }
+
     async fn state(&mut self, state: EdgeState, detail: Option<String>) {
+        let now = Instant::now();
+        self.lasted += self.since.take().map_or(Duration::ZERO, |since| now - since);
+        self.since = (state == EdgeState::Live).then_some(now);
         self.live |= state == EdgeState::Live;
         self.was_live |= self.live;
         if self.told.replace(state) == Some(state) && detail.is_none() {
             return;
         }
         self.tell(Event::State { state, detail }).await;
+    }
+
+    /// An attempt begins.
+    fn begin(&mut self) {
+        (self.live, self.since, self.lasted) = (false, None, Duration::ZERO);
+    }
+
+    /// An attempt has ended. True if it was live for long enough to be forgiven: the next loss is another one.
+    fn end(&mut self, error: &ConnectError) -> bool {
+        self.lasted += self.since.take().map_or(Duration::ZERO, |since| Instant::now() - since);
+        if self.live {
+            self.farewell = *error == ConnectError::Closed;
+        }
+        self.lasted >= STEADY
+    }
+
+    /// Whether the relay has ended the meeting, whatever it says now that we try to come back: it took leave of us, and lets
+    /// us in no more.
+    fn is_over(&self, error: &ConnectError) -> bool {
+        self.was_live && self.farewell && error.is_no()
     }
 
     /// Brings the listener's view of who is there up to date.
@@ -344,11 +462,11 @@ async fn keep(
     events: mpsc::Sender<Event>,
     stop: CancellationToken,
 ) -> Result<(), ConnectError> {
-    let mut stay = Stay { events, stop, roster: Roster::default(), live: false, was_live: false, told: None };
+    let mut stay = Stay::new(events, stop);
     stay.state(EdgeState::Connecting, None).await;
-    let mut retries = Retries::new(Instant::now());
+    let mut retries = Retries::new(Instant::now(), rand::random());
     loop {
-        stay.live = false;
+        stay.begin();
         let error = match attempt.stay(&mut stay).await {
             Ok(ended) => {
                 tracing::debug!(?ended, "left the meeting");
@@ -356,13 +474,17 @@ async fn keep(
             }
             Err(error) => error,
         };
-        if stay.live {
-            retries = Retries::new(Instant::now());
+        if stay.end(&error) {
+            retries = Retries::new(Instant::now(), rand::random());
         }
         let delay = match retries.after(error.clone(), Instant::now()) {
             Ok(delay) => delay,
+            Err(last) if stay.is_over(&last) => {
+                tracing::debug!(error = %last, "the relay has ended the meeting");
+                return Ok(());
+            }
             Err(last) => {
-                stay.state(EdgeState::Failed, Some(last.to_string())).await;
+                stay.state(EdgeState::Failed(last.cause()), Some(last.to_string())).await;
                 return Err(last);
             }
         };
@@ -384,13 +506,15 @@ struct Retries {
 }
 
 impl Retries {
-    fn new(since: Instant) -> Self {
+    /// `seed` decides what is left to chance.
+    fn new(since: Instant, seed: u64) -> Self {
         // 0.5, 1, 2, 4 s, each up to as much again at random, so that the edges of a restarted relay spread out.
         let delays = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(500))
             .with_max_delay(Duration::from_secs(8))
             .with_max_times(MAX_TRIES - 1)
             .with_jitter()
+            .with_jitter_seed(seed)
             .build();
         Self { delays, tries: 0, since }
     }
@@ -439,7 +563,7 @@ mod tests {
     #[test]
     fn a_lost_relay_is_tried_five_times_then_given_up_with_the_last_cause() {
         let now = Instant::now();
-        let mut retries = Retries::new(now);
+        let mut retries = Retries::new(now, 1);
         for _ in 1..MAX_TRIES {
             retries.after(lost(), now).unwrap();
         }
@@ -448,15 +572,100 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_without_the_relay_ends_it_whatever_the_count() {
+    fn two_minutes_without_the_relay_ends_it_whatever_the_count() {
         let now = Instant::now();
-        assert!(Retries::new(now).after(lost(), now + GIVE_UP).is_err());
+        assert!(Retries::new(now, 1).after(lost(), now + GIVE_UP).is_err());
     }
 
     #[test]
     fn a_refusal_is_not_tried_again() {
         let refused = ConnectError::Refused { request: "an offer", status: 401, problem: "no" };
-        assert_eq!(Retries::new(Instant::now()).after(refused.clone(), Instant::now()), Err(refused));
+        assert_eq!(Retries::new(Instant::now(), 1).after(refused.clone(), Instant::now()), Err(refused));
+    }
+
+    #[test]
+    fn no_two_edges_wait_equally_long() {
+        let delays: Vec<Duration> = (0..32)
+            .map(|_| Retries::new(Instant::now(), rand::random()).after(lost(), Instant::now()).unwrap())
+            .collect();
+        assert!(delays.iter().any(|delay| *delay != delays[0]), "{delays:?}");
+        // Nor does anything else that leaves it to the library.
+        let others: Vec<_> = (0..32).map(|_| ExponentialBuilder::new().with_jitter().build().next()).collect();
+        assert!(others.iter().any(|delay| *delay != others[0]), "{others:?}");
+        let seeded = |seed| Retries::new(Instant::now(), seed).after(lost(), Instant::now());
+        assert_eq!(seeded(7), seeded(7), "chance is an argument");
+    }
+
+    /// A relay that is live for so long, ends thus, and so on.
+    struct Scripted {
+        lives: Duration,
+        ends: Vec<ConnectError>,
+        attempts: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    }
+
+    #[async_trait]
+    impl Attempt for Scripted {
+        async fn stay(&mut self, stay: &mut Stay) -> Result<Ended, ConnectError> {
+            let n = self.attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let end = self.ends[n.min(self.ends.len() - 1)].clone();
+            let was_in = matches!(end, ConnectError::Closed | ConnectError::MediaLost(_));
+            if n < 20 && was_in {
+                stay.state(EdgeState::Live, None).await;
+                tokio::time::sleep(self.lives).await;
+            }
+            if end == unreached() {
+                tokio::time::sleep(Duration::from_secs(15)).await;
+            }
+            Err(end)
+        }
+    }
+
+    fn unreached() -> ConnectError {
+        ConnectError::MediaUnreachable { after: Duration::from_secs(15), denied: 0 }
+    }
+
+    /// How many attempts are made, what comes of them, and the last state told.
+    async fn kept(lives: Duration, ends: Vec<ConnectError>) -> (usize, Result<(), Cause>, EdgeState) {
+        let attempts = std::sync::Arc::default();
+        let (events, mut told) = mpsc::channel(1024);
+        let scripted = Scripted { lives, ends, attempts: std::sync::Arc::clone(&attempts) };
+        let ended = keep(scripted, events, CancellationToken::new()).await.map_err(|e| e.cause());
+        let mut last = EdgeState::Connecting;
+        while let Some(Event::State { state, .. }) = told.recv().await {
+            last = state;
+        }
+        (attempts.load(std::sync::atomic::Ordering::Relaxed), ended, last)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn media_that_never_connects_fails_after_five_tries_with_its_reason() {
+        let failed = kept(Duration::ZERO, vec![unreached()]).await;
+        let cause = Cause::MediaUnreachable;
+        assert_eq!(failed, (MAX_TRIES, Err(cause), EdgeState::Failed(cause)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_is_lost_as_soon_as_it_is_live_is_given_up_and_one_that_lasts_is_not() {
+        let brief = kept(Duration::from_secs(3), vec![lost()]).await;
+        assert_eq!((brief.0, brief.1), (MAX_TRIES, Err(Cause::MediaLost)));
+        // Twenty losses an hour apart, and then it does not come back.
+        let lasting = kept(Duration::from_secs(3600), vec![lost()]).await;
+        assert_eq!((lasting.0, lasting.1), (20 + MAX_TRIES - 1, Err(Cause::MediaLost)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_ended_has_one_outcome_however_its_relay_refuses_us_then() {
+        let refused = |status| ConnectError::Refused { request: "our offer", status, problem: "" };
+        let live = Duration::from_secs(60);
+        for status in [403, 404, 409, 500, 502] {
+            let (_, ended, _) = kept(live, vec![ConnectError::Closed, refused(status)]).await;
+            assert_eq!(ended, Ok(()), "{status}");
+        }
+        assert_eq!(kept(live, vec![ConnectError::Closed]).await.1, Ok(()), "it hangs up each time");
+        // What broke was not ended, and a relay that is gone has not said so.
+        assert_eq!(kept(live, vec![lost(), refused(403)]).await.1, Err(Cause::AccessDenied));
+        let gone = ConnectError::Unreachable { cause: Cause::ConnectionRefused, why: "refused".into() };
+        assert_eq!(kept(live, vec![ConnectError::Closed, gone]).await.1, Err(Cause::ConnectionRefused));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use mesh::{
     clock::Micros,
     trace::TraceContext,
-    wire::{MeetingAlias, Version, control::CloseReason},
+    wire::{MeetingAlias, Version, cause::Cause, control::CloseReason},
 };
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
@@ -33,7 +33,7 @@ use self::{
 };
 
 use crate::{
-    connect::{ConnectError, Connector, Event},
+    connect::{ConnectError, Connector, Event, Failure},
     guard::Pulse,
     link::{EVENTS, LinkEvent, Links, Tagged},
     meeting::{Action, Meeting, Offer, Settings},
@@ -84,7 +84,8 @@ pub async fn run(
 /// Tells the core that this edge cannot go on with a meeting, and why: its own task of it is gone.
 pub async fn give_up(offer: Offer, why: String, tools: Tools, orders: watch::Receiver<Order>) {
     let mut meeting = Meeting::new(offer, tools.settings, Instant::now());
-    meeting.handle_ended(Some(why), Instant::now(), Anchor::now().wall(Instant::now()));
+    let failure = Failure { cause: Cause::EdgeFailed, why };
+    meeting.handle_ended(Some(failure), Instant::now(), Anchor::now().wall(Instant::now()));
     Driver::new(meeting, Relay::Gone, Disk::new(None), tools.links).run(orders).await;
 }
 
@@ -321,8 +322,8 @@ impl Driver {
     fn handle_relay_end(&mut self, ended: Result<Result<(), ConnectError>, JoinError>) {
         let failure = match ended {
             Ok(Ok(())) => None,
-            Ok(Err(e)) => Some(e.to_string()),
-            Err(e) => Some(format!("the connector broke: {e}")),
+            Ok(Err(e)) => Some(Failure::from(&e)),
+            Err(e) => Some(Failure { cause: Cause::EdgeFailed, why: format!("the connector broke: {e}") }),
         };
         self.meeting.handle_ended(failure, Instant::now(), self.wall());
     }

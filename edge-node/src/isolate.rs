@@ -29,6 +29,8 @@ use mesh::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::connect::Failure;
+
 /// How children are made.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -81,6 +83,8 @@ pub enum FromChild {
         id: String,
         /// The display name.
         name: Option<String>,
+        /// What they publish, where none of it can be heard.
+        unheard: Option<String>,
     },
     /// See [`crate::connect::Event::Left`].
     Left {
@@ -135,6 +139,6 @@ pub enum FromChild {
     /// Last: nothing follows.
     Ended {
         /// Why, if nobody asked it to.
-        failure: Option<String>,
+        failure: Option<Failure>,
     },
 }

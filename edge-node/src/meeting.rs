@@ -45,7 +45,7 @@ use self::{
 };
 use crate::{
     budget::{self, Budget},
-    connect::Event,
+    connect::{Event, Failure},
     failover::{self, Failover},
     media::ParticipantId,
     pipeline::{self, Pipeline},
@@ -268,7 +268,7 @@ impl Meeting {
     pub fn handle_event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Packet(packet) => self.handle_packet(packet, now),
-            Event::Joined { id, name } => self.handle_joined(id, name, now),
+            Event::Joined { id, name, unheard } => self.handle_joined(id, name, unheard, now),
             Event::Left { id } => self.handle_left(&id, now),
             Event::State { state, detail } => self.handle_state(state, detail),
             Event::Apart => self.apart = true,
@@ -280,11 +280,11 @@ impl Meeting {
     }
 
     /// The connector has ended; `failure` says why if it was not asked to.
-    pub fn handle_ended(&mut self, failure: Option<String>, now: Instant, wall: Micros) {
+    pub fn handle_ended(&mut self, failure: Option<Failure>, now: Instant, wall: Micros) {
         self.apart = false;
         match failure {
-            Some(why) => {
-                self.handle_state(EdgeState::Failed, Some(why));
+            Some(Failure { cause, why }) => {
+                self.handle_state(EdgeState::Failed(cause), Some(why));
                 self.leave(CloseReason::Failed, now, wall);
             }
             None => self.leave(CloseReason::Ended, now, wall),

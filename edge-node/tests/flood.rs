@@ -71,7 +71,7 @@ fn a_flood_that_does_not_end_ends_the_meeting_and_its_core_is_told_why() {
     assert!(meeting.has_left());
     let said = said(&mut meeting);
     let why = said.iter().find_map(|message| match message {
-        ToCore::State { state: EdgeState::Failed, detail, .. } => detail.clone(),
+        ToCore::State { state: EdgeState::Failed(_), detail, .. } => detail.clone(),
         _ => None,
     });
     assert_eq!(why.unwrap(), "a flood: over 1000 packets or 100000 bytes a second for 3s");

@@ -155,7 +155,7 @@ fn said(open: bool) -> Vec<FromChild> {
     };
     let mut said = vec![
         FromChild::State { state: EdgeState::Live, detail: None },
-        FromChild::Joined { id: id.clone(), name: Some("N".into()) },
+        FromChild::Joined { id: id.clone(), name: Some("N".into()), unheard: Some("PCMU".into()) },
         FromChild::Start { id: id.clone(), spurt, captured: Micros(5) },
     ];
     said.extend((0..3).map(item));

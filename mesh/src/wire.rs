@@ -10,6 +10,7 @@
 //!
 //! Messages on bidirectional streams are a 4-byte big-endian length and a [`crate::codec`] message.
 
+pub mod cause;
 pub mod control;
 pub mod copies;
 pub mod keys;

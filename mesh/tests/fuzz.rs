@@ -122,7 +122,13 @@ fn control() -> Vec<Vec<u8>> {
     let to_core = [
         ToCore::Hello { software: "edge".into() },
         ToCore::Serve { alias, meeting, epoch, term, trace },
-        ToCore::Participant { alias, participant, id: "p".into(), name: Some("N".into()) },
+        ToCore::Participant {
+            alias,
+            participant,
+            id: "p".into(),
+            name: Some("N".into()),
+            unheard: Some("PCMU".into()),
+        },
         ToCore::State { alias, state: EdgeState::Reconnecting, detail: Some("lost".into()) },
         ToCore::Stats { alias, totals: EdgeTotals::default() },
         ToCore::Close { alias, reason: CloseReason::Asked },

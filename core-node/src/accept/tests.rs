@@ -75,7 +75,7 @@ impl Pair {
 }
 
 fn alice() -> ToCore {
-    ToCore::Participant { alias: ALIAS, participant: ALICE, id: "p-alice".into(), name: None }
+    ToCore::Participant { alias: ALIAS, participant: ALICE, id: "p-alice".into(), name: None, unheard: None }
 }
 
 /// The next message but for those that every edge gets; `None` at the stream's end.
@@ -109,7 +109,8 @@ async fn a_spurt_that_nothing_names_ends_the_control_stream_and_is_taken_when_it
 async fn a_participant_that_was_not_taken_costs_nobody_else_the_connection() {
     let pair = Pair::start().await;
     let (mut send, mut recv) = pair.control().await;
-    let row = |participant, id: String| ToCore::Participant { alias: ALIAS, participant, id, name: None };
+    let row =
+        |participant, id: String| ToCore::Participant { alias: ALIAS, participant, id, name: None, unheard: None };
     let others: Vec<ToCore> = (100..110).map(|n| row(ParticipantAlias(n), format!("p-{n}"))).collect();
     for others in &others {
         send.send(others).await.unwrap();

@@ -20,7 +20,11 @@ pub(super) struct MeetingView {
     id: Uuid,
     status: Status,
     /// Why it ended, as a stable word. Of a meeting that is done: `requested`, `relay_ended`, `alone` (nobody was in it
-    /// for as long as `leave` allows) or `deadline`.
+    /// for as long as `leave` allows) or `deadline`. Of one that failed: `dns_failed`, `connection_refused`, `tls_failed`,
+    /// `relay_timeout`, `relay_unreachable` or `address_denied` (the relay is not reached), `no_such_room`, `access_denied`,
+    /// `room_full` or `relay_refused` (it says no), `relay_protocol`, `codec_unsupported` or `source_invalid` (it is not
+    /// understood), `media_unreachable`, `media_lost` or `flooded`, or `no_edge`, `edge_failed`, `internal_error` or
+    /// `transcription_failed`. There may be more in time.
     sub_code: Option<String>,
     /// Why it failed, in words.
     detail: Option<String>,

@@ -182,6 +182,7 @@ impl Meetings {
             let pauses = ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(500))
                 .with_max_delay(Duration::from_secs(30))
+                .with_jitter()
                 .without_max_times();
             let release = || {
                 let (meeting, claims, keys) = (meeting.clone(), claims.clone(), keys.clone());

@@ -250,10 +250,10 @@ impl Lifecycle {
                     self.actions.push(Action::Dismiss(former));
                 }
             }
-            (Status::Active, EdgeState::Failed) if self.leaving.is_some_and(|(former, _)| former != epoch) => {
+            (Status::Active, EdgeState::Failed(_)) if self.leaving.is_some_and(|(former, _)| former != epoch) => {
                 self.succeed(now);
             }
-            (Status::Connecting | Status::Active, EdgeState::Failed) => self.fail("source_failed", detail),
+            (Status::Connecting | Status::Active, EdgeState::Failed(cause)) => self.fail(cause.as_str(), detail),
             _ => {}
         }
     }
@@ -453,6 +453,8 @@ impl Default for Lifecycle {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+    use mesh::wire::cause::Cause;
+
     use super::*;
 
     fn actions(l: &mut Lifecycle) -> Vec<Action> {
@@ -540,14 +542,14 @@ mod tests {
         let now = Instant::now();
         let mut l = active(now);
         l.handle_backlog(1, 1, now);
-        l.handle_edge_state(Epoch(1), EdgeState::Failed, Some("relay gone".into()), now);
+        l.handle_edge_state(Epoch(1), EdgeState::Failed(Cause::AccessDenied), Some("wrong PIN".into()), now);
         l.handle_closed(Epoch(1), CloseReason::Failed, now);
         assert_eq!(l.status(), Status::Finishing);
         l.handle_timeout(now + Duration::from_secs(6));
         assert_eq!(actions(&mut l), [Action::Seal]);
         l.handle_backlog(0, 0, now);
         assert_eq!(l.status(), Status::Failed);
-        assert_eq!(l.failure(), Some(&("source_failed".into(), Some("relay gone".into()))));
+        assert_eq!(l.failure(), Some(&("access_denied".into(), Some("wrong PIN".into()))));
     }
 
     #[test]
@@ -601,7 +603,7 @@ mod tests {
         l.handle_unplaced(Epoch(2), Unplaced { code: "no_edge", detail: "none".into(), retry: true }, now);
         l.handle_timeout(now + Duration::from_secs(3));
         l.handle_assigned(Epoch(3), now);
-        l.handle_edge_state(Epoch(3), EdgeState::Failed, None, now);
+        l.handle_edge_state(Epoch(3), EdgeState::Failed(Cause::MediaLost), None, now);
         assert_eq!((l.status(), l.capturing()), (Status::Active, Some(Epoch(1))));
         assert_eq!(actions(&mut l), [Action::Place, Action::Place]);
         l.handle_assigned(Epoch(4), now);

@@ -157,7 +157,7 @@ impl Supervisor {
             Notice::Closed(epoch, CloseReason::LeaseOver) | Notice::Late(epoch) => {
                 self.note_lost(*epoch, GapReason::EdgeLost, self.meeting.heard_at());
             }
-            Notice::State(epoch, EdgeState::Failed, _) | Notice::Closed(epoch, _) => {
+            Notice::State(epoch, EdgeState::Failed(_), _) | Notice::Closed(epoch, _) => {
                 self.live.remove(epoch);
             }
             _ => {}
@@ -207,9 +207,9 @@ impl Supervisor {
                 self.second.handle_live(epoch);
                 self.lifecycle.handle_edge_state(epoch, EdgeState::Live, detail, now);
             }
-            Notice::State(epoch, EdgeState::Failed, detail) => {
+            Notice::State(epoch, state @ EdgeState::Failed(_), detail) => {
                 if !self.is_spare(epoch, now).await? {
-                    self.lifecycle.handle_edge_state(epoch, EdgeState::Failed, detail, now);
+                    self.lifecycle.handle_edge_state(epoch, state, detail, now);
                 }
             }
             Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail, now),

@@ -246,7 +246,7 @@ pub(super) async fn tell_former(meetings: Weak<Meetings>, id: MeetingId, former:
         }
         drop(this);
         let Some(pause) = pauses.next() else { return };
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
     }
 }
 

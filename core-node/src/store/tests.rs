@@ -186,7 +186,8 @@ fn a_key_stands_for_its_meeting_while_it_should() {
 fn fill(store: &Store, n: u128) -> MeetingRecord {
     let record = record(n, Status::Done);
     let id = record.id;
-    let participant = Participant { id: "a".into(), name: None, joined_at: String::new(), left_at: None };
+    let participant =
+        Participant { id: "a".into(), name: None, joined_at: String::new(), left_at: None, unheard: None };
     store
         .write(&[
             Op::Meeting(Box::new(record.clone())),

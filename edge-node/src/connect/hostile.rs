@@ -165,7 +165,7 @@ async fn hear(source: Source, mut told: mpsc::Receiver<Event>, count: watch::Sen
                 heard.numbers.push(packet.sequence);
                 count.send_replace(heard.numbers.len());
             }
-            Event::State { state: EdgeState::Failed, detail } => heard.failed.clone_from(detail),
+            Event::State { state: EdgeState::Failed(_), detail } => heard.failed.clone_from(detail),
             _ => {}
         }
         meeting.handle_event(event, now());
@@ -173,7 +173,7 @@ async fn hear(source: Source, mut told: mpsc::Receiver<Event>, count: watch::Sen
             heard.spoke += 1;
         }
         while let Some(message) = meeting.poll_control() {
-            if let ToCore::State { state: EdgeState::Failed, detail, .. } = message {
+            if let ToCore::State { state: EdgeState::Failed(_), detail, .. } = message {
                 heard.failed = detail;
             }
         }

@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{SinkExt, StreamExt};
-use mesh::wire::control::EdgeState;
+use mesh::wire::{cause::Cause, control::EdgeState};
 use reqwest::Url;
 use tokio::{
     net::TcpStream,
@@ -34,7 +34,7 @@ pub(super) use self::{message::Id, room::Access};
 use room::{Action, Room};
 
 use super::{
-    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, keep, parse_url,
+    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, fault, keep, parse_url,
     peer::{self, Link, Peer, Voice, Voices},
     sdp::{self, Side},
     tls,
@@ -82,6 +82,16 @@ pub(super) fn meaning(code: i64) -> &'static str {
     }
 }
 
+/// The same, as a word.
+pub(super) fn cause(code: i64) -> Cause {
+    match code {
+        403 | 405 | 433 => Cause::AccessDenied,
+        426 => Cause::NoSuchRoom,
+        432 => Cause::RoomFull,
+        _ => Cause::RelayRefused,
+    }
+}
+
 /// A room of a Janus.
 pub(super) struct Janus {
     url: Url,
@@ -89,6 +99,8 @@ pub(super) struct Janus {
     access: Access,
     display: String,
     settings: Settings,
+    /// We have been in the room.
+    was_in: bool,
 }
 
 impl Janus {
@@ -100,7 +112,7 @@ impl Janus {
         settings: Settings,
     ) -> Result<Self, ConnectError> {
         let url = parse_url(url, ["ws", "wss"], "ws or wss")?;
-        Ok(Self { url, room, access, display, settings })
+        Ok(Self { url, room, access, display, settings, was_in: false })
     }
 }
 
@@ -119,18 +131,20 @@ impl Attempt for Janus {
             () = stay.stopped() => return Ok(Ended::Stopped),
         };
         let room = Room::new(self.room.clone(), self.display.clone(), self.access.clone(), Instant::now());
-        let mut session = Session { janus: self, socket, room, peer: None, feeds: BTreeSet::new() };
+        let mut session =
+            Session { janus: self, socket, room, peer: None, feeds: BTreeSet::new(), entered: false, connected: false };
         let result = session.run(stay).await;
+        let entered = session.entered;
         session.close().await;
+        self.was_in |= entered;
         match result {
-            Err(ConnectError::Janus { code: NO_SUCH_ROOM, .. }) if stay.was_live => Ok(Ended::ByRelay),
+            Err(ConnectError::Janus { code: NO_SUCH_ROOM, .. }) if self.was_in => Ok(Ended::ByRelay),
             other => other,
         }
     }
 }
 
 async fn open(url: &Url, egress: &Policy) -> Result<Socket, ConnectError> {
-    let unreachable = |e: tungstenite::Error| ConnectError::Unreachable(cut(&e.to_string(), 200));
     let mut request = url.as_str().into_client_request().map_err(unreachable)?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("janus-protocol"));
     let limits = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
@@ -157,6 +171,10 @@ struct Session<'a> {
     peer: Option<Peer>,
     /// Everyone seen to publish in this session, and still there.
     feeds: BTreeSet<ParticipantId>,
+    /// We are in the room.
+    entered: bool,
+    /// Media can flow.
+    connected: bool,
 }
 
 /// What the session's loop woke up for.
@@ -177,23 +195,34 @@ impl Session<'_> {
                 }
             }
             // Not before we are in: until then nothing is known of who is still there.
-            if stay.live {
+            if self.entered {
                 stay.roster.retain(&self.feeds);
                 stay.tell_roster().await;
+            }
+            if self.hears_all() {
+                stay.state(EdgeState::Live, None).await;
             }
             match self.wait(stay).await? {
                 Woken::Text(text) => self.room.handle_text(&text, Instant::now())?,
                 Woken::Due => self.room.handle_timeout(Instant::now())?,
-                Woken::Link(Link::Up) => stay.state(EdgeState::Live, None).await,
+                Woken::Link(Link::Up) => self.connected = true,
                 Woken::Link(Link::Candidate(candidate)) => self.room.handle_candidate(&candidate, Instant::now()),
                 Woken::Link(Link::Silent) => {
-                    stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await;
+                    self.connected = false;
+                    if !self.hears_all() {
+                        stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await;
+                    }
                     self.room.handle_silence(Instant::now())?;
                 }
                 Woken::Ignored => {}
                 Woken::Stop => return Ok(Ended::Stopped),
             }
         }
+    }
+
+    /// Whether whoever speaks is heard: media can flow, or Janus says that nobody publishes any.
+    fn hears_all(&self) -> bool {
+        self.entered && (self.connected || self.room.is_silent())
     }
 
     async fn wait(&mut self, stay: &Stay) -> Result<Woken, ConnectError> {
@@ -222,11 +251,11 @@ impl Session<'_> {
     async fn act(&mut self, action: Action, stay: &mut Stay) -> Result<bool, ConnectError> {
         match action {
             Action::Send(text) => self.send(text).await?,
-            Action::Entered => stay.state(EdgeState::Live, None).await,
-            Action::Joined { feed, name } => {
+            Action::Entered => self.entered = true,
+            Action::Joined { feed, name, unheard } => {
                 let id = participant(&feed);
                 self.feeds.insert(id.clone());
-                stay.roster.join(id, name);
+                stay.roster.join(id, name, unheard);
             }
             Action::Left { feed } => {
                 let id = participant(&feed);
@@ -271,7 +300,7 @@ impl Session<'_> {
 
     async fn send(&mut self, text: String) -> Result<(), ConnectError> {
         match timeout(SEND_DEADLINE, self.socket.send(Message::text(text))).await {
-            Ok(sent) => sent.map_err(|e| ConnectError::Unreachable(cut(&e.to_string(), 200))),
+            Ok(sent) => sent.map_err(unreachable),
             Err(_) => Err(ConnectError::Timeout { what: "the WebSocket to take a message", after: SEND_DEADLINE }),
         }
     }
@@ -302,12 +331,18 @@ impl Session<'_> {
     }
 }
 
+fn unreachable(error: tungstenite::Error) -> ConnectError {
+    ConnectError::Unreachable { cause: fault::of(&error), why: cut(&error.to_string(), 200) }
+}
+
 fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Woken, ConnectError> {
     match message {
         Some(Ok(Message::Text(text))) => Ok(Woken::Text(text.as_str().to_owned())),
-        Some(Ok(Message::Close(_))) | None => Err(ConnectError::Unreachable("Janus closed the WebSocket".into())),
+        Some(Ok(Message::Close(_))) | None => {
+            Err(ConnectError::Unreachable { cause: Cause::RelayUnreachable, why: "Janus closed the WebSocket".into() })
+        }
         Some(Ok(_)) => Ok(Woken::Ignored),
-        Some(Err(error)) => Err(ConnectError::Unreachable(cut(&error.to_string(), 200))),
+        Some(Err(error)) => Err(unreachable(error)),
     }
 }
 

@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use mesh::wire::cause::Cause;
 use rtc::ice::candidate::Candidate;
 use tokio::{
     net::UdpSocket,
@@ -277,6 +278,7 @@ impl Peer {
                     return Ok(Link::Up);
                 }
                 Phase::Silent => return Ok(Link::Silent),
+                Phase::Closed => return Err(ConnectError::Closed),
                 Phase::Failed(why) => return Err(ConnectError::MediaLost(why.into())),
             }
         }
@@ -369,7 +371,8 @@ pub(super) async fn local_addresses(settings: &Settings, relay: &reqwest::Url) -
         return Ok(bind.to_vec());
     }
     let host = relay.host_str().unwrap_or_default();
-    let unreachable = |e: std::io::Error| ConnectError::Unreachable(format!("{host}: {e}"));
+    let unreachable =
+        |e: std::io::Error| ConnectError::Unreachable { cause: Cause::RelayUnreachable, why: format!("{host}: {e}") };
     let found = settings.egress.resolve(host, relay.port_or_known_default().unwrap_or(443)).await?;
     let (mut ours, mut failed) = (vec![], None);
     for family in [SocketAddr::is_ipv6, SocketAddr::is_ipv4] {
@@ -382,7 +385,9 @@ pub(super) async fn local_addresses(settings: &Settings, relay: &reqwest::Url) -
     match (ours.is_empty(), failed) {
         (false, _) => Ok(ours),
         (true, Some(error)) => Err(unreachable(error)),
-        (true, None) => Err(ConnectError::Unreachable(format!("{host} has no address"))),
+        (true, None) => {
+            Err(ConnectError::Unreachable { cause: Cause::DnsFailed, why: format!("{host} has no address") })
+        }
     }
 }
 

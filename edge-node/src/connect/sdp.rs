@@ -46,6 +46,8 @@ pub(super) struct Audio {
     pub(super) stream: Option<String>,
     /// The id of the audio-level header extension, if negotiated.
     pub(super) level: Option<u8>,
+    /// What it is in, unless it may be in Opus.
+    pub(super) unheard: Option<String>,
 }
 
 /// Why a description cannot be used; always the relay's fault.
@@ -63,6 +65,9 @@ pub(super) enum SdpError {
     /// A section with an empty mid, or with that of another.
     #[error("media section {0} has no mid of its own")]
     Mid(usize),
+    /// Our offer of Opus is refused.
+    #[error("it refuses audio in Opus")]
+    AudioRefused,
     /// Nothing to listen to, nor anything that could become so.
     #[error("it has no audio section")]
     NoAudio,
@@ -92,6 +97,11 @@ pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
         tracing::debug!(%error, "SDP");
         SdpError::Malformed
     })?;
+    // Of a section that is refused the rest may be missing.
+    let audio = || session.media_descriptions.iter().filter(|m| is_audio(m));
+    if side == Side::Answer && audio().next().is_some() && audio().all(|m| m.media_name.port.value == 0) {
+        return Err(SdpError::AudioRefused);
+    }
     name_sections(&mut session);
     check(&session)?;
     if side == Side::Offer {
@@ -107,8 +117,12 @@ pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
         }
         let mid = value(media, "mid").unwrap_or_default().to_owned();
         if is_sending(media) {
-            let level = extension(media, AUDIO_LEVEL_URI);
-            audio.push(Audio { stream: stream_id(media), level, mid: mid.clone() });
+            audio.push(Audio {
+                stream: stream_id(media),
+                level: extension(media, AUDIO_LEVEL_URI),
+                unheard: unheard(media),
+                mid: mid.clone(),
+            });
         }
         rename_tracks(media, &mid);
     }
@@ -202,6 +216,38 @@ fn is_sending(media: &MediaDescription) -> bool {
     media.media_name.port.value != 0 && !media.has_attribute("inactive") && !media.has_attribute("recvonly")
 }
 
+/// What a section is in that cannot be in Opus: the names of its codecs, as far as they are names.
+fn unheard(media: &MediaDescription) -> Option<String> {
+    let maps: Vec<(&str, &str)> = media
+        .attributes
+        .iter()
+        .filter(|a| a.key == "rtpmap")
+        .filter_map(|a| a.value.as_deref()?.trim().split_once(' '))
+        .collect();
+    let mut codecs = BTreeSet::new();
+    for format in &media.media_name.formats {
+        let mapped = maps.iter().find(|(number, _)| number == format).map(|(_, codec)| codec.trim());
+        // Those that need no map (RFC 3551 section 6).
+        let fixed =
+            || [("0", "PCMU/8000"), ("8", "PCMA/8000"), ("9", "G722/8000")].into_iter().find(|(n, _)| n == format);
+        let codec = mapped.or_else(|| fixed().map(|(_, codec)| codec)).unwrap_or_default().to_ascii_uppercase();
+        if codec.starts_with("OPUS/48000") {
+            return None;
+        }
+        let name = codec.split('/').next().unwrap_or_default();
+        codecs.extend(codec_name(name).filter(|name| !["CN", "TELEPHONE-EVENT", "RED"].contains(&name.as_str())));
+    }
+    let names: Vec<String> = codecs.into_iter().take(4).collect();
+    Some(if names.is_empty() { "of no known codec".into() } else { names.join(", ") })
+}
+
+/// In capitals, if it is the name of one (RFC 6838 section 4.2), and not a long one.
+pub(super) fn codec_name(name: &str) -> Option<String> {
+    let is_name =
+        (1..=16).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    is_name.then(|| name.to_ascii_uppercase())
+}
+
 fn value<'a>(media: &'a MediaDescription, key: &str) -> Option<&'a str> {
     media.attribute(key).flatten()
 }
@@ -273,10 +319,34 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_cannot_be_heard_is_named_by_its_codecs() {
+        let heard = |line: &str, rest: &str| {
+            let text = format!(
+                "{HEAD}m=audio 9 UDP/TLS/RTP/SAVPF {line}\r\na=mid:0\r\na=sendonly\r\na=ssrc:1 cname:x\r\n{rest}"
+            );
+            read(&text, Side::Offer).unwrap().audio[0].unheard.clone()
+        };
+        assert_eq!(heard("0 8 13", "").as_deref(), Some("PCMA, PCMU"));
+        assert_eq!(
+            heard("96 101", "a=rtpmap:96 g722/8000\r\na=rtpmap:101 telephone-event/8000\r\n").as_deref(),
+            Some("G722")
+        );
+        assert_eq!(heard("0 111", "a=rtpmap:111 OPUS/48000/2\r\n"), None);
+        assert_eq!(heard("99", "a=rtpmap:99 <script>/8000\r\n").as_deref(), Some("of no known codec"));
+        let refused =
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 0 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n";
+        assert_eq!(read(refused, Side::Answer), Err(SdpError::AudioRefused));
+    }
+
+    #[test]
     fn voices_are_told_apart_whatever_the_relay_called_their_tracks() {
         let read = read(&offer(), Side::Offer).unwrap();
-        let audio =
-            |mid: &str, stream: Option<&str>| Audio { mid: mid.into(), stream: stream.map(Into::into), level: Some(3) };
+        let audio = |mid: &str, stream: Option<&str>| Audio {
+            mid: mid.into(),
+            stream: stream.map(Into::into),
+            level: Some(3),
+            unheard: None,
+        };
         assert_eq!(read.audio, [audio("a", Some("alice")), audio("b", None)]);
         assert!(read.clean.contains("a=msid:a a\r\n") && read.clean.contains("a=msid:b b\r\n"), "{}", read.clean);
         assert!(!read.clean.contains("alice"), "{}", read.clean);

@@ -33,15 +33,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut,
+    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, fault,
     ice_server::{self, IceServer, MAX_SERVERS},
     keep, parse_url,
     peer::{self, Link, Peer, Voice, Voices},
-    sdp::{self, Audio, Description, Side},
+    sdp::{self, Audio, Description, SdpError, Side},
     tls,
 };
 use crate::{
-    egress::{Checked, Denied, NoAddress, Policy},
+    egress::{Checked, Denied, Policy},
     media::ParticipantId,
 };
 
@@ -56,6 +56,9 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long a relay may put us off with 503 or 429 before it counts as unreachable.
 const BUSY_BUDGET: Duration = Duration::from_secs(30);
+
+/// At most so much later than it says, at random.
+const SPREAD: Duration = Duration::from_secs(1);
 
 /// Where it names no time.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
@@ -149,6 +152,9 @@ impl Attempt for Whep {
     }
 }
 
+/// Somebody who is there, and what they send if it cannot be heard.
+type Present = (ParticipantId, Option<String>);
+
 /// What the relay holds open for us.
 #[derive(Debug, Clone)]
 struct Resource {
@@ -213,7 +219,7 @@ impl Whep {
         &self,
         events: mpsc::Sender<Event>,
         resource: &mut Option<Resource>,
-    ) -> Result<(Peer, Vec<ParticipantId>, bool), ConnectError> {
+    ) -> Result<(Peer, Vec<Present>, bool), ConnectError> {
         let bind = peer::local_addresses(&self.settings, &self.endpoint).await?;
         let mut peer = Peer::new(&self.settings, &bind, events.clone())?;
         let offer = peer.offer().await?;
@@ -239,11 +245,11 @@ impl Whep {
     }
 
     /// Tells who is there: known from signalling, before anyone has spoken.
-    async fn introduce(&self, stay: &mut Stay, ids: Vec<ParticipantId>) {
-        for id in &ids {
-            stay.roster.join(id.clone(), self.names.get(id.as_str()).cloned());
+    async fn introduce(&self, stay: &mut Stay, people: Vec<Present>) {
+        for (id, unheard) in &people {
+            stay.roster.join(id.clone(), self.names.get(id.as_str()).cloned(), unheard.clone());
         }
-        stay.roster.retain(&ids.into_iter().collect::<BTreeSet<_>>());
+        stay.roster.retain(&people.into_iter().map(|(id, _)| id).collect::<BTreeSet<_>>());
         stay.tell_roster().await;
     }
 
@@ -256,6 +262,8 @@ impl Whep {
             if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
                 #[allow(clippy::disallowed_methods, reason = "I/O shell: a date is as far off as our clock says")]
                 let pause = retry_after(response.headers(), std::time::SystemTime::now());
+                // All whom it puts off are not to come back at once.
+                let pause = pause.saturating_add(SPREAD.mul_f64(rand::random()));
                 if pause < give_up.saturating_duration_since(Instant::now()) {
                     tracing::debug!(?pause, "the relay is busy");
                     sleep(pause).await;
@@ -319,6 +327,10 @@ impl Whep {
         let any = Some(HeaderValue::from_static("*"));
         let response = self.patch_fragment(restart.fragment.clone(), to, any).await?;
         let status = response.status();
+        if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+            // The session is no more: its farewell has got lost.
+            return Err(ConnectError::Closed);
+        }
         if status != StatusCode::OK {
             return Err(ConnectError::MediaLost(format!(
                 "the relay is silent, and answers {} to an ICE restart",
@@ -372,17 +384,25 @@ fn refused(request: &'static str, status: StatusCode) -> ConnectError {
 
 fn read(text: &str, side: Side) -> Result<Description, ConnectError> {
     let what = if side == Side::Offer { "SDP offer" } else { "SDP answer" };
-    sdp::read(text, side).map_err(|e| ConnectError::BadMessage { what, why: e.to_string() })
+    let description = sdp::read(text, side).map_err(|e| match e {
+        SdpError::AudioRefused => ConnectError::Codec { codecs: "nothing that we offered".into() },
+        e => ConnectError::BadMessage { what, why: e.to_string() },
+    })?;
+    let mut unheard = description.audio.iter().map(|audio| audio.unheard.clone());
+    match unheard.clone().next().flatten() {
+        Some(codecs) if unheard.all(|unheard| unheard.is_some()) => Err(ConnectError::Codec { codecs }),
+        _ => Ok(description),
+    }
 }
 
 /// Who is heard on which section, in the relay's order.
-fn voices(description: &Description, side: Side) -> Result<(Vec<ParticipantId>, Voices), ConnectError> {
+fn voices(description: &Description, side: Side) -> Result<(Vec<Present>, Voices), ConnectError> {
     let mut ids = vec![];
     let mut voices = Voices::new();
     for audio in &description.audio {
         let participant = participant(audio, &description.audio, side)
             .map_err(|e| ConnectError::BadMessage { what: "a=msid", why: e.to_string() })?;
-        ids.push(participant.clone());
+        ids.push((participant.clone(), audio.unheard.clone()));
         voices.insert(audio.mid.clone(), Voice { participant, level: audio.level });
     }
     Ok((ids, voices))
@@ -440,14 +460,6 @@ async fn body(mut response: Response) -> Result<String, ConnectError> {
     String::from_utf8(bytes).map_err(|_| ConnectError::BadMessage { what: "HTTP body", why: "not UTF-8".into() })
 }
 
-/// Whether our own client did not go there.
-fn denied<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Denied> {
-    match cause.downcast_ref::<NoAddress>() {
-        Some(NoAddress::Denied(denied)) => Some(denied),
-        _ => cause.downcast_ref(),
-    }
-}
-
 fn unreachable(what: &'static str, error: reqwest::Error) -> ConnectError {
     if error.is_timeout() {
         return ConnectError::Timeout { what: "an answer over HTTP", after: HTTP_DEADLINE };
@@ -455,12 +467,12 @@ fn unreachable(what: &'static str, error: reqwest::Error) -> ConnectError {
     // The innermost cause says what happened; the URL may hold a secret.
     let error = error.without_url();
     let causes = || std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-    if let Some(denied) = causes().find_map(denied) {
+    if let Some(denied) = causes().find_map(fault::denied) {
         return denied.clone().into();
     }
     let causes = causes();
-    let cause = causes.last().map(ToString::to_string).unwrap_or_default();
-    ConnectError::Unreachable(cut(&format!("{what}: {cause}"), 200))
+    let last = causes.last().map(ToString::to_string).unwrap_or_default();
+    ConnectError::Unreachable { cause: fault::of(&error), why: cut(&format!("{what}: {last}"), 200) }
 }
 
 #[cfg(test)]

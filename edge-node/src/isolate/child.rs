@@ -9,7 +9,7 @@ use std::{
 
 use mesh::{
     clock::Micros,
-    wire::{control::EdgeTotals, request::VadSettings, spurt::Item},
+    wire::{cause::Cause, control::EdgeTotals, request::VadSettings, spurt::Item},
 };
 use nix::{
     sys::resource::{Resource, setrlimit},
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FromChild, ToChild, stream, translate::sum};
 use crate::{
     budget::{self, Budget, Verdict},
-    connect::{self, ConnectError, Event},
+    connect::{self, Event, Failure},
     driver::{alarm::Alarm, clock::Anchor},
     media::{ParticipantId, RtpPacket},
     meeting,
@@ -88,11 +88,11 @@ pub async fn run(
             let relay = tokio::spawn(connector.run(events_tx, stop.clone()));
             let failure = Media::new(vad, tools, Anchor::of_monotonic(clock), said.clone()).serve(events, &stop).await;
             failure.or(match relay.await {
-                Ok(ended) => ended.err().map(|e: ConnectError| e.to_string()),
-                Err(e) => Some(format!("the connector broke: {e}")),
+                Ok(ended) => ended.err().as_ref().map(Failure::from),
+                Err(e) => Some(Failure { cause: Cause::EdgeFailed, why: format!("the connector broke: {e}") }),
             })
         }
-        Err(error) => Some(error.to_string()),
+        Err(error) => Some(Failure::from(&error)),
     };
     // An error means that the parent is gone.
     let _ = said.send(FromChild::Ended { failure }).await;
@@ -141,7 +141,7 @@ impl Media {
     }
 
     /// Until the relay's last event. Returns why, if it was this side that ended it.
-    async fn serve(mut self, mut events: mpsc::Receiver<Event>, stop: &CancellationToken) -> Option<String> {
+    async fn serve(mut self, mut events: mpsc::Receiver<Event>, stop: &CancellationToken) -> Option<Failure> {
         let mut ticks = interval(TALLY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut failure, mut alarm) = (None, Alarm::default());
@@ -166,10 +166,12 @@ impl Media {
         failure
     }
 
-    async fn handle(&mut self, event: Event) -> Option<String> {
+    async fn handle(&mut self, event: Event) -> Option<Failure> {
         match event {
             Event::Packet(packet) => return self.handle_packet(packet).await,
-            Event::Joined { id, name } => self.say(FromChild::Joined { id: id.as_str().into(), name }).await,
+            Event::Joined { id, name, unheard } => {
+                self.say(FromChild::Joined { id: id.as_str().into(), name, unheard }).await;
+            }
             Event::Left { id } => self.say(FromChild::Left { id: id.as_str().into() }).await,
             Event::State { state, detail } => self.say(FromChild::State { state, detail }).await,
             // Only parents hear of these.
@@ -178,7 +180,7 @@ impl Media {
         None
     }
 
-    async fn handle_packet(&mut self, mut packet: RtpPacket) -> Option<String> {
+    async fn handle_packet(&mut self, mut packet: RtpPacket) -> Option<Failure> {
         packet.arrived_at = self.clock.wall(packet.arrived);
         let now = Instant::now();
         match self.budget.handle_packet(packet.payload.len(), now) {

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{FromChild, Settings, ToChild, stream, translate::Translator};
 use crate::{
-    connect::{ConnectError, Connector, Event},
+    connect::{ConnectError, Connector, Event, Failure},
     driver::clock::Anchor,
 };
 
@@ -53,7 +53,7 @@ pub struct Isolated {
 /// How one child ended.
 enum Ended {
     /// By its own word; `Some`: it failed.
-    Said(Option<String>),
+    Said(Option<Failure>),
     /// It was told to, or nobody listens.
     Told,
     /// Otherwise.
@@ -184,7 +184,7 @@ impl Connector for Isolated {
             metrics::counter!("nearfield_edge_meeting_processes_lost_total").increment(1);
             let gone = ConnectError::ProcessGone { deaths: deaths.len(), why };
             let again = deaths.len() < MAX_DEATHS;
-            let state = if again { EdgeState::Reconnecting } else { EdgeState::Failed };
+            let state = if again { EdgeState::Reconnecting } else { EdgeState::Failed(gone.cause()) };
             let _ = events.send(Event::State { state, detail: Some(gone.to_string()) }).await;
             if !again {
                 return Err(gone);

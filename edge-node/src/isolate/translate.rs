@@ -54,10 +54,10 @@ impl Translator {
     pub(crate) fn translate(&mut self, said: FromChild) -> Option<Event> {
         match said {
             FromChild::State { state, detail } => Some(Event::State { state, detail }),
-            FromChild::Joined { id, name } => {
+            FromChild::Joined { id, name, unheard } => {
                 let (id, participant) = self.participant(id)?;
                 participant.present = true;
-                Some(Event::Joined { id, name })
+                Some(Event::Joined { id, name, unheard })
             }
             FromChild::Left { id } => {
                 let (id, participant) = self.participant(id)?;
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_second_child_s_spurts_are_numbered_on_and_what_the_first_left_open_ends() {
         let mut told = Translator::default();
-        told.translate(FromChild::Joined { id: "a".into(), name: None });
+        told.translate(FromChild::Joined { id: "a".into(), name: None, unheard: None });
         assert_eq!(number(told.translate(start(0))), Some(0));
         assert_eq!(number(told.translate(item(0, 0))), Some(0));
         assert_eq!(number(told.translate(item(0, 1))), Some(0));
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(told.translate(FromChild::End { id: "a".into(), spurt: SpurtNo(3), end }), None);
         assert_eq!(told.translate(FromChild::Left { id: String::new() }), None);
         for n in 0..2 * MAX_PARTICIPANTS {
-            told.translate(FromChild::Joined { id: format!("p{n}"), name: None });
+            told.translate(FromChild::Joined { id: format!("p{n}"), name: None, unheard: None });
         }
         assert_eq!(told.participants.len(), MAX_PARTICIPANTS);
     }

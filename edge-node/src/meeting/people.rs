@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use mesh::wire::{
     MeetingAlias, ParticipantAlias, SpurtNo,
+    cause::Cause,
     control::{EdgeTotals, ToCore},
     spurt::Step,
 };
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 use super::{Meeting, Phase};
 use crate::{
     budget::{self, Budget, Verdict},
+    connect::Failure,
     media::{ParticipantId, RtpPacket},
     paths::Paths,
     pipeline::Pipeline,
@@ -27,6 +29,8 @@ const MAX_PARTICIPANTS: usize = 500;
 pub(super) struct Participant {
     pub(super) alias: ParticipantAlias,
     pub(super) name: Option<String>,
+    /// What they publish, if none of it can be heard.
+    pub(super) unheard: Option<String>,
     pub(super) present: bool,
     pub(super) paths: Paths,
     /// One for each spurt under way.
@@ -42,6 +46,7 @@ impl Participant {
         Self {
             alias,
             name,
+            unheard: None,
             present: true,
             paths: Paths::new(pipeline),
             transcoders: SmallVec::new(),
@@ -77,13 +82,20 @@ impl Meeting {
         }
     }
 
-    pub(super) fn handle_joined(&mut self, id: ParticipantId, name: Option<String>, now: Instant) {
+    pub(super) fn handle_joined(
+        &mut self,
+        id: ParticipantId,
+        name: Option<String>,
+        unheard: Option<String>,
+        now: Instant,
+    ) {
         if !self.admit(&id, name.clone(), now) {
             return;
         }
         let Some(participant) = self.participants.get_mut(&id) else { return };
         let renamed = name.is_some() && participant.name != name;
-        if renamed || !participant.present {
+        if renamed || !participant.present || participant.unheard != unheard {
+            participant.unheard = unheard;
             participant.name = name.or(participant.name.take());
             participant.present = true;
             self.rows.push(table_row(&id, participant));
@@ -117,9 +129,9 @@ impl Meeting {
             metrics::counter!("nearfield_edge_flood_packets_dropped_total", "of" => "meeting").increment(1);
         }
         if verdict == Verdict::Flooded {
-            let why = flooded(&self.settings.budget);
-            tracing::warn!(why, "leaving the meeting");
-            self.handle_ended(Some(why), now, packet.arrived_at);
+            let failure = flooded(&self.settings.budget);
+            tracing::warn!(why = failure.why, "leaving the meeting");
+            self.handle_ended(Some(failure), now, packet.arrived_at);
         }
         verdict == Verdict::Within
     }
@@ -149,9 +161,11 @@ impl Meeting {
 }
 
 /// Why a flood ends a meeting.
-pub(crate) fn flooded(budget: &budget::Settings) -> String {
+pub(crate) fn flooded(budget: &budget::Settings) -> Failure {
     let budget::Settings { packets_per_second, bytes_per_second, patience } = budget;
-    format!("a flood: over {packets_per_second} packets or {bytes_per_second} bytes a second for {patience:?}")
+    let why =
+        format!("a flood: over {packets_per_second} packets or {bytes_per_second} bytes a second for {patience:?}");
+    Failure { cause: Cause::Flooded, why }
 }
 
 pub(super) fn drain(participant: &mut Participant, step: Step, uplink: &mut Uplink, now: Instant) {
@@ -177,6 +191,7 @@ pub(super) fn row(meeting: MeetingAlias, id: &ParticipantId, participant: &Parti
         participant: participant.alias,
         id: id.as_str().to_owned(),
         name: participant.name.clone(),
+        unheard: participant.unheard.clone(),
     }
 }
 

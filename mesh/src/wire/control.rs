@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term};
+use super::{Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term, cause::Cause};
 use crate::{identity::NodeId, trace::TraceContext};
 
 /// What an edge tells a core.
@@ -34,6 +34,8 @@ pub enum ToCore {
         id: String,
         /// with the display name the platform gave, at most 256 bytes.
         name: Option<String>,
+        /// What they publish, where none of it can be heard: names of codecs, at most 64 bytes.
+        unheard: Option<String>,
     },
     /// A participant has left; its speech so far stays.
     Left {
@@ -48,7 +50,7 @@ pub enum ToCore {
         alias: MeetingAlias,
         /// Where it stands.
         state: EdgeState,
-        /// Why, for `Failed` and where useful; never a secret.
+        /// Why in words, for `Failed` and where useful; never a secret.
         detail: Option<String>,
     },
     /// Running totals since the edge joined, about once a second while they change.
@@ -204,8 +206,8 @@ pub enum EdgeState {
     Live,
     /// The relay was lost; the edge is trying again.
     Reconnecting,
-    /// Given up.
-    Failed,
+    /// Given up, and why.
+    Failed(Cause),
 }
 
 /// Why an edge left a meeting.

@@ -45,8 +45,13 @@ fn ended(n: u128) -> [Op; 5] {
         })
     };
     let rows: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(|e| row(&format!("edge-eu-central-{e}"))).into();
-    let participant =
-        Participant { id: "p-1".into(), name: Some("Alice".into()), joined_at: String::new(), left_at: None };
+    let participant = Participant {
+        id: "p-1".into(),
+        name: Some("Alice".into()),
+        joined_at: String::new(),
+        left_at: None,
+        unheard: None,
+    };
     // As long as a signed receipt with two certificates, and as hard to pack.
     let noise = |i: u128| (b'A' + ((n * 7919 + i * 104_729) >> 3) as u8 % 57) as char;
     let receipt: String = (0..5200).map(noise).collect();

@@ -18,12 +18,12 @@ use std::{
     time::Duration,
 };
 
-use mesh::wire::request::Secret;
+use mesh::wire::{cause::Cause, request::Secret};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    super::{ConnectError, cut},
+    super::{ConnectError, cut, sdp::codec_name},
     message::{Candidate, Id, Incoming, Publisher, Room as RoomEvent},
 };
 
@@ -87,7 +87,12 @@ pub(super) enum Action {
     /// We are in the room.
     Entered,
     /// A participant sends, or has a new name.
-    Joined { feed: Id, name: Option<String> },
+    Joined {
+        feed: Id,
+        name: Option<String>,
+        /// What they send, if none of it can be heard.
+        unheard: Option<String>,
+    },
     /// A participant sends no more.
     Left { feed: Id },
     /// Answer this offer: its sections carry these feeds. Then call [`Room::handle_answer`].
@@ -158,7 +163,8 @@ pub(super) struct Room {
     session: Option<u64>,
     roster: Option<u64>,
     media: Media,
-    present: BTreeSet<Id>,
+    /// Who publishes, and what of theirs cannot be heard, if nothing can.
+    present: BTreeMap<Id, Option<String>>,
     wanted: BTreeSet<Feed>,
     held: BTreeSet<Feed>,
     /// Whose voice each section of our subscription carries.
@@ -187,7 +193,7 @@ impl Room {
             session: None,
             roster: None,
             media: Media::None,
-            present: BTreeSet::new(),
+            present: BTreeMap::new(),
             wanted: BTreeSet::new(),
             held: BTreeSet::new(),
             sections: BTreeMap::new(),
@@ -265,6 +271,11 @@ impl Room {
         self.reconcile(now)
     }
 
+    /// Whether, as far as Janus says, nobody publishes anything that we could hear.
+    pub(super) fn is_silent(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
     /// When to call [`Room::handle_timeout`] at the latest.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let deadlines = self.pending.values().map(|(_, deadline)| *deadline);
@@ -299,7 +310,10 @@ impl Room {
             "success" => self.handle_success(purpose, message.data.map(|data| data.id), now),
             "event" => return self.handle_event(message, now),
             "trickle" => self.actions.extend(message.candidate.map(Action::Candidate)),
-            "timeout" => return Err(ConnectError::Unreachable("Janus has dropped the session".into())),
+            "timeout" => {
+                let why = "Janus has dropped the session".into();
+                return Err(ConnectError::Unreachable { cause: Cause::RelayUnreachable, why });
+            }
             "hangup" | "detached" => return self.handle_hangup(message),
             // `ack`, `webrtcup`, `media`, `slowlink`: nothing to do.
             _ => {}
@@ -392,8 +406,10 @@ impl Room {
             self.actions.push_back(Action::Entered);
         }
         // Of somebody who publishes nothing there is nothing to say.
-        if let (Some(feed), Some(name)) = (event.id.filter(|id| self.present.contains(id)), event.display) {
-            self.actions.push_back(Action::Joined { feed, name: Some(name) });
+        if let (Some(feed), Some(name)) = (event.id, event.display)
+            && let Some(unheard) = self.present.get(&feed).cloned()
+        {
+            self.actions.push_back(Action::Joined { feed, name: Some(name), unheard });
         }
         for publisher in event.publishers.into_iter().flatten().filter(|publisher| !publisher.dummy) {
             self.publishes(publisher);
@@ -410,35 +426,39 @@ impl Room {
 
     /// Janus calls us `ok`; so may somebody else be called where ids are texts.
     fn is_us(&self, who: &Id) -> bool {
-        matches!(who, Id::Text(text) if text == "ok") && !self.present.contains(who)
+        matches!(who, Id::Text(text) if text == "ok") && !self.present.contains_key(who)
     }
 
     fn publishes(&mut self, publisher: Publisher) {
         let feed = publisher.id;
-        if self.present.len() >= MAX_PRESENT && !self.present.contains(&feed) {
+        if self.present.len() >= MAX_PRESENT && !self.present.contains_key(&feed) {
             metrics::counter!("nearfield_edge_connect_participants_refused_total").increment(1);
             return;
         }
         self.wanted.retain(|(id, _)| *id != feed);
-        let is_voice = |kind: &str, codec: Option<&str>| kind == "audio" && codec.is_none_or(|codec| codec == "opus");
-        for stream in publisher.streams {
+        let (mut voices, mut others) = (0, BTreeSet::new());
+        for stream in publisher.streams.into_iter().filter(|stream| stream.kind == "audio" && !stream.disabled) {
             let Some(mid) = stream.mid else { continue };
-            if !is_voice(&stream.kind, stream.codec.as_deref()) || stream.disabled {
+            if let Some(codec) = stream.codec.filter(|codec| codec != "opus") {
+                others.extend(codec_name(&codec));
                 continue;
             }
+            voices += 1;
             if self.wanted.len() >= MAX_FEEDS {
                 metrics::counter!("nearfield_edge_connect_feeds_refused_total").increment(1);
                 continue;
             }
             self.wanted.insert((feed.clone(), mid));
         }
-        self.present.insert(feed.clone());
-        self.actions.push_back(Action::Joined { feed, name: publisher.display });
+        let unheard =
+            (voices == 0 && !others.is_empty()).then(|| others.into_iter().take(4).collect::<Vec<_>>().join(", "));
+        self.present.insert(feed.clone(), unheard.clone());
+        self.actions.push_back(Action::Joined { feed, name: publisher.display, unheard });
     }
 
     fn is_gone(&mut self, feed: Id) {
         self.wanted.retain(|(id, _)| *id != feed);
-        if self.present.remove(&feed) {
+        if self.present.remove(&feed).is_some() {
             self.actions.push_back(Action::Left { feed });
         }
     }

@@ -23,6 +23,8 @@ enum Manner {
     ManySections,
     /// It offers anew for ever.
     Offers,
+    /// It is offered a path, and never takes one.
+    NoMedia,
 }
 
 /// Serves one such; its URL.
@@ -81,6 +83,9 @@ fn answers(request: &Value, handles: &mut u64, manner: Manner) -> Vec<Value> {
             vec![event(json!({ "videoroom": "joined", "id": 9, "publishers": publishers }))]
         }
         (Some("message"), Some("subscriber")) => vec![offered("attached")],
+        (Some("message"), _) if manner == Manner::NoMedia => {
+            vec![event(json!({ "videoroom": "event", "started": "ok" }))]
+        }
         (Some("message"), _) => vec![event(json!({ "videoroom": "event", "started": "ok" })), offered("updated")],
         _ => vec![json!({ "janus": "success" })],
     }
@@ -105,7 +110,7 @@ async fn a_janus_inside_is_not_gone_to() {
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
         let (ended, states) = stay(format!("ws://{host}:{port}"), Settings::default(), CancellationToken::new()).await;
         assert!(matches!(ended, Err(ConnectError::Denied(_))), "{host}: {ended:?}");
-        assert_eq!(states.last(), Some(&EdgeState::Failed), "{host}");
+        assert_eq!(states.last(), Some(&EdgeState::Failed(Cause::AddressDenied)), "{host}");
     }
     assert!(futures_util::FutureExt::now_or_never(listener.accept()).is_none(), "nobody has called");
 }
@@ -125,6 +130,24 @@ async fn stay(url: String, settings: Settings, stop: CancellationToken) -> (Resu
 }
 
 #[tokio::test]
+async fn a_room_where_somebody_publishes_is_live_when_media_can_flow_and_not_before() {
+    let url = relay(Manner::NoMedia).await;
+    let janus = Janus::new(&url, 1.into(), Access::default(), "ears".into(), Settings::on_loopback()).unwrap();
+    let ((events, mut told), stop) = (mpsc::channel(64), CancellationToken::new());
+    let running = tokio::spawn(Box::new(janus).run(events, stop.clone()));
+    let mut states = vec![];
+    while let Some(event) = told.recv().await {
+        match event {
+            Event::State { state, .. } => states.push(state),
+            Event::Joined { .. } => stop.cancel(),
+            _ => {}
+        }
+    }
+    running.await.unwrap().unwrap();
+    assert_eq!(states, [EdgeState::Connecting]);
+}
+
+#[tokio::test]
 async fn a_hostile_janus_costs_its_own_meeting_and_says_why_while_others_lose_no_packet() {
     let (stop, settings, relay) = (CancellationToken::new(), Settings::on_loopback(), Relay::open().await);
     let good = tokio::spawn(stay(self::relay(Manner::Good).await, settings.clone(), stop.clone()));
@@ -139,7 +162,7 @@ async fn a_hostile_janus_costs_its_own_meeting_and_says_why_while_others_lose_no
         let (ended, states) = stay(url, settings.clone(), CancellationToken::new()).await;
         let Err(ConnectError::BadMessage { what: found, why: words }) = ended else { panic!("{manner:?}: {ended:?}") };
         assert!(found == what && words.contains(why), "{manner:?}: {found}: {words}");
-        assert_eq!(states.last(), Some(&EdgeState::Failed), "{manner:?}");
+        assert_eq!(states.last(), Some(&EdgeState::Failed(Cause::RelayProtocol)), "{manner:?}");
     }
     beside.loses_nothing().await;
     stop.cancel();

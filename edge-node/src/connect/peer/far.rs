@@ -105,7 +105,7 @@ impl Far {
         let offered = side == Side::Answer;
         self.session.describe(remote.clone(), &Voices::new(), offered, None, Instant::now().into_std()).unwrap();
         let (mut buffer, mut ticks, mut n, mut mute) = ([0; 2048], interval(TICK), 0u32, false);
-        while !matches!(self.session.phase(), Phase::Failed(_)) {
+        while !self.session.phase().is_over() {
             while let Some(Transmit { to, bytes, .. }) = self.session.poll_transmit() {
                 if !mute {
                     let _ = self.socket.send_to(&bytes, to).await;

@@ -60,6 +60,9 @@ const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
 const ICE_FAILED: Duration = Duration::from_secs(10);
 /// How often the path is checked.
 const ICE_KEEPALIVE: Duration = Duration::from_secs(1);
+/// Before a flight of the handshake is sent again, and then each time. A relay is often not ready yet for the first; the default
+/// second (RFC 6347 section 4.2.4.1) would be added to the join.
+const FLIGHT: Duration = Duration::from_millis(400);
 /// Reports by which a report may be late and still be told from a replay.
 const REPLAY_WINDOW: usize = 64;
 /// What we call the relay towards DTLS, whichever path it takes.
@@ -84,8 +87,17 @@ pub(super) enum Phase {
     Up,
     /// The relay is silent.
     Silent,
+    /// The relay has taken leave.
+    Closed,
     /// It is over.
     Failed(&'static str),
+}
+
+impl Phase {
+    /// Whether nothing comes of it any more.
+    pub(super) fn is_over(self) -> bool {
+        matches!(self, Self::Closed | Self::Failed(_))
+    }
 }
 
 /// A datagram to send.
@@ -179,6 +191,7 @@ impl Identity {
             .with_insecure_skip_verify(true)
             .with_verify_peer_certificate(Some(verify))
             .with_extended_master_secret(ExtendedMasterSecretType::Require)
+            .with_flight_interval(FLIGHT)
             .build(client, None)
     }
 }
@@ -377,7 +390,7 @@ impl Session {
         for event in events {
             match event {
                 EndpointEvent::HandshakeComplete => self.unlock(now),
-                EndpointEvent::PeerClosed => self.phase = Phase::Failed("closed by the relay"),
+                EndpointEvent::PeerClosed => self.phase = Phase::Closed,
                 _ => {}
             }
         }
@@ -428,7 +441,7 @@ impl Session {
     /// When [`Session::handle_timeout`] is next wanted.
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
         self.streams.hurried = false;
-        if matches!(self.phase, Phase::Failed(_)) {
+        if self.phase.is_over() {
             return None;
         }
         let dtls = self.dtls.as_ref().and_then(|dtls| dtls.poll_timeout(&PEER()));
@@ -518,6 +531,9 @@ impl Session {
 
     fn handle_ice(&mut self, state: ConnectionState) {
         tracing::debug!(%state, "ICE");
+        if self.phase.is_over() {
+            return;
+        }
         match state {
             ConnectionState::Connected | ConnectionState::Completed if self.reports.is_some() => self.phase = Phase::Up,
             ConnectionState::Disconnected => self.phase = Phase::Silent,

@@ -13,6 +13,8 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::oneshot};
 
+use mesh::wire::cause::Cause;
+
 use super::*;
 use crate::connect::peer::far::{Far, Order, Plain};
 
@@ -21,12 +23,13 @@ fn description(streams: &[Option<&str>]) -> Description {
         mid: index.to_string(),
         stream: stream.map(Into::into),
         level: None,
+        unheard: None,
     };
     Description { audio: streams.iter().enumerate().map(audio).collect(), clean: String::new() }
 }
 
 fn ids(streams: &[Option<&str>], side: Side) -> Vec<String> {
-    voices(&description(streams), side).unwrap().0.iter().map(ToString::to_string).collect()
+    voices(&description(streams), side).unwrap().0.iter().map(|(id, _)| id.to_string()).collect()
 }
 
 #[test]
@@ -199,8 +202,7 @@ async fn a_source_inside_is_not_gone_to() {
 fn stay() -> Stay {
     let (events, told) = mpsc::channel(64);
     std::mem::forget(told);
-    let (stop, roster) = (CancellationToken::new(), crate::connect::roster::Roster::default());
-    Stay { events, stop, roster, live: false, was_live: false, told: None }
+    Stay::new(events, CancellationToken::new())
 }
 
 #[tokio::test]
@@ -283,7 +285,11 @@ async fn a_body_without_end_is_cut_off() {
 #[tokio::test]
 async fn a_relay_that_is_not_there_is_named_so_without_its_url() {
     let error = endpoint("http://127.0.0.1:9/p?key=s3cret").post("offer".into(), &mut None).await.err().unwrap();
-    assert!(matches!(error, ConnectError::Unreachable(_)) && !error.to_string().contains("s3cret"), "{error}");
+    assert!(
+        matches!(error, ConnectError::Unreachable { cause: Cause::ConnectionRefused, .. })
+            && !error.to_string().contains("s3cret"),
+        "{error}"
+    );
 }
 
 /// Runs the connector against an endpoint whose answer to the offer is `answer`; counts its `DELETE`s.
@@ -302,7 +308,7 @@ async fn run_against(answer: impl Fn() -> Answer + Clone + Send + Sync + 'static
     while let Some(event) = told.recv().await {
         last = Some(event);
     }
-    assert!(matches!(last, Some(Event::State { state: EdgeState::Failed, detail: Some(_) })), "{last:?}");
+    assert!(matches!(last, Some(Event::State { state: EdgeState::Failed(_), detail: Some(_) })), "{last:?}");
     (error, left.load(Ordering::Relaxed))
 }
 
@@ -312,6 +318,18 @@ async fn junk_for_an_answer_fails_the_meeting_with_its_cause_and_frees_the_resou
     let (error, left) = run_against(junk).await;
     assert!(matches!(error, ConnectError::BadMessage { what: "SDP answer", .. }), "{error}");
     assert_eq!(left, 1);
+}
+
+#[tokio::test]
+async fn a_relay_of_another_codec_is_named_so_and_the_resource_is_freed() {
+    let pcmu = || {
+        let body = crate::connect::sdp::tests::offer().replace("opus/48000/2", "PCMU/8000");
+        (Status::NOT_ACCEPTABLE, [("content-type", "application/sdp"), ("location", "/resource/1")], body)
+            .into_response()
+    };
+    let (error, left) = run_against(pcmu).await;
+    assert_eq!((error.cause(), left), (Cause::CodecUnsupported, 1), "{error}");
+    assert!(error.to_string().contains("it is PCMU, and only Opus is"), "{error}");
 }
 
 #[tokio::test]
