@@ -10,6 +10,7 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_edge_connect_feeds_refused_total", "Publishers of a VideoRoom beyond what a meeting may have."),
     counter("nearfield_edge_connect_foreign_sessions_total", "WHEP sessions of another origin than their endpoint."),
     counter("nearfield_edge_connect_participants_refused_total", "Participants beyond what a meeting may have."),
+    counter("nearfield_edge_connect_participants_unheard_total", "Participants who publish nothing in Opus."),
     counter("nearfield_edge_connect_reconnects_total", "Relay connections that were lost and tried again."),
     gauge("nearfield_edge_connect_sockets", "UDP sockets that are open for media."),
     counter("nearfield_edge_connect_turn_refused_total", "TURN servers that gave no address."),
