@@ -1,6 +1,7 @@
 //! The HTTP API: one file for each resource; errors are RFC 9457 problems everywhere.
 
 mod body;
+mod document;
 mod elsewhere;
 pub mod health;
 pub mod meetings;
@@ -8,6 +9,7 @@ pub mod nodes;
 pub mod problem;
 pub mod receipt;
 mod request;
+mod shape;
 pub mod spurts;
 pub mod streams;
 pub mod transcript;
@@ -82,8 +84,9 @@ pub fn router(app: App) -> Router {
         .routes(routes!(health::metrics))
         .split_for_parts();
     document.merge(v1_document);
+    let document = document::finish(&document);
     // Made once: a route is cloned for every request, with all that it holds.
-    let document = Bytes::from(document.to_json().expect("a document of texts and lists becomes JSON"));
+    let document = Bytes::from(document.to_string());
     let document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     v1.merge(open)
         .route("/openapi.json", get(document))

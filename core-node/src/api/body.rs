@@ -1,17 +1,31 @@
 //! A JSON body, or the problem with it.
 
+use std::time::Duration;
+
 use axum::{
     body::{Bytes, to_bytes},
     extract::{FromRequest, Request},
     http::{StatusCode, header},
 };
 use serde::de::DeserializeOwned;
-use serde_json::error::Category;
+use serde_json::Value;
 
-use super::problem::Problem;
+use super::{
+    problem::Problem,
+    shape::{Fault, Shape},
+};
 
 /// The longest body, in bytes.
 pub(super) const MAX_BODY: usize = 64 * 1024;
+
+/// How long a body may take to come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A body that has a shape.
+pub(super) trait Body: DeserializeOwned {
+    /// What it looks like.
+    fn shape() -> &'static Shape;
+}
 
 /// A body and the bytes it came from.
 pub(super) struct JsonBody<T> {
@@ -19,7 +33,7 @@ pub(super) struct JsonBody<T> {
     pub(super) bytes: Bytes,
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+impl<T: Body, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
@@ -29,7 +43,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             let detail = "The body must be application/json.";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
-        let bytes = to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| {
+        let whole = tokio::time::timeout(PATIENCE, to_bytes(request.into_body(), MAX_BODY)).await.map_err(|_| {
+            let detail = format!("The body must come within {} seconds.", PATIENCE.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail)
+        })?;
+        let bytes = whole.map_err(|_| {
             let detail = format!("The body must come whole and have at most {MAX_BODY} bytes.");
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
         })?;
@@ -37,34 +55,35 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// What a body says.
-pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| problem(&e))?;
-    json.end().map_err(|e| bad_json(&e))?;
-    Ok(value)
+/// What a body says, or all that is wrong with its shape.
+pub(super) fn read<T: Body>(bytes: &[u8]) -> Result<T, Problem> {
+    let body: Value = serde_json::from_slice(bytes).map_err(|e| bad_json(&e))?;
+    let faults = T::shape().check(&body);
+    if !faults.is_empty() {
+        return Err(Problem::of_body(faults));
+    }
+    // From the bytes, so that a field given twice is seen.
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes)).map_err(|e| problem(&e))
 }
 
+/// What the shape does not say: a field given twice, a value with rules of its own.
 fn problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
-    let (path, inner) = (error.path().to_string(), error.inner());
-    if inner.classify() != Category::Data {
-        return bad_json(inner);
+    let (path, inner) = (error.path().to_string(), error.inner().to_string());
+    let why = inner.split(" at line ").next().unwrap_or_default();
+    if let Some(name) = why.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next()) {
+        let parent = path.trim_end_matches(name).trim_end_matches('.');
+        let field = if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
+        let detail = format!("`{field}` is given twice.");
+        return Problem::of_body(vec![Fault::new("duplicate_field", &field, detail)]);
     }
-    let message = inner.to_string();
-    let message = message.split(" at line ").next().unwrap_or_default();
-    let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').next().map(str::to_owned);
-    if let Some(unknown) = named("unknown field `") {
-        let parent = path.strip_suffix(&unknown).unwrap_or(&path).trim_end_matches('.');
-        let field = if parent.is_empty() { unknown } else { format!("{parent}.{unknown}") };
-        return Problem::field("unknown_field", &field, format!("`{field}` is no field of this request."));
-    }
-    if let Some(missing) = named("missing field `") {
-        let field = if path == "." { missing } else { format!("{path}.{missing}") };
-        return Problem::field("missing_field", &field, format!("`{field}` is needed."));
-    }
-    // What was sent may be a secret: only what was expected is repeated.
-    let expected = message.rsplit_once("expected ").map_or("another value", |(_, expected)| expected);
-    Problem::field("invalid_field", &path, format!("`{path}` must be {expected}."))
+    // serde's own words name our types, and what was sent may be a secret.
+    let serdes = ["invalid ", "unknown ", "missing ", "data did not match", "EOF", "expected "];
+    let detail = if serdes.iter().any(|words| why.starts_with(words)) {
+        format!("`{path}` has a value that is not allowed.")
+    } else {
+        format!("`{path}`: {why}.")
+    };
+    Problem::of_body(vec![Fault::new("invalid_field", &path, detail)])
 }
 
 fn bad_json(error: &serde_json::Error) -> Problem {

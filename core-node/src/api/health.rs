@@ -9,7 +9,7 @@ use axum::{
 use super::{App, problem::Problem};
 
 /// Answers as long as the process runs.
-#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = String)))]
+#[utoipa::path(get, operation_id = "healthz", path = "/healthz", tag = "health", responses((status = 200, body = String)))]
 pub(super) async fn live() -> &'static str {
     "ok\n"
 }
@@ -18,7 +18,7 @@ pub(super) async fn live() -> &'static str {
 const MAX_SHOWN: usize = 10;
 
 /// Whether it takes new meetings: `ready`, and below it a line `degraded: …` for each thing that somebody should look at.
-#[utoipa::path(get, path = "/readyz", tag = "health",
+#[utoipa::path(get, operation_id = "readyz", path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503, body = Problem)))]
 pub(super) async fn ready(State(app): State<App>) -> Result<String, Problem> {
     let unready = |code, detail| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail));
@@ -47,7 +47,7 @@ fn damaged(app: &App) -> Option<String> {
 }
 
 /// All metrics, in Prometheus' text format.
-#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String)))]
+#[utoipa::path(get, operation_id = "metrics", path = "/metrics", tag = "health", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (app.metrics)())
 }

@@ -45,11 +45,13 @@ pub(super) struct PlacementList {
 
 /// Which meetings.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     /// Only those that stand there.
     status: Option<Status>,
     /// At most this many, 1 to 500; the newest come first.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<usize>,
     /// Only those older than this meeting: the last of the page before.
     before: Option<Uuid>,
@@ -57,6 +59,7 @@ pub(super) struct ListQuery {
 
 /// What is to become of a meeting.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EndQuery {
     /// Of a meeting that is over: remove it for good, with its transcript and receipt.
@@ -67,12 +70,12 @@ pub(super) struct EndQuery {
 /// Has a meeting captured.
 ///
 /// Sent again with the same `Idempotency-Key` and body, it answers 200 with the same meeting.
-#[utoipa::path(post, path = "/v1/meetings", tag = "meetings", request_body = CreateMeeting,
+#[utoipa::path(post, operation_id = "create_meeting", path = "/v1/meetings", tag = "meetings", request_body = CreateMeeting,
     params(("Idempotency-Key" = Option<String>, Header, description = "At most 255 characters"),
            ("traceparent" = Option<String>, Header, description = "W3C trace context")),
     responses((status = 201, body = MeetingView), (status = 200, body = MeetingView),
               (status = 307, body = Problem), (status = 400, body = Problem), (status = 409, body = Problem),
-              (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem),
+              (status = 408, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem),
               (status = 503, body = Problem), (status = 507, body = Problem)))]
 pub(super) async fn create(
     State(app): State<App>,
@@ -89,7 +92,7 @@ pub(super) async fn create(
 }
 
 /// The meetings this core knows.
-#[utoipa::path(get, path = "/v1/meetings", tag = "meetings", params(ListQuery),
+#[utoipa::path(get, operation_id = "list_meetings", path = "/v1/meetings", tag = "meetings", params(ListQuery),
     responses((status = 200, body = MeetingList), (status = 422, body = Problem)))]
 pub(super) async fn list(
     State(app): State<App>,
@@ -106,7 +109,7 @@ pub(super) async fn list(
 }
 
 /// One meeting.
-#[utoipa::path(get, path = "/v1/meetings/{id}", tag = "meetings", params(("id" = Uuid, Path)),
+#[utoipa::path(get, operation_id = "get_meeting", path = "/v1/meetings/{id}", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, body = MeetingView), (status = 404, body = Problem)))]
 pub(super) async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<MeetingView>, Problem> {
     Ok(Json(show(&app, record(&app, &id).await?).await?))
@@ -115,7 +118,7 @@ pub(super) async fn one(State(app): State<App>, Path(id): Path<String>) -> Resul
 /// Ends a meeting: the edge leaves; the words still on their way come out.
 ///
 /// One that is over already stays as it is, unless `purge=true` says that it is to be removed for good.
-#[utoipa::path(delete, path = "/v1/meetings/{id}", tag = "meetings", params(("id" = Uuid, Path), EndQuery),
+#[utoipa::path(delete, operation_id = "end_meeting", path = "/v1/meetings/{id}", tag = "meetings", params(("id" = Uuid, Path), EndQuery),
     responses((status = 202, body = MeetingView), (status = 204, description = "Nothing of it is kept any more"),
               (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn end(
@@ -140,7 +143,7 @@ pub(super) async fn end(
 }
 
 /// Why each edge was chosen, candidate by candidate.
-#[utoipa::path(get, path = "/v1/meetings/{id}/placement", tag = "meetings", params(("id" = Uuid, Path)),
+#[utoipa::path(get, operation_id = "get_placement", path = "/v1/meetings/{id}/placement", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, body = PlacementList), (status = 404, body = Problem)))]
 pub(super) async fn placement(State(app): State<App>, Path(id): Path<String>) -> Result<Json<PlacementList>, Problem> {
     let record = record(&app, &id).await?;
@@ -156,7 +159,7 @@ pub(super) async fn placement(State(app): State<App>, Path(id): Path<String>) ->
 }
 
 /// Who is or was in the meeting.
-#[utoipa::path(get, path = "/v1/meetings/{id}/participants", tag = "meetings", params(("id" = Uuid, Path)),
+#[utoipa::path(get, operation_id = "list_participants", path = "/v1/meetings/{id}/participants", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, body = ParticipantList), (status = 404, body = Problem)))]
 pub(super) async fn participants(
     State(app): State<App>,

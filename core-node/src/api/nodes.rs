@@ -48,7 +48,7 @@ struct ReportView {
 }
 
 /// The live nodes, this one first.
-#[utoipa::path(get, path = "/v1/nodes", tag = "nodes", responses((status = 200, body = NodeList)))]
+#[utoipa::path(get, operation_id = "list_nodes", path = "/v1/nodes", tag = "nodes", responses((status = 200, body = NodeList)))]
 pub(super) async fn list(State(app): State<App>) -> Json<NodeList> {
     let me = view(app.mesh.identity(), Some(&(app.report)()));
     let members = app.mesh.members().borrow().clone();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::streams::TooManyStreams;
+use super::{shape::Fault, streams::TooManyStreams};
 use crate::{
     log::LogClosed,
     meetings::{CreateError, keep::NotRemoved},
@@ -40,6 +40,9 @@ struct Details {
     /// The field that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
+    /// All that is wrong with the body, where it is the body.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Fault>,
     /// The meeting that is in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     meeting_id: Option<Uuid>,
@@ -57,9 +60,25 @@ impl Problem {
             detail: detail.into(),
             code,
             field: None,
+            errors: vec![],
             meeting_id: None,
             location: None,
         }))
+    }
+
+    /// A body with these faults, one at least; told as the first of them, with all in `errors`.
+    pub(super) fn of_body(faults: Vec<Fault>) -> Self {
+        let Some(first) = faults.first() else {
+            return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", "The body is not allowed.");
+        };
+        let mut detail = first.detail().to_owned();
+        if faults.len() > 1 {
+            detail += &format!(" {} more: see `errors`.", faults.len() - 1);
+        }
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, first.code(), detail);
+        problem.0.field = Some(first.field().to_owned()).filter(|field| !field.is_empty());
+        problem.0.errors = faults;
+        problem
     }
 
     /// A field with a value that is not allowed.

@@ -13,7 +13,7 @@ use crate::meetings::receipts::NoReceipt;
 ///
 /// A JSON Web Signature (RFC 7515, flattened JSON) with the signer's certificates in `x5c`; `core-node verify-receipt`
 /// checks it offline. There is none before the meeting has ended.
-#[utoipa::path(get, path = "/v1/meetings/{id}/receipt", tag = "meetings", params(("id" = Uuid, Path)),
+#[utoipa::path(get, operation_id = "get_receipt", path = "/v1/meetings/{id}/receipt", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, content_type = "application/jose+json", body = String), (status = 404, body = Problem),
               (status = 409, body = Problem, description = "The meeting has not ended"), (status = 503, body = Problem)))]
 pub(super) async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {

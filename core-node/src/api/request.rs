@@ -1,6 +1,6 @@
 //! What may be asked of a new meeting.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use geo::RegionId;
 use jiff::Timestamp;
@@ -12,7 +12,11 @@ use reqwest::Url;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::problem::Problem;
+use super::{
+    body::Body,
+    problem::Problem,
+    shape::{Fault, Shape},
+};
 use crate::{
     meeting::wall,
     record::{LeaveRules, Spec},
@@ -26,7 +30,7 @@ const MAX_KEY: usize = 256;
 const MAX_PLACES: usize = 32;
 const MAX_NAMES: usize = 500;
 /// In seconds.
-const DAY: u32 = 86_400;
+const WEEK: i64 = 7 * 86_400;
 
 /// A meeting to be captured.
 #[derive(Deserialize, ToSchema)]
@@ -79,19 +83,16 @@ impl Default for LeaveBody {
 
 impl LeaveBody {
     /// The checked rules of a meeting asked for at `now`.
-    fn checked(self, now: Timestamp) -> Result<LeaveRules, Problem> {
+    fn checked(self, now: Timestamp, faults: &mut Faults) -> LeaveRules {
         let alone = self.alone_after_seconds;
-        ensure(alone.is_none_or(|s| (1..=DAY).contains(&s)), "leave.alone_after_seconds", "null or 1 to 86400")?;
-        ensure(self.at.is_none() || self.after_seconds.is_none(), "leave.at", "absent where `after_seconds` is given")?;
+        let both = self.at.is_some() && self.after_seconds.is_some();
+        faults.ensure(!both, "leave.at", "absent where `after_seconds` is given");
         let after = self.after_seconds;
-        ensure(after.is_none_or(|s| (1..=7 * DAY).contains(&s)), "leave.after_seconds", "1 to 604800")?;
-        let ahead = |at: Timestamp| {
-            (1..=i64::from(7 * DAY) * 1_000_000).contains(&(at.as_microsecond() - now.as_microsecond()))
-        };
-        ensure(self.at.is_none_or(ahead), "leave.at", "a time to come, within a week")?;
+        let ahead = |at: Timestamp| (1..=WEEK * 1_000_000).contains(&(at.as_microsecond() - now.as_microsecond()));
+        faults.ensure(self.at.is_none_or(ahead), "leave.at", "a time to come, within a week");
         let at = self.at.map(Timestamp::as_microsecond);
         let at = at.or(after.map(|s| now.as_microsecond() + i64::from(s) * 1_000_000));
-        Ok(LeaveRules { alone_after_seconds: alone, at: at.map(|at| Micros(at.unsigned_abs())) })
+        LeaveRules { alone_after_seconds: alone, at: at.map(|at| Micros(at.unsigned_abs())) }
     }
 }
 
@@ -203,29 +204,32 @@ impl Default for VadBody {
     }
 }
 
+impl Body for CreateMeeting {
+    fn shape() -> &'static Shape {
+        static SHAPE: LazyLock<Shape> = LazyLock::new(Shape::of::<CreateMeeting>);
+        &SHAPE
+    }
+}
+
 impl CreateMeeting {
-    /// The checked request.
+    /// The checked request; of one that is not allowed, all that is wrong. What its shape says is checked already.
     pub(super) fn into_spec(self) -> Result<Spec, Problem> {
-        check_lengths(&self)?;
+        let mut faults = Faults::default();
+        check_lengths(&self, &mut faults);
         let language = self.transcription.language;
         let code = |l: &String| (2..=3).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_lowercase());
-        ensure(language.as_ref().is_none_or(code), "transcription.language", "an ISO 639 code such as `en`")?;
-        ensure(self.vad.preroll_ms <= 2000, "vad.preroll_ms", "0 to 2000")?;
-        ensure((100..=3000).contains(&self.vad.hangover_ms), "vad.hangover_ms", "100 to 3000")?;
-        ensure((1..=2).contains(&self.redundancy), "redundancy", "1 or 2")?;
+        faults.ensure(language.as_ref().is_none_or(code), "transcription.language", "an ISO 639 code such as `en`");
         if let Some(why) = self.source.single_receiver().filter(|_| self.redundancy > 1) {
             let detail = format!("`redundancy` must be 1 for this source: {why}.");
-            return Err(Problem::field("single_receiver", "redundancy", detail));
+            faults.0.push(Fault::new("single_receiver", "redundancy", detail));
         }
-        let max_rtt_ms = self.placement.max_rtt_ms;
-        ensure(max_rtt_ms.is_none_or(|ms| (1..=1000).contains(&ms)), "placement.max_rtt_ms", "1 to 1000")?;
-        ensure(self.placement.stun.as_deref().is_none_or(is_address), "placement.stun", "`host:port`")?;
-        Ok(Spec {
-            source: self.source.checked()?,
+        faults.ensure(self.placement.stun.as_deref().is_none_or(is_address), "placement.stun", "`host:port`");
+        let spec = Spec {
+            source: self.source.checked(&mut faults),
             meeting_url: self.meeting_url,
             residency: self.placement.residency,
             prefer: self.placement.prefer,
-            max_rtt_ms,
+            max_rtt_ms: self.placement.max_rtt_ms,
             stun: self.placement.stun,
             language,
             interim: self.transcription.interim,
@@ -234,8 +238,9 @@ impl CreateMeeting {
             metadata: self.metadata,
             deduplication_key: self.deduplication_key,
             redundancy: self.redundancy,
-            leave: self.leave.checked(timestamp(wall()))?,
-        })
+            leave: self.leave.checked(timestamp(wall()), &mut faults),
+        };
+        if faults.0.is_empty() { Ok(spec) } else { Err(Problem::of_body(faults.0)) }
     }
 }
 
@@ -245,18 +250,18 @@ fn readable(metadata: &serde_json::Map<String, serde_json::Value>) -> bool {
     written.is_ok_and(|w| serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&w).is_ok())
 }
 
-fn check_lengths(body: &CreateMeeting) -> Result<(), Problem> {
+fn check_lengths(body: &CreateMeeting, faults: &mut Faults) {
     let metadata = serde_json::to_vec(&body.metadata).map_or(usize::MAX, |m| m.len());
-    ensure(metadata <= MAX_METADATA, "metadata", "an object of at most 16384 bytes")?;
+    faults.ensure(metadata <= MAX_METADATA, "metadata", "an object of at most 16384 bytes");
     let shallow = body.metadata.values().all(|value| is_within(value, MAX_DEPTH - 1));
-    ensure(shallow, "metadata", "an object nested at most 16 deep, itself included")?;
-    ensure(readable(&body.metadata), "metadata", "made of values that can be read back: a number is too great")?;
+    faults.ensure(shallow, "metadata", "an object nested at most 16 deep, itself included");
+    faults.ensure(readable(&body.metadata), "metadata", "made of values that can be read back: a number is too great");
     let url = body.meeting_url.as_ref();
-    ensure(url.is_none_or(|u| u.len() <= MAX_TEXT), "meeting_url", "at most 2048 bytes long")?;
+    faults.ensure(url.is_none_or(|u| u.len() <= MAX_TEXT), "meeting_url", "at most 2048 bytes long");
     let key = body.deduplication_key.as_ref();
-    ensure(key.is_none_or(|k| (1..=MAX_KEY).contains(&k.len())), "deduplication_key", "1 to 256 bytes long")?;
-    ensure(body.placement.residency.len() <= MAX_PLACES, "placement.residency", "at most 32 names")?;
-    ensure(body.placement.prefer.len() <= MAX_PLACES, "placement.prefer", "at most 32 regions")
+    faults.ensure(key.is_none_or(|k| (1..=MAX_KEY).contains(&k.len())), "deduplication_key", "1 to 256 bytes long");
+    faults.ensure(body.placement.residency.len() <= MAX_PLACES, "placement.residency", "at most 32 names");
+    faults.ensure(body.placement.prefer.len() <= MAX_PLACES, "placement.prefer", "at most 32 regions");
 }
 
 impl SourceBody {
@@ -270,36 +275,56 @@ impl SourceBody {
         }
     }
 
-    fn checked(self) -> Result<Source, Problem> {
+    fn checked(self, faults: &mut Faults) -> Source {
         match self {
             Self::Whep { url, token, participants, .. } => {
-                check_url(&url, &["http", "https"])?;
-                ensure(participants.len() <= MAX_NAMES, "source.participants", "at most 500 names")?;
+                faults.url(&url, &["http", "https"]);
+                faults.ensure(participants.len() <= MAX_NAMES, "source.participants", "at most 500 names");
                 let short = participants.iter().all(|(id, name)| id.len() <= MAX_KEY && name.len() <= MAX_KEY);
-                ensure(short, "source.participants", "ids and names of at most 256 bytes")?;
+                faults.ensure(short, "source.participants", "ids and names of at most 256 bytes");
                 let participants = participants.into_iter().collect();
-                Ok(Source::Whep { url, token: secret(token, "source.token")?, participants })
+                Source::Whep { url, token: faults.secret(token, "source.token"), participants }
             }
             Self::Janus { url, room, pin, token, api_secret, display } => {
-                check_url(&url, &["ws", "wss"])?;
-                ensure((1..=MAX_KEY).contains(&display.len()), "source.display", "1 to 256 bytes long")?;
-                let (pin, token) = (secret(pin, "source.pin")?, secret(token, "source.token")?);
-                let api_secret = secret(api_secret, "source.api_secret")?;
-                Ok(match room {
+                faults.url(&url, &["ws", "wss"]);
+                faults.ensure((1..=MAX_KEY).contains(&display.len()), "source.display", "1 to 256 bytes long");
+                let (pin, token) = (faults.secret(pin, "source.pin"), faults.secret(token, "source.token"));
+                let api_secret = faults.secret(api_secret, "source.api_secret");
+                match room {
                     RoomBody::Number(room) => Source::Janus { url, room, pin, token, api_secret, display },
                     RoomBody::Name(room) => {
-                        ensure((1..=MAX_KEY).contains(&room.len()), "source.room", "a number, or 1 to 256 bytes long")?;
+                        let length = (1..=MAX_KEY).contains(&room.len());
+                        faults.ensure(length, "source.room", "a number, or 1 to 256 bytes long");
                         Source::JanusNamed { url, room, pin, token, api_secret, display }
                     }
-                })
+                }
             }
         }
     }
 }
 
-fn secret(text: Option<String>, field: &str) -> Result<Option<Secret>, Problem> {
-    ensure(text.as_ref().is_none_or(|t| t.len() <= MAX_TEXT), field, "at most 2048 bytes long")?;
-    Ok(text.map(Secret))
+/// What is wrong with a request, so far.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn ensure(&mut self, holds: bool, field: &str, allowed: &str) {
+        if !holds {
+            self.0.push(Fault::new("invalid_field", field, format!("`{field}` must be {allowed}.")));
+        }
+    }
+
+    fn secret(&mut self, text: Option<String>, field: &str) -> Option<Secret> {
+        self.ensure(text.as_ref().is_none_or(|t| t.len() <= MAX_TEXT), field, "at most 2048 bytes long");
+        text.map(Secret)
+    }
+
+    fn url(&mut self, url: &str, schemes: &[&str]) {
+        let parsed = Url::parse(url).ok().filter(|_| url.len() <= MAX_TEXT);
+        let fits = parsed.is_some_and(|u| schemes.contains(&u.scheme()) && u.has_host());
+        let allowed = format!("a {} URL with a host, at most 2048 bytes long", schemes.join(" or "));
+        self.ensure(fits, "source.url", &allowed);
+    }
 }
 
 /// `host:port`; an IPv6 address in brackets.
@@ -314,14 +339,4 @@ fn is_only_authority(url: &Url) -> bool {
         && url.path() == "/"
         && url.query().is_none()
         && url.fragment().is_none()
-}
-
-fn check_url(url: &str, schemes: &[&str]) -> Result<(), Problem> {
-    let parsed = Url::parse(url).ok().filter(|_| url.len() <= MAX_TEXT);
-    let fits = parsed.is_some_and(|u| schemes.contains(&u.scheme()) && u.has_host());
-    ensure(fits, "source.url", &format!("a {} URL with a host, at most 2048 bytes long", schemes.join(" or ")))
-}
-
-fn ensure(holds: bool, field: &str, allowed: &str) -> Result<(), Problem> {
-    if holds { Ok(()) } else { Err(Problem::field("invalid_field", field, format!("`{field}` must be {allowed}."))) }
 }

@@ -37,7 +37,7 @@ struct SpurtView {
 }
 
 /// The talk spurts of a meeting, by participant and number.
-#[utoipa::path(get, path = "/v1/meetings/{id}/spurts", tag = "meetings", params(("id" = Uuid, Path)),
+#[utoipa::path(get, operation_id = "list_spurts", path = "/v1/meetings/{id}/spurts", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, body = SpurtList), (status = 404, body = Problem)))]
 pub(super) async fn list(State(app): State<App>, Path(id): Path<String>) -> Result<Json<SpurtList>, Problem> {
     let id = record(&app, &id).await?.id;

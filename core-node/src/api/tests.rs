@@ -116,7 +116,22 @@ async fn bad_requests_are_told_what_is_wrong_and_where() {
     };
     for (request, status, code, field) in [
         (post("{"), 400, "bad_json", None),
-        (post("{} {}"), 422, "missing_field", Some("source")),
+        (post("{}"), 422, "missing_field", Some("source")),
+        (post("{} {}"), 400, "bad_json", None),
+        (post("[]"), 422, "invalid_field", None),
+        (
+            post(r#"{"source": {"kind": "whep", "url": "http://a/"}, "redundancy": 1, "redundancy": 2}"#),
+            422,
+            "duplicate_field",
+            Some("redundancy"),
+        ),
+        (with(|b| b["source"] = json!(["whep", "http://relay.example/"])), 422, "invalid_field", Some("source")),
+        (
+            with(|b| b["placement"] = json!({"prefer": ["Not A Region"]})),
+            422,
+            "invalid_field",
+            Some("placement.prefer[0]"),
+        ),
         (with(|b| b["colour"] = json!(1)), 422, "unknown_field", Some("colour")),
         (with(|b| b["vad"] = json!({"pre_roll": 1})), 422, "unknown_field", Some("vad.pre_roll")),
         (with(|b| b["vad"] = json!({"preroll_ms": 2001})), 422, "invalid_field", Some("vad.preroll_ms")),
@@ -179,6 +194,18 @@ async fn bad_requests_are_told_what_is_wrong_and_where() {
     let token = with(|b| b["source"]["token"] = json!(["hunter2"]));
     let (_, _, body) = problem(&core, token).await;
     assert!(!body.to_string().contains("hunter2"), "{body}");
+    let several = with(|b| {
+        b["source"]["url"] = json!("ftp://x/");
+        b["deduplication_key"] = json!("");
+        b["leave"] = json!({"at": "2020-01-01T00:00:00Z"});
+    });
+    let (_, _, body) = problem(&core, several).await;
+    let errors = body["errors"].as_array().unwrap();
+    let pointers: Vec<_> =
+        errors.iter().map(|e| (e["pointer"].as_str().unwrap(), e["code"].as_str().unwrap())).collect();
+    let of = |pointer| (pointer, "invalid_field");
+    assert_eq!(pointers, [of("#/deduplication_key"), of("#/source/url"), of("#/leave/at")], "{body}");
+    assert!(body["detail"].as_str().unwrap().ends_with("2 more: see `errors`."), "{body}");
     assert_eq!(core.meetings.live_count(), 0);
 }
 
@@ -296,6 +323,43 @@ async fn v1_needs_the_token_where_there_is_one_and_health_does_not() {
     assert_eq!(problem(&core, get_request("/readyz")).await.0, 503);
     core.app.token = None;
     assert_eq!(problem(&core, post(whep().to_string())).await.1, "draining");
+}
+
+#[tokio::test]
+async fn a_client_can_be_made_of_the_openapi_document() {
+    let Bench { core, _dir } = bench();
+    let (_, _, body) = call(&core, get_request("/openapi.json")).await;
+    let document: Value = serde_json::from_str(&body).unwrap();
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let name = format!("{method} {path}");
+            assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{name}: its id is another's");
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let in_path = path.contains(&format!("{{{}}}", parameter["name"].as_str().unwrap()));
+                assert_eq!(parameter["in"] == "path", in_path, "{name}: {parameter}");
+            }
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                assert!(response["description"].as_str().is_some_and(|d| !d.is_empty()), "{name}: {status}");
+                let failed = status.starts_with('4') || status.starts_with('5') || status == "307";
+                assert_eq!(response["content"].get("application/problem+json").is_some(), failed, "{name}: {response}");
+            }
+            assert_eq!(operation["security"].is_array(), path.starts_with("/v1/"), "{name}");
+        }
+    }
+    assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    let sources = document["components"]["schemas"]["SourceBody"]["oneOf"].as_array().unwrap();
+    assert!(sources.iter().all(|source| source["additionalProperties"] == json!(false)), "{sources:?}");
+    let file = _dir.path().join("openapi.json");
+    std::fs::write(&file, &body).unwrap();
+    let said = std::process::Command::new("openapi-spec-validator").arg(&file).output();
+    let said = said.expect("openapi-spec-validator, which `./dev openapi-tools` fetches");
+    assert!(
+        said.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&said.stdout),
+        String::from_utf8_lossy(&said.stderr)
+    );
 }
 
 #[tokio::test]

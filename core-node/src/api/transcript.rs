@@ -63,6 +63,7 @@ enum Format {
 
 /// Which part of a transcript, and how.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WholeQuery {
     /// `json` (the default), `vtt`, `srt` or `txt`.
@@ -75,7 +76,7 @@ pub(super) struct WholeQuery {
 }
 
 /// What is final so far.
-#[utoipa::path(get, path = "/v1/meetings/{id}/transcript", tag = "transcript",
+#[utoipa::path(get, operation_id = "get_transcript", path = "/v1/meetings/{id}/transcript", tag = "transcript",
     params(("id" = Uuid, Path), WholeQuery),
     responses((status = 200, content((TranscriptView = "application/json"), (String = "text/vtt"),
                                      (String = "application/x-subrip"), (String = "text/plain"))),
@@ -108,7 +109,7 @@ pub(super) async fn whole(
 /// `done` where the meeting stands, `meeting.gap` a time in which nobody captured it. `moved` closes the stream
 /// when another core serves the meeting: it goes on there. `closed` ends a stream whose client does not read (`slow`) or whose
 /// address has more than its share of all streams while others wait (`replaced`). `Last-Event-ID` resumes: no final is missed.
-#[utoipa::path(get, path = "/v1/meetings/{id}/transcript/stream", tag = "transcript",
+#[utoipa::path(get, operation_id = "stream_transcript", path = "/v1/meetings/{id}/transcript/stream", tag = "transcript",
     params(("id" = Uuid, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last `seq` seen")),
     responses((status = 200, content_type = "text/event-stream", body = String),
               (status = 204, description = "Nothing will follow that number"),
