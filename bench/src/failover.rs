@@ -6,6 +6,7 @@
 //! `doubled`); the scenario's row judges, `report` prints.
 #![allow(clippy::disallowed_methods, reason = "a shell: it measures by the wall clock")]
 
+pub mod adversary;
 mod cores;
 mod coverage;
 mod doubled;

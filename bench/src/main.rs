@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use bench::{capacity, certs, demo, failover, gossip, latency, link, placement, relay, vad, words};
+use bench::{
+    capacity, certs, demo, failover, failover::adversary, gossip, latency, link, placement, relay, vad, words,
+};
 use clap::{Parser, Subcommand};
 
 /// The edge's.
@@ -19,6 +21,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// A mesh at work with one malicious node of each role, what each of its attacks reached, and what it cost the others.
+    Adversary(adversary::Args),
     /// How many meetings an edge carries on this machine, what each packet costs it, stage by stage, and what ends it.
     Capacity(capacity::Args),
     /// A mesh of two regions, a meeting with known speech, its transcript as it is made, and the figures.
@@ -58,6 +62,10 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Capacity(args) => runtime()?.block_on(capacity::run(args)),
         Command::Certs(args) => certs::run(&args),
+        Command::Adversary(args) => {
+            let world = adversary::enter(&args)?;
+            runtime()?.block_on(adversary::run(world, args))
+        }
         // A world is entered before there is a second thread.
         Command::Demo(args) => {
             let world = demo::enter(&args)?;

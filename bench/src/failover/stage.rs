@@ -120,6 +120,16 @@ impl Stage {
 
     /// Opens a meeting in `region` and waits until its script has begun.
     pub(super) async fn open(&mut self, region: &str, script: Script, redundancy: u8) -> Result<()> {
+        self.open_as(region, script, |relay| request(relay, redundancy)).await
+    }
+
+    /// The same, asked for with this request.
+    pub(super) async fn open_as(
+        &mut self,
+        region: &str,
+        script: Script,
+        request: impl FnOnce(&RelayProcess) -> Value,
+    ) -> Result<()> {
         let number = self.meetings.len() as u8 + 1;
         let edges: Vec<&Running> = self.bed.nodes.iter().filter(|node| node.identity.role == Role::Edge).collect();
         let plan = relay_plan(&script, self.bed.dir(), number)?;
@@ -130,7 +140,7 @@ impl Stage {
         let apis = self.bed.nodes.iter().filter(|node| node.identity.role == Role::Core).map(|node| node.api);
         let apis: Vec<SocketAddr> = std::iter::once(near).chain(apis.filter(|api| *api != near)).collect();
         let cores = Cores { user: user.clone(), apis: apis.clone() };
-        let created = cores.ask_one(near, Ask::Post("/v1/meetings".into(), request(&relay, redundancy))).await?;
+        let created = cores.ask_one(near, Ask::Post("/v1/meetings".into(), request(&relay))).await?;
         let id = created["id"].as_str().context("the meeting has no id")?.to_owned();
         let reader = Reader::start(&user, apis, id.clone());
         let started = began(&relay).await?;
@@ -300,7 +310,8 @@ fn relay_plan(script: &Script, dir: &Path, number: u8) -> Result<relay::Plan> {
     })
 }
 
-fn request(relay: &RelayProcess, redundancy: u8) -> Value {
+/// A meeting at `relay`.
+pub(super) fn request(relay: &RelayProcess, redundancy: u8) -> Value {
     let mut body = json!({
         "source": {"kind": "whep", "url": format!("http://{}/whep/m", relay.address)},
         "transcription": {"language": "en", "interim": true},

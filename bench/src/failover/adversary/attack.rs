@@ -1,0 +1,55 @@
+//! What a malicious node tries, and what it would have if it worked.
+
+use clap::ValueEnum;
+use mesh::identity::Role;
+
+/// An attack. In the order in which they are tried: those that would change what all others believe come last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Attack {
+    /// An edge asks and says what only cores may.
+    EdgeAsCore,
+    /// An edge renews another edge's lease.
+    Renew,
+    /// An edge opens, serves, and closes a meeting that another captures.
+    Steal,
+    /// An edge begins spurts, over many connections, and ends none.
+    HalfOpen,
+    /// An edge sends bytes that mean nothing.
+    Garbage,
+    /// A core takes a meeting over that it never had.
+    Usurp,
+    /// A core tells the edge of another core's meeting to leave it, or to bring it its speech.
+    Dismiss,
+    /// A core says that it is idle and near, to be chosen as a standby outside the residency.
+    Lure,
+    /// A name server asks and says what cores and edges may.
+    DnsAsCore,
+    /// A name server says in gossip that it is a core of the meetings' region.
+    DnsClaims,
+    /// An edge says the same.
+    EdgeClaims,
+    /// A core says that it is an edge of the meetings' region.
+    CoreClaims,
+    /// An edge tells of nodes that are not.
+    Ghosts,
+    /// An edge reports for a core that it drains, and has its API elsewhere.
+    Report,
+    /// An edge declares another edge down, in its last possible life.
+    Evict,
+}
+
+impl Attack {
+    /// As the command line and the table name it.
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Whose certificate it takes.
+    pub(super) fn role(self) -> Role {
+        match self {
+            Self::Usurp | Self::Dismiss | Self::Lure | Self::CoreClaims => Role::Core,
+            Self::DnsAsCore | Self::DnsClaims => Role::Dns,
+            _ => Role::Edge,
+        }
+    }
+}
