@@ -2,10 +2,11 @@
 //!
 //! *Follow one attack:* [`attack`] names it; `traitor`, a node with a valid certificate of another region than the meetings', tries
 //! it (`lies` makes its gossip); `ears` counts what comes to it; `watch` sees what all others know, answer and cost before and
-//! after it, in meetings that go on beside it.
+//! after it, in meetings that go on beside it; `bait` makes another one meanwhile.
 #![allow(clippy::disallowed_methods, reason = "a shell: it measures by the wall clock")]
 
 pub mod attack;
+mod bait;
 mod ears;
 mod lies;
 mod traitor;
@@ -124,6 +125,8 @@ struct Outcome {
     complaints: Vec<String>,
     /// How often it was tried.
     tries: usize,
+    /// How often those that it went to counted it; 0 would mean that it never came there.
+    turned_away: u64,
     /// How much longer the core that was attacked has become in memory.
     grown_mb: u64,
     detail: Map<String, Value>,
@@ -236,20 +239,34 @@ async fn attempt(
     args: &Args,
 ) -> Result<Outcome> {
     let heard = || traitors.values().fold(Heard::default(), |sum, traitor| sum.and(traitor.ears.heard()));
-    let (ears, before) = (heard(), watch.look(stage).await);
+    let (ears, before) = (heard(), watch.look(stage, attack.counted()).await);
     let traitor = traitors.get(&attack.role()).context("there is no such traitor")?;
-    let tried = traitor.attack(attack, ground).await?;
+    let bait = async {
+        match attack.is_for_others_to_come() {
+            true => bait::set(stage, watch, body(&stage.meeting().relay), args.patience).await,
+            false => Ok(vec![]),
+        }
+    };
+    let (tried, caught) = tokio::join!(traitor.attack(attack, ground), bait);
+    let (tried, caught) = (tried?, caught.unwrap_or_else(|error| vec![format!("the bait: {error:#}")]));
     let during = watch.memory_mb(stage, &ground.cores[0]);
     tokio::time::sleep(SETTLES * args.patience.min(4)).await;
-    let after = watch.look(stage).await;
+    let after = watch.look(stage, attack.counted()).await;
     let heard = heard().since(ears);
 
     let mut reached: Vec<String> = heard.told();
     reached.extend(tried.granted);
+    reached.extend(caught);
     reached.extend(after.wrong.iter().cloned());
     let (beats_missed, words_late) = (after.beats_missed - before.beats_missed, after.words_late - before.words_late);
     let grown_mb = during.max(after.memory_mb).saturating_sub(before.memory_mb);
     let mut complaints = reached.clone();
+    let counted = |name: &&str| after.turned_away[*name].saturating_sub(before.turned_away[*name]);
+    let turned_away =
+        if attack.counted().is_empty() { after.lured } else { attack.counted().iter().map(counted).sum() };
+    if turned_away == 0 {
+        complaints.push("it did not come to those that it was meant for: nothing of it was counted".into());
+    }
     if grown_mb > MAX_GROWN_MB {
         complaints.push(format!("the core has grown by {grown_mb} MB"));
     }
@@ -271,6 +288,7 @@ async fn attempt(
         words_late,
         complaints,
         tries: tried.tries,
+        turned_away,
         grown_mb,
         detail,
     })
@@ -278,12 +296,23 @@ async fn attempt(
 
 fn table(outcomes: &[Outcome]) -> Table {
     let mut table = Table::new();
-    table.set_header(["attack", "certificate", "tries", "reached", "beats missed", "words late", "core grew MB", ""]);
+    table.set_header([
+        "attack",
+        "certificate",
+        "tries",
+        "turned away",
+        "reached",
+        "beats missed",
+        "words late",
+        "core grew MB",
+        "",
+    ]);
     for outcome in outcomes {
         table.add_row([
             outcome.attack.clone(),
             outcome.role.to_owned(),
             outcome.tries.to_string(),
+            outcome.turned_away.to_string(),
             outcome.reached.to_string(),
             outcome.beats_missed.to_string(),
             outcome.words_late.to_string(),
@@ -291,7 +320,7 @@ fn table(outcomes: &[Outcome]) -> Table {
             if outcome.held { "held" } else { "FAIL" }.to_owned(),
         ]);
     }
-    for column in table.column_iter_mut().skip(2).take(5) {
+    for column in table.column_iter_mut().skip(2).take(6) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table

@@ -13,6 +13,7 @@ use mesh::{
     wire::{
         Term,
         control::{ToCore, ToEdge},
+        keys::Found,
         request::{Request, Response, Source},
     },
 };
@@ -111,6 +112,8 @@ impl Ears {
                 Response::Serving { core: me.clone(), term: Term(1_000_000), proof: Proof::default() }
             }
             Request::Release { .. } => Response::Released,
+            Request::Keys(asked) => Response::Keys(vec![Found::Nothing; asked.keys.len()]),
+            Request::Remove { .. } => Response::Unknown,
             Request::Renew { .. } => Response::Renewed { lease_ms: 6000, leases: vec![] },
         }
     }

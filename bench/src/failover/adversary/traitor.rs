@@ -22,6 +22,7 @@ use mesh::{
     wire::{
         self, Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term,
         control::{CloseReason, ToCore, ToEdge},
+        keys::{KeyDigest, Keys},
         report::Report,
         request::{Assignment, Join, LeaseProof, Replica, Request, Response, Source, VadSettings},
         spurt::SpurtHeader,
@@ -49,6 +50,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 const HELD: Duration = Duration::from_secs(3);
 /// Nodes that are not, told of.
 const GHOSTS: u32 = 300;
+
+/// The room that it says it has, as no honest node here does.
+pub(super) const ROOMY: u32 = 10_000;
 
 /// What it knows of the others: more than an attacker would.
 #[derive(Debug, Clone)]
@@ -192,6 +196,8 @@ impl Evil {
                 ("probe", Request::Probe { relay: ground.relay.clone(), stun: false }),
                 ("serving", Request::Serving { meeting }),
                 ("replicate", Request::Replicate(self.claim_of(ground, Term(9)))),
+                ("keys", Request::Keys(Keys { making: Some(meeting), keys: vec![KeyDigest::of_meeting("any")] })),
+                ("remove", Request::Remove { meeting }),
                 ("join", Request::Join(self.join(ground, Epoch(ground.epoch.0 + 1)))),
             ];
             for (what, request) in asked {
@@ -236,7 +242,13 @@ impl Evil {
             ToCore::Serve { alias: alias(3), meeting, epoch, term, trace },
             ToCore::Serve { alias: alias(4), meeting, epoch: next, term, trace },
             ToCore::Late { alias: alias(5), meeting, epoch, trace },
-            ToCore::Participant { alias: alias(2), participant: ParticipantAlias(1), id: "x".into(), name: None },
+            ToCore::Participant {
+                alias: alias(2),
+                participant: ParticipantAlias(1),
+                id: "x".into(),
+                name: None,
+                unheard: None,
+            },
             ToCore::Standby { alias: alias(2), core: Some(self.me().clone()), number: u64::MAX },
             ToCore::HandOver { alias: alias(2) },
             ToCore::Close { alias: alias(2), reason: CloseReason::Ended },
@@ -328,6 +340,10 @@ impl Evil {
                 self.ask(core, "replicate", claim, tried, |r| !matches!(r, Response::Refused { .. })).await;
             }
         }
+        for core in &ground.cores {
+            let remove = Request::Remove { meeting: ground.meeting };
+            self.ask(core, "remove", remove, tried, |r| !matches!(r, Response::Refused { .. })).await;
+        }
         // Whoever believed it would come now.
         sleep(TELLING).await;
     }
@@ -349,7 +365,7 @@ impl Evil {
     async fn lure(&self, tried: &mut Tried) {
         let api = format!("{}:8080", self.ip);
         self.node.publish(|report| {
-            (report.stress_permille, report.capacity, report.meetings) = (0, 10_000, 0);
+            (report.stress_permille, report.capacity, report.meetings) = (0, ROOMY, 0);
             report.api = Some(api);
         });
         tried.tries += 1;
@@ -488,5 +504,6 @@ fn kind(response: &Response) -> &'static str {
         Response::Replicated { .. } => "taken",
         Response::Serving { .. } => "told who serves",
         Response::Unknown => "told that it is not known",
+        Response::Keys(_) => "told of keys",
     }
 }

@@ -16,7 +16,10 @@ use mesh::{
 };
 use serde_json::Value;
 
-use super::{super::stage::Stage, traitor::Traitor};
+use super::{
+    super::stage::Stage,
+    traitor::{ROOMY, Traitor},
+};
 use crate::{bed::DNS_DOMAIN, client::Client};
 
 /// A final that comes so long after the end of what was said is late.
@@ -47,6 +50,10 @@ pub(super) struct Look {
     pub(super) words_late: u64,
     /// Links, leases and cores that edges have lost.
     pub(super) turned: u64,
+    /// What the nodes have counted as turned away, by metric.
+    pub(super) turned_away: BTreeMap<&'static str, u64>,
+    /// Cores that see a traitor report that it has much room.
+    pub(super) lured: u64,
     /// Of the core that serves the meeting that is looked at.
     pub(super) memory_mb: u64,
 }
@@ -66,7 +73,7 @@ impl Watch {
     pub(super) async fn arrived(&self, stage: &Stage, patience: Duration) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let wrong = self.gossip(stage).await;
+            let wrong = self.gossip(stage, &mut 0).await;
             if wrong.is_empty() {
                 return Ok(());
             }
@@ -77,13 +84,18 @@ impl Watch {
         }
     }
 
-    pub(super) async fn look(&self, stage: &Stage) -> Look {
-        let mut wrong = self.gossip(stage).await;
+    pub(super) async fn look(&self, stage: &Stage, counted: &[&'static str]) -> Look {
+        let mut lured = 0;
+        let mut wrong = self.gossip(stage, &mut lured).await;
         wrong.extend(self.dns(stage).await.unwrap_or_else(|error| vec![format!("DNS does not answer: {error:#}")]));
         wrong.extend(self.placed(stage).await);
         let mut turned = 0;
         for name in TURNED {
             turned += sum(stage, name).await;
+        }
+        let mut turned_away = BTreeMap::new();
+        for name in counted {
+            turned_away.insert(*name, sum(stage, name).await);
         }
         let core = stage.serving().await.map(|(core, _)| core);
         Look {
@@ -91,6 +103,8 @@ impl Watch {
             beats_missed: sum(stage, BEATS).await,
             words_late: self.words_late(stage),
             turned,
+            turned_away,
+            lured,
             memory_mb: core.map_or(0, |core| self.memory_mb(stage, &core)),
         }
     }
@@ -103,7 +117,7 @@ impl Watch {
     }
 
     /// What the cores see otherwise than it is.
-    async fn gossip(&self, stage: &Stage) -> Vec<String> {
+    async fn gossip(&self, stage: &Stage, lured: &mut u64) -> Vec<String> {
         let mut wrong = vec![];
         for core in stage.bed.nodes.iter().filter(|node| node.identity.role == Role::Core) {
             let (name, api) = (&core.identity.node, core.api);
@@ -116,6 +130,8 @@ impl Watch {
                 }
             };
             let nodes = seen["nodes"].as_array().cloned().unwrap_or_default();
+            let roomy = nodes.iter().filter(|node| node["report"]["capacity"] == ROOMY);
+            *lured += u64::from(roomy.count() > 0);
             wrong.extend(self.list(&nodes).into_iter().map(|what| format!("{name} sees {what}")));
         }
         wrong
@@ -152,7 +168,7 @@ impl Watch {
         wrong
     }
 
-    /// What DNS names that it should not: whoever is not where it says, and traitors near the meetings.
+    /// What DNS names that it should not: whoever is not where it says, and who is no edge as one.
     async fn dns(&self, stage: &Stage) -> Result<Vec<String>> {
         let server = SocketAddr::new(stage.bed.nodes[0].mesh.ip(), 53);
         let dns = Some(seeds::Dns { domain: DNS_DOMAIN.into(), servers: vec![server] });
@@ -166,8 +182,10 @@ impl Watch {
         let known: BTreeSet<IpAddr> = self.all.values().map(|(_, ip)| *ip).collect();
         let strangers = named.iter().filter(|addr| !known.contains(&addr.ip()));
         let mut wrong: Vec<String> = strangers.map(|addr| format!("DNS names {addr}, which is nobody")).collect();
-        let traitors = named.iter().filter(|addr| addr.port() == EDGES && self.traitors.contains(&addr.ip()));
-        wrong.extend(traitors.map(|addr| format!("DNS names {} as an edge near the meetings", addr.ip())));
+        // An edge may be named as one: last, where so many are named that those nearer do not fill the answer.
+        let is_edge = |ip: IpAddr| self.all.values().any(|(who, at)| *at == ip && who.role == Role::Edge);
+        let others = named.iter().filter(|addr| addr.port() == EDGES && !is_edge(addr.ip()));
+        wrong.extend(others.map(|addr| format!("DNS names {} as an edge", addr.ip())));
         if named.is_empty() {
             wrong.push("DNS names no node".into());
         }
@@ -182,15 +200,22 @@ impl Watch {
                 wrong.push("a meeting is not there".into());
                 continue;
             };
-            for who in [&view["core"], &view["owner"]["edge"]] {
-                let honest = who.as_str().and_then(|id| self.all.get(&id.parse().ok()?));
-                if honest.is_none_or(|(_, ip)| self.traitors.contains(ip)) {
-                    wrong.push(format!("a meeting is at {who}"));
-                }
-            }
-            if view["status"] != "active" {
-                wrong.push(format!("a meeting is {}", view["status"]));
-            }
+            wrong.extend(self.misplaced(&view));
+        }
+        wrong
+    }
+
+    /// What is wrong with where a meeting is.
+    pub(super) fn misplaced(&self, view: &Value) -> Vec<String> {
+        let is_honest = |who: &Value| {
+            let known = who.as_str().and_then(|id| self.all.get(&id.parse().ok()?));
+            known.is_some_and(|(_, ip)| !self.traitors.contains(ip))
+        };
+        let places = [&view["core"], &view["owner"]["edge"], &view["standby"]];
+        let mut wrong: Vec<String> =
+            places.into_iter().filter(|who| !is_honest(who)).map(|who| format!("a meeting is at {who}")).collect();
+        if view["status"] != "active" {
+            wrong.push(format!("a meeting is {}", view["status"]));
         }
         wrong
     }
