@@ -65,6 +65,8 @@ const READ_WAIT: Duration = Duration::from_secs(60);
 const LINK_QUEUE: usize = 1024;
 /// Meetings that one edge was sent elsewhere with, remembered.
 const MAX_ELSEWHERE: usize = 1024;
+/// How often, at most, it is noted how full the tables are.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Bytes taken off a spurt stream at a time: below what one chunk of the log may hold.
 const READ_BYTES: usize = 16 * 1024;
 /// The longest that an edge says of what cannot be heard, in bytes.
@@ -189,7 +191,12 @@ impl Acceptor {
 
     /// Serves until `inbound` ends.
     pub async fn run(self: Arc<Self>, mut inbound: mpsc::Receiver<Inbound>) {
+        let mut noted = Instant::now();
         while let Some(inbound) = inbound.recv().await {
+            if noted.elapsed() >= NOTE_EVERY {
+                noted = Instant::now();
+                self.note_tables();
+            }
             match inbound {
                 // Of edges only: `mesh::authorize`.
                 Inbound::Control { peer, send, recv } => {
@@ -211,6 +218,20 @@ impl Acceptor {
         }
     }
 
+    /// Tables and their rows, over all edges.
+    pub fn tables(&self) -> [(&'static str, usize); 3] {
+        let links: Vec<Arc<Link>> = lock(&self.links).values().cloned().collect();
+        let aliases = links.iter().map(|link| lock(&link.aliases).rows()).sum();
+        let elsewhere = links.iter().map(|link| lock(&link.elsewhere).len()).sum();
+        [("links", links.len()), ("aliases", aliases), ("meetings_elsewhere", elsewhere)]
+    }
+
+    fn note_tables(&self) {
+        for (table, rows) in self.tables() {
+            metrics::gauge!("nearfield_core_table_rows", "table" => table).set(rows as f64);
+        }
+    }
+
     /// Tells every edge that this core is going away.
     pub async fn drain(&self) {
         let links: Vec<Arc<Link>> = lock(&self.links).values().cloned().collect();
@@ -226,11 +247,7 @@ impl Acceptor {
         let writer = tokio::spawn(writer);
         lock(&self.links).insert(id, link.clone());
         self.changed.send_modify(|n| *n += 1);
-        let ended = tokio::select! {
-            ended = self.read_control(&link, &mut recv) => ended,
-            () = link.over.cancelled() => Ok(()),
-        };
-        if let Err(error) = ended {
+        if let Err(error) = self.read_control(&link, &mut recv).await {
             metrics::counter!("nearfield_core_control_errors_total").increment(1);
             tracing::debug!(%edge, %error, "control stream ended");
         }
@@ -242,12 +259,12 @@ impl Acceptor {
     }
 
     async fn read_control(&self, link: &Arc<Link>, recv: &mut MessageReceiver) -> Result<(), ControlError> {
-        match recv.recv::<ToCore>().await? {
+        match link.next(recv).await? {
             Some(hello @ ToCore::Hello { .. }) => self.handle(link, hello).await?,
             Some(_) => return Err(BadControl::NoHello.into()),
             None => return Ok(()),
         }
-        while let Some(message) = recv.recv::<ToCore>().await? {
+        while let Some(message) = link.next(recv).await? {
             match self.handle(link, message).await {
                 Err(ControlError::Bad(error)) => {
                     // One meeting's bad row must not end the others on this connection.
@@ -325,6 +342,10 @@ impl Acceptor {
                 if let (Some((meeting, epoch)), Some(speaker)) = (self.meeting(link, alias, kind)?, speaker) {
                     meeting.handle_left(epoch, &speaker).await?;
                 }
+            }
+            ToCore::Forget { alias, participant } => {
+                self.meeting(link, alias, kind)?;
+                link.change(|a| a.forget(alias, participant))?;
             }
             ToCore::State { alias, state, detail } => {
                 if let Some((meeting, epoch)) = self.meeting(link, alias, kind)? {
@@ -508,6 +529,15 @@ async fn take_spurt<R: AsyncRead + Unpin>(
 }
 
 impl Link {
+    /// The edge's next message; none when the stream has ended or the edge is to start over. What has been read is always
+    /// handled to its end.
+    async fn next(&self, recv: &mut MessageReceiver) -> Result<Option<ToCore>, StreamError> {
+        tokio::select! {
+            () = self.over.cancelled() => Ok(None),
+            message = recv.recv::<ToCore>() => message,
+        }
+    }
+
     async fn tell(&self, message: ToEdge) {
         // An error means that the link has gone.
         let _ = self.out.send(ToLink::Message(message)).await;

@@ -100,6 +100,8 @@ pub(crate) struct FakeMesh {
     pub(crate) asked: Mutex<Vec<String>>,
     /// Edges that speak version 2.
     pub(crate) leasing: Mutex<Vec<String>>,
+    /// Whether the answers of edges that take a meeting arrive, or are on their way for now.
+    pub(crate) answers: watch::Sender<bool>,
     /// Other cores that can be reached.
     pub(crate) cores: Mutex<Vec<(Identity, std::sync::Weak<Meetings>)>>,
     assigned: mpsc::UnboundedSender<(String, Assignment)>,
@@ -147,14 +149,8 @@ impl Mesh for FakeMesh {
             Request::Assign(_) if self.refuse.lock().unwrap().contains(&node.to_string()) => {
                 Ok(Response::Refused { reason: "full".into() })
             }
-            Request::Assign(assignment) => {
-                self.assigned.send((node.to_string(), assignment.clone())).map_err(|e| e.to_string())?;
-                Ok(Response::Accepted)
-            }
-            Request::Join(join) => {
-                self.assigned.send((node.to_string(), join.assignment.clone())).map_err(|e| e.to_string())?;
-                Ok(Response::Accepted)
-            }
+            Request::Assign(assignment) => self.take(node, assignment).await,
+            Request::Join(join) => self.take(node, &join.assignment).await,
             Request::Release { .. } => Ok(Response::Released),
             _ => Err("not in this stand-in".into()),
         }
@@ -162,6 +158,12 @@ impl Mesh for FakeMesh {
 }
 
 impl FakeMesh {
+    async fn take(&self, node: &mesh::identity::NodeId, assignment: &Assignment) -> Result<Response, String> {
+        self.assigned.send((node.to_string(), assignment.clone())).map_err(|e| e.to_string())?;
+        self.answers.subscribe().wait_for(|arrive| *arrive).await.map_err(|e| e.to_string())?;
+        Ok(Response::Accepted)
+    }
+
     /// In microseconds.
     fn to_relay(&self, node: &mesh::identity::NodeId) -> u64 {
         let Some(relay) = self.relay.lock().unwrap().clone() else {
@@ -193,6 +195,10 @@ pub(crate) struct FakeEngine {
 impl Transcriber for FakeEngine {
     fn name(&self) -> &str {
         "fake"
+    }
+
+    fn knows(&self, language: &str) -> bool {
+        language != "xx"
     }
 
     async fn transcribe(&self, clip: Clip) -> Result<Text, TranscribeError> {
@@ -252,6 +258,11 @@ impl Core {
         Self::named("core-1", file, stuck, change)
     }
 
+    /// A core of this name in `eu-central`.
+    pub(crate) fn start_as(name: &str, file: &Path) -> Self {
+        Self::named(name, file, false, |_| {})
+    }
+
     /// The two can reach each other, and each is a member to the other.
     pub(crate) fn introduce(&self, other: &Self) {
         for (one, two) in [(self, other), (other, self)] {
@@ -305,6 +316,7 @@ impl Core {
             rtt: Mutex::default(),
             asked: Mutex::default(),
             leasing: Mutex::default(),
+            answers: watch::channel(true).0,
             cores: Mutex::default(),
             assigned: assigned_in,
         });

@@ -88,7 +88,7 @@ fn check(op: Option<Op>, from: &NodeId) {
         Some(Op::Taken { meeting: of, segment, .. }) => {
             assert!(of == meeting() && segment.is_none_or(|s| s.meeting_id == meeting()));
         }
-        Some(Op::Participant(of, _) | Op::Placement(of, ..) | Op::Sequence(of, _)) => assert_eq!(of, meeting()),
+        Some(Op::Participant(of, ..) | Op::Placement(of, ..) | Op::Sequence(of, _)) => assert_eq!(of, meeting()),
         None => {}
         Some(other) => panic!("an entry became {other:?}"),
     }

@@ -34,7 +34,8 @@ use crate::{
 /// What one meeting may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Participants that have spoken, over all epochs.
+    /// Participants of whom it is remembered what is done, over all epochs: who spoke longest ago makes room. What comes again
+    /// of such a one goes through transcription again; its segments, keyed by spurt, are there already.
     pub participants: usize,
     /// Spurts of one participant that have begun and not ended. Speech is sequential: more than a
     /// few are open only while an edge replays.
@@ -76,8 +77,8 @@ pub enum Refusal {
     /// More items than a spurt may have.
     #[error("more than {0} items in one spurt")]
     TooLong(u32),
-    /// Too many speakers.
-    #[error("more than {0} participants have spoken")]
+    /// Too many speakers whose words are not out.
+    #[error("more than {0} participants speak at once")]
     TooManyParticipants(usize),
     /// Too many spurts of one speaker at once.
     #[error("more than {0} open spurts of one participant")]
@@ -224,6 +225,8 @@ pub struct Ingest {
     limits: Limits,
     spurts: BTreeMap<SpurtKey, Spurt>,
     done: BTreeMap<(Epoch, ParticipantId), DoneSet>,
+    /// Counts the uses of `done`.
+    uses: u64,
     /// Done spurts of which the edge may have more, and how many items the words were made of.
     short: BTreeMap<SpurtKey, u32>,
     sealed_below: Epoch,
@@ -316,8 +319,10 @@ impl Ingest {
             return Err(Refusal::Backlog(self.spurts.len()));
         }
         let speaker = (key.epoch, key.participant.clone());
-        if !self.done.contains_key(&speaker) && self.done.len() >= self.limits.participants {
-            return Err(Refusal::TooManyParticipants(self.limits.participants));
+        while !self.done.contains_key(&speaker) && self.done.len() >= self.limits.participants {
+            if !self.forget_speaker() {
+                return Err(Refusal::TooManyParticipants(self.limits.participants));
+            }
         }
         if key.spurt.counted() >= self.done_set(key).below.saturating_add(SPURTS_AHEAD) {
             return Err(Refusal::TooFarAhead(key.spurt.0));
@@ -458,8 +463,31 @@ impl Ingest {
         self.done.get(&(key.epoch, key.participant.clone())).is_some_and(|d| d.contains(key.spurt.0))
     }
 
+    /// Forgets what is done of whoever spoke longest ago and has nothing under way; whether there was one.
+    fn forget_speaker(&mut self) -> bool {
+        let busy: BTreeSet<(Epoch, &ParticipantId)> = self.spurts.keys().map(|k| (k.epoch, &k.participant)).collect();
+        let idle = self.done.iter().filter(|((epoch, who), _)| !busy.contains(&(*epoch, who)));
+        let Some((epoch, who)) = idle.min_by_key(|(_, set)| set.used).map(|(speaker, _)| speaker.clone()) else {
+            return false;
+        };
+        let of = |spurt| SpurtKey { epoch, participant: who.clone(), spurt: SpurtNo(spurt) };
+        let short: Vec<SpurtKey> = self.short.range(of(0)..=of(u32::MAX)).map(|(key, _)| key.clone()).collect();
+        for key in &short {
+            self.short.remove(key);
+        }
+        self.done.remove(&(epoch, who)).is_some()
+    }
+
     fn done_set(&mut self, key: &SpurtKey) -> &mut DoneSet {
-        self.done.entry((key.epoch, key.participant.clone())).or_default()
+        self.uses += 1;
+        let set = self.done.entry((key.epoch, key.participant.clone())).or_default();
+        set.used = self.uses;
+        set
+    }
+
+    /// Rows of all tables.
+    pub fn rows(&self) -> usize {
+        self.spurts.len() + self.done.values().map(|set| set.above.len() + 1).sum::<usize>() + self.short.len()
     }
 }
 

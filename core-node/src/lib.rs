@@ -59,6 +59,8 @@ mod authority_tests;
 #[cfg(test)]
 mod door_tests;
 #[cfg(test)]
+mod dropped_tests;
+#[cfg(test)]
 mod failover_tests;
 #[cfg(test)]
 mod fakes;
@@ -69,8 +71,12 @@ mod keys_tests;
 #[cfg(test)]
 mod leaving_tests;
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod redundancy_tests;
 #[cfg(test)]
 mod residency_tests;
+#[cfg(test)]
+mod soak_tests;
 #[cfg(test)]
 mod tests;

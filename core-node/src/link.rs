@@ -121,6 +121,23 @@ struct Row {
     refused: BTreeSet<ParticipantAlias>,
 }
 
+impl Row {
+    /// From here on `number` means `id`, and nothing else does.
+    fn name(&mut self, number: ParticipantAlias, id: ParticipantId) {
+        self.free(number);
+        if let Some(before) = self.numbers.insert(id.clone(), number) {
+            self.participants.remove(&before);
+        }
+        self.participants.insert(number, id);
+    }
+
+    fn free(&mut self, number: ParticipantAlias) {
+        if let Some(id) = self.participants.remove(&number) {
+            self.numbers.remove(&id);
+        }
+    }
+}
+
 impl Aliases {
     /// No rows yet.
     pub fn new(caps: Caps) -> Self {
@@ -157,7 +174,10 @@ impl Aliases {
         let row = self.meetings.get_mut(&alias).ok_or(BadControl::UnknownAlias(alias.0))?;
         let bad = if id.is_empty() || id.len() > MAX_NAME || name.is_some_and(|n| n.len() > MAX_NAME) {
             Some(BadControl::BadName)
-        } else if !row.participants.contains_key(&number) && row.participants.len() >= cap {
+        } else if row.participants.len() >= cap
+            && !row.participants.contains_key(&number)
+            && !row.numbers.contains_key(id)
+        {
             Some(BadControl::TooManyParticipants(cap))
         } else {
             None
@@ -168,9 +188,24 @@ impl Aliases {
         }
         let id: ParticipantId = id.into();
         row.refused.remove(&number);
-        row.participants.insert(number, id.clone());
-        row.numbers.insert(id.clone(), number);
+        row.name(number, id.clone());
         Ok((row.meeting, id))
+    }
+
+    /// The edge has no more to say of this participant, who has left: the row is free.
+    ///
+    /// # Errors
+    /// The meeting is not open.
+    pub fn forget(&mut self, alias: MeetingAlias, number: ParticipantAlias) -> Result<(), BadControl> {
+        let row = self.meetings.get_mut(&alias).ok_or(BadControl::UnknownAlias(alias.0))?;
+        row.refused.remove(&number);
+        row.free(number);
+        Ok(())
+    }
+
+    /// Rows of all tables.
+    pub fn rows(&self) -> usize {
+        self.meetings.values().map(|row| row.participants.len() + row.refused.len() + 1).sum()
     }
 
     /// The meeting that `alias` means, and its epoch.
@@ -258,6 +293,10 @@ const ACK_DELAY: Duration = Duration::from_millis(50);
 /// How many items' worth of acknowledgements wait at most.
 const ACK_ITEMS: u32 = 10;
 
+/// Spurts of which it is remembered how far they were acknowledged; the one of the oldest meeting makes room. Of one that is
+/// forgotten an acknowledgement may go out twice.
+const MAX_SENT: usize = 16_384;
+
 /// *Durable* acknowledgements on their way out: only the newest of each spurt is sent.
 #[derive(Debug, Default)]
 pub struct Acks {
@@ -319,6 +358,9 @@ impl Acks {
         self.since = None;
         let pending = std::mem::take(&mut self.pending);
         self.sent.extend(pending.iter().map(|(name, upto)| (*name, *upto)));
+        while self.sent.len() > MAX_SENT {
+            self.sent.pop_first();
+        }
         let ack = |((alias, participant, spurt), upto)| ToEdge::Durable { alias, participant, spurt, upto };
         pending.into_iter().map(ack).collect()
     }
@@ -372,6 +414,39 @@ mod tests {
         assert_eq!(acks.handle_timeout(now + ACK_DELAY), []);
         let old = ToLink::Done { meeting: MEETING, key: key(1, 0), items: None };
         assert_eq!(acks.handle(old, &aliases, now), [], "old epoch");
+    }
+
+    #[test]
+    fn a_row_that_is_sent_again_with_another_id_leaves_nothing_behind() {
+        let mut aliases = aliases();
+        for n in 0..1000u16 {
+            aliases.participant(MeetingAlias(7), ParticipantAlias(3), &format!("p-{n}"), None).unwrap();
+            aliases.participant(MeetingAlias(7), ParticipantAlias(4 + n), "bob", None).unwrap();
+        }
+        let row = &aliases.meetings[&MeetingAlias(7)];
+        assert_eq!((row.participants.len(), row.numbers.len()), (2, 2));
+        assert_eq!(aliases.speaker(MeetingAlias(7), ParticipantAlias(3)), Some("p-999".into()));
+        assert_eq!(aliases.speaker(MeetingAlias(7), ParticipantAlias(1003)), Some("bob".into()));
+    }
+
+    #[test]
+    fn whoever_is_forgotten_makes_room_for_the_next() {
+        let mut aliases = aliases();
+        for n in 4..1000 {
+            aliases.participant(MeetingAlias(7), ParticipantAlias(n), &format!("p-{n}"), None).unwrap();
+            aliases.forget(MeetingAlias(7), ParticipantAlias(n)).unwrap();
+        }
+        assert_eq!((aliases.rows(), aliases.speaker(MeetingAlias(7), ParticipantAlias(4))), (2, None));
+        assert_eq!(aliases.forget(MeetingAlias(9), ParticipantAlias(0)), Err(BadControl::UnknownAlias(9)));
+    }
+
+    #[test]
+    fn acknowledgements_of_what_is_never_done_are_not_remembered_for_ever() {
+        let (aliases, now, mut acks) = (aliases(), Instant::now(), Acks::default());
+        for spurt in 0..MAX_SENT as u32 + 100 {
+            acks.handle(ToLink::Durable { meeting: MEETING, key: key(2, spurt), upto: 10 }, &aliases, now);
+        }
+        assert_eq!((acks.sent.len(), acks.pending.len()), (MAX_SENT, 0));
     }
 
     #[test]

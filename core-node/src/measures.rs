@@ -72,6 +72,10 @@ pub const METRICS: &[Metric] = &[
     gauge("nearfield_core_streams", "Transcript streams that are open."),
     counter("nearfield_core_streams_closed_total", "Transcript streams closed before their meeting ended, by reason."),
     gauge("nearfield_core_stress_ratio", "How busy this core is: 1 is full."),
+    gauge(
+        "nearfield_core_table_rows",
+        "Rows of each table that outlives a request, by name; of meetings over all that are live.",
+    ),
     histogram("nearfield_core_takeover_seconds", "How long a takeover took."),
     counter("nearfield_core_takeovers_refused_total", "Takeovers that the authority did not allow."),
     counter("nearfield_core_takeovers_total", "Meetings taken over from another core."),
@@ -84,6 +88,11 @@ pub const METRICS: &[Metric] = &[
     histogram("nearfield_core_transcribe_run_seconds", "How long the engine took for a clip, by kind."),
     histogram("nearfield_core_transcribe_wait_seconds", "How long a final waited for a worker."),
     gauge("nearfield_core_transcribe_waiting_finals", "Finals that wait for a worker."),
+    gauge("nearfield_core_unmet_wishes_meetings", "Live meetings that lack something they were to have, by what."),
     counter("nearfield_core_utterances_silent_total", "Utterances without a word in them."),
+    counter(
+        "nearfield_core_wishes_unmet_total",
+        "Times that a meeting came to lack something it was to have, by what.",
+    ),
     histogram("nearfield_core_word_delay_seconds", "From the end of an utterance to its final text."),
 ];

@@ -5,6 +5,7 @@
 mod claim;
 mod copies;
 mod detour;
+pub mod wishes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +25,10 @@ use mesh::{
         spurt::Item,
     },
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::detour::Detours;
+use self::{detour::Detours, wishes::Wishes};
 use crate::{
     authority::standing::Standing,
     ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
@@ -36,7 +37,7 @@ use crate::{
     lock,
     log::{Log, LogClosed, Pending},
     publish::Publisher,
-    record::{MeetingRecord, Owner, Participant, SLOTS},
+    record::{CoreRole, MeetingRecord, Owner, Participant, SLOTS, Status},
     replicate::{entry::Entry, handle::Replication, sender::Settled, witnesses::Witnesses},
     seat,
     store::{Chunk, Op, SpurtRecord, Store},
@@ -72,6 +73,10 @@ pub enum IntakeError {
     #[error(transparent)]
     Log(#[from] LogClosed),
 }
+
+/// People remembered of one meeting. Beyond it the one who left first makes room; their names stay with their segments. A day's
+/// meeting with a new guest every twenty seconds has fewer.
+pub const MAX_KNOWN: usize = if cfg!(test) { 20 } else { 5000 };
 
 /// Edges that may be connected about one meeting; beyond it the one with the oldest epoch is not answered.
 const MAX_LINKS: usize = 8;
@@ -112,10 +117,14 @@ pub struct Meeting {
     pub replication: Arc<Replication>,
     /// What this core claims of it.
     pub standing: Standing,
+    /// What it was asked to have and has not.
+    pub wishes: Wishes,
     /// Ends its tasks.
     pub stop: CancellationToken,
     heard: mpsc::Sender<Heard>,
     notices: mpsc::Sender<Notice>,
+    /// Where it stands, as soon as the record says so.
+    status: watch::Sender<Status>,
     /// Told when a spurt is done, or its streams' state changed.
     progress: Notify,
     room: Notify,
@@ -162,6 +171,7 @@ impl Meeting {
             store: parts.store,
             log: parts.log,
             witnesses: Mutex::new(Witnesses::of(&parts.record)),
+            status: watch::channel(parts.record.status).0,
             record: Mutex::new(parts.record),
             participants: Mutex::new(participants),
             ingest: Mutex::new(parts.ingest),
@@ -173,6 +183,7 @@ impl Meeting {
             heard_at: Mutex::new(wall()),
             replication: parts.replication,
             standing: parts.standing,
+            wishes: Wishes::default(),
             stop: parts.stop,
             heard: parts.heard,
             notices: parts.notices,
@@ -229,6 +240,10 @@ impl Meeting {
             let mut record = lock(&self.record);
             change(&mut record);
             record.counts = counts;
+            if record.status.ended() || record.serving.role == CoreRole::Moved {
+                record.erase_secrets();
+            }
+            self.status.send_replace(record.status);
             let pending = slot.write(Op::Meeting(Box::new(record.clone())));
             (pending, self.replication.push(|| Entry::Record(Box::new(record.clone()))))
         };
@@ -236,14 +251,33 @@ impl Meeting {
         Ok(number)
     }
 
+    /// Its tables and their rows.
+    pub fn tables(&self) -> [(&'static str, usize); 5] {
+        [
+            ("participants", lock(&self.participants).len()),
+            ("spurts", lock(&self.ingest).rows()),
+            ("turns", lock(&self.turns).len()),
+            ("edge_links", lock(&self.links).len()),
+            ("owners", lock(&self.record).owners.len()),
+        ]
+    }
+
+    /// Returns when it is being left, or has ended.
+    pub async fn leaves(&self) {
+        let mut status = self.status.subscribe();
+        // The sender is here.
+        _ = status.wait_for(|status| *status == Status::Finishing || status.ended()).await;
+    }
+
     /// Stores why an edge was chosen.
     ///
     /// # Errors
     /// The store takes no more writes.
     pub async fn decided(&self, epoch: Epoch, decision: serde_json::Value) -> Result<(), LogClosed> {
-        self.log.write(Op::Placement(self.id, epoch, decision.clone())).await?;
+        let slot = self.log.reserve().await?;
+        let pending = slot.write(Op::Placement(self.id, epoch, decision.clone()));
         self.replication.push(|| Entry::Placement { epoch, decision });
-        Ok(())
+        pending.durable().await.map(|_| ())
     }
 
     /// Tells the supervisor. One that takes nothing in for 10 s is [`Meeting::stuck`]: whoever tells it has other meetings
@@ -471,28 +505,18 @@ impl Meeting {
         name: Option<String>,
         unheard: Option<String>,
     ) -> Result<(), LogClosed> {
-        let row = {
-            let mut participants = lock(&self.participants);
-            let row = participants.entry(id.clone()).or_insert_with(|| Participant {
+        let came = |row: Option<Participant>| {
+            let new = || Participant {
                 id: id.to_string(),
                 name: None,
                 joined_at: timestamp(wall()).to_string(),
                 left_at: None,
                 unheard: None,
-            });
-            row.name = name.or(row.name.take());
-            row.unheard = unheard;
-            row.left_at = None;
-            row.clone()
+            };
+            let row = row.unwrap_or_else(new);
+            Some(Participant { name: name.or_else(|| row.name.clone()), unheard, left_at: None, ..row })
         };
-        self.progress.notify_one();
-        self.keep(row).await
-    }
-
-    async fn keep(&self, row: Participant) -> Result<(), LogClosed> {
-        self.log.write(Op::Participant(self.id, row.clone())).await?;
-        self.replication.push(|| Entry::Participant(row));
-        Ok(())
+        self.change_participant(id, came).await
     }
 
     /// A participant has left, says the edge of `epoch`: one that captures no more does not know who has come back.
@@ -503,15 +527,30 @@ impl Meeting {
         if !lock(&self.record).captures(epoch) {
             return Ok(());
         }
-        let row = lock(&self.participants).get_mut(id).map(|row| {
-            row.left_at = Some(timestamp(wall()).to_string());
-            row.clone()
-        });
+        let left =
+            |row: Option<Participant>| Some(Participant { left_at: Some(timestamp(wall()).to_string()), ..row? });
+        self.change_participant(id, left).await
+    }
+
+    /// Changes a participant's row, here, on disk and at the standby: all of it, or, if it is dropped before there is room in
+    /// the log, nothing.
+    async fn change_participant(
+        &self,
+        id: &ParticipantId,
+        change: impl FnOnce(Option<Participant>) -> Option<Participant>,
+    ) -> Result<(), LogClosed> {
+        let slot = self.log.reserve().await?;
+        let pending = {
+            let mut participants = lock(&self.participants);
+            let Some(row) = change(participants.get(id).cloned()) else { return Ok(()) };
+            let forgotten = if participants.contains_key(id) { None } else { crowded_out(&mut participants) };
+            participants.insert(id.clone(), row.clone());
+            let pending = slot.write(Op::Participant(self.id, row.clone(), forgotten.clone()));
+            self.replication.push(|| Entry::Participant(row, forgotten));
+            pending
+        };
         self.progress.notify_one();
-        match row {
-            Some(row) => self.keep(row).await,
-            None => Ok(()),
-        }
+        pending.durable().await.map(|_| ())
     }
 
     /// Who speaks, as a segment names them.
@@ -695,6 +734,16 @@ impl Meeting {
         self.publisher.set_origin(origin).await;
         Ok(())
     }
+}
+
+/// Takes out who is to make room for another, if somebody is: whoever left first, or came first.
+fn crowded_out(participants: &mut BTreeMap<ParticipantId, Participant>) -> Option<String> {
+    if participants.len() < MAX_KNOWN {
+        return None;
+    }
+    let first = participants.values().min_by_key(|p| (p.left_at.is_none(), &p.left_at, &p.joined_at))?;
+    let first = ParticipantId::from(first.id.as_str());
+    participants.remove(&first).map(|row| row.id)
 }
 
 /// Now, by the wall clock.

@@ -21,6 +21,7 @@ mod review;
 pub mod second;
 mod standby;
 mod supervise;
+mod tables;
 pub mod takeover;
 
 use std::{
@@ -32,6 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use geo::RegionId;
 use mesh::{
     authorize::Denials,
     lease::{self, Grantor, LEASE_MAX},
@@ -39,7 +41,10 @@ use mesh::{
     trace::TraceContext,
     wire::{Epoch, MeetingId, Term},
 };
-use tokio::{sync::mpsc, time::timeout_at};
+use tokio::{
+    sync::mpsc,
+    time::{timeout, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -75,6 +80,8 @@ use crate::{
 const HEARD_QUEUE: usize = 1024;
 /// What edges and the API say and waits for the supervisor; when full, they wait.
 const NOTICE_QUEUE: usize = 64;
+/// Whoever ends a meeting is told how it stands then; its supervisor may have other things to do first.
+const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Bounds and ways of working.
 #[derive(Debug, Clone)]
@@ -121,6 +128,17 @@ pub enum CreateError {
     /// The policy names a place that is not.
     #[error(transparent)]
     Place(#[from] UnknownPlace),
+    /// It is to be near a region that is not.
+    #[error("`{0}` is no region of this mesh")]
+    Prefer(RegionId),
+    /// The engine does not know the language.
+    #[error("`{language}` is no language that this core's engine, {engine}, knows")]
+    Language {
+        /// What was asked for.
+        language: String,
+        /// The engine.
+        engine: String,
+    },
     /// This core may not serve it; that one may.
     #[error("this core is outside the allowed residency")]
     Elsewhere {
@@ -168,6 +186,9 @@ pub enum CreateError {
     /// The store failed.
     #[error(transparent)]
     Log(#[from] LogClosed),
+    /// A fault of this core's; nothing was made.
+    #[error("this core could not make the meeting: an internal error, which its log tells")]
+    Broken,
 }
 
 /// A meeting that was asked for.
@@ -253,11 +274,27 @@ impl Meetings {
         Ok(this)
     }
 
-    /// Makes a meeting, or finds the one that the same request made before.
+    /// Makes a meeting, or finds the one that the same request made before. It is made whole even if this is dropped.
     ///
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(
+        self: &Arc<Self>,
+        spec: Spec,
+        trace: TraceContext,
+        idempotency: Option<(String, String)>,
+    ) -> Result<Created, CreateError> {
+        let this = self.clone();
+        let made = self.whole(async move { this.make(spec, trace, idempotency).await }).await;
+        made.unwrap_or(Err(CreateError::Broken))
+    }
+
+    /// Does `work` to its end, whether or not whoever waits for it stays; `None` if it panics.
+    async fn whole<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.tasks.spawn(work.in_current_span()).await.ok()
+    }
+
+    async fn make(
         self: &Arc<Self>,
         spec: Spec,
         trace: TraceContext,
@@ -275,11 +312,9 @@ impl Meetings {
         let grantors = [(); SLOTS].map(|()| Grantor::new(Term(1)));
         let second = Second::new(record.spec.redundancy > 1);
         let (meeting, start) = self.assemble(record.clone(), vec![], intake, grantors, (vec![], 1), None);
-        self.insert(&meeting, &record)?;
-        if let Err(error) = self.write_down(&meeting, &record).await {
-            lock(&self.live).remove(&record.id);
-            return Err(error);
-        }
+        let place = self.insert(&meeting, &record)?;
+        self.write_down(&meeting, &record).await?;
+        place.keep();
         metrics::counter!("nearfield_core_meetings_created_total").increment(1);
         self.launch(meeting, Lifecycle::new(), second, start);
         Ok(Created { record, existing: false })
@@ -343,11 +378,15 @@ impl Meetings {
         &self.placer
     }
 
-    /// Ends a live meeting: the edge leaves, the words still on their way come out.
+    /// Ends a live meeting: the edge leaves, the words still on their way come out. Returns when its status says so, two
+    /// seconds later at most; it ends even if this is dropped.
     pub async fn stop(&self, id: MeetingId) {
-        if let Some(meeting) = self.live(id) {
+        let Some(meeting) = self.live(id) else { return };
+        let ending = async move {
             meeting.notify(Notice::Stop).await;
-        }
+            _ = timeout(STOP_WAIT, meeting.leaves()).await;
+        };
+        self.whole(ending).await;
     }
 
     /// Takes no new meetings from now on.
@@ -384,6 +423,12 @@ impl Meetings {
             return Err(CreateError::Draining);
         }
         let map = self.placer.model.map();
+        if let Some(unknown) = spec.prefer.iter().find(|region| map.region(region).is_none()) {
+            return Err(CreateError::Prefer(unknown.clone()));
+        }
+        if let Some(language) = spec.language.as_ref().filter(|language| !self.pool.knows(language)) {
+            return Err(CreateError::Language { language: language.clone(), engine: self.pool.engine().into() });
+        }
         let here = self.placer.mesh.identity().region.clone();
         if let Some(regions) = allowed(map, &spec.residency)?
             && !regions.contains(&here)
@@ -399,7 +444,7 @@ impl Meetings {
     }
 
     /// Takes the meeting's place among the live ones, if there is one.
-    fn insert(&self, meeting: &Arc<Meeting>, record: &MeetingRecord) -> Result<(), CreateError> {
+    fn insert(&self, meeting: &Arc<Meeting>, record: &MeetingRecord) -> Result<Place<'_>, CreateError> {
         let mut live = lock(&self.live);
         if let Some(key) = &record.spec.deduplication_key {
             let same = live.values().find(|m| m.record().spec.deduplication_key.as_ref() == Some(key));
@@ -412,7 +457,7 @@ impl Meetings {
         }
         live.insert(record.id, meeting.clone());
         metrics::gauge!("nearfield_core_meetings_live_meetings").set(live.len() as f64);
-        Ok(())
+        Ok(Place { live: &self.live, meeting: Some(record.id) })
     }
 
     /// Whether the authority can be reached: without it no meeting is made or changes hands.
@@ -551,6 +596,27 @@ impl Meetings {
 }
 
 type Live = Mutex<BTreeMap<MeetingId, Arc<Meeting>>>;
+
+/// The place of a meeting that is being made: given back unless it is kept.
+struct Place<'a> {
+    live: &'a Live,
+    meeting: Option<MeetingId>,
+}
+
+impl Place<'_> {
+    /// The meeting is made, and gives it back at its end.
+    fn keep(mut self) {
+        self.meeting = None;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(meeting) = self.meeting {
+            forget_live(self.live, meeting);
+        }
+    }
+}
 
 fn forget_live(live: &Live, id: MeetingId) {
     let mut live = lock(live);

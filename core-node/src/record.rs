@@ -341,6 +341,11 @@ pub struct Participant {
 }
 
 impl MeetingRecord {
+    /// What this core is done with needs no keys to the relay any more: they are not kept longer than the meeting.
+    pub fn erase_secrets(&mut self) {
+        self.spec.source.erase_secrets();
+    }
+
     /// Who captures it now; of two the one that came last.
     pub fn owner(&self) -> Option<&Owner> {
         self.captors().next().map(|(_, owner)| owner).or_else(|| self.owners.get(&self.epoch.0))

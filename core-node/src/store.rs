@@ -199,8 +199,8 @@ pub enum Op {
     Sequence(MeetingId, u64),
     /// A meeting as it now stands.
     Meeting(Box<MeetingRecord>),
-    /// A participant as they now stand.
-    Participant(MeetingId, Participant),
+    /// A participant as they now stand, and the id of one who makes room for them.
+    Participant(MeetingId, Participant, Option<String>),
     /// Why an edge was chosen.
     Placement(MeetingId, Epoch, serde_json::Value),
     /// The words of some spurts are out at the core that serves the meeting.

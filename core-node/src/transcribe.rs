@@ -72,6 +72,11 @@ pub trait Transcriber: Send + Sync {
     /// For logs and metrics: `whisper`, `openai`.
     fn name(&self) -> &str;
 
+    /// Whether it knows a language, by its ISO 639 code; what it says may be too hopeful.
+    fn knows(&self, _language: &str) -> bool {
+        true
+    }
+
     /// The words of `clip`.
     ///
     /// # Errors

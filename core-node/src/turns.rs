@@ -30,6 +30,16 @@ pub struct Turns {
 }
 
 impl Turns {
+    /// Spurts on their way to words.
+    pub fn len(&self) -> usize {
+        self.begun.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.begun.is_empty()
+    }
+
     /// A spurt has come in that begins at `captured`.
     pub fn begin(&mut self, key: &SpurtKey, captured: Micros) {
         if self.begun.insert(key.clone(), captured).is_none() {

@@ -139,7 +139,7 @@ fn entries() -> Vec<Entry> {
     };
     vec![
         Entry::Begin { stream: 1 },
-        Entry::Participant(participant()),
+        Entry::Participant(participant(), None),
         Entry::Finish { spurts: vec![spurt], segment: None, cover: None },
         Entry::Sequence { below: 1024 },
         Entry::Record(Box::new(fuzzing::record())),
@@ -163,7 +163,7 @@ fn rows() -> Vec<Vec<u8>> {
         codec::encode(&fuzzing::chunk()).unwrap(),
     ];
     rows.extend(entries().iter().map(|e| serde_json::to_vec(e).unwrap()));
-    for op in [Op::Meeting(Box::new(fuzzing::record())), Op::Participant(meeting(), participant())] {
+    for op in [Op::Meeting(Box::new(fuzzing::record())), Op::Participant(meeting(), participant(), None)] {
         rows.extend(op.prepare().unwrap().rows().iter().cloned());
     }
     rows

@@ -319,6 +319,7 @@ impl Assignments {
     fn report(&self) {
         let (meetings, capacity) = (self.count() as u32, self.settings.capacity);
         metrics::gauge!("nearfield_edge_meetings").set(f64::from(meetings));
+        metrics::gauge!("nearfield_edge_table_rows", "table" => "meetings").set(f64::from(meetings));
         self.node.publish(|report| {
             report.meetings = meetings;
             report.capacity = capacity;

@@ -165,7 +165,15 @@ impl Links {
     }
 
     fn shared(&self, core: &NodeId) -> (MeetingAlias, mpsc::Sender<Command>) {
+        let members = self.node.members().borrow().clone();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // A core that is gone for good is not dialled for ever: nobody else holds its sender.
+        let is_wanted = |other: &NodeId, shared: &mut Shared| {
+            other == core
+                || shared.commands.strong_count() > 1
+                || members.iter().any(|member| member.identity.node == *other)
+        };
+        open.retain(is_wanted);
         let shared = open.entry(core.clone()).or_insert_with(|| {
             let (commands, rx) = mpsc::channel(COMMANDS);
             let link = task::Link::new(self.node.clone(), self.software.clone(), core.clone(), self.born);
@@ -173,7 +181,9 @@ impl Links {
             Shared { commands, next_alias: 0 }
         });
         shared.next_alias += 1;
-        (MeetingAlias(shared.next_alias), shared.commands.clone())
+        let joined = (MeetingAlias(shared.next_alias), shared.commands.clone());
+        metrics::gauge!("nearfield_edge_table_rows", "table" => "links").set(open.len() as f64);
+        joined
     }
 }
 

@@ -24,6 +24,10 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_edge_beats_missed_total", "Beats that a core had not answered when the next was due."),
     counter("nearfield_edge_link_lost_total", "Links to cores that were lost."),
     counter("nearfield_edge_meeting_panics_total", "Tasks of meetings that panicked."),
+    counter(
+        "nearfield_edge_meeting_participants_forgotten_total",
+        "Participants who had left and made room for others.",
+    ),
     counter("nearfield_edge_meeting_participants_refused_total", "Participants that a meeting had no room for."),
     counter("nearfield_edge_meeting_processes_lost_total", "Processes of meetings that died."),
     counter("nearfield_edge_meeting_unflushed_total", "Meetings that ended with speech that no core had."),
@@ -36,6 +40,7 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_edge_spilled_bytes_total", "Bytes of speech spilled to disk."),
     counter("nearfield_edge_spurts_cut_total", "Talk spurts cut in two because they were too long."),
     counter("nearfield_edge_streams_refused_total", "Streams of cores that were of no use here."),
+    gauge("nearfield_edge_table_rows", "Rows of each table that outlives a meeting, by name."),
     counter("nearfield_edge_turns_total", "Times that a meeting turned to another core, by reason."),
     counter("nearfield_edge_uplink_steps_total", "Steps up and down the ladder of encodings, by the step taken."),
 ];

@@ -29,7 +29,7 @@ use mesh::{
     identity::NodeId,
     mandate::EdgeKey,
     wire::{
-        MeetingAlias, Term,
+        MeetingAlias, ParticipantAlias, SpurtNo, Term,
         control::{CloseReason, EdgeState, ToCore},
         request::{Assignment, Join, Source, VadSettings},
         spurt::Item,
@@ -147,6 +147,9 @@ pub struct Meeting {
     /// That stream is of version 2.
     beats: bool,
     participants: BTreeMap<ParticipantId, Participant>,
+    last_alias: Option<ParticipantAlias>,
+    /// The first spurt of whoever comes next: later than any of those who are forgotten.
+    first_spurt: SpurtNo,
     uplink: Uplink,
     ladder: Ladder,
     next_step: Instant,
@@ -214,6 +217,8 @@ impl Meeting {
             opened: None,
             beats: leased,
             participants: BTreeMap::new(),
+            last_alias: None,
+            first_spurt: SpurtNo::default(),
             state: (EdgeState::Connecting, None),
             phase: Phase::Listening,
             late: false,
@@ -244,6 +249,7 @@ impl Meeting {
             let Record::Participant { participant: alias, id, name } = row else { continue };
             let Ok(id) = ParticipantId::new(id) else { continue };
             let pipeline = Pipeline::new(this.assignment.vad, this.settings.pipeline.clone());
+            this.last_alias = this.last_alias.max(Some(alias));
             this.participants.insert(id, Participant::new(alias, name, pipeline, now));
         }
         for (key, captured, items, end) in spurts {
@@ -274,7 +280,12 @@ impl Meeting {
             Event::Apart => self.apart = true,
             Event::Speech { id, output } => self.handle_speech(&id, output, now),
             Event::Tally { id, totals } => {
-                self.participants.entry(id).and_modify(|p| p.tally = totals);
+                let Some(participant) = self.participants.get_mut(&id) else { return };
+                if totals.packets_in < participant.tally.packets_in {
+                    // The other process had forgotten them in between.
+                    self.totals.keep(std::iter::once(participant.tally), 0);
+                }
+                participant.tally = totals;
             }
         }
     }

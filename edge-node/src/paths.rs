@@ -58,6 +58,21 @@ impl Paths {
         Self { paths: smallvec![Path::new(pipeline)], next: SpurtNo::default() }
     }
 
+    /// Numbers the spurts to come from `next` on, if that is later than they would be.
+    pub fn number_from(&mut self, next: SpurtNo) {
+        self.next = self.next.max(next);
+    }
+
+    /// The number of the next spurt.
+    pub fn next_spurt(&self) -> SpurtNo {
+        self.next
+    }
+
+    /// Whether nothing of what was said is under way in here.
+    pub fn is_idle(&self) -> bool {
+        self.paths.iter().all(|path| path.pipeline.is_idle())
+    }
+
     /// Takes a packet off the socket.
     pub fn handle_packet(&mut self, packet: RtpPacket, now: Instant) {
         let n = self.path_of(packet.source, now);

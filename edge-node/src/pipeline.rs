@@ -162,6 +162,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether nothing of what was said is under way in here.
+    pub fn is_idle(&self) -> bool {
+        !self.spurts.is_open() && self.spurts.is_drained()
+    }
+
     /// Takes a packet off the socket. Its arrival stamps tell the wall clock, too.
     pub fn handle_packet(&mut self, packet: RtpPacket, now: Instant) {
         self.totals.packets_in += 1;

@@ -183,6 +183,11 @@ impl Assembler {
         self.open.is_some()
     }
 
+    /// Whether all output has been polled.
+    pub fn is_drained(&self) -> bool {
+        self.out.is_empty()
+    }
+
     /// The last slots that were not sent, oldest first: at most `count`.
     pub fn kept(&self, count: usize) -> impl Iterator<Item = &Slot> {
         self.kept.range(self.kept.len().saturating_sub(count)..)

@@ -284,6 +284,12 @@ impl Uplink {
         live.filter_map(age).max()
     }
 
+    /// Whether something of `participant` is not done.
+    pub fn holds(&self, participant: ParticipantAlias) -> bool {
+        let of = |spurt| SpurtKey { participant, spurt: SpurtNo(spurt) };
+        self.spurts.range(of(0)..=of(u32::MAX)).next().is_some()
+    }
+
     /// Whether everything handed in is done (or given up).
     pub fn is_empty(&self) -> bool {
         self.spurts.is_empty()

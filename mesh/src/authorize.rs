@@ -59,6 +59,7 @@ pub enum Message {
     Close,
     Confirm,
     HandOver,
+    Forget,
     // From a core, on the same.
     CoreHello,
     CoreBeat,
@@ -166,6 +167,7 @@ const TABLE: &[Row] = {
         inside(Close, Core, Edge, &[Owner, Former]),
         inside(Confirm, Core, Edge, &[Owner, Former]),
         inside(HandOver, Core, Edge, &[Owner, Former]),
+        inside(Forget, Core, Edge, &[Owner, Former]),
         any(CoreHello, Edge, Core, &[Itself]),
         any(CoreBeat, Edge, Core, &[Itself]),
         any(Drain, Edge, Core, &[Itself]),
@@ -292,6 +294,7 @@ impl Message {
             ToCore::Standby { .. } => Self::Confirm,
             ToCore::Late { .. } => Self::Late,
             ToCore::HandOver { .. } => Self::HandOver,
+            ToCore::Forget { .. } => Self::Forget,
         }
     }
 
@@ -341,6 +344,7 @@ impl Message {
             Self::Close => "close",
             Self::Confirm => "confirm",
             Self::HandOver => "hand_over",
+            Self::Forget => "forget",
             Self::CoreHello => "core_hello",
             Self::CoreBeat => "core_beat",
             Self::Drain => "drain",

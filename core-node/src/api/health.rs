@@ -34,7 +34,8 @@ pub(super) async fn ready(State(app): State<App>) -> Result<String, Problem> {
                       over by `DELETE /v1/meetings/{id}?purge=true`, or raise the limit.";
         return unready("store_full", detail);
     }
-    Ok(["ready\n".into()].into_iter().chain(damaged(&app)).collect())
+    let lacking = app.meetings.shortcomings().into_iter().map(|line| format!("degraded: {line}\n"));
+    Ok(["ready\n".into()].into_iter().chain(damaged(&app)).chain(lacking).collect())
 }
 
 /// What of the store cannot be read.

@@ -188,7 +188,8 @@ pub(super) fn parsed<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Pr
 
 async fn show(app: &App, record: MeetingRecord) -> Result<MeetingView, Problem> {
     let participants = app.meetings.count_people(record.id).await?;
-    Ok(MeetingView::new(record, participants, app.mesh.identity()))
+    let unmet = app.meetings.live(record.id).map(|meeting| meeting.wishes.unmet()).unwrap_or_default();
+    Ok(MeetingView::new(record, participants, app.mesh.identity()).lacking(unmet))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

@@ -124,6 +124,8 @@ impl From<CreateError> for Problem {
         let detail = error.to_string();
         match error {
             CreateError::Place(_) => Self::field("unknown_place", "placement.residency", detail),
+            CreateError::Prefer(_) => Self::field("unknown_place", "placement.prefer", detail),
+            CreateError::Language { .. } => Self::field("unknown_language", "transcription.language", detail),
             CreateError::Unreachable(id) => {
                 let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "core_unreachable", detail);
                 problem.0.meeting_id = Some(id);
@@ -147,6 +149,7 @@ impl From<CreateError> for Problem {
             CreateError::Draining => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail),
             CreateError::Authority(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "authority_unavailable", detail),
             CreateError::Log(error) => error.into(),
+            CreateError::Broken => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail),
         }
     }
 }

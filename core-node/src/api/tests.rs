@@ -85,9 +85,9 @@ async fn a_meeting_is_made_shown_and_ended_without_telling_its_secrets() {
     assert_eq!(why["placements"][0]["asked"], "edge-a");
 
     let end = Request::delete(&path).body(Body::empty()).unwrap();
-    assert_eq!(call(&core, end).await.0, StatusCode::ACCEPTED);
-    core.until("finishing", |c| c.meetings.record(assignment.meeting).unwrap().unwrap().status.as_str() == "finishing")
-        .await;
+    let (status, _, ending) = call(&core, end).await;
+    let ending: Value = serde_json::from_str(&ending).unwrap();
+    assert_eq!((status, ending["status"].as_str()), (StatusCode::ACCEPTED, Some("finishing")), "how it stands now");
     let (_, _, list) = call(&core, get_request("/v1/meetings?status=finishing")).await;
     assert_eq!(serde_json::from_str::<Value>(&list).unwrap()["meetings"].as_array().unwrap().len(), 1);
 }
@@ -138,6 +138,18 @@ async fn bad_requests_are_told_what_is_wrong_and_where() {
         (with(|b| b["vad"] = json!({"hangover_ms": "x"})), 422, "invalid_field", Some("vad.hangover_ms")),
         (with(|b| b["source"]["url"] = json!("ftp://x/")), 422, "invalid_field", Some("source.url")),
         (with(|b| b["redundancy"] = json!(3)), 422, "invalid_field", Some("redundancy")),
+        (
+            with(|b| b["placement"] = json!({"prefer": ["eu-central", "atlantis"]})),
+            422,
+            "unknown_place",
+            Some("placement.prefer"),
+        ),
+        (
+            with(|b| b["transcription"] = json!({"language": "xx"})),
+            422,
+            "unknown_language",
+            Some("transcription.language"),
+        ),
         (with(|b| b["redundancy"] = json!("two")), 422, "invalid_field", Some("redundancy")),
         (
             with(|b| {

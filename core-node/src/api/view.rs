@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
+    meeting::wishes::{Unmet, Wish},
     record::{Gap, GapReason, MeetingRecord, Owner, Status},
     transcript::timestamp,
 };
@@ -72,6 +73,25 @@ pub(super) struct MeetingView {
     term: u32,
     /// When nobody captured it, and speech of which there are no words, oldest first.
     gaps: Vec<GapView>,
+    /// What it was asked to have and has not now.
+    unmet: Vec<UnmetView>,
+}
+
+/// Something that a live meeting was asked to have and has not.
+#[derive(Serialize, ToSchema)]
+struct UnmetView {
+    /// `standby`: no core would take it over. `redundancy`: one edge captures it, not two.
+    wish: Wish,
+    /// Since when, RFC 3339.
+    since: String,
+    /// Why, as far as is known.
+    reason: String,
+}
+
+impl From<Unmet> for UnmetView {
+    fn from(unmet: Unmet) -> Self {
+        Self { wish: unmet.wish, since: timestamp(unmet.since).to_string(), reason: unmet.why }
+    }
 }
 
 /// A time in which nobody captured a meeting, or of which there are no words.
@@ -144,7 +164,9 @@ struct TotalsView {
 }
 
 impl MeetingView {
-    pub(super) fn new(record: MeetingRecord, participants: usize, core: &Identity) -> Self {
+    /// As the core `me` knows it.
+    pub(super) fn new(record: MeetingRecord, participants: usize, me: &Identity) -> Self {
+        let (core, region) = served_by(&record, me);
         let mut edges: Vec<OwnerView> = record.captors().map(|(epoch, owner)| OwnerView::new(epoch, owner)).collect();
         edges.sort_by_key(|edge| (edge.slot, edge.epoch));
         let last = || Some(OwnerView::new(record.epoch, record.owners.get(&record.epoch.0)?));
@@ -155,8 +177,8 @@ impl MeetingView {
             owner,
             edges,
             redundancy: record.spec.redundancy,
-            core: core.node.to_string(),
-            region: core.region.to_string(),
+            core,
+            region,
             source_kind: record.spec.source.kind(),
             participants,
             totals: record.edge_totals().into(),
@@ -174,6 +196,7 @@ impl MeetingView {
             standby: record.serving.standby.as_ref().map(ToString::to_string),
             term: record.serving.term.0,
             gaps: record.gaps.iter().map(|gap| GapView::new(record.id, gap)).collect(),
+            unmet: vec![],
             sub_code: record.sub_code,
             detail: record.detail,
             meeting_url: record.spec.meeting_url,
@@ -181,6 +204,20 @@ impl MeetingView {
             deduplication_key: record.spec.deduplication_key,
         }
     }
+
+    /// With what it has not and was asked to have.
+    pub(super) fn lacking(mut self, unmet: Vec<Unmet>) -> Self {
+        self.unmet = unmet.into_iter().map(UnmetView::from).collect();
+        self
+    }
+}
+
+/// The core that makes its words, as far as `me` knows, and that core's region; a standby names the core it stands by for.
+fn served_by(record: &MeetingRecord, me: &Identity) -> (String, String) {
+    let core = record.serving.core(&me.node).unwrap_or_else(|| me.node.clone());
+    let turn = record.cores.iter().rev().find(|turn| turn.core == core);
+    let region = if core == me.node { me.region.clone() } else { turn.map_or(me.region.clone(), |t| t.region.clone()) };
+    (core.to_string(), region.to_string())
 }
 
 impl From<EdgeTotals> for TotalsView {

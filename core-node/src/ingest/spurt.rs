@@ -38,6 +38,8 @@ pub(super) struct Spurt {
 pub(super) struct DoneSet {
     pub(super) below: u32,
     pub(super) above: BTreeSet<u32>,
+    /// When a spurt of it last came or was done, counted in such events.
+    pub(super) used: u64,
 }
 
 /// How long a gap is that nothing precedes: the usual packet.

@@ -223,3 +223,21 @@ fn cut(stream: &Stream, total: u32) -> VecDeque<(u32, Vec<Item>)> {
     });
     pieces.collect()
 }
+
+#[test]
+fn whoever_spoke_longest_ago_makes_room_and_nobody_whose_words_are_awaited() {
+    let mut ingest = Ingest::new(Limits { participants: 3, ..Limits::default() });
+    let of = |who: u32, spurt| SpurtKey { participant: format!("p-{who}").as_str().into(), ..key(spurt) };
+    for who in 0..1000 {
+        open(&mut ingest, &of(who, 0), 0).unwrap();
+        ingest.handle_done(&of(who, 0));
+    }
+    assert_eq!(open(&mut ingest, &of(999, 0), 0), Ok(Opened::Done), "the last ones are remembered");
+    assert!(ingest.rows() <= 7, "{} rows", ingest.rows());
+    for who in [1000, 1001, 1002] {
+        open(&mut ingest, &of(who, 0), 0).unwrap();
+    }
+    assert_eq!(open(&mut ingest, &of(1003, 0), 0), Err(Refusal::TooManyParticipants(3)));
+    ingest.handle_done(&of(1001, 0));
+    assert_eq!(open(&mut ingest, &of(1003, 0), 0), Ok(Opened::Ready { next: 0 }));
+}

@@ -1,6 +1,6 @@
 //! What other nodes ask of a core.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mesh::{
     authorize::{Denied, Message, Relation, Residency, check_role},
@@ -14,8 +14,14 @@ use super::Meetings;
 use crate::record::MeetingRecord;
 
 impl Meetings {
-    /// Answers a request of `from`.
-    pub async fn answer(self: std::sync::Arc<Self>, from: &Identity, request: Request) -> Response {
+    /// Answers a request of `from`. What it asks for is done whole even if this is dropped.
+    pub async fn answer(self: Arc<Self>, from: &Identity, request: Request) -> Response {
+        let (this, from) = (self.clone(), from.clone());
+        let answer = self.whole(async move { this.heed(&from, request).await }).await;
+        answer.unwrap_or_else(|| Response::Refused { reason: "an internal error of this core".into() })
+    }
+
+    async fn heed(self: &Arc<Self>, from: &Identity, request: Request) -> Response {
         let refused = |reason: &str| Response::Refused { reason: reason.into() };
         if let Err(denied) = check_role(Message::of_request(&request, self.me()), Role::Core, from.role) {
             self.denials.note(from, &denied);

@@ -128,6 +128,9 @@ impl Meetings {
         record.serving.role = CoreRole::Moved;
         record.serving.by = to.or(record.serving.by);
         record.serving.standby = self.perhaps_mine(known.id);
+        if record.serving.standby.is_none() {
+            record.erase_secrets();
+        }
         let _ = self.log.write(Op::Meeting(Box::new(record))).await;
         self.standbys.let_go(known.id);
     }

@@ -10,6 +10,16 @@
 //!
 //! An edge that is going away *hands over*: it goes on capturing, and the meeting stays active, while another edge is placed
 //! and joins; only then is the first dismissed.
+//!
+//! **Order.** What an edge says, the end of its placement, what membership finds and what the API asks come by ways of their
+//! own, in any order. An edge may be live before the answer that it takes the meeting has been read: what it says until then
+//! is kept ([`early`]). [`orders`] holds this against all pairs.
+
+mod early;
+#[cfg(test)]
+mod orders;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +28,7 @@ use mesh::wire::{
     control::{CloseReason, EdgeState},
 };
 
+use self::early::{Early, Said};
 use super::leave::RELAY_ENDED;
 use crate::record::Status;
 
@@ -28,7 +39,8 @@ enum Wait {
     Open,
     /// When no edge could be had: try again.
     Retry,
-    /// When the edge was told to leave and has not closed: go on without it, unless it is known to live.
+    /// When the edge was told to leave and has not closed: go on without it, unless it is known to live. Also when the meeting
+    /// was to end while an edge was sought: it is told as soon as it has been found.
     Leave,
     /// When the edge has closed and spurts are still on their streams: end them where they are.
     Flush,
@@ -94,6 +106,7 @@ pub struct Lifecycle {
     homing: Option<Instant>,
     /// An edge is being sought.
     placing: bool,
+    early: Early,
     placements: u32,
     edge_gone: bool,
     undone: usize,
@@ -132,6 +145,7 @@ impl Lifecycle {
             wait: None,
             homing: None,
             placing: false,
+            early: Early::default(),
             placements: 0,
             edge_gone: false,
             undone: 0,
@@ -177,38 +191,63 @@ impl Lifecycle {
         self.leaving.map(|(epoch, _)| epoch)
     }
 
-    /// An edge has taken the meeting under `epoch`.
+    /// Whether an edge is being sought: what it says before it has been found is kept until then.
+    pub fn is_placing(&self) -> bool {
+        self.placing
+    }
+
+    /// An edge has taken the meeting under `epoch`, and may have said more since.
     pub fn handle_assigned(&mut self, epoch: Epoch, now: Instant) {
+        if !self.placing {
+            return;
+        }
         (self.epoch, self.placing) = (epoch, false);
         if self.status == Status::Placing {
             self.status = Status::Connecting;
             self.set_wait(Wait::Open, now);
-        } else if self.leaving.is_some() {
-            self.set_wait(Wait::Open, now);
         } else if self.status == Status::Finishing {
             self.actions.push(Action::Leave);
+            if !self.edge_gone {
+                self.see_off(now);
+            }
+        } else if self.leaving.is_some() {
+            self.set_wait(Wait::Open, now);
+        }
+        for said in self.early.take(epoch) {
+            match said {
+                Said::Opened => self.handle_opened(epoch),
+                Said::State(state, detail) => self.handle_edge_state(epoch, state, detail, now),
+                Said::HandsOver => self.handle_hand_over(epoch, now),
+                Said::Down => self.handle_edge_down(epoch, now),
+                Said::Closed(reason) => self.handle_closed(epoch, reason, now),
+            }
         }
     }
 
-    /// No edge took it. `epoch` is the newest that was tried.
-    pub fn handle_unplaced(&mut self, epoch: Epoch, why: Unplaced, now: Instant) {
-        (self.epoch, self.placing) = (epoch, false);
-        if self.leaving.is_some() && self.status == Status::Active {
-            return self.set_wait(Wait::Retry, now);
-        }
-        if self.status != Status::Placing {
+    /// No edge took it.
+    pub fn handle_unplaced(&mut self, why: Unplaced, now: Instant) {
+        if !std::mem::take(&mut self.placing) {
             return;
         }
-        if why.retry && self.placements < MAX_PLACEMENTS {
-            self.set_wait(Wait::Retry, now);
-        } else {
-            self.fail(why.code, Some(why.detail));
-            self.leave_behind(now);
+        self.early = Early::default();
+        match self.status {
+            Status::Active if self.leaving.is_some() => self.set_wait(Wait::Retry, now),
+            Status::Placing if why.retry && self.placements < MAX_PLACEMENTS => self.set_wait(Wait::Retry, now),
+            Status::Placing => {
+                self.fail(why.code, Some(why.detail));
+                self.leave_behind(now);
+            }
+            // Nobody was told to leave, since nobody was there.
+            Status::Finishing if self.homing.is_none() && !self.edge_gone => self.leave_behind(now),
+            _ => {}
         }
     }
 
     /// The edge is going away and goes on capturing until another does.
     pub fn handle_hand_over(&mut self, epoch: Epoch, now: Instant) {
+        if self.is_early(epoch) {
+            return self.early.keep(epoch, Said::HandsOver);
+        }
         if self.status == Status::Active && epoch == self.epoch && self.leaving.is_none() {
             self.leaving = Some((epoch, now + LEAVING));
             self.succeed(now);
@@ -220,12 +259,16 @@ impl Lifecycle {
         if matches!(self.status, Status::Placing | Status::Connecting | Status::Active) {
             (self.epoch, self.status) = (epoch, Status::Active);
             (self.leaving, self.wait, self.placing, self.placements) = (None, None, false, 0);
+            (self.early, self.failure) = (Early::default(), None);
             self.actions.retain(|action| *action != Action::Place);
         }
     }
 
     /// The edge has opened the meeting here.
     pub fn handle_opened(&mut self, epoch: Epoch) {
+        if self.is_early(epoch) {
+            return self.early.keep(epoch, Said::Opened);
+        }
         match self.wait {
             Some((Wait::Open, _)) if epoch == self.epoch => self.wait = None,
             // It was told when it could not be reached.
@@ -236,9 +279,14 @@ impl Lifecycle {
 
     /// The edge says where it stands.
     pub fn handle_edge_state(&mut self, epoch: Epoch, state: EdgeState, detail: Option<String>, now: Instant) {
+        if self.is_early(epoch) {
+            return self.early.keep(epoch, Said::State(state, detail));
+        }
         if epoch != self.epoch {
             return;
         }
+        // Whoever says so has opened it.
+        self.wait.take_if(|(wait, _)| *wait == Wait::Open);
         match (self.status, state) {
             (Status::Connecting, EdgeState::Live) => {
                 self.status = Status::Active;
@@ -250,29 +298,50 @@ impl Lifecycle {
                     self.actions.push(Action::Dismiss(former));
                 }
             }
-            (Status::Active, EdgeState::Failed(_)) if self.leaving.is_some_and(|(former, _)| former != epoch) => {
-                self.succeed(now);
-            }
-            (Status::Connecting | Status::Active, EdgeState::Failed(cause)) => self.fail(cause.as_str(), detail),
+            (Status::Active, EdgeState::Failed(cause)) => match self.leaving {
+                Some((former, _)) if former != epoch => self.succeed_again(now),
+                // Another is sought already, and may fare better.
+                Some(_) => {}
+                None => self.fail(cause.as_str(), detail),
+            },
+            (Status::Connecting, EdgeState::Failed(cause)) => self.fail(cause.as_str(), detail),
             _ => {}
         }
     }
 
     /// The edge has left, and has sent everything.
     pub fn handle_closed(&mut self, epoch: Epoch, reason: CloseReason, now: Instant) {
-        let early = matches!(reason, CloseReason::Drain | CloseReason::LeaseOver);
-        if self.leaving.take_if(|(former, _)| *former == epoch).is_some() && (early || epoch != self.epoch) {
-            return self.left_early();
+        if self.is_early(epoch) {
+            return self.early.keep(epoch, Said::Closed(reason));
+        }
+        if self.leaving.take_if(|(former, _)| *former == epoch).is_some() {
+            return match reason {
+                // There is nothing for its successor to join.
+                CloseReason::Ended => self.relay_ended(epoch, now),
+                _ => self.left_early(),
+            };
+        }
+        // One that was given up before it could say so has seen the relay end: nobody else gets in.
+        let late = match self.status {
+            Status::Placing => epoch <= self.epoch,
+            Status::Connecting => epoch < self.epoch,
+            _ => false,
+        };
+        if late && reason == CloseReason::Ended {
+            return self.handle_leave(RELAY_ENDED, now);
         }
         if epoch != self.epoch || self.edge_gone || self.status.ended() {
             return;
         }
         match (self.status, reason) {
+            // The one it was to relieve goes on; who failed has been succeeded already.
+            (Status::Active, _) if self.leaving.is_some() => self.succeed_again(now),
             (Status::Connecting | Status::Active, CloseReason::Drain | CloseReason::LeaseOver) => self.place_again(now),
             (Status::Placing, _) => {}
             (_, reason) => {
                 match reason {
-                    CloseReason::Failed if self.failure.is_none() => self.fail("source_failed", None),
+                    // Of one that was to be left it is no failure that it was.
+                    CloseReason::Failed if self.left.is_none() => self.fail("source_failed", None),
                     CloseReason::Ended => _ = self.left.get_or_insert(RELAY_ENDED),
                     _ => {}
                 }
@@ -283,10 +352,19 @@ impl Lifecycle {
         }
     }
 
-    /// The owning edge is held to be dead.
-    pub fn handle_edge_down(&mut self, now: Instant) {
+    /// The edge of `epoch` is held to be dead.
+    pub fn handle_edge_down(&mut self, epoch: Epoch, now: Instant) {
+        if self.is_early(epoch) {
+            return self.early.keep(epoch, Said::Down);
+        }
+        if self.leaving.take_if(|(former, _)| *former == epoch).is_some() {
+            return self.left_early();
+        }
+        if epoch != self.epoch {
+            return;
+        }
         match self.status {
-            Status::Active if self.leaving.is_some_and(|(former, _)| former != self.epoch) => self.succeed(now),
+            Status::Active if self.leaving.is_some() => self.succeed_again(now),
             Status::Connecting | Status::Active => self.place_again(now),
             Status::Finishing if !self.edge_gone => self.leave_behind(now),
             _ => {}
@@ -310,7 +388,15 @@ impl Lifecycle {
 
     /// The meeting is to end.
     pub fn handle_stop(&mut self, now: Instant) {
+        let begun = self.actions.len();
+        self.actions.retain(|action| *action != Action::Place);
+        self.placing &= self.actions.len() == begun;
         match self.status {
+            // Whoever is asked just now is to be told.
+            Status::Placing if self.placing => {
+                self.finishing();
+                self.set_wait(Wait::Leave, now);
+            }
             Status::Placing => self.leave_behind(now),
             Status::Connecting | Status::Active => {
                 self.finishing();
@@ -345,7 +431,9 @@ impl Lifecycle {
         }
         self.wait = None;
         match wait {
-            Wait::Open | Wait::Retry if self.status == Status::Active && self.leaving.is_some() => self.succeed(now),
+            Wait::Open | Wait::Retry if self.status == Status::Active && self.leaving.is_some() => {
+                self.succeed_again(now)
+            }
             Wait::Open => self.place_again(now),
             Wait::Retry => self.place(),
             Wait::Leave => self.leave_behind(now),
@@ -391,15 +479,49 @@ impl Lifecycle {
         self.actions.push(Action::Place);
     }
 
-    /// The edge has left before its successor was live.
-    fn left_early(&mut self) {
-        if self.status == Status::Active {
-            let sought = self.placing || matches!(self.wait, Some((Wait::Retry, _)));
-            self.status = if sought { Status::Placing } else { Status::Connecting };
+    /// The successor did not come or did not last, and nothing more is heard of it: the next is placed, unless it is already.
+    fn succeed_again(&mut self, now: Instant) {
+        if let Some((former, _)) = self.leaving {
+            self.epoch = former;
+        }
+        if !self.is_sought() {
+            self.succeed(now);
         }
     }
 
+    /// Whether an edge is being sought, or is to be.
+    fn is_sought(&self) -> bool {
+        self.placing || matches!(self.wait, Some((Wait::Retry, _)))
+    }
+
+    /// The edge has left before its successor was live.
+    fn left_early(&mut self) {
+        if self.status == Status::Active {
+            self.status = if self.is_sought() { Status::Placing } else { Status::Connecting };
+        }
+    }
+
+    /// The edge that hands over says that the meeting is over; so its successor, if there is one, has nothing to do.
+    fn relay_ended(&mut self, former: Epoch, now: Instant) {
+        self.left.get_or_insert(RELAY_ENDED);
+        self.finishing();
+        if self.epoch != former {
+            self.actions.push(Action::Leave);
+            self.see_off(now);
+        } else {
+            self.edge_gone = true;
+            self.set_wait(Wait::Flush, now);
+        }
+    }
+
+    /// Whether `epoch` is, or may be, of the edge that is being sought.
+    fn is_early(&self, epoch: Epoch) -> bool {
+        self.placing && epoch > self.epoch
+    }
+
     fn place_again(&mut self, now: Instant) {
+        // The next edge finds out for itself.
+        self.failure = None;
         if self.placements >= MAX_PLACEMENTS {
             self.fail("no_edge", Some(format!("{MAX_PLACEMENTS} edges in a row did not get in")));
             self.leave_behind(now);
@@ -446,207 +568,5 @@ impl Lifecycle {
 impl Default for Lifecycle {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-    use mesh::wire::cause::Cause;
-
-    use super::*;
-
-    fn actions(l: &mut Lifecycle) -> Vec<Action> {
-        std::iter::from_fn(|| l.poll_action()).collect()
-    }
-
-    fn active(now: Instant) -> Lifecycle {
-        let mut l = Lifecycle::new();
-        assert_eq!(actions(&mut l), [Action::Place]);
-        l.handle_assigned(Epoch(1), now);
-        assert_eq!(l.status(), Status::Connecting);
-        l.handle_opened(Epoch(1));
-        assert_eq!(l.poll_timeout(), None);
-        l.handle_edge_state(Epoch(1), EdgeState::Live, None, now);
-        assert_eq!(l.status(), Status::Active);
-        l
-    }
-
-    #[test]
-    fn a_meeting_is_done_when_the_edge_has_left_and_all_words_are_out() {
-        let now = Instant::now();
-        let mut l = active(now);
-        l.handle_backlog(3, 1, now);
-        l.handle_stop(now);
-        assert_eq!(actions(&mut l), [Action::Leave]);
-        l.handle_backlog(0, 0, now);
-        assert_eq!(l.status(), Status::Finishing, "the edge may still be flushing");
-        l.handle_backlog(2, 1, now);
-        l.handle_closed(Epoch(1), CloseReason::Asked, now);
-        l.handle_backlog(1, 0, now);
-        assert_eq!(l.status(), Status::Finishing);
-        l.handle_backlog(0, 0, now);
-        assert_eq!((l.status(), l.poll_timeout()), (Status::Done, None));
-    }
-
-    #[test]
-    fn an_edge_that_lives_but_cannot_be_reached_is_waited_for_but_not_for_ever() {
-        let now = Instant::now();
-        let mut l = active(now);
-        l.handle_stop(now);
-        let mut waited = Duration::ZERO;
-        while l.status() == Status::Finishing {
-            waited = l.poll_timeout().unwrap() - now;
-            l.handle_edge_alive(now + waited);
-            l.handle_timeout(now + waited);
-        }
-        assert!((HOMING..HOMING + Duration::from_secs(10)).contains(&waited), "{waited:?}");
-        let mut back = active(now);
-        back.handle_stop(now);
-        assert_eq!(actions(&mut back), [Action::Leave]);
-        back.handle_opened(Epoch(1));
-        assert_eq!(actions(&mut back), [Action::Leave], "it may not have heard of it");
-        let mut dead = active(now);
-        dead.handle_stop(now);
-        dead.handle_timeout(now + Duration::from_secs(10));
-        assert_eq!(dead.status(), Status::Done);
-    }
-
-    #[test]
-    fn an_edge_that_dies_or_drains_is_replaced_until_too_many_have_failed() {
-        let now = Instant::now();
-        let mut l = active(now);
-        l.handle_edge_down(now);
-        assert_eq!(actions(&mut l), [Action::Place]);
-        l.handle_assigned(Epoch(2), now);
-        l.handle_edge_state(Epoch(1), EdgeState::Live, None, now);
-        assert_eq!(l.status(), Status::Connecting, "that was the old edge");
-        l.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
-        l.handle_closed(Epoch(2), CloseReason::Drain, now);
-        assert_eq!((l.status(), actions(&mut l)), (Status::Placing, vec![Action::Place]));
-        let mut now = now;
-        for epoch in 3..7 {
-            l.handle_assigned(Epoch(epoch), now);
-            now += Duration::from_secs(16);
-            l.handle_timeout(now);
-        }
-        l.handle_assigned(Epoch(7), now);
-        l.handle_timeout(now + Duration::from_secs(16));
-        assert_eq!(l.status(), Status::Failed);
-        assert_eq!(l.failure().map(|f| f.0.as_str()), Some("no_edge"));
-    }
-
-    #[test]
-    fn a_relay_that_cannot_be_joined_fails_the_meeting_after_its_last_word() {
-        let now = Instant::now();
-        let mut l = active(now);
-        l.handle_backlog(1, 1, now);
-        l.handle_edge_state(Epoch(1), EdgeState::Failed(Cause::AccessDenied), Some("wrong PIN".into()), now);
-        l.handle_closed(Epoch(1), CloseReason::Failed, now);
-        assert_eq!(l.status(), Status::Finishing);
-        l.handle_timeout(now + Duration::from_secs(6));
-        assert_eq!(actions(&mut l), [Action::Seal]);
-        l.handle_backlog(0, 0, now);
-        assert_eq!(l.status(), Status::Failed);
-        assert_eq!(l.failure(), Some(&("access_denied".into(), Some("wrong PIN".into()))));
-    }
-
-    #[test]
-    fn placing_is_tried_again_only_where_that_can_help() {
-        let now = Instant::now();
-        let why = |retry| Unplaced { code: "no_edge", detail: "none".into(), retry };
-        let mut l = Lifecycle::new();
-        l.handle_unplaced(Epoch(0), why(true), now);
-        l.handle_timeout(now + Duration::from_secs(3));
-        assert_eq!(actions(&mut l), [Action::Place, Action::Place]);
-        l.handle_unplaced(Epoch(1), why(false), now);
-        assert_eq!(l.status(), Status::Failed);
-    }
-
-    #[test]
-    fn words_that_never_come_are_given_up_at_their_deadline() {
-        let now = Instant::now();
-        let mut l = active(now);
-        l.handle_backlog(1, 0, now);
-        l.handle_closed(Epoch(1), CloseReason::Ended, now);
-        l.handle_timeout(now + Duration::from_secs(5));
-        l.handle_timeout(now + Duration::from_secs(606));
-        assert_eq!(l.status(), Status::Failed);
-    }
-
-    fn handing_over(now: Instant) -> Lifecycle {
-        let mut l = active(now);
-        l.handle_hand_over(Epoch(1), now);
-        l.handle_hand_over(Epoch(1), now);
-        assert_eq!((l.status(), l.capturing(), actions(&mut l)), (Status::Active, Some(Epoch(1)), vec![Action::Place]));
-        l
-    }
-
-    #[test]
-    fn an_edge_that_hands_over_is_dismissed_when_its_successor_is_live() {
-        let now = Instant::now();
-        let mut l = handing_over(now);
-        l.handle_assigned(Epoch(2), now);
-        l.handle_opened(Epoch(2));
-        assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(1)), vec![]));
-        l.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
-        assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(2)), vec![Action::Dismiss(Epoch(1))]));
-        l.handle_closed(Epoch(1), CloseReason::Drain, now);
-        assert_eq!((l.status(), l.poll_timeout(), actions(&mut l)), (Status::Active, None, vec![]));
-    }
-
-    #[test]
-    fn a_successor_that_fails_is_succeeded_while_the_first_goes_on() {
-        let now = Instant::now();
-        let mut l = handing_over(now);
-        l.handle_unplaced(Epoch(2), Unplaced { code: "no_edge", detail: "none".into(), retry: true }, now);
-        l.handle_timeout(now + Duration::from_secs(3));
-        l.handle_assigned(Epoch(3), now);
-        l.handle_edge_state(Epoch(3), EdgeState::Failed(Cause::MediaLost), None, now);
-        assert_eq!((l.status(), l.capturing()), (Status::Active, Some(Epoch(1))));
-        assert_eq!(actions(&mut l), [Action::Place, Action::Place]);
-        l.handle_assigned(Epoch(4), now);
-        l.handle_edge_down(now);
-        assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(1)), vec![Action::Place]));
-    }
-
-    #[test]
-    fn an_edge_that_leaves_before_its_successor_is_live_leaves_the_meeting_without_one() {
-        let now = Instant::now();
-        let mut early = handing_over(now);
-        early.handle_closed(Epoch(1), CloseReason::Drain, now);
-        assert_eq!((early.status(), early.capturing()), (Status::Placing, None));
-        let mut joining = handing_over(now);
-        joining.handle_assigned(Epoch(2), now);
-        joining.handle_closed(Epoch(1), CloseReason::Drain, now);
-        assert_eq!(joining.status(), Status::Connecting);
-        joining.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
-        assert_eq!(joining.status(), Status::Active);
-        let mut silent = handing_over(now);
-        silent.handle_assigned(Epoch(2), now);
-        silent.handle_opened(Epoch(2));
-        silent.handle_timeout(now + LEAVING);
-        assert_eq!((silent.status(), silent.leaving()), (Status::Connecting, None));
-    }
-
-    #[test]
-    fn a_meeting_that_ends_during_a_hand_over_is_left_by_both() {
-        let now = Instant::now();
-        let mut l = handing_over(now);
-        l.handle_assigned(Epoch(2), now);
-        l.handle_stop(now);
-        assert_eq!(actions(&mut l), [Action::Dismiss(Epoch(1)), Action::Leave]);
-    }
-
-    #[test]
-    fn after_a_restart_the_edge_is_given_time_to_come_back() {
-        let now = Instant::now();
-        let mut l = Lifecycle::resumed(Status::Active, Epoch(4), None, 0, now);
-        l.handle_opened(Epoch(4));
-        assert_eq!((l.status(), l.poll_timeout()), (Status::Active, None));
-        let mut lost = Lifecycle::resumed(Status::Active, Epoch(4), None, 0, now);
-        lost.handle_timeout(now + Duration::from_secs(15));
-        assert_eq!(actions(&mut lost), [Action::Place]);
     }
 }

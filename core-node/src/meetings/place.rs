@@ -148,6 +148,12 @@ impl Placer {
         lock(&self.memory).handle_silent(edge, report, Instant::now());
     }
 
+    /// Rows of what is remembered of edges and relays.
+    pub(super) fn tables(&self) -> [(&'static str, usize); 3] {
+        let (relays, silent) = lock(&self.memory).sizes();
+        [("measured_relays", relays), ("silent_edges", silent), ("assigned_edges", lock(&self.ramp).len())]
+    }
+
     async fn assign(
         &self,
         meeting: &Meeting,

@@ -20,7 +20,7 @@ use super::Meetings;
 use crate::{
     link::ToLink,
     log::LogClosed,
-    meeting::{Meeting, wall},
+    meeting::{Meeting, wall, wishes::Wish},
     record::{CoreRole, MeetingRecord},
     replicate::{
         choose::{Avoided, fit, ranked},
@@ -40,6 +40,8 @@ pub(super) struct Pairing {
     regions: Option<BTreeSet<RegionId>>,
     members: watch::Receiver<Arc<Vec<Member>>>,
     avoided: Avoided,
+    /// What the last core said that would not be the standby.
+    refusal: Option<String>,
     answer: Option<Answer>,
     persisting: Option<Persisting>,
 }
@@ -47,7 +49,16 @@ pub(super) struct Pairing {
 impl Pairing {
     pub(super) fn new(meetings: Arc<Meetings>, meeting: Arc<Meeting>, regions: Option<BTreeSet<RegionId>>) -> Self {
         let members = meetings.placer.mesh.members();
-        Self { meetings, meeting, regions, members, avoided: Avoided::default(), answer: None, persisting: None }
+        Self {
+            meetings,
+            meeting,
+            regions,
+            members,
+            avoided: Avoided::default(),
+            refusal: None,
+            answer: None,
+            persisting: None,
+        }
     }
 
     /// Runs until `stop` fires, the meeting has ended or moved, or the store fails.
@@ -84,6 +95,9 @@ impl Pairing {
                 }
                 answer = finished(&mut self.answer) => {
                     self.answer = None;
+                    if let Some(Response::Refused { reason }) = &answer {
+                        self.refusal = Some(reason.clone());
+                    }
                     self.meeting.replication.with(|m, now| m.handle_answer(answer, now));
                 }
                 () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
@@ -106,6 +120,9 @@ impl Pairing {
     /// Chooses a standby if there is none. The order of their merit is asked of those that speak version 2.
     async fn choose(&mut self) {
         let wanted = self.meetings.settings.failover.standby && !self.meeting.record().status.ended();
+        if !wanted || self.meeting.replication.see(|m| m.binding().is_some()) {
+            self.meeting.wishes.handle_met(Wish::Standby);
+        }
         if !wanted || !self.meeting.replication.see(Replicator::wants_standby) {
             return;
         }
@@ -115,7 +132,13 @@ impl Pairing {
         let rtt = |other: &mesh::identity::Identity| {
             placer.mesh.rtt(&other.node).or_else(|| placer.model.estimate(&me.region, &other.region).map(|l| l.rtt))
         };
-        for core in ranked(&members, me, self.regions.as_ref(), rtt) {
+        let cores = ranked(&members, me, self.regions.as_ref(), rtt);
+        let why = match &self.refusal {
+            _ if cores.is_empty() => "no other core that may hold it is there".to_owned(),
+            Some(refusal) => format!("the others are passed over for a while; the last said: {refusal}"),
+            None => "the others did not answer in time".to_owned(),
+        };
+        for core in cores {
             if self.avoided.contains(&core, Instant::now()) {
                 continue;
             }
@@ -127,6 +150,7 @@ impl Pairing {
             }
             self.avoided.add(core, Instant::now());
         }
+        self.meeting.wishes.handle_unmet(Wish::Standby, why, wall());
     }
 
     /// False when nothing more is to be done.

@@ -71,6 +71,11 @@ impl Reservations {
         }
     }
 
+    /// How many keys are taken.
+    pub(super) fn rows(&self) -> usize {
+        self.own.len() + self.promised.len()
+    }
+
     /// The meeting that is being made under it here.
     pub(super) fn own(&self, key: &KeyDigest) -> Option<MeetingId> {
         self.own.get(key).copied()

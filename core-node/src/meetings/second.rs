@@ -26,6 +26,15 @@ pub struct Second {
     slot: u8,
     state: State,
     failures: u32,
+    /// The newest edge that was live, or lost, before its placement was known to have come off.
+    early: Option<Early>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Early {
+    epoch: Epoch,
+    live: bool,
+    lost: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +48,7 @@ enum State {
 impl Second {
     /// None yet; never one if it is not `wanted`.
     pub fn new(wanted: bool) -> Self {
-        Self { wanted, slot: 1, state: State::Absent { until: None }, failures: 0 }
+        Self { wanted, slot: 1, state: State::Absent { until: None }, failures: 0, early: None }
     }
 
     /// As it was before this core started: the edge of `epoch`, in `slot`, is expected back.
@@ -79,9 +88,16 @@ impl Second {
         due
     }
 
-    /// An edge has taken the slot.
+    /// An edge has taken the slot, and may be live or lost since.
     pub fn handle_assigned(&mut self, epoch: Epoch, now: Instant) {
         self.state = State::Joining { epoch, until: now + JOIN };
+        let Some(early) = self.early.take().filter(|early| early.epoch == epoch) else { return };
+        if early.live {
+            self.handle_live(epoch);
+        }
+        if early.lost {
+            self.handle_lost(epoch, now);
+        }
     }
 
     /// None did.
@@ -94,6 +110,8 @@ impl Second {
         if self.epoch() == Some(epoch) {
             self.state = State::Live(epoch);
             self.failures = 0;
+        } else {
+            self.note_early(Early { epoch, live: true, lost: false });
         }
     }
 
@@ -103,6 +121,8 @@ impl Second {
             self.state = State::Absent { until: None };
         } else if self.epoch() == Some(epoch) {
             self.pause(now);
+        } else {
+            self.note_early(Early { epoch, live: false, lost: true });
         }
     }
 
@@ -134,6 +154,16 @@ impl Second {
     /// The meeting ends: no other is sought.
     pub fn stop(&mut self) {
         self.wanted = false;
+    }
+
+    fn note_early(&mut self, said: Early) {
+        self.early = match self.early {
+            Some(newest) if newest.epoch > said.epoch => Some(newest),
+            Some(same) if same.epoch == said.epoch => {
+                Some(Early { live: same.live || said.live, lost: same.lost || said.lost, ..said })
+            }
+            _ => Some(said),
+        };
     }
 
     fn pause(&mut self, now: Instant) {
@@ -181,6 +211,30 @@ mod tests {
         second.handle_assigned(Epoch(7), at);
         assert_eq!(second.handle_timeout(at), None);
         assert_eq!(second.handle_timeout(at + JOIN), Some(Epoch(7)));
+    }
+
+    #[test]
+    fn one_that_is_live_or_lost_before_its_placement_is_known_is_so_after_it() {
+        let now = Instant::now();
+        let placing = || {
+            let mut second = Second::new(true);
+            assert!(second.poll_place(now));
+            second
+        };
+        let mut live = placing();
+        live.handle_live(Epoch(2));
+        live.handle_assigned(Epoch(2), now);
+        assert_eq!((live.live(), live.poll_timeout()), (Some(Epoch(2)), None));
+        let mut lost = placing();
+        lost.handle_live(Epoch(2));
+        lost.handle_lost(Epoch(2), now);
+        lost.handle_assigned(Epoch(2), now);
+        assert!(lost.epoch().is_none() && lost.poll_place(now), "the next is sought at once");
+        let mut another = placing();
+        another.handle_lost(Epoch(2), now);
+        another.handle_live(Epoch(1));
+        another.handle_assigned(Epoch(3), now);
+        assert_eq!(another.epoch(), Some(Epoch(3)));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Meetings of which this core is the standby: what is shipped to it goes to the store and is not live.
 
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+mod table;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use mesh::{
@@ -14,6 +18,7 @@ use mesh::{
     },
 };
 
+use self::table::Table;
 use super::Meetings;
 use crate::{
     lock,
@@ -28,42 +33,46 @@ use crate::{
     store::Op,
 };
 
-/// The streams that come in, one for each meeting. At most as many as the core may have meetings live.
+/// What comes in of meetings that other cores serve. At most as many streams as the core may have meetings live.
 #[derive(Default)]
-pub(super) struct Standbys {
-    receivers: Mutex<BTreeMap<MeetingId, Arc<tokio::sync::Mutex<Receiver>>>>,
-    /// Meetings that may be orphaned one day.
-    held: Mutex<BTreeSet<MeetingId>>,
-}
+pub(super) struct Standbys(Mutex<Table>);
 
 impl Standbys {
     pub(super) fn receiver(&self, meeting: MeetingId, room: usize) -> Option<Arc<tokio::sync::Mutex<Receiver>>> {
-        let mut receivers = lock(&self.receivers);
-        if !receivers.contains_key(&meeting) && receivers.len() >= room {
-            return None;
-        }
-        let receiver = receivers.entry(meeting).or_default().clone();
-        metrics::gauge!("nearfield_core_standby_meetings").set(receivers.len() as f64);
-        Some(receiver)
+        self.change(|table, now| table.receiver(meeting, room, now))
     }
 
     pub(super) fn forget(&self, meeting: MeetingId) {
-        lock(&self.receivers).remove(&meeting);
-        lock(&self.held).remove(&meeting);
+        self.change(|table, _| table.forget(meeting));
     }
 
     /// This core is the standby of `meeting`.
     pub(super) fn hold(&self, meeting: MeetingId) {
-        lock(&self.held).insert(meeting);
+        self.change(|table, now| table.hold(meeting, now));
     }
 
     /// It is not, or the meeting has ended.
     pub(super) fn let_go(&self, meeting: MeetingId) {
-        lock(&self.held).remove(&meeting);
+        self.change(|table, now| table.let_go(meeting, now));
     }
 
+    /// The meetings that may be orphaned one day.
     pub(super) fn held(&self) -> Vec<MeetingId> {
-        lock(&self.held).iter().copied().collect()
+        self.change(|table, now| {
+            table.sweep(now);
+            table.held()
+        })
+    }
+
+    pub(super) fn tables(&self) -> [(&'static str, usize); 2] {
+        self.change(|table, _| [("standby_streams", table.streams()), ("standby_meetings", table.held().len())])
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Table, Instant) -> T) -> T {
+        let mut table = lock(&self.0);
+        let changed = change(&mut table, Instant::now());
+        metrics::gauge!("nearfield_core_standby_meetings").set(table.streams() as f64);
+        changed
     }
 }
 
@@ -140,17 +149,21 @@ impl Meetings {
         entries: Vec<Entry>,
     ) -> Result<(), String> {
         let (id, term, stream) = (replica.meeting, replica.term, replica.stream);
-        let mut pending = vec![];
+        let (mut pending, mut over) = (vec![], false);
         for entry in entries {
             let closed = |LogClosed| LogClosed.to_string();
             let op = match entry {
-                Entry::Dropped => self.dropped(from, id, term, stream)?,
+                Entry::Dropped => {
+                    over = true;
+                    self.dropped(from, id, term, stream)?
+                }
                 Entry::Record(record) if !self.may_hold(&record) => {
                     return Err("this core is outside the allowed residency".into());
                 }
                 entry => {
                     if let Entry::Record(record) = &entry {
                         self.admit_record(from, known, replica, record).map_err(|denied| denied.to_string())?;
+                        over = record.status.ended();
                         self.standbys.hold(id);
                     }
                     op(id, entry, &from.node, term, stream)
@@ -163,6 +176,9 @@ impl Meetings {
         for write in pending {
             write.durable().await.map_err(|e| e.to_string())?;
         }
+        if over {
+            self.standbys.let_go(id);
+        }
         Ok(())
     }
 
@@ -172,6 +188,9 @@ impl Meetings {
         Ok(record.map(|mut record| {
             record.serving =
                 Serving { standby: self.perhaps_mine(id), ..Serving::moved(from.node.clone(), term, stream) };
+            if record.serving.standby.is_none() {
+                record.erase_secrets();
+            }
             Op::Meeting(Box::new(record))
         }))
     }

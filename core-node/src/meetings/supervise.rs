@@ -3,6 +3,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod gaps;
+mod placing;
+
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -12,7 +15,6 @@ use std::{
 };
 
 use mesh::{
-    clock::Micros,
     node::Member,
     wire::{
         Epoch,
@@ -35,9 +37,8 @@ use super::{
 use crate::{
     link::ToLink,
     log::LogClosed,
-    meeting::{Meeting, Notice, wall},
+    meeting::{Meeting, Notice, wall, wishes::Wish},
     record::{Gap, GapReason, Owner, Status},
-    replicate::sender::Replicator,
 };
 
 /// How long an edge that lost its lease has to bring the rest of what it was sending, before that ends where it is. What
@@ -58,12 +59,16 @@ pub(super) struct Supervisor {
     lifecycle: Lifecycle,
     second: Second,
     leave: Leave,
-    /// The epochs whose edges capture.
+    /// The epochs whose edges capture, among them one that is not known yet to have taken the meeting.
     live: BTreeSet<Epoch>,
+    /// This edge wants to be relieved, which waits until it is known and captures.
+    leaves: Option<Epoch>,
     placer: Arc<Placer>,
     wanted: Wanted,
     /// One at a time: epochs are counted on from the newest.
     placing: Option<(Which, Placing)>,
+    /// The newest epoch that was tried.
+    tried: Epoch,
     /// The first edge is to be placed as soon as the second is.
     place_next: bool,
     /// The first edge has left; the second has not yet.
@@ -94,9 +99,11 @@ impl Supervisor {
             second,
             leave,
             live: BTreeSet::new(),
+            leaves: None,
             placer,
             wanted,
             placing: None,
+            tried: record.epoch,
             place_next: false,
             closed: None,
             members,
@@ -112,15 +119,19 @@ impl Supervisor {
             let (undone, open) = self.meeting.backlog();
             self.lifecycle.handle_backlog(undone, open, Instant::now());
             self.leave_if_due(Instant::now());
-            if self.act().await.is_err() || self.lifecycle.status().ended() {
+            if self.act().await.is_err() {
                 return;
+            }
+            if self.lifecycle.status().ended() {
+                return self.withdraw().await;
             }
             let timeouts = [self.lifecycle.poll_timeout(), self.second.poll_timeout(), self.leave_timeout()];
             let timeout = timeouts.into_iter().flatten().min();
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(notice) = notices.recv() => {
-                    if self.note_gap(&notice).await.is_err() || self.handle_notice(notice).await.is_err() {
+                    self.note_gap(&notice);
+                    if self.handle_notice(notice).await.is_err() {
                         return;
                     }
                 }
@@ -145,60 +156,6 @@ impl Supervisor {
         }
     }
 
-    /// Gaps begin when the last edge that captures, or its relay, is lost, and end when one is live again.
-    async fn note_gap(&mut self, notice: &Notice) -> Result<(), LogClosed> {
-        match notice {
-            Notice::State(epoch, EdgeState::Live, _) if self.is_ours(*epoch) => {
-                self.live.insert(*epoch);
-                self.end_gap().await?;
-            }
-            Notice::State(epoch, EdgeState::Reconnecting, _) => self.note_lost(*epoch, GapReason::RelayLost, wall()),
-            Notice::Closed(epoch, CloseReason::Drain) => self.note_lost(*epoch, GapReason::EdgeLeft, wall()),
-            Notice::Closed(epoch, CloseReason::LeaseOver) | Notice::Late(epoch) => {
-                self.note_lost(*epoch, GapReason::EdgeLost, self.meeting.heard_at());
-            }
-            Notice::State(epoch, EdgeState::Failed(_), _) | Notice::Closed(epoch, _) => {
-                self.live.remove(epoch);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Whether `epoch` is of an edge that is to capture now.
-    fn is_ours(&self, epoch: Epoch) -> bool {
-        [Some(self.lifecycle.epoch()), self.lifecycle.leaving(), self.second.epoch()].contains(&Some(epoch))
-    }
-
-    /// The edge of `epoch` captures no more: a gap, unless another does.
-    fn note_lost(&mut self, epoch: Epoch, reason: GapReason, from: Micros) {
-        let was_ours = self.is_ours(epoch);
-        self.live.remove(&epoch);
-        if was_ours && self.live.is_empty() && self.lifecycle.status() == Status::Active {
-            self.begin_gap(reason, from);
-        }
-    }
-
-    fn begin_gap(&mut self, reason: GapReason, from: Micros) {
-        self.gap.get_or_insert(Gap { seq: 0, from, to: None, reason, segment: None });
-    }
-
-    async fn end_gap(&mut self) -> Result<(), LogClosed> {
-        let Some(gap) = self.gap.take() else { return Ok(()) };
-        let gap = Gap { to: Some(wall()), ..gap };
-        metrics::histogram!("nearfield_core_gap_seconds").record(wall().since(gap.from).as_secs_f64());
-        let meeting = self.meeting.clone();
-        let keep = |gap: Gap| async move {
-            meeting
-                .update(|record| {
-                    record.gaps.retain(|g| g.to.is_some());
-                    record.add_gap(gap);
-                })
-                .await
-        };
-        self.meeting.publisher.gap(gap, keep).await
-    }
-
     async fn handle_notice(&mut self, notice: Notice) -> Result<(), LogClosed> {
         let now = Instant::now();
         match notice {
@@ -216,8 +173,8 @@ impl Supervisor {
             Notice::Closed(epoch, reason) => self.handle_closed(epoch, reason, now).await?,
             Notice::Late(_) if self.is_finishing() => {}
             Notice::Late(epoch) => self.handle_closed(epoch, CloseReason::LeaseOver, now).await?,
-            Notice::HandOver(epoch) if self.second.epoch() == Some(epoch) => self.relieve_second(epoch, now).await?,
-            Notice::HandOver(epoch) => self.hand_over(epoch, now).await,
+            // `act` relieves it.
+            Notice::HandOver(epoch) => self.leaves = self.leaves.max(Some(epoch)),
             Notice::Stop => self.leave_for(REQUESTED, now),
         }
         Ok(())
@@ -280,6 +237,10 @@ impl Supervisor {
     /// The edge of `epoch` captures no more. True if the meeting goes on without it: it was the second, or the second
     /// takes its place.
     async fn is_spare(&mut self, epoch: Epoch, now: Instant) -> Result<bool, LogClosed> {
+        if self.asked(epoch) == Some(Which::Second) {
+            self.second.handle_lost(epoch, now);
+            return Ok(true);
+        }
         if self.second.epoch() == Some(epoch) {
             self.second.handle_lost(epoch, now);
             self.give_up(epoch).await?;
@@ -317,17 +278,15 @@ impl Supervisor {
 
     /// The second edge is going away: as long as the first captures it can go at once.
     async fn relieve_second(&mut self, epoch: Epoch, now: Instant) -> Result<(), LogClosed> {
-        if self.live.iter().any(|other| *other != epoch) {
-            self.leave(epoch).await;
-            self.second.handle_lost(epoch, now);
-            self.give_up(epoch).await?;
-        }
-        Ok(())
+        self.leave(epoch).await;
+        self.second.handle_lost(epoch, now);
+        self.give_up(epoch).await
     }
 
     async fn handle_timeout(&mut self, now: Instant) -> Result<(), LogClosed> {
         if let Some(epoch) = self.second.handle_timeout(now) {
             tracing::warn!(epoch = epoch.0, "the second edge did not get in");
+            self.meeting.wishes.handle_unmet(Wish::Redundancy, "the second edge did not get in", wall());
             self.leave(epoch).await;
             self.give_up(epoch).await?;
         }
@@ -368,12 +327,8 @@ impl Supervisor {
         let spare = self.is_spare(lapsed.epoch, now).await?;
         // At the end of a meeting no other is sought: what it has may still come.
         let awaited = self.is_finishing() && self.lives(lapsed.epoch);
-        if !spare
-            && !awaited
-            && lapsed.epoch == self.lifecycle.epoch()
-            && !self.waits_for_second(lapsed.epoch, CloseReason::LeaseOver)
-        {
-            self.lifecycle.handle_edge_down(now);
+        if !spare && !awaited && !self.waits_for_second(lapsed.epoch, CloseReason::LeaseOver) {
+            self.lifecycle.handle_edge_down(lapsed.epoch, now);
         }
         Ok(())
     }
@@ -393,8 +348,9 @@ impl Supervisor {
             tracing::warn!(edge = %owner.edge, "the edge is down");
             self.note_lost(self.lifecycle.epoch(), GapReason::EdgeLost, wall());
             // An error ends the node.
-            if !self.promote(self.lifecycle.epoch()).await.unwrap_or(true) {
-                self.lifecycle.handle_edge_down(Instant::now());
+            let epoch = self.lifecycle.epoch();
+            if !self.promote(epoch).await.unwrap_or(true) {
+                self.lifecycle.handle_edge_down(epoch, Instant::now());
             }
         }
     }
@@ -413,70 +369,6 @@ impl Supervisor {
         let members = self.members.borrow();
         let member = members.iter().find(|m| m.identity.node == owner.edge);
         member.and_then(|m| m.report.as_ref()).is_some_and(|report| report.draining)
-    }
-
-    async fn handle_placed(&mut self, which: Which, placed: Result<Epoch, (Epoch, Unplaced)>) -> Result<(), LogClosed> {
-        self.placing = None;
-        let now = Instant::now();
-        match (which, placed) {
-            (Which::First, Ok(epoch)) => {
-                self.lifecycle.handle_assigned(epoch, now);
-                if self.lifecycle.leaving().is_none() {
-                    self.end_before(epoch, false).await;
-                }
-                self.owner_seen = false;
-                self.handle_members().await;
-            }
-            (Which::First, Err((epoch, why))) => {
-                tracing::warn!(code = why.code, detail = why.detail, "not placed");
-                if !self.promote(self.lifecycle.epoch()).await? {
-                    self.lifecycle.handle_unplaced(epoch, why, now);
-                }
-            }
-            (Which::Second, Ok(epoch)) => {
-                self.second.handle_assigned(epoch, now);
-                if self.is_finishing() {
-                    self.leave(epoch).await;
-                }
-            }
-            (Which::Second, Err((_, why))) => {
-                tracing::warn!(code = why.code, detail = why.detail, "no second edge for now");
-                metrics::counter!("nearfield_core_second_edges_missed_total").increment(1);
-                self.second.handle_unplaced(now);
-            }
-        }
-        // It captures from now on, or may.
-        self.meeting.drain(None).await;
-        Ok(())
-    }
-
-    fn place(&mut self, which: Which) {
-        let (placer, meeting, mut wanted) = (self.placer.clone(), self.meeting.clone(), self.wanted.clone());
-        let first = meeting.owner(self.lifecycle.epoch());
-        let second = self.second.epoch().and_then(|epoch| meeting.owner(epoch));
-        let leaving = self.lifecycle.leaving().and_then(|epoch| meeting.owner(epoch));
-        let other = if which == Which::First { second } else { first };
-        wanted.slot = if which == Which::First { 1 - self.second.slot().min(1) } else { self.second.slot() };
-        wanted.apart = other.as_ref().map(|owner| owner.region.clone());
-        wanted.policy.without.extend(leaving.into_iter().chain(other).map(|owner| owner.edge));
-        // The record may know of a later try than the lifecycle.
-        let term = meeting.replication.see(Replicator::term);
-        let after = self.lifecycle.epoch().max(meeting.record().epoch).max(Epoch::of(term, 0));
-        self.placing = Some((which, Box::pin(async move { placer.place(&meeting, wanted, after).await })));
-    }
-
-    /// Seeks the first edge, or else the second once the first has been found; one at a time.
-    fn place_due(&mut self) {
-        if self.placing.is_some() {
-            return;
-        }
-        if std::mem::take(&mut self.place_next) {
-            return self.place(Which::First);
-        }
-        let placed = matches!(self.lifecycle.status(), Status::Connecting | Status::Active);
-        if placed && self.lifecycle.leaving().is_none() && self.second.poll_place(Instant::now()) {
-            self.place(Which::Second);
-        }
     }
 
     /// What the owners before `epoch` left open ends: after a while of one that may come back with the rest, or that is
@@ -499,6 +391,7 @@ impl Supervisor {
 
     /// Does what the lifecycle asks, and tells the world where the meeting stands.
     async fn act(&mut self) -> Result<(), LogClosed> {
+        self.catch_up().await?;
         while let Some(action) = self.lifecycle.poll_action() {
             match action {
                 Action::Place => self.place_next = true,
@@ -515,13 +408,41 @@ impl Supervisor {
                 }
             }
         }
-        self.place_due();
+        self.place_due().await?;
         let (undone, open) = self.meeting.backlog();
         self.lifecycle.handle_backlog(undone, open, Instant::now());
         if self.lifecycle.edge_gone() && undone == 0 {
             self.meeting.replication.with(|m, _| m.handle_no_witness());
         }
         self.tell().await
+    }
+
+    /// What was said before it could be acted upon is, as soon as it can.
+    async fn catch_up(&mut self) -> Result<(), LogClosed> {
+        let captors = self.meeting.captors();
+        self.live.retain(|epoch| captors.contains(epoch));
+        if self.is_captured() {
+            self.end_gap().await?;
+        }
+        if self.second.live().is_some() || self.is_finishing() {
+            self.meeting.wishes.handle_met(Wish::Redundancy);
+        }
+        let now = Instant::now();
+        let alone = |epoch| !self.live.iter().any(|other| *other != epoch);
+        match self.leaves {
+            Some(epoch) if self.second.epoch() == Some(epoch) && alone(epoch) => return Ok(()),
+            Some(epoch) if self.second.epoch() == Some(epoch) => self.relieve_second(epoch, now).await?,
+            Some(epoch) if self.lifecycle.capturing() == Some(epoch) => self.hand_over(epoch, now).await,
+            Some(epoch) if captors.contains(&epoch) => return Ok(()),
+            _ => {}
+        }
+        self.leaves = None;
+        Ok(())
+    }
+
+    /// The second edge takes the first's place, if nobody captures in that and the second does; whether it did.
+    async fn is_promoted(&mut self) -> Result<bool, LogClosed> {
+        Ok(self.lifecycle.status() == Status::Placing && self.promote(self.lifecycle.epoch()).await?)
     }
 
     /// A successor is live: what the edge captures from now on is not wanted.

@@ -264,6 +264,7 @@ pub(super) async fn watch(meetings: Weak<Meetings>, stop: CancellationToken) {
             _ = ticks.tick() => {}
         }
         let Some(this) = meetings.upgrade() else { return };
+        this.note_tables();
         if claims.as_ref().is_none_or(JoinHandle::is_finished) {
             let this = this.clone();
             claims = Some(tokio::spawn(async move { this.look_at_claims().await }));

@@ -35,8 +35,8 @@ pub enum Entry {
         /// The stream's number.
         stream: u64,
     },
-    /// A participant as they now stand.
-    Participant(Participant),
+    /// A participant as they now stand, and the id of one who makes room for them.
+    Participant(Participant, Option<String>),
     /// Why an edge was chosen.
     Placement {
         /// Under which epoch.

@@ -21,7 +21,8 @@ const SPURTS_PER_ENTRY: usize = 64;
 /// The store could not be read.
 pub fn snapshot(store: &Store, meeting: MeetingId) -> Result<Option<Vec<Entry>>, StoreError> {
     let Some(record) = store.meeting(meeting)? else { return Ok(None) };
-    let mut entries: Vec<Entry> = store.participants(meeting)?.into_iter().map(Entry::Participant).collect();
+    let mut entries: Vec<Entry> =
+        store.participants(meeting)?.into_iter().map(|p| Entry::Participant(p, None)).collect();
     let decisions = store.decisions(meeting)?.into_iter();
     entries.extend(decisions.map(|(epoch, decision)| Entry::Placement { epoch, decision }));
     let done: Vec<DoneSpurt> = store.spurt_records(meeting)?.into_iter().filter_map(done_spurt).collect();
@@ -52,7 +53,7 @@ pub fn finished(store: &Store, meeting: MeetingId, spurts: &[SpurtKey]) -> Resul
 pub fn op(meeting: MeetingId, entry: Entry, by: &NodeId, term: Term, stream: u64) -> Option<Op> {
     Some(match entry {
         Entry::Begin { .. } | Entry::Dropped => return None,
-        Entry::Participant(participant) => Op::Participant(meeting, participant),
+        Entry::Participant(participant, forgotten) => Op::Participant(meeting, participant, forgotten),
         Entry::Placement { epoch, decision } => Op::Placement(meeting, epoch, decision),
         Entry::Sequence { below } => Op::Sequence(meeting, below),
         Entry::Finish { spurts, segment, cover } => {

@@ -191,7 +191,7 @@ fn fill(store: &Store, n: u128) -> MeetingRecord {
     store
         .write(&[
             Op::Meeting(Box::new(record.clone())),
-            Op::Participant(id, participant),
+            Op::Participant(id, participant, None),
             Op::Placement(id, Epoch(1), json!({"rows": []})),
             append(id, 0, 0, &[frame(1)], true),
             Op::Sequence(id, 9),

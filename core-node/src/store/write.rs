@@ -48,7 +48,7 @@ impl Op {
                 record.spec.metadata.values().try_for_each(|value| check_depth("meetings", value))?;
                 to_json("meetings", record).map(|row| vec![row])
             }
-            Self::Participant(_, participant) => to_json("participants", participant).map(|row| vec![row]),
+            Self::Participant(_, participant, _) => to_json("participants", participant).map(|row| vec![row]),
             Self::Placement(_, _, decision) => {
                 check_depth("placements", decision)?;
                 to_json("placements", decision).map(|row| vec![row])
@@ -111,9 +111,13 @@ pub(super) fn apply(
                 transaction.open_table(COVERS)?.retain_in(from..to, |_, _| false)?;
             }
         }
-        Op::Participant(meeting, participant) => {
+        Op::Participant(meeting, participant, forgotten) => {
+            let mut table = transaction.open_table(PARTICIPANTS)?;
+            if let Some(forgotten) = forgotten {
+                table.remove((meeting.as_u128(), forgotten.as_str()))?;
+            }
             let at = (meeting.as_u128(), participant.id.as_str());
-            transaction.open_table(PARTICIPANTS)?.insert(at, next())?;
+            table.insert(at, next())?;
         }
         Op::Placement(meeting, epoch, _) => {
             transaction.open_table(PLACEMENTS)?.insert((meeting.as_u128(), epoch.0), next())?;

@@ -55,6 +55,11 @@ impl Pool {
         self.engine.name()
     }
 
+    /// Whether the engine knows a language, by its ISO 639 code.
+    pub fn knows(&self, language: &str) -> bool {
+        self.engine.knows(language)
+    }
+
     /// The words of a whole utterance; waits for a worker for as long as that takes. They cover its speech, or
     /// [`Text::missing`] says where not. `shown` are words of the same clip that a listener has seen.
     ///

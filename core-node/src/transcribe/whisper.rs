@@ -130,6 +130,11 @@ impl Transcriber for Whisper {
         "whisper"
     }
 
+    fn knows(&self, language: &str) -> bool {
+        let multilingual = self.shared.context.is_multilingual();
+        known_language(language).is_some_and(|code| multilingual || code == "en")
+    }
+
     async fn transcribe(&self, clip: Clip) -> Result<Text, TranscribeError> {
         let shared = self.shared.clone();
         let span = tracing::Span::current();

@@ -132,6 +132,7 @@ struct Media {
 struct Participant {
     paths: Paths,
     budget: Budget,
+    present: bool,
 }
 
 impl Media {
@@ -170,9 +171,13 @@ impl Media {
         match event {
             Event::Packet(packet) => return self.handle_packet(packet).await,
             Event::Joined { id, name, unheard } => {
+                self.note_present(&id, true);
                 self.say(FromChild::Joined { id: id.as_str().into(), name, unheard }).await;
             }
-            Event::Left { id } => self.say(FromChild::Left { id: id.as_str().into() }).await,
+            Event::Left { id } => {
+                self.note_present(&id, false);
+                self.say(FromChild::Left { id: id.as_str().into() }).await;
+            }
             Event::State { state, detail } => self.say(FromChild::State { state, detail }).await,
             // Only parents hear of these.
             Event::Apart | Event::Speech { .. } | Event::Tally { .. } => {}
@@ -190,12 +195,12 @@ impl Media {
         }
         let id = packet.participant.clone();
         if !self.participants.contains_key(&id) {
-            if self.participants.len() >= MAX_PARTICIPANTS {
+            if self.participants.len() >= MAX_PARTICIPANTS && !self.make_room() {
                 return None;
             }
             let paths = Paths::new(Pipeline::new(self.vad, self.tools.pipeline.clone()));
             let budget = Budget::new(budget::Settings::of_participant(), now);
-            self.participants.insert(id.clone(), Participant { paths, budget });
+            self.participants.insert(id.clone(), Participant { paths, budget, present: true });
         }
         let participant = self.participants.get_mut(&id)?;
         if participant.budget.handle_packet(packet.payload.len(), now) == Verdict::Within {
@@ -204,6 +209,17 @@ impl Media {
             self.speak(&id, outputs).await;
         }
         None
+    }
+
+    fn note_present(&mut self, id: &ParticipantId, present: bool) {
+        self.participants.entry(id.clone()).and_modify(|p| p.present = present);
+    }
+
+    /// Forgets one who has left and has said all; whether there was one.
+    fn make_room(&mut self) -> bool {
+        let mut all = self.participants.iter();
+        let gone = all.find(|(_, p)| !p.present && p.paths.is_idle()).map(|(id, _)| id.clone());
+        gone.is_some_and(|id| self.participants.remove(&id).is_some())
     }
 
     async fn each(&mut self, act: impl Fn(&mut Paths, Instant, Micros)) {

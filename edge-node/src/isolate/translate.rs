@@ -14,13 +14,15 @@ use smallvec::SmallVec;
 use super::FromChild;
 use crate::{connect::Event, media::ParticipantId, paths::MAX_PATHS, spurt::Output};
 
-/// Participants one meeting's children may name; later ones are not heard.
+/// Participants one meeting's children may name at a time; who has left makes room.
 const MAX_PARTICIPANTS: usize = 500;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Translator {
     participants: BTreeMap<ParticipantId, Participant>,
+    /// The first spurt of whoever comes next: later than any of those who are forgotten.
+    first: u32,
 }
 
 #[derive(Debug, Default)]
@@ -116,9 +118,12 @@ impl Translator {
     fn participant(&mut self, id: String) -> Option<(ParticipantId, &mut Participant)> {
         let id = ParticipantId::new(id).ok()?;
         if self.participants.len() >= MAX_PARTICIPANTS && !self.participants.contains_key(&id) {
-            return None;
+            let gone = self.participants.iter().find(|(_, p)| !p.present && p.open.is_empty());
+            let gone = gone.map(|(id, _)| id.clone())?;
+            self.first = self.first.max(self.participants.remove(&gone)?.next);
         }
-        Some((id.clone(), self.participants.entry(id).or_default()))
+        let new = Participant { next: self.first, ..Participant::default() };
+        Some((id.clone(), self.participants.entry(id).or_insert(new)))
     }
 }
 
@@ -204,6 +209,24 @@ mod tests {
         let more = (2..99).filter(|n| told.translate(start(*n)).is_some()).count();
         assert_eq!(more, MAX_PATHS - 1, "so many and no more");
         assert_eq!(told.handle_gone().len(), MAX_PATHS);
+    }
+
+    #[test]
+    fn those_who_left_make_room_and_no_number_of_theirs_is_used_again() {
+        let mut told = Translator::default();
+        told.translate(start(0));
+        let end = SpurtEnd::of(0);
+        told.translate(FromChild::End { id: "a".into(), spurt: SpurtNo(0), end });
+        told.translate(FromChild::Left { id: "a".into() });
+        for n in 0..2 * MAX_PARTICIPANTS {
+            assert!(
+                told.translate(FromChild::Joined { id: format!("p{n}"), name: None, unheard: None }).is_some(),
+                "{n}"
+            );
+            told.translate(FromChild::Left { id: format!("p{n}") });
+        }
+        assert_eq!(told.participants.len(), MAX_PARTICIPANTS);
+        assert_eq!(number(told.translate(start(0))), Some(1), "back again");
     }
 
     #[test]

@@ -22,7 +22,8 @@ use crate::{
     uplink::{Uplink, format::Record},
 };
 
-/// Participants one meeting may have over its life; the table is keyed by what the relay says.
+/// Participants one meeting may have at a time; the table is keyed by what the relay says. Who has left, and of whom nothing is on
+/// its way any more, makes room.
 const MAX_PARTICIPANTS: usize = 500;
 
 #[derive(Debug)]
@@ -136,12 +137,39 @@ impl Meeting {
         verdict == Verdict::Within
     }
 
+    /// Forgets one who has left and has nothing on its way; whether there was one.
+    fn make_room(&mut self) -> bool {
+        let done = |p: &&Participant| !p.present && p.paths.is_idle() && !self.uplink.holds(p.alias);
+        let gone = self.participants.iter().filter(|(_, p)| done(p)).min_by_key(|(_, p)| p.alias);
+        let Some(id) = gone.map(|(id, _)| id.clone()) else { return false };
+        let Some(gone) = self.participants.remove(&id) else { return false };
+        metrics::counter!("nearfield_edge_meeting_participants_forgotten_total").increment(1);
+        self.first_spurt = self.first_spurt.max(gone.paths.next_spurt());
+        let forwarded = gone.transcoders.iter().map(Transcoder::frames).sum();
+        self.totals.keep(gone.paths.totals().chain([gone.tally]), forwarded);
+        self.rows.push(Record::Forgotten { participant: gone.alias });
+        if let Some(alias) = self.opened {
+            self.say(ToCore::Forget { alias, participant: gone.alias });
+        }
+        true
+    }
+
+    /// A number that nobody in the table has, and that nobody has had for long.
+    fn next_alias(&mut self) -> ParticipantAlias {
+        let taken = |alias| self.participants.values().any(|p| p.alias == alias);
+        let mut next = self.last_alias.map_or(0, |ParticipantAlias(last)| last.wrapping_add(1));
+        while taken(ParticipantAlias(next)) {
+            next = next.wrapping_add(1);
+        }
+        *self.last_alias.insert(ParticipantAlias(next))
+    }
+
     /// Makes sure `id` is in the table; `false` if the table is full.
     fn admit(&mut self, id: &ParticipantId, name: Option<String>, now: Instant) -> bool {
         if self.participants.contains_key(id) {
             return true;
         }
-        if self.participants.len() >= MAX_PARTICIPANTS {
+        if self.participants.len() >= MAX_PARTICIPANTS && !self.make_room() {
             self.totals.refused += 1;
             if self.totals.refused == 1 {
                 tracing::warn!(limit = MAX_PARTICIPANTS, "participant table full: later participants are not heard");
@@ -149,9 +177,11 @@ impl Meeting {
             metrics::counter!("nearfield_edge_meeting_participants_refused_total").increment(1);
             return false;
         }
-        let alias = ParticipantAlias(self.participants.len() as u16);
+        let alias = self.next_alias();
         let pipeline = Pipeline::new(self.assignment.vad, self.settings.pipeline.clone());
-        let participant = Participant::new(alias, name, pipeline, now);
+        let mut participant = Participant::new(alias, name, pipeline, now);
+        // Should they have been here before, no number is used again.
+        participant.paths.number_from(self.first_spurt);
         let row = self.opened.map(|alias| row(alias, id, &participant));
         self.rows.push(table_row(id, &participant));
         self.participants.insert(id.clone(), participant);
@@ -197,4 +227,90 @@ pub(super) fn row(meeting: MeetingAlias, id: &ParticipantId, participant: &Parti
 
 pub(super) fn table_row(id: &ParticipantId, participant: &Participant) -> Record {
     Record::Participant { participant: participant.alias, id: id.as_str().to_owned(), name: participant.name.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+    use std::collections::BTreeMap;
+
+    use mesh::{
+        clock::Micros,
+        trace::TraceContext,
+        wire::{
+            Epoch, MeetingId, SpurtNo,
+            request::{Assignment, Source, VadSettings},
+            spurt::{Item, SpurtEnd},
+        },
+    };
+
+    use super::*;
+    use crate::{
+        connect::Event,
+        meeting::{Offer, Settings},
+    };
+
+    fn meeting(now: Instant) -> Meeting {
+        let assignment = Assignment {
+            meeting: MeetingId::from_u128(1),
+            epoch: Epoch(1),
+            core: "core-1".parse().unwrap(),
+            source: Source::Whep { url: "http://relay.example/".into(), token: None, participants: vec![] },
+            vad: VadSettings::default(),
+            trace: TraceContext::new(1),
+        };
+        let mut meeting = Meeting::new(Offer::assigned(assignment), Settings::default(), now);
+        meeting.handle_opening(MeetingAlias(1), false, now);
+        meeting
+    }
+
+    fn id(name: &str) -> ParticipantId {
+        ParticipantId::new(name).unwrap()
+    }
+
+    fn comes_and_goes(meeting: &mut Meeting, name: &str, now: Instant) {
+        meeting.handle_event(Event::Joined { id: id(name), name: None, unheard: None }, now);
+        meeting.handle_event(Event::Left { id: id(name) }, now);
+    }
+
+    #[test]
+    fn those_who_came_and_went_make_room_for_any_number_more() {
+        let now = Instant::now();
+        let (mut meeting, mut rows) = (meeting(now), BTreeMap::new());
+        for n in 0..4 * MAX_PARTICIPANTS {
+            comes_and_goes(&mut meeting, &format!("p-{n}"), now);
+            while let Some(message) = meeting.poll_control() {
+                match message {
+                    ToCore::Participant { participant, id, .. } => assert_eq!(rows.insert(participant, id), None),
+                    ToCore::Forget { participant, .. } => assert!(rows.remove(&participant).is_some()),
+                    _ => {}
+                }
+            }
+            assert!(rows.len() <= MAX_PARTICIPANTS && rows.values().any(|id| *id == format!("p-{n}")), "{n}");
+        }
+        assert_eq!(meeting.totals.refused, 0);
+    }
+
+    #[test]
+    fn whoever_has_speech_under_way_is_not_forgotten_and_no_number_is_used_again() {
+        let now = Instant::now();
+        let mut meeting = meeting(now);
+        let spurt = SpurtNo(7);
+        let (start, end) = (Output::Start { spurt, captured: Micros(1) }, Output::End { spurt, end: SpurtEnd::of(1) });
+        let item = Output::Item { spurt, offset: 0, item: Item::Gap, stages: Default::default() };
+        for output in [start, item, end] {
+            meeting.handle_event(Event::Speech { id: id("late"), output }, now);
+        }
+        comes_and_goes(&mut meeting, "done", now);
+        let next = |meeting: &Meeting, who: &str| meeting.participants.get(&id(who)).map(|p| p.paths.next_spurt());
+        meeting.participants.get_mut(&id("done")).unwrap().paths.number_from(SpurtNo(9));
+        meeting.handle_event(Event::Left { id: id("late") }, now);
+        for n in 0..2 * MAX_PARTICIPANTS {
+            comes_and_goes(&mut meeting, &format!("p-{n}"), now);
+        }
+        assert!(next(&meeting, "late").is_some() && next(&meeting, "done").is_none());
+        comes_and_goes(&mut meeting, "done", now);
+        assert_eq!(next(&meeting, "done"), Some(SpurtNo(9)));
+    }
 }

@@ -1,6 +1,6 @@
 //! What the serving core is told of the meeting, besides its speech.
 
-use mesh::wire::control::{EdgeTotals, ToCore};
+use mesh::wire::control::ToCore;
 
 use super::{Meeting, Phase};
 use crate::transcode::Transcoder;
@@ -42,9 +42,10 @@ impl Meeting {
         }
         let here = self.participants.values().flat_map(|p| p.paths.totals());
         let pipelines = here.chain(self.participants.values().map(|p| p.tally));
-        let packets_forwarded =
-            self.participants.values().flat_map(|p| p.transcoders.iter().map(Transcoder::frames)).sum();
-        let totals = EdgeTotals { packets_forwarded, ..self.totals.sum(pipelines, self.uplink.overflowed()) };
+        let frames = self.participants.values().flat_map(|p| p.transcoders.iter().map(Transcoder::frames));
+        let forwarded: u64 = frames.sum();
+        let mut totals = self.totals.sum(pipelines, self.uplink.overflowed());
+        totals.packets_forwarded += forwarded;
         if let Some(totals) = self.totals.report(totals) {
             self.say(ToCore::Stats { alias, totals });
         }

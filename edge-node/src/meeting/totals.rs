@@ -13,6 +13,8 @@ pub(super) struct Totals {
     media_cpu_us: u64,
     uplink_bytes: u64,
     pub(super) refused: u64,
+    /// Of those who are forgotten.
+    before: EdgeTotals,
     reported: EdgeTotals,
     next: Instant,
 }
@@ -20,7 +22,7 @@ pub(super) struct Totals {
 impl Totals {
     pub(super) fn new(now: Instant) -> Self {
         let reported = EdgeTotals::default();
-        Self { media_cpu_us: 0, uplink_bytes: 0, refused: 0, reported, next: now + EVERY }
+        Self { media_cpu_us: 0, uplink_bytes: 0, refused: 0, before: reported, reported, next: now + EVERY }
     }
 
     pub(super) fn account(&mut self, media_cpu: Duration, uplink_bytes: u64) {
@@ -41,19 +43,19 @@ impl Totals {
         due
     }
 
-    /// The sum of `pipelines`, with what is counted here and what the ring gave up; what was forwarded is not their affair.
+    /// The sum of `pipelines`, with what is counted here and what the ring gave up. Forwarded is what those had who are
+    /// forgotten: of the others it is not their pipelines' affair.
     pub(super) fn sum(&self, pipelines: impl Iterator<Item = EdgeTotals>, packets_overflowed: u64) -> EdgeTotals {
         let (uplink_bytes, media_cpu_us) = (self.uplink_bytes, self.media_cpu_us);
         let start = EdgeTotals { uplink_bytes, media_cpu_us, packets_overflowed, ..EdgeTotals::default() };
-        pipelines.fold(start, |mut sum, totals| {
-            sum.packets_in += totals.packets_in;
-            sum.opus_bytes_in += totals.opus_bytes_in;
-            sum.media_ms_in += totals.media_ms_in;
-            sum.packets_decoded += totals.packets_decoded;
-            sum.packets_lost += totals.packets_lost;
-            sum.media_cpu_us += totals.media_cpu_us;
-            sum
-        })
+        let sum = pipelines.chain([self.before]).fold(start, add);
+        EdgeTotals { packets_forwarded: self.before.packets_forwarded, ..sum }
+    }
+
+    /// What somebody who is forgotten has had, `forwarded` frames of it sent.
+    pub(super) fn keep(&mut self, totals: impl Iterator<Item = EdgeTotals>, forwarded: u64) {
+        self.before = totals.fold(self.before, add);
+        self.before.packets_forwarded += forwarded;
     }
 
     /// `totals` to be reported, if they differ from what was.
@@ -63,4 +65,14 @@ impl Totals {
             totals
         })
     }
+}
+
+fn add(mut sum: EdgeTotals, totals: EdgeTotals) -> EdgeTotals {
+    sum.packets_in += totals.packets_in;
+    sum.opus_bytes_in += totals.opus_bytes_in;
+    sum.media_ms_in += totals.media_ms_in;
+    sum.packets_decoded += totals.packets_decoded;
+    sum.packets_lost += totals.packets_lost;
+    sum.media_cpu_us += totals.media_cpu_us;
+    sum
 }

@@ -93,6 +93,11 @@ pub enum Record {
         /// Which.
         spurt: SpurtNo,
     },
+    /// A row of the participant table is free: nothing of them is kept.
+    Forgotten {
+        /// Its number.
+        participant: ParticipantAlias,
+    },
 }
 
 /// Why a file is none of ours.

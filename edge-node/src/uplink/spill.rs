@@ -143,6 +143,11 @@ impl Spill {
                 }
                 return Ok(());
             }
+            // The segments that are there keep the row.
+            Record::Forgotten { participant } => {
+                self.table.remove(participant);
+                return Ok(());
+            }
             Record::Done { participant, spurt } => {
                 let key = SpurtKey { participant: *participant, spurt: *spurt };
                 if self.file.is_some() {

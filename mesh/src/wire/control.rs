@@ -114,6 +114,14 @@ pub enum ToCore {
         /// The meeting.
         alias: MeetingAlias,
     },
+    /// A row of the participant table is free: they have left, and the words of all they said are done. Their names stay where
+    /// they are; the number is not used again soon.
+    Forget {
+        /// In this meeting,
+        alias: MeetingAlias,
+        /// this number.
+        participant: ParticipantAlias,
+    },
 }
 
 /// What a core tells an edge.

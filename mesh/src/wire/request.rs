@@ -248,6 +248,26 @@ impl Source {
             Self::Whep { url, .. } | Self::Janus { url, .. } | Self::JanusNamed { url, .. } => url,
         }
     }
+
+    /// Forgets whatever lets somebody in: tokens, PINs, and all of the URL but where the relay is. For a meeting that is over.
+    pub fn erase_secrets(&mut self) {
+        let (url, secrets) = match self {
+            Self::Whep { url, token, .. } => (url, [Some(token), None, None]),
+            Self::Janus { url, pin, token, api_secret, .. } | Self::JanusNamed { url, pin, token, api_secret, .. } => {
+                (url, [Some(pin), Some(token), Some(api_secret)])
+            }
+        };
+        secrets.into_iter().flatten().for_each(|secret| *secret = None);
+        *url = origin(url);
+    }
+}
+
+/// The scheme and host of a URL (RFC 3986 section 3): no user, path, query or fragment.
+fn origin(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return String::new() };
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}/")
 }
 
 /// The VAD's timing, in milliseconds. What the API accepts is checked there.
@@ -273,5 +293,38 @@ pub struct Secret(pub String);
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<secret>")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn nothing_that_lets_somebody_in_outlasts_a_meeting() {
+        let secret = || Some(Secret("hush".into()));
+        let mut whep = Source::Whep {
+            url: "https://hush:hush@relay.example:8443/room/hush?token=hush#hush".into(),
+            token: secret(),
+            participants: vec![("stream".into(), "Alice".into())],
+        };
+        let mut janus = Source::Janus {
+            url: "wss://relay.example/janus?key=hush".into(),
+            room: 1,
+            pin: secret(),
+            token: secret(),
+            api_secret: secret(),
+            display: "n".into(),
+        };
+        let mut odd = Source::Whep { url: "hush".into(), token: secret(), participants: vec![] };
+        for source in [&mut whep, &mut janus, &mut odd] {
+            source.erase_secrets();
+            let mut kept = vec![];
+            crate::codec::encode_body(&*source, &mut kept).unwrap();
+            assert!(!kept.windows(4).any(|bytes| bytes == b"hush"), "{}", source.url());
+        }
+        assert_eq!((whep.url(), janus.url()), ("https://relay.example:8443/", "wss://relay.example/"));
     }
 }

@@ -57,7 +57,7 @@ fn ended(n: u128) -> [Op; 5] {
     let receipt: String = (0..5200).map(noise).collect();
     [
         Op::Placement(id, Epoch(1), json!({"at": 1_700_000_000, "asked": "edge-eu-central-1", "rows": rows})),
-        Op::Participant(id, participant),
+        Op::Participant(id, participant, None),
         Op::Sequence(id, 1024),
         Op::Receipt(id, receipt),
         Op::Meeting(Box::new(record)),

@@ -88,6 +88,11 @@ impl Memory {
         self.silent.keys().cloned().collect()
     }
 
+    /// Relays and silent edges that are remembered.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.relays.len(), self.silent.len())
+    }
+
     /// Makes everything older by `age`.
     #[cfg(test)]
     pub(crate) fn forget(&mut self, age: Duration) {

@@ -40,6 +40,11 @@ impl Ramp {
         }
     }
 
+    /// Edges that were asked lately.
+    pub(crate) fn len(&self) -> usize {
+        self.edges.len()
+    }
+
     /// It would not.
     pub(crate) fn handle_refused(&mut self, edge: &NodeId) {
         if let Some(given) = self.edges.get_mut(edge) {

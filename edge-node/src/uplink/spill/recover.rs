@@ -130,7 +130,7 @@ fn take(
             let spurt = of(found, here, participant, spurt);
             spurt.items = spurt.items.max(offset + 1);
         }
-        Record::Item { .. } => {}
+        Record::Item { .. } | Record::Forgotten { .. } => {}
         Record::End { participant, spurt, end } => of(found, here, participant, spurt).end = Some(end),
         Record::Done { participant, spurt } => drop(done.insert(SpurtKey { participant, spurt })),
     }

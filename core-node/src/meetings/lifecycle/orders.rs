@@ -1,0 +1,239 @@
+//! What comes by ways of its own comes in any order: no order makes another meeting.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use mesh::wire::{
+    cause::Cause,
+    control::CloseReason::{self, Asked, Drain, Ended, LeaseOver},
+};
+use proptest::prelude::*;
+
+use super::*;
+
+/// One thing that happens, as one source tells it; sources do not wait for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// The edge of this epoch says so, in this order.
+    Says(u64, &'static [Word]),
+    /// The placement under way comes off, under this epoch.
+    Assigned(u64),
+    /// It does not.
+    Unplaced,
+    /// Membership, or a lease, is over.
+    Down(u64),
+    /// The API, or a rule.
+    Stop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Open,
+    Live,
+    Lost,
+    Failed,
+    HandOver,
+    Close(CloseReason),
+}
+
+use Event::{Assigned, Down, Says, Stop, Unplaced};
+use Word::{Close, Failed, HandOver, Live, Lost, Open};
+
+const JOINS: &[Word] = &[Open, Live];
+const JOINS_AND_WAVERS: &[Word] = &[Open, Live, Lost, Live];
+const JOINS_AND_HANDS_OVER: &[Word] = &[Open, Live, HandOver];
+const JOINS_AND_DRAINS: &[Word] = &[Open, Live, Close(Drain)];
+const JOINS_AND_ENDS: &[Word] = &[Open, Live, Close(Ended)];
+const FAILS: &[Word] = &[Open, Failed, Close(CloseReason::Failed)];
+
+/// What an edge may say that is asked to join.
+const NEW: [&[Word]; 7] =
+    [&[Open], JOINS, JOINS_AND_WAVERS, JOINS_AND_HANDS_OVER, JOINS_AND_DRAINS, JOINS_AND_ENDS, FAILS];
+
+/// What an edge may say that captures.
+const OLD: [&[Word]; 6] = [
+    &[HandOver],
+    &[Lost, Live],
+    &[Close(Drain)],
+    &[Close(LeaseOver)],
+    &[Close(Ended)],
+    &[Failed, Close(CloseReason::Failed)],
+];
+
+fn happen(l: &mut Lifecycle, event: Event, now: Instant) {
+    match event {
+        Says(epoch, words) => words.iter().for_each(|word| say(l, Epoch(epoch), *word, now)),
+        Assigned(epoch) => l.handle_assigned(Epoch(epoch), now),
+        Unplaced => l.handle_unplaced(super::Unplaced { code: "no_edge", detail: "none".into(), retry: true }, now),
+        Down(epoch) => l.handle_edge_down(Epoch(epoch), now),
+        Stop => l.handle_leave("requested", now),
+    }
+}
+
+fn say(l: &mut Lifecycle, epoch: Epoch, word: Word, now: Instant) {
+    match word {
+        Open => l.handle_opened(epoch),
+        Live => l.handle_edge_state(epoch, EdgeState::Live, None, now),
+        Lost => l.handle_edge_state(epoch, EdgeState::Reconnecting, None, now),
+        Failed => l.handle_edge_state(epoch, EdgeState::Failed(Cause::MediaLost), Some("no room".into()), now),
+        HandOver => l.handle_hand_over(epoch, now),
+        Close(reason) => l.handle_closed(epoch, reason, now),
+    }
+}
+
+/// Where a meeting stands, and where it goes from there if nothing more is heard.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    status: Status,
+    capturing: Option<Epoch>,
+    leaving: Option<Epoch>,
+    placing: bool,
+    wait: Option<Wait>,
+    failure: Option<String>,
+    left: Option<&'static str>,
+}
+
+fn outcome(l: &Lifecycle) -> Outcome {
+    Outcome {
+        status: l.status,
+        capturing: l.capturing(),
+        leaving: l.leaving(),
+        placing: l.placing,
+        wait: l.wait.map(|(wait, _)| wait),
+        failure: l.failure.as_ref().map(|(code, _)| code.clone()),
+        left: l.left,
+    }
+}
+
+/// How it ends if it is left then, and every edge that is told to leave does.
+fn end(mut l: Lifecycle, now: Instant) -> (Status, Option<String>) {
+    l.handle_leave("requested", now);
+    for epoch in 1..=2 {
+        l.handle_closed(Epoch(epoch), Asked, now);
+    }
+    for minute in 1..30 {
+        l.handle_timeout(now + minute * Duration::from_secs(60));
+        l.handle_backlog(0, 0, now);
+    }
+    (l.status, l.failure.map(|(code, _)| code))
+}
+
+/// A state, how to come to it, and what may happen in it.
+fn stages() -> Vec<(&'static str, Vec<Event>, Vec<Event>)> {
+    let says = |epoch, all: &[&'static [Word]]| all.iter().map(|words| Says(epoch, words)).collect::<Vec<_>>();
+    let sought = |epoch| [says(epoch, &NEW), vec![Assigned(epoch), Unplaced, Down(epoch)]].concat();
+    let old = || [says(1, &OLD), vec![Down(1)]].concat();
+    let active = vec![Assigned(1), Says(1, JOINS)];
+    let handing_over = [&active[..], &[Says(1, &[HandOver])]].concat();
+    let succeeded = [&handing_over[..], &[Assigned(2)]].concat();
+    let and = |before: &[Event], one: Event| [before, &[one]].concat();
+    let stop = || vec![Stop];
+    vec![
+        ("placing", vec![], [sought(1), stop()].concat()),
+        ("connecting", vec![Assigned(1)], [says(1, &NEW), vec![Down(1)], stop()].concat()),
+        ("active", active.clone(), [old(), stop()].concat()),
+        ("handing over", handing_over.clone(), [old(), sought(2), stop()].concat()),
+        ("succeeded", succeeded.clone(), [old(), says(2, &NEW), vec![Down(2)], stop()].concat()),
+        ("replaced", and(&active, Down(1)), [says(1, &OLD), sought(2), stop()].concat()),
+        ("leaving while placing", and(&[], Stop), sought(1)),
+        ("leaving", and(&active, Stop), old()),
+        ("leaving while handing over", and(&handing_over, Stop), [old(), sought(2)].concat()),
+        ("leaving while succeeded", and(&succeeded, Stop), [old(), says(2, &NEW), vec![Down(2)]].concat()),
+    ]
+}
+
+/// What tells them; what one source tells comes in order.
+fn source(event: Event) -> u64 {
+    match event {
+        Says(epoch, _) => epoch,
+        Assigned(_) | Unplaced => 10,
+        Down(epoch) => 20 + epoch,
+        Stop => 30,
+    }
+}
+
+fn run(events: impl IntoIterator<Item = Event>, now: Instant) -> Lifecycle {
+    let mut l = Lifecycle::new();
+    for event in events {
+        while l.poll_action().is_some() {}
+        happen(&mut l, event, now);
+    }
+    l
+}
+
+/// What ends a meeting: of two such the first is told as the reason, and the way to the end may be another.
+fn ends(event: Event) -> bool {
+    let last = |words: &[Word]| words.iter().any(|word| matches!(word, Failed | Close(Ended | CloseReason::Failed)));
+    event == Stop || matches!(event, Says(_, words) if last(words))
+}
+
+/// Whichever comes first decides, and rightly so: an edge that cannot join fails the meeting, unless somebody has ended it before,
+/// or the edge is known to be dead or its predecessor goes on, and another is sought for that. And a successor that was live before it
+/// died has had its predecessor dismissed; one that died before has not.
+fn is_a_choice(one: Event, two: Event) -> bool {
+    let fails = |event| matches!(event, Says(_, words) if words.contains(&Failed));
+    let alone = |event| matches!(event, Stop | Down(_) | Says(1, [.., Close(_)]));
+    let joined = |event| matches!(event, Says(2, words) if words.contains(&Live));
+    let either = |a: &dyn Fn(Event) -> bool, b: &dyn Fn(Event) -> bool| (a(one) && b(two)) || (a(two) && b(one));
+    either(&fails, &alone) || either(&joined, &|event| event == Down(2))
+}
+
+#[test]
+fn no_order_of_two_events_makes_another_meeting() {
+    let now = Instant::now();
+    let (mut pairs, mut wrong) = (0, vec![]);
+    for (stage, before, events) in stages() {
+        for (n, one) in events.iter().enumerate() {
+            for two in events[n + 1..].iter().filter(|two| source(**two) != source(*one)) {
+                let after = |pair: [Event; 2]| run(before.iter().copied().chain(pair), now);
+                let (ab, ba) = (after([*one, *two]), after([*two, *one]));
+                pairs += 1;
+                let (now_ab, now_ba) = (outcome(&ab), outcome(&ba));
+                let ending = stage.starts_with("leaving") || ends(*one) || ends(*two);
+                let same = (ending || now_ab == now_ba) && end(ab, now) == end(ba, now);
+                if !same && !is_a_choice(*one, *two) {
+                    wrong.push(format!("{stage}: {one:?}, {two:?}:\n  {now_ab:?}\n  {now_ba:?}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {pairs} pairs:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// One of the orders in which these sources may be heard: `picks` says which comes next.
+fn merged(mut sources: Vec<Vec<Event>>, picks: &[usize]) -> Vec<Event> {
+    let mut picks = picks.iter().cycle();
+    let mut all = vec![];
+    loop {
+        sources.retain(|source| !source.is_empty());
+        let Some(pick) = picks.next().filter(|_| !sources.is_empty()) else { return all };
+        let at = pick % sources.len();
+        all.push(sources[at].remove(0));
+    }
+}
+
+proptest! {
+    /// A meeting is placed, handed over and placed again, whoever is heard first at each step.
+    #[test]
+    fn however_its_sources_are_interleaved_it_comes_to_the_same(
+        one in proptest::collection::vec(0usize..6, 8),
+        two in proptest::collection::vec(0usize..6, 8),
+        leaves in 0usize..4,
+        joins in 0usize..4,
+    ) {
+        let now = Instant::now();
+        let say = |epoch, words: &'static [Word]| words.chunks(1).map(|word| Says(epoch, word)).collect::<Vec<_>>();
+        let first = || vec![vec![Assigned(1)], say(1, JOINS)];
+        let leaving = [vec![], say(1, &[Close(Drain)]), say(1, &[Close(Ended)]), vec![Down(1)]];
+        let joining = [JOINS, JOINS_AND_WAVERS, JOINS_AND_DRAINS, JOINS_AND_HANDS_OVER];
+        let second = || vec![vec![Assigned(2)], say(2, joining[joins]), leaving[leaves].clone()];
+        let history = |picks: &[usize]| {
+            let hand_over = [Says(1, &[HandOver])];
+            [merged(first(), picks), hand_over.to_vec(), merged(second(), picks)].concat()
+        };
+        let (one, two) = (run(history(&one), now), run(history(&two), now));
+        if leaves != 2 {
+            prop_assert_eq!(outcome(&one), outcome(&two));
+        }
+        prop_assert_eq!(end(one, now), end(two, now));
+    }
+}

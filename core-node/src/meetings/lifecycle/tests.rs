@@ -1,0 +1,257 @@
+//! What moves a meeting on, step by step.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use mesh::wire::cause::Cause;
+
+use super::*;
+
+pub(super) fn actions(l: &mut Lifecycle) -> Vec<Action> {
+    std::iter::from_fn(|| l.poll_action()).collect()
+}
+
+pub(super) fn active(now: Instant) -> Lifecycle {
+    let mut l = Lifecycle::new();
+    assert_eq!(actions(&mut l), [Action::Place]);
+    l.handle_assigned(Epoch(1), now);
+    assert_eq!(l.status(), Status::Connecting);
+    l.handle_opened(Epoch(1));
+    assert_eq!(l.poll_timeout(), None);
+    l.handle_edge_state(Epoch(1), EdgeState::Live, None, now);
+    assert_eq!(l.status(), Status::Active);
+    l
+}
+
+#[test]
+fn a_meeting_is_done_when_the_edge_has_left_and_all_words_are_out() {
+    let now = Instant::now();
+    let mut l = active(now);
+    l.handle_backlog(3, 1, now);
+    l.handle_stop(now);
+    assert_eq!(actions(&mut l), [Action::Leave]);
+    l.handle_backlog(0, 0, now);
+    assert_eq!(l.status(), Status::Finishing, "the edge may still be flushing");
+    l.handle_backlog(2, 1, now);
+    l.handle_closed(Epoch(1), CloseReason::Asked, now);
+    l.handle_backlog(1, 0, now);
+    assert_eq!(l.status(), Status::Finishing);
+    l.handle_backlog(0, 0, now);
+    assert_eq!((l.status(), l.poll_timeout()), (Status::Done, None));
+}
+
+#[test]
+fn an_edge_that_lives_but_cannot_be_reached_is_waited_for_but_not_for_ever() {
+    let now = Instant::now();
+    let mut l = active(now);
+    l.handle_stop(now);
+    let mut waited = Duration::ZERO;
+    while l.status() == Status::Finishing {
+        waited = l.poll_timeout().unwrap() - now;
+        l.handle_edge_alive(now + waited);
+        l.handle_timeout(now + waited);
+    }
+    assert!((HOMING..HOMING + Duration::from_secs(10)).contains(&waited), "{waited:?}");
+    let mut back = active(now);
+    back.handle_stop(now);
+    assert_eq!(actions(&mut back), [Action::Leave]);
+    back.handle_opened(Epoch(1));
+    assert_eq!(actions(&mut back), [Action::Leave], "it may not have heard of it");
+    let mut dead = active(now);
+    dead.handle_stop(now);
+    dead.handle_timeout(now + Duration::from_secs(10));
+    assert_eq!(dead.status(), Status::Done);
+}
+
+#[test]
+fn an_edge_that_dies_or_drains_is_replaced_until_too_many_have_failed() {
+    let now = Instant::now();
+    let mut l = active(now);
+    l.handle_edge_down(Epoch(1), now);
+    assert_eq!(actions(&mut l), [Action::Place]);
+    l.handle_assigned(Epoch(2), now);
+    l.handle_edge_state(Epoch(1), EdgeState::Live, None, now);
+    assert_eq!(l.status(), Status::Connecting, "that was the old edge");
+    l.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
+    l.handle_closed(Epoch(2), CloseReason::Drain, now);
+    assert_eq!((l.status(), actions(&mut l)), (Status::Placing, vec![Action::Place]));
+    let mut now = now;
+    for epoch in 3..7 {
+        l.handle_assigned(Epoch(epoch), now);
+        now += Duration::from_secs(16);
+        l.handle_timeout(now);
+    }
+    l.handle_assigned(Epoch(7), now);
+    l.handle_timeout(now + Duration::from_secs(16));
+    assert_eq!(l.status(), Status::Failed);
+    assert_eq!(l.failure().map(|f| f.0.as_str()), Some("no_edge"));
+}
+
+#[test]
+fn a_relay_that_cannot_be_joined_fails_the_meeting_after_its_last_word() {
+    let now = Instant::now();
+    let mut l = active(now);
+    l.handle_backlog(1, 1, now);
+    l.handle_edge_state(Epoch(1), EdgeState::Failed(Cause::AccessDenied), Some("wrong PIN".into()), now);
+    l.handle_closed(Epoch(1), CloseReason::Failed, now);
+    assert_eq!(l.status(), Status::Finishing);
+    l.handle_timeout(now + Duration::from_secs(6));
+    assert_eq!(actions(&mut l), [Action::Seal]);
+    l.handle_backlog(0, 0, now);
+    assert_eq!(l.status(), Status::Failed);
+    assert_eq!(l.failure(), Some(&("access_denied".into(), Some("wrong PIN".into()))));
+}
+
+#[test]
+fn placing_is_tried_again_only_where_that_can_help() {
+    let now = Instant::now();
+    let why = |retry| Unplaced { code: "no_edge", detail: "none".into(), retry };
+    let mut l = Lifecycle::new();
+    l.handle_unplaced(why(true), now);
+    l.handle_timeout(now + Duration::from_secs(3));
+    assert_eq!(actions(&mut l), [Action::Place, Action::Place]);
+    l.handle_unplaced(why(false), now);
+    assert_eq!(l.status(), Status::Failed);
+}
+
+#[test]
+fn words_that_never_come_are_given_up_at_their_deadline() {
+    let now = Instant::now();
+    let mut l = active(now);
+    l.handle_backlog(1, 0, now);
+    l.handle_closed(Epoch(1), CloseReason::Ended, now);
+    l.handle_timeout(now + Duration::from_secs(5));
+    l.handle_timeout(now + Duration::from_secs(606));
+    assert_eq!(l.status(), Status::Failed);
+}
+
+pub(super) fn handing_over(now: Instant) -> Lifecycle {
+    let mut l = active(now);
+    l.handle_hand_over(Epoch(1), now);
+    l.handle_hand_over(Epoch(1), now);
+    assert_eq!((l.status(), l.capturing(), actions(&mut l)), (Status::Active, Some(Epoch(1)), vec![Action::Place]));
+    l
+}
+
+#[test]
+fn an_edge_that_hands_over_is_dismissed_when_its_successor_is_live() {
+    let now = Instant::now();
+    let mut l = handing_over(now);
+    l.handle_assigned(Epoch(2), now);
+    l.handle_opened(Epoch(2));
+    assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(1)), vec![]));
+    l.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
+    assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(2)), vec![Action::Dismiss(Epoch(1))]));
+    l.handle_closed(Epoch(1), CloseReason::Drain, now);
+    assert_eq!((l.status(), l.poll_timeout(), actions(&mut l)), (Status::Active, None, vec![]));
+}
+
+#[test]
+fn a_successor_that_fails_is_succeeded_while_the_first_goes_on() {
+    let now = Instant::now();
+    let mut l = handing_over(now);
+    l.handle_unplaced(Unplaced { code: "no_edge", detail: "none".into(), retry: true }, now);
+    l.handle_timeout(now + Duration::from_secs(3));
+    l.handle_assigned(Epoch(3), now);
+    l.handle_edge_state(Epoch(3), EdgeState::Failed(Cause::MediaLost), None, now);
+    assert_eq!((l.status(), l.capturing()), (Status::Active, Some(Epoch(1))));
+    assert_eq!(actions(&mut l), [Action::Place, Action::Place]);
+    l.handle_assigned(Epoch(4), now);
+    l.handle_edge_down(Epoch(4), now);
+    assert_eq!((l.capturing(), actions(&mut l)), (Some(Epoch(1)), vec![Action::Place]));
+}
+
+#[test]
+fn an_edge_that_leaves_before_its_successor_is_live_leaves_the_meeting_without_one() {
+    let now = Instant::now();
+    let mut early = handing_over(now);
+    early.handle_closed(Epoch(1), CloseReason::Drain, now);
+    assert_eq!((early.status(), early.capturing()), (Status::Placing, None));
+    let mut joining = handing_over(now);
+    joining.handle_assigned(Epoch(2), now);
+    joining.handle_closed(Epoch(1), CloseReason::Drain, now);
+    assert_eq!(joining.status(), Status::Connecting);
+    joining.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
+    assert_eq!(joining.status(), Status::Active);
+    let mut silent = handing_over(now);
+    silent.handle_assigned(Epoch(2), now);
+    silent.handle_opened(Epoch(2));
+    silent.handle_timeout(now + LEAVING);
+    assert_eq!((silent.status(), silent.leaving()), (Status::Connecting, None));
+}
+
+#[test]
+fn a_meeting_that_ends_during_a_hand_over_is_left_by_both() {
+    let now = Instant::now();
+    let mut l = handing_over(now);
+    l.handle_assigned(Epoch(2), now);
+    l.handle_stop(now);
+    assert_eq!(actions(&mut l), [Action::Dismiss(Epoch(1)), Action::Leave]);
+}
+
+#[test]
+fn after_a_restart_the_edge_is_given_time_to_come_back() {
+    let now = Instant::now();
+    let mut l = Lifecycle::resumed(Status::Active, Epoch(4), None, 0, now);
+    l.handle_opened(Epoch(4));
+    assert_eq!((l.status(), l.poll_timeout()), (Status::Active, None));
+    let mut lost = Lifecycle::resumed(Status::Active, Epoch(4), None, 0, now);
+    lost.handle_timeout(now + Duration::from_secs(15));
+    assert_eq!(actions(&mut lost), [Action::Place]);
+}
+
+#[test]
+fn an_edge_that_is_live_before_its_placement_is_known_stays_the_meetings_edge() {
+    let now = Instant::now();
+    let mut l = Lifecycle::new();
+    l.handle_opened(Epoch(1));
+    l.handle_edge_state(Epoch(1), EdgeState::Live, None, now);
+    l.handle_assigned(Epoch(1), now);
+    assert_eq!((l.status(), l.capturing(), l.poll_timeout()), (Status::Active, Some(Epoch(1)), None));
+    l.handle_timeout(now + Duration::from_secs(15));
+    assert_eq!((l.status(), actions(&mut l)), (Status::Active, vec![Action::Place]), "only the first");
+}
+
+#[test]
+fn an_edge_that_is_found_when_the_meeting_is_to_end_is_told_and_waited_for() {
+    let now = Instant::now();
+    let mut l = Lifecycle::new();
+    assert_eq!(actions(&mut l), [Action::Place]);
+    l.handle_leave("requested", now);
+    assert_eq!((l.status(), actions(&mut l)), (Status::Finishing, vec![]));
+    l.handle_assigned(Epoch(1), now);
+    assert_eq!(actions(&mut l), [Action::Leave]);
+    l.handle_closed(Epoch(1), CloseReason::Asked, now);
+    l.handle_backlog(0, 0, now);
+    assert_eq!(l.status(), Status::Done);
+    let mut nobody = Lifecycle::new();
+    assert_eq!(actions(&mut nobody), [Action::Place]);
+    nobody.handle_stop(now);
+    nobody.handle_unplaced(Unplaced { code: "no_edge", detail: "none".into(), retry: true }, now);
+    assert_eq!(nobody.status(), Status::Done);
+}
+
+#[test]
+fn a_placement_that_ends_after_the_second_edge_took_over_changes_nothing() {
+    let now = Instant::now();
+    let mut l = active(now);
+    l.handle_hand_over(Epoch(1), now);
+    l.handle_promoted(Epoch(2));
+    for late in [Ok(Epoch(3)), Err(Unplaced { code: "no_edge", detail: "none".into(), retry: true })] {
+        match late {
+            Ok(epoch) => l.handle_assigned(epoch, now),
+            Err(why) => l.handle_unplaced(why, now),
+        }
+        assert_eq!((l.status(), l.capturing(), l.poll_timeout()), (Status::Active, Some(Epoch(2)), None));
+    }
+}
+
+#[test]
+fn a_dead_edge_that_was_to_be_relieved_is_forgotten_with_its_deadline() {
+    let now = Instant::now();
+    let mut l = handing_over(now);
+    l.handle_edge_down(Epoch(1), now);
+    l.handle_assigned(Epoch(2), now);
+    l.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
+    l.handle_timeout(now + LEAVING);
+    assert_eq!((l.status(), l.capturing(), l.leaving()), (Status::Active, Some(Epoch(2)), None));
+}
