@@ -68,6 +68,8 @@ fn table(figures: &Figures) -> Table {
         ("rejoins per node and hour", f.rejoins_per_node_hour, "", "0.01"),
         ("sent by a node, idle", f.idle_bytes_per_s, "B/s", "1000"),
         ("sent by a node, loaded", f.loaded_bytes_per_s, "B/s", "6400"),
+        ("signatures verified by a node, idle", f.idle_verified_per_s, "1/s", ""),
+        ("signatures verified by a node, loaded", f.loaded_verified_per_s, "1/s", ""),
         ("join known to a node, p99", f.join_ms_p99, "ms", "1000"),
         ("goodbye known to a node, p99", f.leave_ms_p99, "ms", "1000"),
         ("report known to a node, p99", f.report_ms_p99, "ms", ""),

@@ -14,7 +14,8 @@ use crate::{
     codec,
     identity::{Identity, NodeId, Role},
     lease::Grantor,
-    membership::{MAX_MEMBERS_KNOWN, Membership, Settings},
+    membership::{Keys, MAX_MEMBERS_KNOWN, Member, Membership, Settings, forgery::Said},
+    sim::keys::Authority,
     wire::{
         Epoch, Term,
         control::{ToCore, ToEdge},
@@ -39,25 +40,86 @@ pub fn address(n: u8) -> SocketAddr {
     ([10, 0, 0, n], 4433).into()
 }
 
-/// Two nodes that know each other, and what they sent to get there.
-pub fn pair(now: Instant) -> (Membership, Vec<Vec<u8>>) {
-    let [mut a, mut b] =
-        [0, 1].map(|n| Membership::new(identity(n), address(n), 1_700_000_000_000, Settings::default(), u64::from(n)));
-    let mut packets = vec![];
-    b.announce(address(0), now);
+/// Nodes that hold each other's certificates.
+fn nodes<const N: usize>(now: Instant) -> [Membership; N] {
+    let authority = Authority::default();
+    let keys: Vec<_> = (0..N as u8).map(|n| authority.issue(identity(n))).collect();
+    keys.iter().for_each(|one| keys.iter().for_each(|other| assert!(one.learn(other.certificate()))));
+    std::array::from_fn(|n| {
+        let (n, keys, clock) = (n as u8, keys[n].clone(), (1_700_000_000_000, now));
+        Membership::new(identity(n), address(n), keys, clock, Settings::default(), u64::from(n))
+    })
+}
+
+/// Lets the first node and another one exchange what they have to say; what the other one sent is kept.
+fn exchange(first: &mut Membership, other: &mut Membership, n: u8, now: Instant, packets: &mut Vec<Vec<u8>>) {
     for _ in 0..6 {
-        while let Some(transmit) = b.poll_transmit() {
+        while let Some(transmit) = other.poll_transmit() {
             packets.push(transmit.packet.to_vec());
-            let _ = a.handle_packet(&identity(1), &transmit.packet, now);
+            let _ = first.handle_packet(&identity(n), &transmit.packet, now);
         }
-        while let Some(transmit) = a.poll_transmit() {
-            let _ = b.handle_packet(&identity(0), &transmit.packet, now);
+        while let Some(transmit) = first.poll_transmit() {
+            if transmit.to == address(n) {
+                let _ = other.handle_packet(&identity(0), &transmit.packet, now);
+            }
         }
-        if let Some(later) = b.poll_timeout() {
-            b.handle_timeout(later);
+        if let Some(later) = other.poll_timeout() {
+            other.handle_timeout(later);
         }
     }
+}
+
+/// Two nodes that know each other, and what they sent to get there.
+pub fn pair(now: Instant) -> (Membership, Vec<Vec<u8>>) {
+    let ([mut a, mut b], mut packets) = (nodes(now), vec![]);
+    b.announce(address(0), now);
+    exchange(&mut a, &mut b, 1, now, &mut packets);
     (a, packets)
+}
+
+/// What a node with a sound certificate says of another one, of itself and of nobody: four bytes each. None of it is
+/// believed but what it may say of itself.
+pub fn claims(data: &[u8]) {
+    let now = Instant::now();
+    let [mut victim, mut traitor, mut third]: [Membership; 3] = nodes(now);
+    let mut packets = vec![];
+    for (n, other) in [(2, &mut third), (1, &mut traitor)] {
+        other.announce(address(0), now);
+        exchange(&mut victim, other, n, now, &mut packets);
+    }
+    let named = |n: u8| identity(n).node;
+    let Some(empty) = traitor.forge(&named(0)) else { return };
+    for op in data.as_chunks::<4>().0.iter().take(200) {
+        let [kind, whom, a, b] = *op;
+        let (whom, life, more) = (named(whom % 3), u64::from(a) << (b % 64), u16::from(b));
+        let claimed = Identity { role: Role::Core, ..identity(a) };
+        let said = [Said::Alive, Said::Suspect, Said::Down][usize::from(a % 3)];
+        let (to, packet) = (address(b), empty.clone());
+        let packet = match kind % 9 {
+            0 | 1 => packet.say(&traitor, &whom, said, life, more),
+            2 => packet.claim(claimed, to, life),
+            3 => packet.claim_by_card(&traitor, claimed, to, life),
+            4 => packet.farewell(&traitor, &whom, a % 2 == 0),
+            5 => packet.turn_undead(),
+            6 => packet.have_pinged(claimed, to, life),
+            7 => packet.ask_for_all(&traitor),
+            _ => packet.from_life(life),
+        };
+        let Some(packet) = packet.packet() else { continue };
+        let _ = victim.handle_packet(&identity(1), &packet, now);
+        let mut sent = 0;
+        while let Some(transmit) = victim.poll_transmit() {
+            sent += 1;
+            assert!([address(1), address(2)].contains(&transmit.to), "a packet to {}", transmit.to);
+        }
+        while victim.poll_event().is_some() {}
+        assert!(sent <= 400, "{sent} packets for one");
+        let members = victim.members();
+        let is_real = |m: &Member| [1, 2].into_iter().any(|n| m.identity == identity(n) && m.addr == address(n));
+        assert!(members.iter().all(is_real), "{members:?}");
+        assert!(members.iter().any(|m| m.identity.node == named(2)), "evicted by one teller");
+        assert!(victim.rejoins() <= 3, "{} new lives at once", victim.rejoins());
+    }
 }
 
 /// Packets from a node whose certificate is sound, and time passing: each is two bytes of length and so many bytes.
@@ -176,4 +238,5 @@ pub fn lease(data: &[u8]) {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// The targets by name.
-pub const TARGETS: [Target; 4] = [("gossip", gossip), ("control", control), ("spurt", spurt), ("lease", lease)];
+pub const TARGETS: [Target; 5] =
+    [("gossip", gossip), ("claims", claims), ("control", control), ("spurt", spurt), ("lease", lease)];

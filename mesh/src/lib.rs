@@ -13,6 +13,7 @@ pub mod codec;
 pub mod config;
 pub mod coordinate;
 pub mod downmix;
+#[cfg(feature = "sim")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod health;

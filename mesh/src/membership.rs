@@ -13,7 +13,9 @@
 //! | after a partition, foca waits for minutes | nodes that are down are announced to every few seconds |
 //! | a node that is alone, or held down, stops announcing | seeds and members are tried from here |
 //! | joining needs the seed's name | an announcement to anyone, which the receiver takes for itself |
-//! | the table grows with what peers claim | [`MAX_MEMBERS_KNOWN`] |
+//! | anybody may say anything of anybody | a node enters with its own signed [`Card`](cards) alone; a Down needs two tellers, or our own probes (`judge`) |
+//! | the table grows with what peers claim | one entry for each certificate, [`MAX_MEMBERS_KNOWN`] in all |
+//! | two that hold each other down renew themselves for ever | at the pace of `limits`, on both sides |
 //! | a change of the list waits for the next gossip | it is passed on at once |
 //! | downs, and joins, that news has missed stay unknown | lists are compared by digest with each probe (`sync`) |
 //! | a suspect hears of it by chance, and its suspector of the answer | both are told directly, the suspect by everyone who probes it |
@@ -21,7 +23,14 @@
 //! | reports fill the packets | in full only when changed, or asked for; else a note of 14 bytes (`news`, `rumours`) |
 //! | one lost packet of a probe costs 16 others | up to two more direct attempts (`probing`) |
 
+mod cards;
+mod chain;
+#[cfg(feature = "sim")]
+pub mod forgery;
 mod health;
+mod judge;
+mod keys;
+mod limits;
 mod news;
 mod outbox;
 mod own;
@@ -47,7 +56,10 @@ use foca::{Foca, Message, Timer};
 use rand::{SeedableRng, rngs::StdRng};
 
 use self::{
+    cards::{Card, Cards},
     health::Health,
+    judge::Accusers,
+    limits::Limits,
     news::Item,
     outbox::{Note, Outbox},
     own::Own,
@@ -61,16 +73,16 @@ use self::{
     upkeep::Deadlines,
 };
 pub use self::{
+    keys::{Fetch, Fingerprint, Keys},
     packet::{MAX_PACKET, PacketError, inspect},
     settings::Settings,
 };
 use crate::{
     identity::{Identity, NodeId},
-    version::Version,
     wire::report::Report,
 };
 
-/// The most nodes the table holds, up or down. A packet that names more is refused.
+/// The most nodes the table holds, up or down. More are not believed to exist.
 pub const MAX_MEMBERS_KNOWN: usize = 4096;
 
 /// How many members are asked whom they know after joining, beside the first.
@@ -113,6 +125,13 @@ pub enum Event {
     Down(NodeId),
     /// A live node has a new report, address, role or region.
     Changed(NodeId),
+    /// By another node's clock ours is wrong, or its own is.
+    ClockDiffers {
+        /// Whose.
+        by: NodeId,
+        /// How far ours is ahead of it, in milliseconds.
+        ahead: i64,
+    },
 }
 
 /// SWIM's state on one node.
@@ -120,11 +139,20 @@ pub enum Event {
 /// Its queues are bounded by the contract above: what one call can cause is one packet to each member.
 pub struct Membership {
     settings: Settings,
-    foca: Foca<Peer, PacketCodec, StdRng, Reports>,
+    foca: Foca<Peer, PacketCodec, StdRng, foca::NoCustomBroadcast>,
+    keys: Arc<dyn Keys>,
+    cards: Cards,
+    /// The own card, and who was shown it.
+    card: Option<Card>,
+    shown_to: BTreeSet<NodeId>,
+    accusers: Accusers,
+    limits: Limits,
+    disbelieved: BTreeMap<&'static str, u64>,
+    /// What the clock said, in Unix milliseconds, and when.
+    clock: (u64, Instant),
+    last_now: Instant,
     reports: Reports,
     rumours: Rumours,
-    /// What each node is known to speak; a node that is not here is sent no news.
-    versions: BTreeMap<NodeId, Version>,
     sync: Sync,
     health: Health,
     probing: Option<Probing>,
@@ -161,27 +189,34 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// A node that knows nobody yet.
+    /// A node that knows nobody yet, `clock` being the Unix time in milliseconds at `now`.
     ///
-    /// `incarnation` is the Unix time of the start in milliseconds, so that a restarted node wins over
-    /// its former self; a clock that went back in between costs a few more exchanges. `seed` feeds every
-    /// random choice: equal inputs in equal order give equal outputs.
-    pub fn new(me: Identity, addr: SocketAddr, incarnation: u64, settings: Settings, seed: u64) -> Self {
+    /// It is also its first life: a restarted node wins over its former self. A clock that went back in between costs
+    /// an exchange more. `seed` feeds every random choice: equal inputs in equal order give equal outputs.
+    pub fn new(
+        me: Identity,
+        addr: SocketAddr,
+        keys: Arc<dyn Keys>,
+        (clock, now): (u64, Instant),
+        settings: Settings,
+        seed: u64,
+    ) -> Self {
         let settings = settings.sane();
-        let reports = Reports::new(settings.wire);
-        let foca = Foca::with_custom_broadcast(
-            Peer::new(me, addr, incarnation),
-            settings.foca(1),
-            StdRng::seed_from_u64(seed),
-            PacketCodec,
-            reports.clone(),
-        );
+        let foca = Foca::new(Peer::new(me, addr, clock), settings.foca(1), StdRng::seed_from_u64(seed), PacketCodec);
         Self {
             settings,
             foca,
-            reports,
+            keys,
+            cards: Cards::default(),
+            card: None,
+            shown_to: BTreeSet::new(),
+            accusers: Accusers::default(),
+            limits: Limits::default(),
+            disbelieved: BTreeMap::new(),
+            clock: (clock, now),
+            last_now: now,
+            reports: Reports::default(),
             rumours: Rumours::default(),
-            versions: BTreeMap::new(),
             sync: Sync::default(),
             health: Health::default(),
             probing: None,
@@ -218,15 +253,14 @@ impl Membership {
         if self.left || to == self.foca.identity().addr {
             return;
         }
+        self.last_now = now;
         self.remember_seed(to, now);
         self.announce_to(Peer::anyone(to), now);
     }
 
-    /// The connection to `node` speaks `wire`: what of ours it reads is decided by that.
-    pub fn handle_version(&mut self, node: &NodeId, wire: Version) {
-        if self.versions.get(node) != Some(&wire) {
-            self.versions.insert(node.clone(), wire);
-        }
+    /// What the clock says at `now`, in Unix milliseconds: it may be set while the node runs.
+    pub fn handle_clock(&mut self, millis: u64, now: Instant) {
+        self.clock = (millis, now);
     }
 
     /// Takes in a packet that came on a connection whose certificate says `from`.
@@ -238,32 +272,91 @@ impl Membership {
         if self.left {
             return Ok(());
         }
-        let (header, length) = packet::header(packet)?;
-        if !header.src.is(from) {
-            return Err(PacketError::Impostor { claimed: header.src.node, certified: from.node.clone() });
+        self.last_now = now;
+        let packet::Packet { mut header, members, items } = packet::read(packet)?;
+        let src = header.src.clone();
+        if !src.is(from) {
+            return Err(PacketError::Impostor { claimed: src.node, certified: from.node.clone() });
         }
-        self.check_room(&header, &packet[length..])?;
-        self.hints.remove(&from.node);
-        if let Message::ForwardedAck { origin, .. } = &header.message {
-            self.hints.remove(&origin.node);
+        if src.node == self.foca.identity().node {
+            return Err(PacketError::Ourselves);
         }
-        self.note_answer(&from.node, &header.message, now);
-        let (sender, rejoins, incarnation) = (header.src.clone(), self.rejoins, self.incarnation);
-        let taken = if header.dst.is_anyone() && header.message == Message::Announce {
-            let mut readdressed = packet::readdress(header, self.foca.identity().clone())?;
-            readdressed.extend_from_slice(&packet[length..]);
-            self.foca.handle_data(&readdressed, &mut self.outbox)
+        let (rejoins, incarnation) = (self.rejoins, self.incarnation);
+        let ours = header.dst == *self.foca.identity() || header.dst.is_anyone();
+        let items = self.take_cards(&src, items, ours, now);
+        let taken = if self.is_introduced(&src, now) {
+            let certain = self.cards.get(&src.node).map_or(0, |card| card.incarnation);
+            header.src_incarnation = header.src_incarnation.min(certain);
+            self.take_in(header, members, items, now)
         } else {
-            self.foca.handle_data(packet, &mut self.outbox)
+            Ok(())
         };
-        self.read_items(now);
+        self.ask_for_cards(&src, now);
         self.settle(now);
         if self.rejoins > rejoins {
             // Whoever tells us that we are down should be the first to hear of our new life.
-            self.announce_to(sender, now);
+            self.announce_to(src, now);
         } else if self.incarnation > incarnation {
             // Whoever suspects us, or has heard of it, should be the first to hear that we are well.
-            self.send(sender, Message::Gossip, &[]);
+            self.send(src, Message::Gossip, &[]);
+        }
+        taken
+    }
+
+    /// Takes in the cards among `items`; the rest is given back. What was meant for another life of ours tells of us
+    /// alone: else we would hold ourselves accepted in this one.
+    fn take_cards(&mut self, from: &Peer, items: Vec<Item>, ours: bool, now: Instant) -> Vec<Item> {
+        let mut rest = vec![];
+        for item in items {
+            match item {
+                Item::Card(card) if !ours && card.peer.node != self.foca.identity().node => {}
+                Item::Card(card) => self.hear_card(*card, from, now),
+                Item::Cards(keys) => self.give_cards(from, &keys, now),
+                Item::Clock(millis) => self.hear_clock(from, millis, now),
+                other => rest.push(other),
+            }
+        }
+        rest
+    }
+
+    /// Takes in what a node says that we know by its card.
+    fn take_in(
+        &mut self,
+        mut header: foca::Header<Peer>,
+        members: Vec<foca::Member<Peer>>,
+        items: Vec<Item>,
+        now: Instant,
+    ) -> Result<(), PacketError> {
+        let src = header.src.clone();
+        if !self.names_the_known(&header.message) {
+            self.disbelieve("stranger");
+            return Ok(());
+        }
+        if header.message == Message::TurnUndead && header.dst == *self.foca.identity() && !self.may_renew(&src, now) {
+            return Ok(());
+        }
+        self.hints.remove(&src.node);
+        self.accusers.clear(&src.node);
+        if let Message::ForwardedAck { origin, .. } = &header.message {
+            self.hints.remove(&origin.node);
+        }
+        self.note_answer(&src.node, &header.message, now);
+        if header.dst.is_anyone() && header.message == Message::Announce {
+            // How an announcement to anyone becomes one to us.
+            header.dst = self.foca.identity().clone();
+        }
+        let ours = header.dst == *self.foca.identity();
+        let newcomer = header.message == Message::Announce && self.active(&src.node).is_none();
+        let taken = self.foca.handle_data(&packet::bare(&header)?, &mut self.outbox);
+        if ours && self.active(&src.node).is_some_and(|member| *member.id() == src) {
+            let believed = self.judge(&src, members, now);
+            if !believed.is_empty() {
+                self.apply(believed);
+            }
+            self.read_items(&src, items, now);
+            if newcomer {
+                self.tell_all(&src, now);
+            }
         }
         Ok(taken?)
     }
@@ -273,6 +366,7 @@ impl Membership {
         if self.left {
             return;
         }
+        self.last_now = now;
         self.notice_sleep(now);
         while let Some(timer) = self.timers.pop(now) {
             if let Err(error) = self.foca.handle_timer(timer, &mut self.outbox) {
@@ -314,6 +408,7 @@ impl Membership {
         if self.left {
             return;
         }
+        self.last_now = now;
         self.take_report(report, now);
         self.settle(now);
     }
@@ -323,16 +418,18 @@ impl Membership {
         if self.left {
             return;
         }
+        self.last_now = now;
+        let members: Vec<Peer> = self.foca.iter_members().take(MAX_FAREWELLS).map(|m| m.id().clone()).collect();
+        self.left = true;
+        self.show_card();
         if let Err(error) = self.foca.leave_cluster(&mut self.outbox) {
             tracing::debug!(%error, "goodbye not gossiped");
         }
         self.settle(now);
         let gone = foca::Member::down(self.foca.identity().clone());
-        let members: Vec<Peer> = self.foca.iter_members().take(MAX_FAREWELLS).map(|m| m.id().clone()).collect();
         for peer in members {
             self.send(peer, Message::Gossip, std::slice::from_ref(&gone));
         }
-        self.left = true;
     }
 
     /// The next packet to send, until there is none.
@@ -343,6 +440,12 @@ impl Membership {
     /// The next event, until there is none.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// The next certificate to fetch, until there is none. When it is there, or is not to be had, the fetching is
+    /// over: [`Membership::handle_certificate`] takes it up.
+    pub fn poll_fetch(&mut self) -> Option<Fetch> {
+        self.cards.next_fetch()
     }
 
     /// The live nodes, without this one, by node id.
@@ -375,20 +478,6 @@ impl Membership {
         self.foca.iter_members().find(|member| member.id().node == *node)
     }
 
-    /// Whether the table has room for every node that a packet names; only counted when it may not.
-    fn check_room(&self, header: &foca::Header<Peer>, body: &[u8]) -> Result<(), PacketError> {
-        let known = self.foca.iter_membership_state();
-        if known.len() + packet::MAX_MEMBERS < MAX_MEMBERS_KNOWN {
-            return Ok(());
-        }
-        let mut nodes: BTreeSet<NodeId> = known.map(|member| member.id().node.clone()).collect();
-        nodes.insert(header.src.node.clone());
-        if header.message != Message::Broadcast {
-            nodes.extend(packet::members(body)?.into_iter().map(|member| member.id().node.clone()));
-        }
-        if nodes.len() <= MAX_MEMBERS_KNOWN { Ok(()) } else { Err(PacketError::Full) }
-    }
-
     /// Turns what foca asked for in its last call into timers, events and packets.
     fn settle(&mut self, now: Instant) {
         for (timer, after) in std::mem::take(&mut self.outbox.timers) {
@@ -414,30 +503,23 @@ impl Membership {
         self.note_incarnation(header.src_incarnation);
         if let Message::Ping(number) = header.message {
             self.begin_probe(&to, number, now);
-            let digest =
-                self.reads_news(&to.node).then(|| Item::Digest(self.digest(now)).encode(MAX_PACKET - packet.len()));
-            return self.queue_with_news(to, packet, digest.flatten().as_deref().unwrap_or_default());
+            let room = MAX_PACKET - packet.len();
+            let digest = Item::Digest(self.digest(now)).encode(room).unwrap_or_default();
+            return self.queue_with_news(to, packet, &digest);
         }
-        match header.message {
-            Message::Announce | Message::TurnUndead => self.queue(to, packet),
-            _ => self.queue_with_news(to, packet, &[]),
-        }
-    }
-
-    fn reads_news(&self, node: &NodeId) -> bool {
-        reads_news(self.settings.wire, self.versions.get(node).copied())
+        self.queue_with_news(to, packet, &[]);
     }
 
     /// Adds to a packet what its receiver should hear, as far as it fits.
     fn queue_with_news(&mut self, to: Peer, packet: Bytes, tail: &[u8]) {
-        let length = packet.len() + tail.len();
-        let rumours = if self.reads_news(&to.node) {
-            self.rumours.fill(&to.node, MAX_PACKET.saturating_sub(length), &self.reports)
-        } else {
-            vec![]
-        };
-        let packet =
-            if length + rumours.len() == packet.len() { packet } else { [&packet, tail, &rumours].concat().into() };
+        let room = |items: &[u8]| MAX_PACKET.saturating_sub(packet.len() + items.len());
+        let mut items = tail.to_vec();
+        items.extend(self.introduction(&to, room(&items)));
+        if !to.is_anyone() {
+            items.extend(self.cards.fill(&to.node, room(&items)));
+            items.extend(self.rumours.fill(&to.node, room(&items), &self.reports));
+        }
+        let packet = if items.is_empty() { packet } else { [&packet[..], &items].concat().into() };
         self.queue(to, packet);
     }
 
@@ -449,12 +531,12 @@ impl Membership {
                     tracing::debug!(node = %peer.node, addr = %peer.addr, "up");
                     moved.remove(&peer.node);
                     self.events.push_back(Event::Up(self.view(&peer)));
-                    self.repeat_report(now);
                     self.spread(now);
                 }
                 Note::Down(peer) => {
                     tracing::debug!(node = %peer.node, "down");
                     self.hints.remove(&peer.node);
+                    self.accusers.clear(&peer.node);
                     moved.remove(&peer.node);
                     self.events.push_back(Event::Down(peer.node));
                     self.spread(now);
@@ -546,11 +628,6 @@ impl Membership {
             self.configured_for = nodes;
         }
     }
-}
-
-/// Whether news passes between a node of version `ours` and one known to speak `theirs`.
-fn reads_news(ours: Version, theirs: Option<Version>) -> bool {
-    ours >= Version::V2 && theirs.is_some_and(|wire| wire >= Version::V2)
 }
 
 #[cfg(test)]

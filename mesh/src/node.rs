@@ -3,7 +3,7 @@
 //! One task (`gossip`) owns the SWIM state and is the only one to touch it; one task per connection
 //! (`inbound`) reads what a peer sends and hands it on; `pool` holds the connections, `dial` makes
 //! them, `join` feeds in seeds, `locate` learns
-//! where the node is from their round trips, `renewal` renews certificates and `vigil` judges peers by them. Everything else is this handle.
+//! where the node is from their round trips, `keyring` holds the certificates that gossip is verified by, `renewal` renews certificates and `vigil` judges peers by them. Everything else is this handle.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
@@ -12,6 +12,7 @@ mod error;
 mod gossip;
 mod inbound;
 mod join;
+mod keyring;
 mod locate;
 mod peer;
 mod pool;
@@ -36,7 +37,7 @@ pub use self::{
     error::{ConnectError, OpenError, RequestError, StartError},
     peer::{Inbound, Peer, Reply},
 };
-use self::{gossip::Input, pool::Pool};
+use self::{gossip::Input, keyring::Keyring, pool::Pool};
 pub use crate::membership::Member;
 use crate::{
     authorize::Denials,
@@ -104,6 +105,9 @@ struct Shared {
     coordinate: Mutex<Coordinate>,
     members: watch::Receiver<Arc<Vec<Member>>>,
     gossip: mpsc::Sender<Input>,
+    /// The own key, and the certificates of those who sign gossip.
+    keyring: Arc<Keyring>,
+    keys_changed: Notify,
     /// Weak: the gossip task holds the strong one, so that the reader sees the end when the node stops.
     inbound: mpsc::WeakSender<Inbound>,
     denials: Denials,
@@ -144,6 +148,8 @@ impl Node {
             coordinate: Mutex::new(Coordinate::unknown()),
             members,
             gossip,
+            keyring: Arc::new(Keyring::new(settings.credentials)),
+            keys_changed: Notify::new(),
             inbound: inbound.downgrade(),
             denials: Denials::default(),
             stop: CancellationToken::new(),

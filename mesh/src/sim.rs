@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the base of virtual time; nothing waits on it")]
 
+pub mod keys;
 mod load;
 pub mod measure;
 mod network;
@@ -15,6 +16,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -28,8 +30,7 @@ pub use self::{
 use self::{network::Network, view::View};
 use crate::{
     identity::{Identity, NodeId, Role},
-    membership::{Event, MAX_PACKET, Member, Membership, Settings, Transmit},
-    version::Version,
+    membership::{Event, Fetch, Fingerprint, Keys, MAX_PACKET, Member, Membership, Settings, Transmit},
 };
 
 /// The world's clock reads this at its start, in Unix milliseconds.
@@ -54,6 +55,7 @@ pub struct World {
     /// Their bytes, with [`FRAMING`] for each.
     pub bytes: u64,
     settings: Settings,
+    authority: keys::Authority,
     network: Network,
     nodes: Vec<Node>,
     at_address: BTreeMap<SocketAddr, usize>,
@@ -69,7 +71,7 @@ pub struct World {
 struct Node {
     identity: Identity,
     addr: SocketAddr,
-    wire: Version,
+    keys: Arc<keys::Ring>,
     /// `None` while crashed.
     swim: Option<Membership>,
     /// When it is to be woken; `None` if it is not.
@@ -83,6 +85,7 @@ struct Node {
 
 enum Happening {
     Arrival { from: usize, to: SocketAddr, packet: Bytes },
+    Certificate { to: usize, certificate: Fingerprint },
     Wake(usize),
     Resume(usize),
     Report(usize),
@@ -108,6 +111,7 @@ impl World {
             packets: 0,
             bytes: 0,
             settings,
+            authority: keys::Authority::default(),
             network: Network::new(count, loss),
             nodes: Vec::new(),
             at_address: BTreeMap::new(),
@@ -120,11 +124,11 @@ impl World {
             number: 0,
         };
         for index in 0..count {
-            let (identity, addr, settings) = (identity(index), address(index, 0), &world.settings);
+            let (identity, addr) = (identity(index), address(index, 0));
             let node = Node {
+                keys: world.authority.issue(identity.clone()),
                 identity,
                 addr,
-                wire: settings.wire,
                 swim: None,
                 wake: None,
                 stalled: None,
@@ -160,15 +164,16 @@ impl World {
         world
     }
 
-    /// Starts node `index` afresh, at its address of generation `generation`.
-    pub fn start(&mut self, index: usize, generation: u8, incarnation: u64) {
+    /// Starts node `index` afresh, at its address of generation `generation`, its clock being `clock` in Unix
+    /// milliseconds.
+    pub fn start(&mut self, index: usize, generation: u8, clock: u64) {
         let seed = self.rng.random();
         let addr = address(index, generation);
         self.at_address.retain(|_, at| *at != index);
         self.at_address.insert(addr, index);
-        let identity = self.nodes[index].identity.clone();
-        let settings = Settings { wire: self.nodes[index].wire, ..self.settings.clone() };
-        let swim = Membership::new(identity, addr, incarnation, settings, seed);
+        let (identity, keys) = (self.nodes[index].identity.clone(), self.nodes[index].keys.clone());
+        let clock = (clock, self.base + self.now);
+        let swim = Membership::new(identity, addr, keys, clock, self.settings.clone(), seed);
         let node = &mut self.nodes[index];
         node.rejoins += node.swim.take().map_or(0, |swim| swim.rejoins());
         (node.addr, node.swim, node.wake, node.stalled) = (addr, Some(swim), None, None);
@@ -176,9 +181,33 @@ impl World {
         self.begin_reports(index);
     }
 
-    /// What node `index` speaks from its next start on.
-    pub fn set_wire(&mut self, index: usize, wire: Version) {
-        self.nodes[index].wire = wire;
+    /// Gives node `index` a new certificate, which its process takes up.
+    pub fn renew_certificate(&mut self, index: usize) {
+        let keys = self.authority.issue(self.nodes[index].identity.clone());
+        let known: Vec<Fingerprint> = self.nodes.iter().map(|node| node.keys.certificate()).collect();
+        known.into_iter().for_each(|certificate| assert!(keys.learn(certificate), "it was issued"));
+        self.nodes[index].keys = keys.clone();
+        self.with(index, |swim, now| swim.take_keys(keys, now));
+    }
+
+    /// How often nodes have verified a signature since the world began.
+    pub fn verified(&self) -> u64 {
+        self.authority.verified()
+    }
+
+    /// Sends `packet`, whatever it is, from node `from` to node `to`.
+    pub fn send(&mut self, from: usize, to: usize, packet: Bytes) {
+        let (to, node) = (self.nodes[to].addr, Some(id(to)));
+        self.transmit(from, Transmit { to, node, packet });
+    }
+
+    /// What nodes were told and did not believe since this was last called, by reason.
+    pub fn take_disbelieved(&mut self) -> BTreeMap<&'static str, u64> {
+        let mut all = BTreeMap::new();
+        for swim in self.nodes.iter_mut().filter_map(|node| node.swim.as_mut()) {
+            swim.take_disbelieved().into_iter().for_each(|(reason, count)| *all.entry(reason).or_default() += count);
+        }
+        all
     }
 
     /// The process is gone without a word.
@@ -255,7 +284,7 @@ impl World {
             let about = match event {
                 Event::Down(node) => down && *node == id(index),
                 Event::Up(member) => !down && member.identity.node == id(index),
-                Event::Changed(_) => false,
+                Event::Changed(_) | Event::ClockDiffers { .. } => false,
             };
             if about {
                 first.entry(*observer).or_insert(*at - since);
@@ -325,6 +354,10 @@ impl World {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Arrival { from, to, packet } => self.arrive(from, to, packet),
+            Happening::Certificate { to, certificate } => {
+                self.nodes[to].keys.learn(certificate);
+                self.with(to, |swim, now| swim.handle_certificate(certificate, now));
+            }
             // Another wake-up has taken its place.
             Happening::Wake(index) if self.nodes[index].wake != Some(self.now) => {}
             Happening::Wake(index) if self.nodes[index].stalled.is_some() => {}
@@ -358,18 +391,38 @@ impl World {
 
     fn deliver(&mut self, from: usize, to: usize, packet: &[u8]) {
         let sender = self.nodes[from].identity.clone();
-        let agreed = self.nodes[from].wire.min(self.nodes[to].wire);
+        // The handshake has shown it.
+        let certificate = self.nodes[from].keys.certificate();
+        let new = !self.nodes[to].keys.knows(certificate);
+        self.nodes[to].keys.learn(certificate);
         let taken = self.with(to, |swim, now| {
-            swim.handle_version(&sender.node, agreed);
+            if new {
+                swim.handle_certificate(certificate, now);
+            }
             swim.handle_packet(&sender, packet, now)
         });
         assert!(matches!(taken, None | Some(Ok(()))), "{sender:?} sent what {to} refused: {taken:?}");
+    }
+
+    /// A stream of its own: it takes a round trip, and another one where a packet of it is lost.
+    fn fetch(&mut self, to: usize, Fetch { from, certificate }: Fetch) {
+        let Some(from) = index_of(&from).filter(|from| self.nodes[*from].keys.knows(certificate)) else { return };
+        for _ in 0..3 {
+            let there = self.network.carry(to, Some(from), &mut self.rng);
+            let back = self.network.carry(from, Some(to), &mut self.rng);
+            if let (Some(there), Some(back)) = (there, back) {
+                return self.push(self.now + there + back, Happening::Certificate { to, certificate });
+            }
+        }
     }
 
     fn drain(&mut self, index: usize) {
         let Some(mut swim) = self.nodes[index].swim.take() else { return };
         while let Some(transmit) = swim.poll_transmit() {
             self.transmit(index, transmit);
+        }
+        while let Some(fetch) = swim.poll_fetch() {
+            self.fetch(index, fetch);
         }
         while let Some(event) = swim.poll_event() {
             self.view.note(index, &event);

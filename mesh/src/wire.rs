@@ -6,6 +6,7 @@
 //! | datagram | [`DATAGRAM_COPIES`] | [`copies`] of items of a talk spurt (version 2) |
 //! | bidirectional stream | [`STREAM_CONTROL`] | [`control`] messages both ways, for as long as edge and core talk |
 //! | bidirectional stream | [`STREAM_REQUEST`] | one [`request::Request`], one [`request::Response`], end |
+//! | bidirectional stream | [`STREAM_CERTIFICATE`] | 8 bytes of a certificate's SHA-256; its chain, as a message of DER certificates, or nothing |
 //! | unidirectional stream | [`STREAM_SPURT`] | one talk spurt: [`spurt`] header, frames, trailer |
 //!
 //! Messages on bidirectional streams are a 4-byte big-endian length and a [`crate::codec`] message.
@@ -28,6 +29,8 @@ pub const STREAM_CONTROL: u8 = 1;
 pub const STREAM_REQUEST: u8 = 2;
 /// First byte of a talk spurt's stream.
 pub const STREAM_SPURT: u8 = 3;
+/// First byte of a stream that asks for a certificate by which gossip is verified.
+pub const STREAM_CERTIFICATE: u8 = 4;
 
 use serde::{Deserialize, Serialize};
 

@@ -11,6 +11,8 @@ mod goals;
 mod hostile;
 #[path = "cluster/repairs.rs"]
 mod repairs;
+#[path = "cluster/traitor.rs"]
+mod traitor;
 
 use std::time::Duration;
 
@@ -162,6 +164,7 @@ fn names(event: &Event, index: usize) -> bool {
     match event {
         Event::Up(member) => member.identity.node == id(index),
         Event::Down(node) | Event::Changed(node) => *node == id(index),
+        Event::ClockDiffers { .. } => false,
     }
 }
 

@@ -66,6 +66,11 @@ proptest! {
     }
 
     #[test]
+    fn one_node_s_claims_are_believed_of_itself_alone(data in damaged("claims")) {
+        fuzzing::claims(&data);
+    }
+
+    #[test]
     fn the_control_codec_takes_damaged_seeds(data in damaged("control")) {
         fuzzing::control(&data);
     }
@@ -90,7 +95,9 @@ proptest! {
 #[test]
 #[ignore = "writes the seeds; to be run when messages have changed"]
 fn write_seeds() {
-    for (target, seeds) in [("gossip", gossip()), ("control", control()), ("spurt", spurts()), ("lease", leases())] {
+    for (target, seeds) in
+        [("gossip", gossip()), ("claims", claims()), ("control", control()), ("spurt", spurts()), ("lease", leases())]
+    {
         let dir = corpus(target);
         fs::create_dir_all(&dir).unwrap();
         for (n, seed) in seeds.iter().enumerate() {
@@ -104,6 +111,12 @@ fn gossip() -> Vec<Vec<u8>> {
     let framed = |p: &Vec<u8>| [&(p.len() as u16).to_be_bytes()[..], p].concat();
     let all = packets.iter().flat_map(framed).collect();
     packets.iter().take(5).map(framed).chain([all]).collect()
+}
+
+fn claims() -> Vec<Vec<u8>> {
+    let each = (0..9u8).flat_map(|kind| [[kind, 2, 1, 0], [kind, 0, 2, 40], [kind, 1, 5, 63]]);
+    let downs = [[0, 2, 2, 0], [1, 2, 2, 1], [4, 2, 0, 0], [0, 0, 2, 0], [5, 0, 0, 0], [5, 0, 0, 0], [5, 0, 0, 0]];
+    vec![each.flatten().collect(), downs.concat()]
 }
 
 fn control() -> Vec<Vec<u8>> {

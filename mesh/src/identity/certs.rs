@@ -33,7 +33,7 @@ use self::trust::Trust;
 pub use self::{
     authority::{Authority, AuthorityError},
     error::{BadCertificate, CertError},
-    signing::{Algorithm, Claim, NotProven, SignError},
+    signing::{Accepted, Algorithm, Claim, NotProven, SignError},
     trust::Unacceptable,
 };
 use super::Identity;
@@ -237,8 +237,11 @@ impl Credentials {
     /// # Errors
     /// Its certificate has expired, was revoked, or its authority is trusted no more.
     pub fn check(&self, connection: &quinn::Connection, now: SystemTime) -> Result<SystemTime, Unacceptable> {
-        let chain = shown(connection);
-        self.trust.check_peer(&chain, now)?;
+        self.check_chain(&shown(connection), now)
+    }
+
+    fn check_chain(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<SystemTime, Unacceptable> {
+        self.trust.check_peer(chain, now)?;
         // What has been verified can be parsed.
         let ends = chain.iter().filter_map(|der| parse(der).ok().map(|c| c.validity().not_after.timestamp()));
         let end = ends.min().unwrap_or(0).max(0) as u64;
@@ -263,7 +266,7 @@ pub fn identity_in(pem: &str, trust_domain: &str) -> Result<Identity, BadCertifi
 }
 
 /// The certificates a peer has shown, its own first.
-fn shown(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
+pub(crate) fn shown(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
     let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     chain.map(|chain| *chain).unwrap_or_default()
 }

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    MAX_FAREWELLS, Membership, news,
-    reports::{self, Telling},
+    Membership,
+    chain::Chain,
+    news::{self, Note, Signed},
+    reports::{self, Heard, STEP, Telling},
     upkeep::{due, sooner},
 };
 use crate::{
     clock::Micros,
-    version::Version,
     wire::report::{Extension, Report},
 };
 
@@ -17,6 +18,8 @@ use crate::{
 const MOVED: Duration = Duration::from_millis(2);
 /// For long ways it is this share, in per cent.
 const MOVED_SHARE: u32 = 15;
+/// Stress that changed by less is told with the next refresh, in thousandths: each telling is signed.
+const SLIGHT_STRESS: u16 = 50;
 /// Stress that changed by this much is told at once, in thousandths.
 const BRISK_STRESS: u16 = 100;
 
@@ -26,7 +29,7 @@ pub(super) struct Own {
     latest: Report,
     published: Instant,
     told: Option<Told>,
-    /// Others hold a report of ours that is this new: the clock went back since. Ours are to be newer.
+    /// What is signed next is to be of this time at least.
     after: Micros,
     /// What was told last is to be told once more, for those who missed it.
     again: bool,
@@ -37,6 +40,10 @@ struct Told {
     report: Report,
     sum: u16,
     at: Instant,
+    /// What was signed last stands by the links of this chain.
+    chain: Chain,
+    /// When that was.
+    signed: Instant,
 }
 
 /// How much a report differs from the one before.
@@ -63,84 +70,106 @@ impl Membership {
         }
     }
 
-    /// A newcomer of version 1 has heard nobody's report yet and would wait for the next period's.
-    pub(super) fn repeat_report(&mut self, now: Instant) {
-        if self.settings.wire < Version::V2
-            && let Some(own) = &self.own
-        {
-            let sent = own.told.as_ref().map(|told| told.at + self.settings.report_gap);
-            sooner(&mut self.deadlines.report, sent.map_or(now, |at| now.max(at)));
-        }
-    }
-
-    /// Somebody holds a report of ours that was written at `at`, by a clock that went back since.
-    pub(super) fn outdo(&mut self, at: Micros, now: Instant) {
-        let Some(own) = &mut self.own else { return };
-        if own.told.as_ref().is_none_or(|told| told.report.at < at) && own.after < at {
-            own.after = at;
-            sooner(&mut self.deadlines.report, now + self.settings.report_gap);
-        }
-    }
-
-    /// A repeated report is as much later as it is repeated later, or nobody would pass it on.
+    /// Tells what has changed, signed, or that nothing has.
     pub(super) fn send_report(&mut self, now: Instant) {
         self.deadlines.report = Some(now + self.settings.report_period);
         let Some(own) = &mut self.own else { return };
-        let mut report = own.told.as_ref().map_or_else(|| own.latest.clone(), |told| steady(&told.report, &own.latest));
-        let at = own.latest.at.plus(now.saturating_duration_since(own.published)).max(own.after);
-        let last = own.told.as_ref().map(|told| told.report.at);
-        report.at = whole_millis(last.map_or(at, |last| at.max(last.plus(Duration::from_millis(1)))));
-        if self.settings.wire < Version::V2 {
-            return self.broadcast(report, now);
-        }
-        // As others will read it, or the sums differ.
-        let canonical = reports::encode(&report, true).and_then(|bytes| reports::decode(&bytes).ok());
-        let Some(report) = canonical else { return too_long() };
-        let sum = news::sum(&report);
-        let full = own.told.as_ref().is_none_or(|told| told.sum != sum);
         let again = std::mem::take(&mut own.again);
-        let changed = full || own.told.as_ref().is_none_or(|told| change(&told.report, &report) == Change::Brisk);
-        own.again = changed;
-        let brisk = changed || again;
-        let telling = match &own.told {
-            _ if full => Telling::Full,
-            Some(told) if !again && change(&told.report, &report) == Change::None => Telling::Mark,
-            _ => Telling::Note,
-        };
-        own.told = Some(Told { report: report.clone(), sum, at: now });
-        self.reports.hear_report(report.clone());
-        self.rumours.hear(report.node.clone(), telling, brisk, None);
-        self.tell_the_old(&report);
+        let (telling, changed) = own.telling(now);
+        if let (Telling::Mark, Some(told)) = (telling, &mut own.told) {
+            told.at = now;
+            let node = told.report.node.clone();
+            self.stand(now);
+            self.rumours.hear(node, Telling::Mark, again, None);
+        } else if !self.sign_report(telling, changed || again, now) {
+            return too_long();
+        }
+        if let Some(own) = &mut self.own {
+            own.again = changed;
+        }
         if changed {
             self.deadlines.report = Some(now + self.settings.report_gap);
         }
-        if brisk {
+        if changed || again {
             self.deadlines.tell = Some(now);
         }
     }
 
-    /// As 0.1.0 does it: in full, by foca, to everyone.
-    fn broadcast(&mut self, mut report: Report, now: Instant) {
-        report.extension = None;
-        let Some(bytes) = reports::encode(&report, false) else { return too_long() };
-        if let Err(error) = self.foca.add_broadcast(&bytes) {
-            tracing::debug!(%error, "own report not queued");
-        }
-        if let Some(own) = &mut self.own {
-            own.told = Some(Told { report, sum: 0, at: now });
-        }
+    /// Shows the next link of the chain: what was told last still stands.
+    fn stand(&mut self, now: Instant) {
+        let Some(told) = self.own.as_ref().and_then(|own| own.told.as_ref()) else { return };
+        let steps = told.steps(now);
+        let (Some(link), Some(at)) = (told.chain.link(steps), self.reports.signed_at(&told.report.node)) else {
+            return;
+        };
+        let mark = news::Mark { key: news::Key::of(&told.report.node), at: at as u32, steps, link };
+        let stood = self.reports.hear_mark(&told.report.node, &mark);
+        debug_assert!(matches!(stood, Heard::News { .. } | Heard::Known), "{stood:?}: our own chain");
     }
 
-    /// Nodes of version 1 are told directly and in their shape: there are some only while a mesh is upgraded.
-    fn tell_the_old(&mut self, report: &Report) {
-        let old = |peer: &super::Peer| self.versions.get(&peer.node) == Some(&Version::V1);
-        let old: Vec<_> = self.foca.iter_members().map(foca::Member::id).filter(|peer| old(peer)).cloned().collect();
-        let Some(bytes) = reports::encode(report, false).filter(|_| !old.is_empty()) else { return };
-        let mut item = (bytes.len() as u16).to_be_bytes().to_vec();
-        item.extend(bytes);
-        for peer in old.into_iter().take(MAX_FAREWELLS) {
-            self.send_with(peer, &item);
+    /// Signs what is to be told; `false` if that is impossible.
+    fn sign_report(&mut self, telling: Telling, brisk: bool, now: Instant) -> bool {
+        let (life, Some(own)) = (self.foca.identity().life, &mut self.own) else { return true };
+        let report = own.next(now);
+        let chain = Chain::new(&mut self.rng);
+        let Some(anchor) = chain.link(0) else { return false };
+        let report = if telling == Telling::Full {
+            let Some(signed) = Signed::sign(&*self.keys, life, &report, anchor) else { return false };
+            // As others will read it, or the sums differ.
+            let report = signed.report.clone();
+            self.reports.keep(signed);
+            report
+        } else {
+            let Some(note) = Note::sign(&*self.keys, life, &report, news::sum(&report), anchor) else { return false };
+            self.reports.keep_note(&report.node, note, report.at.as_millis());
+            report
+        };
+        self.rumours.hear(report.node.clone(), telling, brisk, None);
+        own.told = Some(Told { sum: news::sum(&report), report, at: now, chain, signed: now });
+        true
+    }
+
+    /// Has the own report signed anew, soon: the key or the life has changed.
+    pub(super) fn sign_anew(&mut self, now: Instant) {
+        let Some(own) = &mut self.own else { return };
+        if let Some(told) = own.told.take() {
+            own.after = told.report.at.plus(Duration::from_millis(1));
         }
+        self.deadlines.report = Some(now);
+    }
+}
+
+impl Own {
+    /// How much is to be told, and whether it is something that others act on.
+    fn telling(&self, now: Instant) -> (Telling, bool) {
+        let Some(told) = &self.told else { return (Telling::Full, true) };
+        let report = self.next(now);
+        if reports::encode(&report).and_then(|bytes| reports::decode(&bytes).ok()).map(|r| news::sum(&r))
+            != Some(told.sum)
+        {
+            return (Telling::Full, true);
+        }
+        let change = change(&told.report, &report);
+        let same = change == Change::None && told.report.stress_permille == report.stress_permille;
+        let stands = told.steps(now) <= Chain::LENGTH;
+        (if same && stands { Telling::Mark } else { Telling::Note }, change == Change::Brisk)
+    }
+
+    /// What is to be said now: as much later than what was published as it is said later.
+    fn next(&self, now: Instant) -> Report {
+        let mut report =
+            self.told.as_ref().map_or_else(|| self.latest.clone(), |told| steady(&told.report, &self.latest));
+        let at = self.latest.at.plus(now.saturating_duration_since(self.published)).max(self.after);
+        let last = self.told.as_ref().map(|told| told.report.at);
+        report.at = whole_millis(last.map_or(at, |last| at.max(last.plus(Duration::from_millis(1)))));
+        report
+    }
+}
+
+impl Told {
+    /// For how many periods it has stood.
+    fn steps(&self, now: Instant) -> u16 {
+        (now.saturating_duration_since(self.signed).as_millis() / STEP.as_millis()).try_into().unwrap_or(u16::MAX)
     }
 }
 
@@ -170,7 +199,7 @@ fn change(told: &Report, latest: &Report) -> Change {
     let stress = told.stress_permille.abs_diff(latest.stress_permille);
     if said(told) != said(latest) || stress >= BRISK_STRESS {
         Change::Brisk
-    } else if stress > 0 || !hardly_moved(told, latest) {
+    } else if stress >= SLIGHT_STRESS || !hardly_moved(told, latest) {
         Change::Slight
     } else {
         Change::None
@@ -246,6 +275,7 @@ mod tests {
     fn what_others_act_on_is_told_at_once() {
         let told = report([900, 100_000], 50.0);
         let stressed = |stress_permille| Report { stress_permille, ..told.clone() };
+        assert_eq!(change(&told, &stressed(149)), Change::None);
         assert_eq!(change(&told, &stressed(199)), Change::Slight);
         for brisk in [stressed(200), Report { meetings: 4, ..told.clone() }, Report { draining: true, ..told.clone() }]
         {

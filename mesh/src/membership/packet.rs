@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes};
 use foca::{Header, Member, Message};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{news, peer::Peer, reports};
+use super::{news::Item, peer::Peer};
 use crate::{
     codec::{self, DecodeError, EncodeError},
     identity::NodeId,
@@ -39,9 +39,6 @@ pub enum PacketError {
     /// The sender has this node's own id: two nodes were given the same certificate.
     #[error("SWIM packet from a node with our own id")]
     Ourselves,
-    /// The packet names nodes for which the member table has no room.
-    #[error("member table is full")]
-    Full,
 }
 
 impl From<foca::Error> for PacketError {
@@ -119,19 +116,38 @@ pub(super) fn header(packet: &[u8]) -> Result<(Header<Peer>, usize), PacketError
     Ok(codec::decode_body(packet)?)
 }
 
-/// The members that the packet tells of; `body` is what follows a header.
-pub(super) fn members(mut body: &[u8]) -> Result<Vec<Member<Peer>>, PacketError> {
-    if body.len() < 2 {
-        return Ok(Vec::new());
+/// A packet, read to its end.
+pub(super) struct Packet {
+    pub(super) header: Header<Peer>,
+    pub(super) members: Vec<Member<Peer>>,
+    pub(super) items: Vec<Item>,
+}
+
+/// All of `packet`.
+pub(super) fn read(packet: &[u8]) -> Result<Packet, PacketError> {
+    let (header, length) = header(packet)?;
+    let mut rest = packet.get(length..).unwrap_or_default();
+    let mut members = vec![];
+    if rest.len() >= 2 && !is_bare(&header.message) {
+        for _ in 0..rest.get_u16() {
+            let (member, used) = codec::decode_body(rest)?;
+            rest.advance(used);
+            members.push(member);
+        }
     }
-    let count = body.get_u16();
-    let mut members = Vec::new();
-    for _ in 0..count {
-        let (member, used) = codec::decode_body(body)?;
-        body.advance(used);
-        members.push(member);
+    let mut items = vec![];
+    while !rest.is_empty() {
+        let length = rest.try_get_u16().map_err(|_| PacketError::Malformed("length ends early".into()))?;
+        let item = rest.get(..usize::from(length)).ok_or_else(|| PacketError::Malformed("item ends early".into()))?;
+        items.push(Item::decode(item).map_err(|e| PacketError::Malformed(e.to_string()))?);
+        rest.advance(item.len());
     }
-    Ok(members)
+    Ok(Packet { header, members, items })
+}
+
+/// foca puts no members behind these, not even their number.
+fn is_bare(message: &Message<Peer>) -> bool {
+    matches!(message, Message::Broadcast | Message::Announce | Message::TurnUndead)
 }
 
 /// Reads all of `packet` as a node would, without a node: how many nodes and items it names. For fuzzing.
@@ -139,38 +155,13 @@ pub(super) fn members(mut body: &[u8]) -> Result<Vec<Member<Peer>>, PacketError>
 /// # Errors
 /// As [`super::Membership::handle_packet`]. Arbitrary bytes never panic.
 pub fn inspect(packet: &[u8]) -> Result<usize, PacketError> {
-    let (header, length) = header(packet)?;
-    let mut rest = packet.get(length..).unwrap_or_default();
-    let mut parts = 0;
-    if rest.len() >= 2 && header.message != Message::Broadcast {
-        for _ in 0..rest.get_u16() {
-            let (_, used) = codec::decode_body::<Member<Peer>>(rest)?;
-            rest.advance(used);
-            parts += 1;
-        }
-    }
-    while rest.len() > 2 {
-        let length = usize::from(rest.get_u16());
-        let item = rest.get(..length).ok_or_else(|| PacketError::Malformed("item ends early".into()))?;
-        let read = if item.first() == Some(&news::MARK) {
-            news::Item::decode(item).err()
-        } else {
-            reports::decode(item).err()
-        };
-        if let Some(error) = read {
-            return Err(PacketError::Malformed(error.to_string()));
-        }
-        rest.advance(length);
-        parts += 1;
-    }
-    Ok(parts)
+    read(packet).map(|packet| packet.members.len() + packet.items.len())
 }
 
-/// `packet` with its destination replaced: how an announcement to anyone becomes one to us.
-pub(super) fn readdress(mut header: Header<Peer>, dst: Peer) -> Result<Vec<u8>, PacketError> {
-    header.dst = dst;
+/// A packet that tells foca nothing but `header`: what others say of third parties comes to it another way.
+pub(super) fn bare(header: &Header<Peer>) -> Result<Vec<u8>, PacketError> {
     let mut bytes = Vec::with_capacity(256);
-    codec::encode_body(&header, &mut bytes).map_err(|e| PacketError::Malformed(e.to_string()))?;
+    codec::encode_body(header, &mut bytes).map_err(|e| PacketError::Malformed(e.to_string()))?;
     Ok(bytes)
 }
 
@@ -185,7 +176,11 @@ pub(super) fn craft(
 ) -> Option<Bytes> {
     let (src, src_incarnation) = src;
     let mut bytes = Vec::with_capacity(MAX_PACKET);
-    codec::encode_body(&Header { src, src_incarnation, dst, message }, &mut bytes).ok()?;
+    let header = Header { src, src_incarnation, dst, message };
+    codec::encode_body(&header, &mut bytes).ok()?;
+    if is_bare(&header.message) {
+        return Some(bytes.into());
+    }
     let tally = bytes.len();
     bytes.put_u16(0);
     let mut count = 0u16;

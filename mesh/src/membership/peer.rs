@@ -13,9 +13,6 @@ use crate::identity::{Identity, NodeId, Role};
 /// announcement for this name puts its own in, so a node that is really called this works too.
 const ANYONE: &str = "-";
 
-/// The longest leap of a renewal: 2^32 ms, 50 days.
-const MAX_LEAP: u32 = 32;
-
 /// foca's identity. Everything is keyed on the node id; the rest may change from life to life.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Peer {
@@ -25,22 +22,19 @@ pub(super) struct Peer {
     pub(super) addr: SocketAddr,
     /// Unix milliseconds at the node's start, and later after each time it was declared down in error.
     pub(super) life: u64,
-    /// How often this process has renewed itself; nobody else's business.
-    #[serde(skip)]
-    renewals: u32,
 }
 
 impl Peer {
     pub(super) fn new(identity: Identity, addr: SocketAddr, life: u64) -> Self {
         let Identity { node, role, region } = identity;
-        Self { node, role, region, addr, life, renewals: 0 }
+        Self { node, role, region, addr, life }
     }
 
     /// Whoever answers at `addr`.
     pub(super) fn anyone(addr: SocketAddr) -> Self {
         let node = ANYONE.parse().expect("`-` is a node id");
         let region = ANYONE.parse().expect("`-` is a region id");
-        Self { node, role: Role::Edge, region, addr, life: 0, renewals: 0 }
+        Self { node, role: Role::Edge, region, addr, life: 0 }
     }
 
     pub(super) fn is_anyone(&self) -> bool {
@@ -61,6 +55,11 @@ impl Peer {
         (self.addr, self.role, &self.region) != (other.addr, other.role, &other.region)
     }
 
+    /// The same in the life after `life`.
+    pub(super) fn after(&self, life: u64) -> Option<Self> {
+        Some(Self { life: life.checked_add(1)?, ..self.clone() })
+    }
+
     /// A total order, so that two nodes never keep different sides of one conflict.
     fn rank(&self) -> (u64, SocketAddr, Role, &RegionId) {
         (self.life, self.addr, self.role, &self.region)
@@ -78,11 +77,10 @@ impl Eq for Peer {}
 impl foca::Identity for Peer {
     type Addr = Key;
 
-    /// Each renewal leaps twice as far, so that a node whose clock was set back between two lives
-    /// passes its former self after a few exchanges rather than millisecond by millisecond.
+    /// The next life. A node that was in a later one before, since its clock went back, is told so with that one's
+    /// card, and goes on from there.
     fn renew(&self) -> Option<Self> {
-        let life = self.life.checked_add(1 << self.renewals.min(MAX_LEAP))?;
-        Some(Self { life, renewals: self.renewals.saturating_add(1), ..self.clone() })
+        self.after(self.life)
     }
 
     fn addr(&self) -> Key {
@@ -121,21 +119,10 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_by_a_year_is_overtaken_in_a_few_dozen_renewals() {
-        let former = peer(1_800_000_000_000);
-        let mut now = peer(former.life - 365 * 86_400_000);
-        let mut renewals = 0;
-        while !now.win_addr_conflict(&former) {
-            now = now.renew().unwrap();
-            renewals += 1;
-        }
-        assert!(renewals <= 40, "{renewals} renewals");
-    }
-
-    #[test]
-    fn renewals_are_not_part_of_who_a_peer_is() {
+    fn a_later_life_wins_and_there_is_none_after_the_last() {
         let renewed = peer(7).renew().unwrap();
         assert_eq!(renewed, peer(8));
         assert!(renewed.win_addr_conflict(&peer(7)) && !peer(7).win_addr_conflict(&renewed));
+        assert_eq!(peer(u64::MAX).renew(), None);
     }
 }

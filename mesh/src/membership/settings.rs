@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::MAX_PACKET;
-use crate::version::Version;
+
+/// What foca leaves free in each packet: a card with an ECDSA or Ed25519 signature and long names.
+const CARD_ROOM: usize = 256;
 
 /// SWIM's timing.
 ///
@@ -35,7 +37,7 @@ pub struct Settings {
     /// To how many nodes at a time (3).
     pub gossip_fanout: NonZeroUsize,
     /// How often one random member is asked whom it knows (60 s); its answer holds about 25 members. Lists are
-    /// compared every second, so this is for meshes of wire version 1.
+    /// compared every second, so it is needed where that has found nothing.
     pub announce_period: Duration,
     /// How often seeds and members are announced to while none of them accepts us (250 ms, twice as long after
     /// each time up to 2 s): at 5 % loss one first announcement in twenty is lost.
@@ -57,8 +59,6 @@ pub struct Settings {
     pub report_gap: Duration,
     /// The shortest while only stress, round trips or the coordinate have changed, and not by much (2 s).
     pub load_gap: Duration,
-    /// The newest wire version spoken. Version 1 broadcasts reports whole and sends no news along.
-    pub wire: Version,
 }
 
 impl Default for Settings {
@@ -82,7 +82,6 @@ impl Default for Settings {
             report_period: Duration::from_secs(10),
             report_gap: Duration::from_secs(1),
             load_gap: Duration::from_secs(2),
-            wire: Version::NEWEST,
         }
     }
 }
@@ -120,7 +119,8 @@ impl Settings {
             max_transmissions: transmissions(nodes),
             suspect_to_down_after: self.suspicion,
             remove_down_after: None,
-            max_packet_size: NonZeroUsize::new(MAX_PACKET).expect("a constant above zero"),
+            // The rest is for the own card, and for news.
+            max_packet_size: NonZeroUsize::new(MAX_PACKET - CARD_ROOM).expect("a constant above zero"),
             notify_down_members: true,
             periodic_announce: periodic(self.announce_period, NonZeroUsize::MIN),
             periodic_announce_to_down_members: None,

@@ -19,11 +19,12 @@ use foca::{Member, Message, State};
 
 use super::{
     Membership,
+    limits::Limit,
     news::{self, Digest, Item, Key},
     peer::Peer,
-    reports::{Heard, Reports, Telling},
+    reports::{Heard, Judge},
 };
-use crate::{clock::Micros, version::Version, wire::report::Report};
+use crate::identity::NodeId;
 
 /// A list that has not changed for this long is quiet: gossip of the last change has ended.
 const QUIET: Duration = Duration::from_secs(2);
@@ -37,7 +38,7 @@ const MAX_DOUBTS: usize = 8;
 /// The longest wait before reports that are lacking are asked for again.
 const LONGEST_WANT: Duration = Duration::from_secs(30);
 /// Reports given to one that wants some.
-const MAX_REPORTS_GIVEN: usize = 48;
+pub(super) const MAX_REPORTS_GIVEN: usize = 48;
 
 /// When lists changed and were compared.
 #[derive(Debug, Default)]
@@ -77,74 +78,110 @@ impl Membership {
         Digest { count: self.foca.num_members() as u16, sum: (sum >> 32) as u32, quiet: self.sync.quiet(now) }
     }
 
-    /// Takes in what others of version 2 sent along with the packet that foca has just read.
-    pub(super) fn read_items(&mut self, now: Instant) {
+    /// Takes in what `from` sent along with its packet.
+    pub(super) fn read_items(&mut self, from: &Peer, items: Vec<Item>, now: Instant) {
         let mut missing = BTreeSet::new();
-        let mut sender = None;
-        for (from, item) in self.reports.take_inbox() {
+        for item in items {
             match item {
-                Item::Notes(notes) => notes.iter().for_each(|note| {
-                    let heard = |reports: &Reports| reports.hear_note(note);
-                    missing.extend(self.hear_state(note.key, note.at, heard, &from, now));
-                }),
-                Item::Marks(marks) => marks.iter().for_each(|mark| {
-                    let heard = |reports: &Reports| reports.hear_mark(mark);
-                    missing.extend(self.hear_state(mark.key, mark.at, heard, &from, now));
-                }),
-                Item::Report(report) => self.hear_report(*report, Some(&from), now),
-                Item::Answer(report) => self.hear_report(*report, None, now),
-                Item::Want(keys) => self.give_reports(&from, &keys),
-                Item::Digest(theirs) => self.compare(&from, theirs, now),
-                Item::Roll { answer, range, lives } => self.hear_roll(&from, answer, range, &lives, now),
+                Item::Notes(notes) => {
+                    missing.extend(notes.iter().filter_map(|note| self.hear_note(note, from, now)));
+                }
+                Item::Marks(marks) => {
+                    missing.extend(marks.iter().filter_map(|mark| self.hear_mark(mark, from, now)));
+                }
+                Item::Report(report) => self.hear_report(*report, from, true, now),
+                Item::Answer(report) => self.hear_report(*report, from, false, now),
+                Item::Want(keys) => self.give_reports(from, &keys, now),
+                Item::Digest(theirs) => self.compare(from, theirs, now),
+                Item::Roll { answer, range, lives } => self.hear_roll(from, answer, range, &lives, now),
                 Item::Doubt(lives) => self.hear_doubt(&lives, now),
-                Item::Missing(lives) => self.introduce(&from, &lives),
+                Item::Missing(lives) => self.introduce(from, &lives, now),
+                // Taken before: they count whoever the sender is.
+                Item::Card(_) | Item::Cards(_) | Item::Clock(_) => {}
             }
-            sender = Some(from);
         }
-        if let Some(from) = sender.filter(|_| !missing.is_empty()) {
-            self.ask(from, missing, now);
+        if !missing.is_empty() {
+            self.ask(from.clone(), missing, now);
         }
     }
 
-    /// Takes in a note or a mark; the key, if the report that it continues is to be asked for.
-    fn hear_state(
-        &mut self,
-        key: Key,
-        at: u32,
-        heard: impl FnOnce(&Reports) -> Heard,
-        from: &Peer,
+    /// By what the word of `node` is judged; `None` if we do not know it.
+    fn judge_of(
+        &self,
+        node: &NodeId,
         now: Instant,
-    ) -> Option<Key> {
-        if key == self.own_key() {
-            let at = self.reports.by_key(key).map(|own| news::millis(at, own.at.as_millis()));
-            self.outdo(Micros(at.unwrap_or_default() * 1000), now);
+    ) -> Option<(std::sync::Arc<dyn super::Keys>, super::Fingerprint, u64, u64)> {
+        let card = self.cards.get(node)?;
+        Some((self.keys.clone(), card.certificate, card.peer.life, self.latest(now)))
+    }
+
+    /// Takes in a note; the key, if the report that it continues is to be asked for.
+    fn hear_note(&mut self, note: &news::Note, from: &Peer, now: Instant) -> Option<Key> {
+        if note.key == self.own_key() {
             return None;
         }
-        match heard(&self.reports) {
+        let Some(node) = self.reports.node(note.key).cloned() else { return Some(note.key) };
+        let (keys, certificate, life, until) = self.judge_of(&node, now)?;
+        if !self.limits.allow(Limit::Proof, &from.node, now) {
+            self.disbelieve("too_much");
+            return None;
+        }
+        let heard = self.reports.hear_note(&node, note, Judge { keys: &*keys, certificate, life, until });
+        self.note_heard(&node, heard, Some(from), now)
+    }
+
+    /// Takes in a mark; the key, if what it continues is to be asked for.
+    fn hear_mark(&mut self, mark: &news::Mark, from: &Peer, now: Instant) -> Option<Key> {
+        if mark.key == self.own_key() {
+            return None;
+        }
+        let Some(node) = self.reports.node(mark.key).cloned() else { return Some(mark.key) };
+        let heard = self.reports.hear_mark(&node, mark);
+        self.note_heard(&node, heard, Some(from), now)
+    }
+
+    /// `pass_on` is false if we had asked for it.
+    fn hear_report(&mut self, report: news::Signed, from: &Peer, pass_on: bool, now: Instant) {
+        let node = report.report.node.clone();
+        if node == self.foca.identity().node {
+            return;
+        }
+        let Some((keys, certificate, life, until)) = self.judge_of(&node, now) else {
+            return self.want_card(from, &node, now);
+        };
+        if !self.limits.allow(Limit::Proof, &from.node, now) {
+            return self.disbelieve("too_much");
+        }
+        let heard = self.reports.hear_report(report, Judge { keys: &*keys, certificate, life, until });
+        self.note_heard(&node, heard, pass_on.then_some(from), now);
+        if !pass_on {
+            return;
+        }
+        self.tell_soon(now);
+    }
+
+    /// What comes of something that was heard; `from` is `None` if it is not to be passed on.
+    fn note_heard(&mut self, node: &NodeId, heard: Heard, from: Option<&Peer>, now: Instant) -> Option<Key> {
+        match heard {
             Heard::News { node, telling, brisk } => {
-                self.rumours.hear(node, telling, brisk, Some(from.node.clone()));
-                self.tell_soon(now);
+                if let Some(from) = from {
+                    self.rumours.hear(node, telling, brisk, Some(from.node.clone()));
+                    self.tell_soon(now);
+                }
                 None
             }
             Heard::Known => None,
-            Heard::Missing => Some(key),
-        }
-    }
-
-    /// `from` is `None` if we had asked for it: then it is not passed on.
-    fn hear_report(&mut self, report: Report, from: Option<&Peer>, now: Instant) {
-        let node = report.node.clone();
-        if node == self.foca.identity().node {
-            return self.outdo(report.at, now);
-        }
-        if report.wire() >= Version::V2.number() {
-            self.versions.entry(node.clone()).or_insert(Version::V2);
-        }
-        if self.reports.hear_report(report)
-            && let Some(from) = from
-        {
-            self.rumours.hear(node, Telling::Full, true, Some(from.node.clone()));
-            self.tell_soon(now);
+            Heard::Missing => Some(Key::of(node)),
+            Heard::Elsewhere => {
+                if let Some(from) = from {
+                    self.want_card(from, node, now);
+                }
+                None
+            }
+            Heard::Forged => {
+                self.disbelieve("report");
+                None
+            }
         }
     }
 
@@ -158,7 +195,7 @@ impl Membership {
         let lacking = |peer: &&Peer| self.reports.get(&peer.node).is_none();
         let keys = self.foca.iter_members().map(Member::id).filter(lacking).map(|peer| Key::of(&peer.node)).collect();
         self.sync.want = Some((now + wait, (wait * 2).min(LONGEST_WANT)));
-        if let Some(whom) = self.some_new(1).pop() {
+        if let Some(whom) = self.some_members(1).pop() {
             self.ask(whom, keys, now);
         }
     }
@@ -173,9 +210,16 @@ impl Membership {
         }
     }
 
-    fn give_reports(&mut self, to: &Peer, keys: &[Key]) {
-        let reports = keys.iter().take(MAX_REPORTS_GIVEN).filter_map(|key| self.reports.by_key(*key));
-        let items: Vec<Item> = reports.map(|report| Item::Answer(Box::new((*report).clone()))).collect();
+    fn give_reports(&mut self, to: &Peer, keys: &[Key], now: Instant) {
+        if !self.limits.allow(Limit::Give, &to.node, now) {
+            return self.disbelieve("too_much");
+        }
+        let mut items = vec![];
+        for node in keys.iter().take(MAX_REPORTS_GIVEN).filter_map(|key| self.reports.node(*key)) {
+            items.extend(self.reports.signed(node).map(|signed| Item::Answer(Box::new(signed.clone()))));
+            items.extend(self.reports.note(node).map(|note| Item::Notes(vec![note.clone()])));
+            items.extend(self.reports.mark(node).filter(|mark| mark.steps > 0).map(|mark| Item::Marks(vec![mark])));
+        }
         self.send_items(to.clone(), &items);
     }
 
@@ -210,6 +254,9 @@ impl Membership {
     }
 
     fn hear_roll(&mut self, from: &Peer, answer: bool, range: (Key, Key), theirs: &[Key], now: Instant) {
+        if !self.limits.allow(Limit::Give, &from.node, now) {
+            return self.disbelieve("too_much");
+        }
         let mut ours = self.lives(range);
         let over: BTreeMap<Key, Peer> = self.over();
         let (mut doubt, mut missing) = (vec![], vec![]);
@@ -243,14 +290,25 @@ impl Membership {
         let ours = self.lives((Key::FIRST, Key::LAST));
         let doubted: Vec<Peer> = lives.iter().take(MAX_DOUBTS).filter_map(|key| ours.get(key).cloned()).collect();
         for peer in doubted {
-            self.hint_lost(&peer.node, now);
+            self.look(&peer.node, now);
         }
     }
 
-    fn introduce(&mut self, to: &Peer, lives: &[Key]) {
+    fn introduce(&mut self, to: &Peer, lives: &[Key], now: Instant) {
+        if !self.limits.allow(Limit::Give, &to.node, now) {
+            return self.disbelieve("too_much");
+        }
         let ours = self.lives((Key::FIRST, Key::LAST));
         let known: Vec<Peer> = lives.iter().take(MAX_TOLD).filter_map(|key| ours.get(key).cloned()).collect();
         self.tell_members(to, known.into_iter());
+    }
+
+    /// Names members to one who has just come: the feed that foca answers with holds fewer.
+    pub(super) fn tell_all(&mut self, to: &Peer, now: Instant) {
+        if self.limits.allow(Limit::Give, &to.node, now) {
+            let members: Vec<Peer> = self.foca.iter_members().map(|member| member.id().clone()).collect();
+            self.tell_members(to, members.into_iter());
+        }
     }
 
     /// Names live members to `to`, with their incarnation.

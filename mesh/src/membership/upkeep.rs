@@ -10,7 +10,7 @@ use std::{
 use foca::{Member, Message, State, Timer};
 use rand::{rngs::StdRng, seq::SliceRandom};
 
-use super::{Membership, health::LATE, packet, peer::Peer, reads_news};
+use super::{Membership, health::LATE, packet, peer::Peer};
 use crate::identity::NodeId;
 
 /// The most seeds remembered; the oldest makes room.
@@ -44,11 +44,13 @@ pub(super) struct Deadlines {
     pub(super) report: Option<Instant>,
     /// When to send rumours that do not wait for a packet to travel with.
     pub(super) tell: Option<Instant>,
+    /// When to ask again for cards that have not come.
+    pub(super) cards: Option<Instant>,
 }
 
 impl Deadlines {
     pub(super) fn next(&self) -> Option<Instant> {
-        [self.seeds, self.rejoin, self.repair, self.report, self.tell].into_iter().flatten().min()
+        [self.seeds, self.rejoin, self.repair, self.report, self.tell, self.cards].into_iter().flatten().min()
     }
 }
 
@@ -102,6 +104,9 @@ impl Membership {
         }
         if due(&mut self.deadlines.tell, now) {
             self.tell(now);
+        }
+        if due(&mut self.deadlines.cards, now) {
+            self.ask_again(now);
         }
         self.probe_again(now);
         while let Some(node) = self.hints.iter().find(|(_, at)| **at <= now).map(|(node, _)| node.clone()) {
@@ -181,7 +186,10 @@ impl Membership {
         let known = |node: &NodeId| node == me || history.contains_key(node);
         self.reports.retain(known);
         self.rumours.retain(known);
-        self.versions.retain(|node, _| known(node));
+        self.shown_to.retain(known);
+        self.cards.tidy(now, known);
+        self.accusers.tidy(now);
+        self.limits.tidy(now);
         self.rtts.retain(|node, _| known(node));
         self.sync.tidy(now, self.settings.repair_period);
         self.ask_for_reports(now);
@@ -243,18 +251,24 @@ impl Membership {
 
     /// Rumours are to go out soon, or as soon as the last ones have had their time.
     pub(super) fn tell_soon(&mut self, now: Instant) {
-        if self.rumours.len() > CROWD || self.rumours.are_brisk() {
+        if self.rumours.len() > CROWD || self.is_brisk() {
             let next = self.told_at.map_or(now, |at| at + self.settings.gossip_period);
             sooner(&mut self.deadlines.tell, next.max(now + GATHER));
         }
     }
 
+    fn is_brisk(&self) -> bool {
+        self.cards.are_new() || self.rumours.are_brisk()
+    }
+
     /// Tells rumours to random members: of changes to several, of a mere crowd to one.
     fn tell(&mut self, now: Instant) {
         self.told_at = Some(now);
-        let fanout = if self.rumours.are_brisk() { self.settings.gossip_fanout.get() } else { 1 };
-        for peer in self.some_new(fanout) {
-            let tail = self.rumours.fill(&peer.node, self.room(&peer), &self.reports);
+        let fanout = if self.is_brisk() { self.settings.gossip_fanout.get() } else { 1 };
+        for peer in self.some_members(fanout) {
+            let room = self.room(&peer);
+            let mut tail = self.cards.fill(&peer.node, room);
+            tail.extend(self.rumours.fill(&peer.node, room - tail.len(), &self.reports));
             if !tail.is_empty() {
                 self.send_with(peer, &tail);
             }
@@ -262,15 +276,11 @@ impl Membership {
         self.tell_soon(now);
     }
 
-    /// Random members that speak version 2.
-    pub(super) fn some_new(&mut self, count: usize) -> Vec<Peer> {
-        let Self { settings, versions, foca, rng, .. } = self;
-        let reads_news = |peer: &&Peer| reads_news(settings.wire, versions.get(&peer.node).copied());
+    /// Random members.
+    pub(super) fn some_members(&mut self, count: usize) -> Vec<Peer> {
+        let Self { foca, rng, .. } = self;
         // Picked by reference: a mesh of a thousand would else be copied for each packet.
-        some_of(foca.iter_members().map(Member::id).filter(reads_news).collect(), count, rng)
-            .into_iter()
-            .cloned()
-            .collect()
+        some_of(foca.iter_members().map(Member::id).collect(), count, rng).into_iter().cloned().collect()
     }
 
     /// All of a stretched process's waits begin anew where they were: it has heard nobody meanwhile, and what was

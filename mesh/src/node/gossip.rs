@@ -9,14 +9,13 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, info, trace};
+use tracing::{debug, info, trace, warn};
 
-use super::{ConnectError, Inbound, Member, Peer, Shared, dial, lock};
+use super::{ConnectError, Inbound, Member, Peer, Shared, dial, keyring, lock};
 use crate::{
     clock::Micros,
     identity::{Identity, NodeId},
-    membership::{Event, Membership, Settings, Transmit},
-    version::Version,
+    membership::{Event, Fingerprint, Membership, Settings, Transmit},
     wire::{self, report::Extension},
 };
 
@@ -26,6 +25,8 @@ const REPORT_PERIOD: Duration = Duration::from_secs(10);
 const OUTBOX: usize = 16;
 /// Addresses for which packets wait or a dial failed lately; beyond it packets are dropped.
 const OUTBOXES: usize = 1024;
+/// How often a differing clock is told of.
+const CLOCK_TOLD: Duration = Duration::from_secs(60);
 /// After a failed dial the address is left alone for this long, doubled with each failure up to the
 /// second: a partition outlasts its cause by that and by [`Settings::rejoin_period`].
 const QUIET: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
@@ -33,7 +34,9 @@ const QUIET: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// What reaches the task.
 pub(super) enum Input {
     /// A SWIM packet, without its type byte, from an authenticated peer.
-    Packet { from: Identity, wire: Version, packet: Bytes },
+    Packet { from: Identity, packet: Bytes },
+    /// A certificate is in the keyring now.
+    Certificate(Fingerprint),
     /// The last connection to a node was lost.
     Lost(NodeId),
     /// A dial that [`Gossip::send`] began has ended.
@@ -51,6 +54,7 @@ struct Gossip {
     members: watch::Sender<Arc<Vec<Member>>>,
     next_report: Instant,
     last_report: Micros,
+    clock_told: Option<Instant>,
 }
 
 /// Packets for an address without a connection.
@@ -71,9 +75,9 @@ pub(super) async fn run(
 ) {
     let now = Instant::now();
     // Rises with every start, so that what others remember of an earlier run of this node loses.
-    let incarnation = Micros::from_system(SystemTime::now()).as_millis();
-    let settings = Settings { wire: shared.transport.wire(), ..settings };
-    let membership = Membership::new(shared.me.clone(), shared.advertise, incarnation, settings, rand::random());
+    let clock = (Micros::from_system(SystemTime::now()).as_millis(), now);
+    let (me, keys) = (shared.me.clone(), shared.keyring.clone());
+    let membership = Membership::new(me, shared.advertise, keys, clock, settings, rand::random());
     let mut gossip = Gossip {
         shared: shared.clone(),
         membership,
@@ -81,6 +85,7 @@ pub(super) async fn run(
         members,
         next_report: now,
         last_report: Micros::default(),
+        clock_told: None,
     };
     loop {
         gossip.settle();
@@ -91,6 +96,7 @@ pub(super) async fn run(
                 Some(input) => gossip.handle(input, Instant::now()),
                 None => return,
             },
+            () = shared.keys_changed.notified() => gossip.membership.handle_keys(Instant::now()),
             () = shared.report_changed.notified() => gossip.report(Instant::now()),
             () = tokio::time::sleep_until(wake.into()) => gossip.handle_timeout(Instant::now()),
         }
@@ -100,7 +106,8 @@ pub(super) async fn run(
 impl Gossip {
     fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Packet { from, wire, packet } => self.packet(&from, wire, &packet, now),
+            Input::Packet { from, packet } => self.packet(&from, &packet, now),
+            Input::Certificate(certificate) => self.membership.handle_certificate(certificate, now),
             Input::Lost(node) => self.membership.hint_lost(&node, now),
             Input::Announce(addr) => self.membership.announce(addr, now),
             Input::Dialled { addr, outcome } => self.dialled(addr, outcome, now),
@@ -109,8 +116,7 @@ impl Gossip {
         }
     }
 
-    fn packet(&mut self, from: &Identity, wire: Version, packet: &[u8], now: Instant) {
-        self.membership.handle_version(&from.node, wire);
+    fn packet(&mut self, from: &Identity, packet: &[u8], now: Instant) {
         metrics::counter!("nearfield_mesh_gossip_packets_total", "direction" => "in").increment(1);
         if let Err(error) = self.membership.handle_packet(from, packet, now) {
             debug!(node = %from.node, %error, "gossip packet refused");
@@ -127,6 +133,8 @@ impl Gossip {
         if now >= self.next_report {
             self.report(now);
             metrics::gauge!("nearfield_mesh_local_health").set(self.membership.doubt_of_itself());
+            self.membership.handle_clock(Micros::from_system(SystemTime::now()).as_millis(), now);
+            self.shared.keyring.tidy(SystemTime::now());
             self.outboxes.retain(|_, outbox| outbox.dialling || outbox.quiet_until > now);
         }
     }
@@ -136,10 +144,17 @@ impl Gossip {
         while let Some(transmit) = self.membership.poll_transmit() {
             self.send(transmit, Instant::now());
         }
+        while let Some(fetch) = self.membership.poll_fetch() {
+            keyring::fetch(&self.shared, fetch);
+        }
+        for (reason, count) in self.membership.take_disbelieved() {
+            metrics::counter!("nearfield_mesh_gossip_disbelieved_total", "reason" => reason).increment(count);
+        }
         let mut changed = false;
         while let Some(event) = self.membership.poll_event() {
             changed = true;
             match event {
+                Event::ClockDiffers { by, ahead } => self.clock_differs(&by, ahead),
                 Event::Up(member) => {
                     info!(node = %member.identity.node, role = %member.identity.role, region = %member.identity.region, addr = %member.addr, "member up");
                 }
@@ -154,6 +169,17 @@ impl Gossip {
         }
     }
 
+    /// Said once a minute at most: whoever holds a wrong time does so with every packet.
+    fn clock_differs(&mut self, by: &NodeId, ahead: i64) {
+        metrics::gauge!("nearfield_mesh_clock_ahead_seconds").set(ahead as f64 / 1000.0);
+        let now = Instant::now();
+        if self.clock_told.is_none_or(|at| at + CLOCK_TOLD <= now) {
+            self.clock_told = Some(now);
+            let seconds = ahead / 1000;
+            warn!(node = %by, seconds, "this node's clock is ahead of another's by so much (behind, if negative): one of them is set wrong, and what is far in the future is not believed; use NTP");
+        }
+    }
+
     /// Publishes what the node says of itself, with the round trips as they are now.
     fn report(&mut self, now: Instant) {
         let mut report = self.shared.report().clone();
@@ -161,10 +187,8 @@ impl Gossip {
         // Strictly later than the last, though the clock be set back: the newer of two wins.
         report.at = Micros::from_system(SystemTime::now()).max(Micros(self.last_report.0 + 1));
         report.rtts = self.shared.pool.rtts();
-        // A node that behaves as an older release says no more than that did.
         let (wire, coordinate) = (self.shared.transport.wire(), Some(*lock(&self.shared.coordinate)));
-        let extension = Extension { wire: wire.number(), coordinate };
-        report.extension = (wire >= Version::V2).then_some(extension);
+        report.extension = Some(Extension { wire: wire.number(), coordinate });
         self.last_report = report.at;
         self.next_report = now + REPORT_PERIOD;
         self.membership.publish(report, now);

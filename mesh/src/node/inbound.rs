@@ -1,6 +1,6 @@
 //! What peers send: connections, then datagrams and streams by their first byte.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::SystemTime};
 
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::{
@@ -10,14 +10,17 @@ use tokio::{
 use tracing::{Instrument, debug, debug_span, info, trace};
 
 use super::{
-    ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, handshake_failed, refused, vigil,
+    ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, handshake_failed, keyring,
+    refused, vigil,
 };
 use crate::{
     authorize::{Message, check_role},
-    identity::{Identity, certs::Unacceptable},
+    identity::{
+        Identity,
+        certs::{Unacceptable, shown},
+    },
     stream::{self, MessageReceiver, MessageSender},
     transport::{HandshakeError, close as code, connection_reason},
-    version::Version,
     wire::{self, request::Response},
 };
 
@@ -67,13 +70,13 @@ pub(super) fn take_in(shared: &Arc<Shared>, peer: Peer) -> Result<(), ConnectErr
 async fn serve(shared: Arc<Shared>, peer: Peer) {
     debug!(addr = %peer.connection.remote_address(), "connected");
     let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
-    let wire = peer.wire();
+    meet(&shared, &peer).await;
     let mut unacceptable = pin!(vigil::watch(&shared, &peer));
     let end = loop {
         tokio::select! {
             why = &mut unacceptable => break end_for(&peer, why),
             datagram = peer.connection.read_datagram() => match datagram {
-                Ok(bytes) => take_datagram(&shared, &peer, wire, &bytes),
+                Ok(bytes) => take_datagram(&shared, &peer, &bytes),
                 Err(e) => break e,
             },
             stream = peer.connection.accept_uni() => match stream {
@@ -90,6 +93,15 @@ async fn serve(shared: Arc<Shared>, peer: Peer) {
         }
     };
     lose(&shared, &peer, &end).await;
+}
+
+/// A peer's handshake has shown its certificate: what it signs need not wait for that to be fetched.
+async fn meet(shared: &Shared, peer: &Peer) {
+    let learnt = shared.keyring.learn(shown(&peer.connection), SystemTime::now());
+    if let Ok(certificate) = learnt {
+        // The gossip task is gone only when the node is.
+        let _ = shared.gossip.send(Input::Certificate(certificate)).await;
+    }
 }
 
 /// Closes the connection with a peer that would not be let in now; it may come back with a new certificate.
@@ -122,10 +134,10 @@ async fn lose(shared: &Shared, peer: &Peer, end: &ConnectionError) {
     }
 }
 
-fn take_datagram(shared: &Shared, peer: &Peer, wire: Version, datagram: &bytes::Bytes) {
+fn take_datagram(shared: &Shared, peer: &Peer, datagram: &bytes::Bytes) {
     match datagram.first() {
         Some(&wire::DATAGRAM_SWIM) => {
-            let packet = Input::Packet { from: peer.identity.clone(), wire, packet: datagram.slice(1..) };
+            let packet = Input::Packet { from: peer.identity.clone(), packet: datagram.slice(1..) };
             if let Err(TrySendError::Full(_)) = shared.gossip.try_send(packet) {
                 metrics::counter!("nearfield_mesh_gossip_dropped_total", "queue" => "inbox").increment(1);
             }
@@ -167,6 +179,7 @@ async fn bi(shared: Arc<Shared>, peer: Peer, stream: (SendStream, RecvStream), r
             let (send, recv) = (MessageSender::new(send), MessageReceiver::new(recv));
             hand_on(&shared, Inbound::Control { peer, send, recv }).await;
         }
+        Some(wire::STREAM_CERTIFICATE) => keyring::serve(&shared, send, recv).await,
         Some(wire::STREAM_REQUEST) => {
             request(&shared, peer, MessageSender::new(send), MessageReceiver::new(recv), &requests).await;
         }

@@ -68,7 +68,9 @@ fn attempt(shared: &Shared, rotation: &mut Rotation<Found>, found: Found) {
 pub(super) fn take_up(shared: &Shared, credentials: Credentials) -> std::io::Result<()> {
     note_expiry(&credentials);
     let left = credentials.expires().duration_since(SystemTime::now()).unwrap_or_default();
-    shared.transport.renew(credentials)?;
+    shared.transport.renew(credentials.clone())?;
+    shared.keyring.renew(credentials, SystemTime::now());
+    shared.keys_changed.notify_one();
     info!(days = left.as_secs() / 86_400, "certificates renewed");
     Ok(())
 }

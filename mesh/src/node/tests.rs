@@ -388,7 +388,11 @@ async fn gossip_in_another_node_s_name_is_refused_and_counted() {
     let connection = endpoint.connect(a.address(), "mesh.a.test").unwrap().await.unwrap();
 
     let victim = "127.0.0.1:1".parse().unwrap();
-    let mut forged = membership::Membership::new(name("victim"), victim, 1, membership::Settings::default(), 1);
+    let mut forged = {
+        let keys = crate::sim::keys::Authority::default().issue(name("victim"));
+        let clock = (1, Instant::now());
+        membership::Membership::new(name("victim"), victim, keys, clock, membership::Settings::default(), 1)
+    };
     forged.announce(a.address(), Instant::now());
     let packet = forged.poll_transmit().unwrap().packet;
     connection.send_datagram([&[wire::DATAGRAM_SWIM], &packet[..]].concat().into()).unwrap();

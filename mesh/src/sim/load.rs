@@ -9,7 +9,6 @@ use crate::{
     clock::Micros,
     coordinate::Coordinate,
     identity::Role,
-    version::Version,
     wire::report::{Extension, Report},
 };
 
@@ -69,9 +68,6 @@ impl World {
         }
         if let Some(place) = report.extension.as_mut().and_then(|e| e.coordinate.as_mut()) {
             place.position.iter_mut().for_each(|part| *part += self.rng.random_range(-0.5..0.5));
-        }
-        if self.nodes[index].wire < Version::V2 {
-            (report.software, report.extension) = (Version::V1.software().into(), None);
         }
         report
     }

@@ -72,6 +72,10 @@ pub struct Figures {
     pub idle_packets_per_s: f64,
     /// Packets that were, under load.
     pub loaded_packets_per_s: f64,
+    /// Signatures that a node verifies, in a mesh without load: 40 to 100 µs each.
+    pub idle_verified_per_s: f64,
+    /// And under load.
+    pub loaded_verified_per_s: f64,
     /// From a node's first packet until a node holds it alive, 99 of 100 nodes.
     pub join_ms_p99: f64,
     /// From a goodbye until a node knows it, 99 of 100 nodes.
@@ -104,6 +108,7 @@ pub fn measure(plan: &Plan, mut progress: impl FnMut(&str)) -> Figures {
     figures.rejoins_per_node_hour = (idle.rejoins + loaded.rejoins) as f64 / figures.node_hours;
     (figures.idle_bytes_per_s, figures.idle_packets_per_s) = (idle.bytes_per_s, idle.packets_per_s);
     (figures.loaded_bytes_per_s, figures.loaded_packets_per_s) = (loaded.bytes_per_s, loaded.packets_per_s);
+    (figures.idle_verified_per_s, figures.loaded_verified_per_s) = (idle.verified_per_s, loaded.verified_per_s);
     world.set_load(Load::Idle);
     progress("reports");
     figures.report_ms_p99 = reports(&mut world, plan);
@@ -123,13 +128,14 @@ struct Steady {
     rejoins: u64,
     bytes_per_s: f64,
     packets_per_s: f64,
+    verified_per_s: f64,
 }
 
 fn steady(world: &mut World, plan: &Plan, load: Load) -> Steady {
     world.set_load(load);
     world.run_for(Duration::from_secs(20));
     world.forget();
-    let rejoins = world.rejoins();
+    let (rejoins, verified) = (world.rejoins(), world.verified());
     let time = Duration::from_secs_f64(plan.hours * 1800.0);
     world.run_for(time);
     let per_node = |count: u64| (count as f64 / plan.nodes as f64 / time.as_secs_f64() * 10.0).round() / 10.0;
@@ -138,6 +144,7 @@ fn steady(world: &mut World, plan: &Plan, load: Load) -> Steady {
         rejoins: world.rejoins() - rejoins,
         bytes_per_s: per_node(world.bytes),
         packets_per_s: per_node(world.packets),
+        verified_per_s: per_node(world.verified() - verified),
     }
 }
 

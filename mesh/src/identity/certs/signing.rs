@@ -10,6 +10,9 @@ use rustls::{SignatureScheme, pki_types::CertificateDer};
 use x509_parser::{
     asn1_rs::{FromDer, Sequence},
     der_parser::asn1_rs::Integer,
+    oid_registry::OID_SIG_ED25519,
+    public_key::PublicKey,
+    x509::SubjectPublicKeyInfo,
 };
 
 use super::{BadCertificate, CertError, CertPaths, Credentials, Pem, Trust, Unacceptable, identity_of, parse, uri_of};
@@ -101,6 +104,19 @@ impl Algorithm {
         }
     }
 
+    /// The way in which a key of this kind signs.
+    fn of(key: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
+        if key.algorithm.algorithm == OID_SIG_ED25519 {
+            return Some(Self::EdDsa);
+        }
+        match key.parsed().ok()? {
+            PublicKey::RSA(_) => Some(Self::Rs256),
+            PublicKey::EC(point) if point.key_size() == 256 => Some(Self::Es256),
+            PublicKey::EC(point) if point.key_size() == 384 => Some(Self::Es384),
+            _ => None,
+        }
+    }
+
     /// Bytes of one of an ECDSA signature's two numbers.
     fn half(self) -> Option<usize> {
         match self {
@@ -138,6 +154,40 @@ impl Credentials {
         let signature = signer.sign(message).map_err(|e| SignError::Failed(e.to_string()))?;
         let Some(half) = algorithm.half() else { return Ok(signature) };
         fixed(&signature, half).ok_or_else(|| SignError::Failed("it is no ECDSA signature".into()))
+    }
+}
+
+/// A certificate that is accepted, for what its key signs.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// Whom it names.
+    pub identity: Identity,
+    /// When the first of its chain expires.
+    pub expires: SystemTime,
+    key: Vec<u8>,
+    algorithm: Algorithm,
+}
+
+impl Accepted {
+    /// Whether its key has signed `message`, as [`Credentials::sign`] does.
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(self.algorithm.verification(), &self.key).verify(message, signature).is_ok()
+    }
+}
+
+impl Credentials {
+    /// Whom `chain` names, if a peer that shows it would be let in now.
+    ///
+    /// # Errors
+    /// See [`NotProven`].
+    pub fn accept(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Accepted, NotProven> {
+        let leaf = chain.first().ok_or(NotProven::NoCertificate)?;
+        let expires = self.check_chain(chain, now).map_err(NotProven::Chain)?;
+        let certificate = parse(leaf)?;
+        let public = certificate.public_key();
+        let algorithm = Algorithm::of(public).ok_or(NotProven::Signature)?;
+        let identity = identity_of(&certificate, self.trust_domain())?;
+        Ok(Accepted { identity, expires, key: public.subject_public_key.data.to_vec(), algorithm })
     }
 }
 
