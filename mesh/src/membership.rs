@@ -283,10 +283,15 @@ impl Membership {
         }
         let (rejoins, incarnation) = (self.rejoins, self.incarnation);
         let ours = header.dst == *self.foca.identity() || header.dst.is_anyone();
+        // Its card alone makes it a member, so that is to be asked first.
+        let newcomer = header.message == Message::Announce && self.active(&src.node).is_none_or(|m| *m.id() != src);
         let items = self.take_cards(&src, items, ours, now);
         let taken = if self.is_introduced(&src, now) {
             let certain = self.cards.get(&src.node).map_or(0, |card| card.incarnation);
             header.src_incarnation = header.src_incarnation.min(certain);
+            if newcomer {
+                self.tell_all(&src, now);
+            }
             self.take_in(header, members, items, now)
         } else {
             Ok(())
@@ -346,7 +351,6 @@ impl Membership {
             header.dst = self.foca.identity().clone();
         }
         let ours = header.dst == *self.foca.identity();
-        let newcomer = header.message == Message::Announce && self.active(&src.node).is_none();
         let taken = self.foca.handle_data(&packet::bare(&header)?, &mut self.outbox);
         if ours && self.active(&src.node).is_some_and(|member| *member.id() == src) {
             let believed = self.judge(&src, members, now);
@@ -354,9 +358,6 @@ impl Membership {
                 self.apply(believed);
             }
             self.read_items(&src, items, now);
-            if newcomer {
-                self.tell_all(&src, now);
-            }
         }
         Ok(taken?)
     }
