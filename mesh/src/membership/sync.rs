@@ -37,6 +37,9 @@ const MAX_TOLD: usize = 48;
 const MAX_DOUBTS: usize = 8;
 /// The longest wait before reports that are lacking are asked for again.
 const LONGEST_WANT: Duration = Duration::from_secs(30);
+/// A report that was asked for is asked for again no sooner: marks of it come from many within two seconds, and each
+/// question and each answer may be lost.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// Reports given to one that wants some.
 pub(super) const MAX_REPORTS_GIVEN: usize = 48;
 
@@ -200,10 +203,10 @@ impl Membership {
         }
     }
 
-    /// Asks `whom` for the reports with these keys, each at most once in a repair period.
+    /// Asks `whom` for the reports with these keys, each at most once in [`ASK_AGAIN`].
     pub(super) fn ask(&mut self, whom: Peer, keys: BTreeSet<Key>, now: Instant) {
-        let new: Vec<Key> =
-            keys.into_iter().filter(|key| !self.sync.asked.contains_key(key)).take(MAX_REPORTS_GIVEN).collect();
+        let lately = |key: &Key| self.sync.asked.get(key).is_some_and(|at| *at + ASK_AGAIN > now);
+        let new: Vec<Key> = keys.into_iter().filter(|key| !lately(key)).take(MAX_REPORTS_GIVEN).collect();
         self.sync.asked.extend(new.iter().map(|key| (*key, now)));
         if !new.is_empty() {
             self.send_items(whom, &[Item::Want(new)]);
@@ -303,12 +306,11 @@ impl Membership {
         self.tell_members(to, known.into_iter());
     }
 
-    /// Names members to one who has just come: the feed that foca answers with holds fewer.
+    /// Shows the members' cards to one who has just come: the feed that foca answers with names fewer, and each would
+    /// have to be asked for.
     pub(super) fn tell_all(&mut self, to: &Peer, now: Instant) {
-        if self.limits.allow(Limit::Give, &to.node, now) {
-            let members: Vec<Peer> = self.foca.iter_members().map(|member| member.id().clone()).collect();
-            self.tell_members(to, members.into_iter());
-        }
+        let keys: Vec<Key> = self.foca.iter_members().map(|member| Key::of(&member.id().node)).collect();
+        self.give_cards(to, &keys, now);
     }
 
     /// Names live members to `to`, with their incarnation.
