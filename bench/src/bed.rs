@@ -60,8 +60,6 @@ pub struct Plan {
 pub struct Manner {
     /// Settings that override its file: `KEY=VALUE`.
     pub sets: Vec<String>,
-    /// Where its program is, if elsewhere.
-    pub binaries: Option<PathBuf>,
 }
 
 /// One node of the mesh.
@@ -183,11 +181,6 @@ impl Bed {
         self.plan.manners.get(id.as_str()).cloned().unwrap_or_default()
     }
 
-    /// From its next start on, the node called `id` runs so.
-    pub fn set_manner(&mut self, id: &NodeId, manner: Manner) {
-        self.plan.manners.insert(id.to_string(), manner);
-    }
-
     /// The process of the node called `id`; none if it has ended.
     pub fn process(&self, id: &NodeId) -> Option<u32> {
         self.named(id)?.child.id()
@@ -237,7 +230,7 @@ impl Bed {
         let file = |ending: &str| self.plan.dir.join(format!("{}.{ending}", identity.node));
         let log = fs::OpenOptions::new().create(true).append(true).open(file("log"))?;
         let manner = self.manner(&identity.node);
-        let binary = manner.binaries.as_ref().unwrap_or(&self.plan.binaries).join(binary(identity.role));
+        let binary = self.plan.binaries.join(binary(identity.role));
         let mut command = tokio::process::Command::from(host.command(&binary));
         command.arg("--config").arg(file("toml")).kill_on_drop(true);
         command.args(manner.sets.iter().flat_map(|set| ["--set", set]));

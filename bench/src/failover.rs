@@ -74,9 +74,6 @@ pub struct Args {
     /// Folder of recorded prompts (*.g722) and core-sounds-en.txt.
     #[arg(long, env = "NEARFIELD_SPEECH", default_value = ".cache/speech/en")]
     pub speech: PathBuf,
-    /// Folder of an earlier build's programs, for `mixed-version`; else this build's speak the previous wire version.
-    #[arg(long)]
-    pub previous: Option<PathBuf>,
     /// The nodes' log filter.
     #[arg(long, default_value = "info")]
     pub log: String,
@@ -215,26 +212,18 @@ fn wanted(scenario: Scenario, args: &Args, dir: &Path) -> Result<Wanted> {
     Ok(Wanted {
         binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
         model: args.model.canonicalize().with_context(|| no_model(args))?,
-        manners: manners(scenario, args, &dir),
+        manners: manners(scenario, &dir),
         nats: scenario.has_nats(),
         dir,
         log: args.log.clone(),
     })
 }
 
-/// What is otherwise for some nodes: edges may spill to disk, and one scenario has older nodes, another a list of
-/// revoked certificates.
-fn manners(scenario: Scenario, args: &Args, dir: &Path) -> BTreeMap<String, Manner> {
-    let mut manners = match scenario {
-        Scenario::MixedVersion => faults::previous(args.previous.as_deref()),
-        _ => BTreeMap::<String, Manner>::new(),
-    };
+/// What is otherwise for some nodes: edges may spill to disk, and one scenario has a list of revoked certificates.
+fn manners(scenario: Scenario, dir: &Path) -> BTreeMap<String, Manner> {
+    let mut manners = BTreeMap::<String, Manner>::new();
     for node in stage::NODES {
         let manner = manners.entry(node.to_owned()).or_default();
-        if manner.binaries.is_some() {
-            // It knows none of these keys.
-            continue;
-        }
         if node.starts_with("edge") {
             manner.sets.push(format!("uplink.spill_dir={}", dir.join(format!("{node}.spill")).display()));
         }

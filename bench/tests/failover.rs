@@ -101,11 +101,6 @@ fn all_nodes_are_restarted_under_a_meeting_without_losing_a_frame_of_it() {
 }
 
 #[test]
-fn a_mesh_of_two_versions_is_upgraded_under_a_meeting_without_losing_a_frame_of_it() {
-    shows_what_it_must("mixed-version");
-}
-
-#[test]
 fn certificates_are_exchanged_under_a_meeting() {
     shows_what_it_must("certificate-rotation");
 }

@@ -1,13 +1,10 @@
 //! What two nodes may agree to speak.
 
-use serde::Deserialize;
-
 /// What two nodes have agreed to speak, by ALPN (RFC 7301): the newest that both know.
 ///
 /// Messages of an older version keep their shape for ever; a newer one only adds variants at the end of
 /// the enums, which nobody sends to a peer that does not know them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "u8")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// `nearfield/1`: one core for each meeting, ownership by membership alone.
     V1,
@@ -19,19 +16,11 @@ impl Version {
     /// The newest this build speaks.
     pub const NEWEST: Self = Self::V2;
 
-    /// The number of the version, as `[mesh] wire` has it.
+    /// The number of the version, as reports have it.
     pub const fn number(self) -> u8 {
         match self {
             Self::V1 => 1,
             Self::V2 => 2,
-        }
-    }
-
-    /// The software version that a node reports which speaks nothing newer: others judge by it what it understands.
-    pub const fn software(self) -> &'static str {
-        match self {
-            Self::V1 => "0.1.0",
-            Self::V2 => env!("CARGO_PKG_VERSION"),
         }
     }
 
@@ -57,18 +46,5 @@ impl Version {
 impl Default for Version {
     fn default() -> Self {
         Self::NEWEST
-    }
-}
-
-/// A number that names no version of this build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no wire version: 1 or 2")]
-pub struct UnknownVersion(u8);
-
-impl TryFrom<u8> for Version {
-    type Error = UnknownVersion;
-
-    fn try_from(number: u8) -> Result<Self, UnknownVersion> {
-        [Self::V1, Self::V2].into_iter().find(|v| v.number() == number).ok_or(UnknownVersion(number))
     }
 }

@@ -34,7 +34,7 @@ pub const STREAM_CERTIFICATE: u8 = 4;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::version::{UnknownVersion, Version};
+pub use crate::version::Version;
 
 /// A meeting, everywhere and for ever.
 pub type MeetingId = uuid::Uuid;

@@ -2,10 +2,8 @@
 
 mod links;
 mod nodes;
+mod restarts;
 mod trust;
-mod upgrade;
-
-use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 use mesh::clock::Micros;
@@ -17,7 +15,6 @@ use super::{
     script::MidWord,
     stage::{Stage, now},
 };
-use crate::bed::Manner;
 
 /// What was done, and what was seen while it was.
 pub(super) struct Broken {
@@ -73,17 +70,7 @@ pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, s
         Scenario::RegionIsolated => links::isolate(stage, times, say).await,
         Scenario::BurstyLoss => links::lose_in_bursts(stage, times, say).await,
         Scenario::ThinUplink => links::narrow(stage, times, say).await,
-        Scenario::RollingRestart => upgrade::restart_all(stage, times, say).await,
-        Scenario::MixedVersion => upgrade::bring_up_to_date(stage, times, say).await,
+        Scenario::RollingRestart => restarts::restart_all(stage, times, say).await,
         Scenario::CertificateRotation => trust::rotate(stage, times, say).await,
     }
-}
-
-/// How nodes of the previous version run: by their own programs, or by ours held to its wire version.
-pub(super) fn previous(programs: Option<&Path>) -> BTreeMap<String, Manner> {
-    let manner = match programs {
-        Some(folder) => Manner { sets: vec![], binaries: Some(folder.to_owned()) },
-        None => Manner { sets: vec![upgrade::PREVIOUS_WIRE.into()], binaries: None },
-    };
-    upgrade::OLD.into_iter().map(|node| (node.to_owned(), manner.clone())).collect()
 }

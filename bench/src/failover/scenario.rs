@@ -31,8 +31,6 @@ pub enum Scenario {
     ThinUplink,
     /// SIGTERM of every node in turn, each started again.
     RollingRestart,
-    /// Half of the nodes speak the previous wire version; then they are brought up to date.
-    MixedVersion,
     /// New certificates, then a new authority, while a meeting runs.
     CertificateRotation,
 }
@@ -89,7 +87,6 @@ impl Scenario {
             Self::BurstyLoss => lasting(pick(30, 10)),
             Self::ThinUplink => lasting(pick(60, 30)),
             Self::RollingRestart => lasting(pick(75, 60)),
-            Self::MixedVersion => lasting(pick(60, 15)),
             Self::CertificateRotation => lasting(pick(40, 30)),
         }
     }
@@ -167,7 +164,7 @@ impl Scenario {
                 one_owner: true,
                 ..nothing
             },
-            Self::RollingRestart | Self::MixedVersion => Row { promise: "0 lost, no meeting dropped", ..nothing },
+            Self::RollingRestart => Row { promise: "0 lost, no meeting dropped", ..nothing },
             Self::CertificateRotation => {
                 Row { promise: "0 lost, no restart; expired and revoked are refused", one_owner: true, ..nothing }
             }

@@ -13,7 +13,6 @@ use crate::{
         certs::{CertError, CertPaths, Credentials},
     },
     membership, node, seeds,
-    wire::Version,
 };
 
 /// `[node]`: who this is. Must agree with the certificate.
@@ -44,9 +43,6 @@ pub struct MeshSection {
     /// The DNS servers to ask, `address:port` each; none: the system's.
     #[serde(default)]
     pub dns_servers: Vec<SocketAddr>,
-    /// The newest wire version it speaks: 1 makes it behave as release 0.1 did, for a rolling upgrade.
-    #[serde(default)]
-    pub wire: Version,
 }
 
 /// `[tls]`: PEM files, paths relative to the working directory.
@@ -147,7 +143,6 @@ pub fn node_settings(
     }
     let paths = CertPaths { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone(), crl: tls.crl.clone() };
     let credentials = Credentials::load(&paths, &tls.trust_domain).map_err(|e| source.refuse(key_of(&e, tls), e))?;
-    let credentials = credentials.speaking(mesh.wire);
     agree(source, role, node, credentials.identity())?;
     Ok(node::Settings {
         listen: mesh.listen,
@@ -155,13 +150,8 @@ pub fn node_settings(
         credentials,
         seeds: seed_settings(source, mesh)?,
         swim: membership::Settings::default(),
-        software: reported(software, mesh.wire),
+        software: software.to_owned(),
     })
-}
-
-/// The software version a node reports. Others judge by it, so one that speaks an older wire version says that it is older.
-pub(crate) fn reported(software: &str, wire: Version) -> String {
-    software.replace(env!("CARGO_PKG_VERSION"), wire.software())
 }
 
 fn seed_settings(source: &Source, mesh: &MeshSection) -> Result<seeds::Settings, ConfigError> {

@@ -5,13 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    sections::{HttpSection, LogFormat, LogSection, MeshSection, NodeSection, TlsSection, node_settings, reported},
+    sections::{HttpSection, LogFormat, LogSection, MeshSection, NodeSection, TlsSection, node_settings},
     *,
 };
-use crate::{
-    identity::{Identity, Role, certs::Authority},
-    wire::Version,
-};
+use crate::identity::{Identity, Role, certs::Authority};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,16 +206,4 @@ fn addresses_that_lead_nowhere_are_refused() {
         text.starts_with("--set: tls.key = \"/nonexistent/key.pem\": /nonexistent/key.pem: cannot be read"),
         "{text}"
     );
-}
-
-#[test]
-fn a_node_held_at_the_previous_wire_version_says_that_it_is_that_old() {
-    let uri = "spiffe://a.test/region/eu-central/role/edge/node/edge-1";
-    let settings_of = |sets: &[&str]| settings(uri, sets).map(|s| s.credentials.wire());
-    assert_eq!(settings_of(&[]).unwrap(), Version::NEWEST);
-    assert_eq!(settings_of(&["mesh.wire=1"]).unwrap(), Version::V1);
-    let text = refusal(GOOD, &[], &["mesh.wire=3"]);
-    assert_eq!(text, "--set: mesh.wire = 3: 3 is no wire version: 1 or 2");
-    assert_eq!(reported(concat!("core-node/", env!("CARGO_PKG_VERSION")), Version::V1), "core-node/0.1.0");
-    assert_eq!(reported(env!("CARGO_PKG_VERSION"), Version::NEWEST), env!("CARGO_PKG_VERSION"));
 }
