@@ -1,7 +1,7 @@
 //! HTTP/1.1 for programs that strangers can reach: every connection has a deadline, and a newcomer gets in.
 //!
-//! **Follow one connection.** [`serve`] accepts it if the [`table`] has a place for it, or takes one from a connection that waits for
-//! its client. [`watched`] tells the connection's [`progress`] what its client does; once a second the table closes those whose
+//! **Follow one connection.** [`serve`] accepts it if the `table` has a place for it, or takes one from a connection that waits for
+//! its client. `watched` tells the connection's `progress` what its client does; once a second the table closes those whose
 //! deadline is over. A handler finds its [`Client`] in the request's extensions; streams ask it when to end.
 
 mod progress;

@@ -13,7 +13,7 @@
 //!
 //! **Order.** What an edge says, the end of its placement, what membership finds and what the API asks come by ways of their
 //! own, in any order. An edge may be live before the answer that it takes the meeting has been read: what it says until then
-//! is kept ([`early`]). [`orders`] holds this against all pairs.
+//! is kept (`early`). `orders` holds this against all pairs.
 
 mod early;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{key::SpurtKey, transcript::Segment, utterance::Cover};
 
-/// What one change writes, in the order in which [`apply`] takes it.
+/// What one change writes, in the order in which `apply` takes it.
 #[derive(Debug, Clone)]
 pub struct Values(Vec<Vec<u8>>);
 
