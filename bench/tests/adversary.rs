@@ -15,7 +15,7 @@ fn cached(variable: &str, default: &str) -> PathBuf {
     path
 }
 
-/// What is not told in gossip: the others are not held until gossip is signed.
+/// The others tell lies in gossip as it was before it was signed: nobody reads those any more (`mesh/tests/cluster/traitor.rs`).
 const ATTACKS: [&str; 9] =
     ["edge-as-core", "renew", "steal", "half-open", "garbage", "usurp", "dismiss", "dns-as-core", "lure"];
 
