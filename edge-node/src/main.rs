@@ -15,10 +15,11 @@ use mesh::{
     health, http,
     identity::Role,
     node::Node,
-    telemetry,
+    signals, telemetry,
 };
 use tokio::{
     net::unix::pipe,
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
@@ -51,13 +52,18 @@ struct Cli {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    let runtime = match cli.meeting_process {
+        true => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        false => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+    };
+    signals::heed_hangup(&runtime)?;
     let isolate = cli.isolate.iter().map(|mode| format!("isolation.mode={mode}"));
     let sets: Vec<String> = cli.sets.iter().cloned().chain(isolate).collect();
     let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &sets)?;
     let config: Config = source.parse()?;
     config.check(&source)?;
     if cli.meeting_process {
-        return serve_parent(config);
+        return serve_parent(&runtime, config);
     }
     let Config { node, mesh, tls, .. } = &config;
     let settings = node_settings(&source, Role::Edge, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
@@ -70,14 +76,12 @@ fn main() -> Result<()> {
     }
     // The process default, for HTTPS in connectors; the mesh names its provider itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(config, settings, limits))
 }
 
 /// A meeting's own process; see [`edge_node::isolate`].
-fn serve_parent(config: Config) -> Result<()> {
+fn serve_parent(runtime: &Runtime, config: Config) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let assignments::Settings { meeting, connect, .. } = config.serving();
     runtime.block_on(async {
         telemetry::init(&config.log, METRICS)?;

@@ -26,6 +26,7 @@ pub mod node;
 pub mod placement;
 pub mod redundancy;
 pub mod seeds;
+pub mod signals;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod spurts;

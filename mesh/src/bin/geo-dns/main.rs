@@ -13,7 +13,7 @@ use mesh::{
     health, http,
     identity::Role,
     node::{Inbound, Node, Settings},
-    telemetry,
+    signals, telemetry,
     wire::request::Response,
 };
 use tokio::{
@@ -42,6 +42,8 @@ struct Cli {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    signals::heed_hangup(&runtime)?;
     let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
     let config: Config = source.parse()?;
     let dns = config.dns_settings(&source)?;
@@ -54,7 +56,6 @@ fn main() -> Result<()> {
     if cli.check {
         return Ok(config.try_all(&source)?);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(&config, dns, settings, limits))
 }
 
