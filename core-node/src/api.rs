@@ -1,5 +1,6 @@
 //! The HTTP API: one file for each resource; errors are RFC 9457 problems everywhere.
 
+mod backup;
 mod body;
 mod document;
 mod elsewhere;
@@ -75,6 +76,7 @@ pub fn router(app: App) -> Router {
         .routes(routes!(transcript::whole))
         .routes(routes!(transcript::stream))
         .routes(routes!(nodes::list))
+        .routes(routes!(backup::get))
         .route_layer(middleware::from_fn_with_state(app.clone(), elsewhere::redirect))
         .route_layer(middleware::from_fn_with_state(app.clone(), authorise))
         .split_for_parts();

@@ -360,7 +360,16 @@ impl Config {
         let file = self.store_file();
         match file.parent().filter(|_| !file.exists()) {
             Some(dir) => source.try_folder("store.path", dir)?,
-            None => Store::check(&file).map_err(|e| source.refuse("store.path", e))?,
+            None => {
+                Store::check(&file).map_err(|e| source.refuse("store.path", e))?;
+                let (of, node) = (Store::owner_of(&file), &self.node.id);
+                let mine = of.as_ref().is_none_or(|of| of == node.as_str());
+                source.ensure(
+                    "store.path",
+                    mine,
+                    &format!("{node}'s own store: it is that of {}", of.unwrap_or_default()),
+                )?;
+            }
         }
         let model = self.whisper().map_or(Ok(()), |settings| whisper::check(&settings.model));
         model.map_err(|e| source.refuse("transcribe.model", e))

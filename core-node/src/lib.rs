@@ -18,6 +18,7 @@
 pub mod accept;
 pub mod api;
 pub mod authority;
+pub mod backup;
 pub mod config;
 pub mod doors;
 #[doc(hidden)]
@@ -70,6 +71,8 @@ mod isolation_tests;
 mod keys_tests;
 #[cfg(test)]
 mod leaving_tests;
+#[cfg(test)]
+mod older_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use core_node::{
     accept::Acceptor,
     api::{self, App, streams::Streams},
     authority::{Claims, nats::Nats},
+    backup,
     config::{Config, ENV_PREFIX},
     log::Log,
     measures::METRICS,
@@ -33,7 +34,7 @@ use mesh::{
     http,
     identity::Role,
     node::Node,
-    telemetry,
+    signals, telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -47,10 +48,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(version)]
 struct Cli {
     /// The configuration file; see core.example.toml.
-    #[arg(long)]
+    #[arg(long, global = true)]
     config: Option<PathBuf>,
     /// Overrides one setting: KEY=VALUE, such as limits.meetings=50. May be given many times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
     sets: Vec<String>,
     /// Only checks the configuration and the certificate, and tries what a start would open. Nothing is made or kept open.
     #[arg(long)]
@@ -66,6 +67,18 @@ struct Cli {
 enum Command {
     /// Checks the signed receipt of a meeting, offline, and shows what it says. Ends with 1 if it is not to be believed.
     VerifyReceipt(VerifyReceipt),
+    /// Writes all that the store holds to FILE, as of one moment, whether or not the core runs. It holds words and secrets.
+    Backup {
+        /// A new file.
+        file: PathBuf,
+    },
+    /// Puts a backup in the store's place, and sets what is there aside. Not while the core runs.
+    Restore {
+        /// What `backup` has written.
+        file: PathBuf,
+    },
+    /// Keeps what can be read of a store that the core refuses as damaged, and sets the damaged file aside. Not while the core runs.
+    Repair,
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +113,8 @@ fn main() -> Result<()> {
     if let Some(Command::VerifyReceipt(args)) = &cli.command {
         return verify_receipt(args);
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    signals::heed_hangup(&runtime)?;
     let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
     let config: Config = source.parse()?;
     config.check(&source)?;
@@ -113,12 +128,14 @@ fn main() -> Result<()> {
     if cli.check {
         return Ok(config.try_all(&source)?);
     }
+    if let Some(command) = &cli.command {
+        return keep(command, &config);
+    }
     if cli.compact {
         return compact(&config);
     }
     // The process default, for HTTPS to a remote engine; the mesh names its provider itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(config, settings, map, limits))
 }
 
@@ -129,7 +146,11 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     let (path, opening) = (config.store_file(), config.opening());
     let opened = tokio::task::spawn_blocking(move || Store::open_as(&path, opening));
     let store = tokio::select! {
-        opened = opened => Arc::new(opened??),
+        opened = opened => {
+            let store = opened??;
+            store.belong_to(&config.node.id)?;
+            Arc::new(store)
+        }
         // It may be waiting for another process.
         _ = term.recv() => std::process::exit(0),
         _ = int.recv() => std::process::exit(0),
@@ -172,6 +193,23 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     }
     info!("core down");
     failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!("the store failed: {reason}")))
+}
+
+/// Copies the store, or puts a copy in its place.
+#[allow(clippy::print_stdout, reason = "a command for people")]
+fn keep(command: &Command, config: &Config) -> Result<()> {
+    let told = match command {
+        Command::Backup { file } => backup::backup(config, file)?,
+        Command::Restore { file } => backup::restore(config, file)?,
+        Command::Repair => {
+            // Of damaged pages the database says in its own way that it cannot read them.
+            std::panic::set_hook(Box::new(|_| {}));
+            backup::repair(config)?
+        }
+        Command::VerifyReceipt(args) => return verify_receipt(args),
+    };
+    println!("{told}");
+    Ok(())
 }
 
 #[allow(clippy::print_stdout, reason = "a command for people")]

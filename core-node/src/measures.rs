@@ -50,6 +50,10 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_core_receipts_signed_total", "Receipts signed."),
     counter("nearfield_core_renewals_passed_total", "Renewals of leases passed on for edges."),
     counter("nearfield_core_replicas_bad_total", "Replicas of other cores that made no sense."),
+    counter(
+        "nearfield_core_replicas_outlasted_total",
+        "Meetings of which another core had an older copy than this one's replica: it was started with an older store.",
+    ),
     gauge(
         "nearfield_core_scribe_waiting_utterances",
         "Utterances that wait to be transcribed, of the last meeting that looked.",

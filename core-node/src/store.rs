@@ -15,6 +15,8 @@
 //! | revisions | a name | a number: the newest revision of `claims` given out, and the store's own |
 //! | standing | [`Status`](crate::record::Status) as a number, meeting | –: an index |
 //! | keys | digest of a key of a request | the meeting made under it, and the digest of the request's body: an index |
+//! | taken | meeting | of the replica that this core holds: term and core that it is of, and its newest final |
+//! | about | `node` | whose store it is |
 //!
 //! JSON is packed where that is shorter (`value`). What is written was read back before; what cannot be read all the same, because
 //! a disk lies, is passed over, counted and named (`damage`), and the rest is served.
@@ -22,6 +24,7 @@
 //! A spurt's done mark and the segment made of it are written in one transaction: a second final of
 //! the same speech cannot be.
 
+mod copy;
 mod damage;
 mod index;
 mod open;
@@ -36,31 +39,33 @@ mod write;
 
 use std::{
     fs,
-    path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use mesh::{
     clock::Micros,
+    identity::NodeId,
     trace::TraceContext,
     wire::{
-        Epoch, MeetingId,
+        Epoch, MeetingId, Term,
         spurt::{EdgeStages, Item, SpurtEnd, Step},
     },
 };
-use redb::{Database, Durability};
+use redb::{Database, Durability, ReadableTable};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::value::{is_within, survives};
+pub use self::{
+    copy::{Copied, new_file},
+    damage::{Damaged, MAX_NAMED},
+    open::{Held, LOCK_WAIT, Opening},
+    value::MAX_DEPTH,
+    write::Values,
+};
 use self::{
     damage::Damage,
     write::{apply, replace_claim},
-};
-pub use self::{
-    damage::{Damaged, MAX_NAMED},
-    open::{LOCK_WAIT, Opening},
-    value::MAX_DEPTH,
-    write::Values,
 };
 use crate::{
     key::SpurtKey,
@@ -88,6 +93,27 @@ pub enum StoreError {
         /// That process, if the system tells.
         holder: Option<u32>,
     },
+    /// The file is damaged, so that the database does not open it.
+    #[error("store {path}: damaged: {why}; `core-node repair` keeps what can be read of it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the database says.
+        why: String,
+    },
+    /// It is another node's: what it holds is that node's to serve.
+    #[error("store {path}: it is the store of node {of}, and this node is {node}: give this one a file of its own")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        of: String,
+        /// Whose it would have to be.
+        node: NodeId,
+    },
+    /// One copy at a time.
+    #[error("store: another copy is being made")]
+    Copying,
     /// The database failed.
     #[error("store: {0}")]
     Database(Box<redb::Error>),
@@ -109,6 +135,12 @@ macro_rules! from_redb {
             }
         }
     )*};
+}
+
+impl StoreError {
+    pub(crate) fn io(error: std::io::Error) -> Self {
+        Self::Database(Box::new(redb::Error::Io(error)))
+    }
 }
 
 from_redb!(TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
@@ -213,6 +245,8 @@ pub enum Op {
         segment: Option<Box<Segment>>,
         /// What the words were made of, where several edges captured it.
         cover: Option<Cover>,
+        /// In which turn, and of which core.
+        turn: (Term, NodeId),
     },
     /// What is attested of a meeting that is over.
     Receipt(MeetingId, String),
@@ -243,12 +277,41 @@ pub struct Store {
     scrubbed: AtomicU64,
     /// Transactions since the start.
     commits: AtomicU64,
+    /// A copy is being made.
+    copying: AtomicBool,
 }
 
 impl Store {
+    /// Writes down that this is the store of `node`, unless it says already whose it is.
+    ///
+    /// # Errors
+    /// It is another node's: [`StoreError::Foreign`]; or the disk's fault.
+    pub fn belong_to(&self, node: &NodeId) -> Result<(), StoreError> {
+        let mut transaction = self.db.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        {
+            let mut about = transaction.open_table(tables::ABOUT)?;
+            let of = about.get("node")?.map(|row| row.value().to_owned());
+            match of {
+                Some(of) if of != node.as_str() => {
+                    return Err(StoreError::Foreign { path: self.path.clone(), of, node: node.clone() });
+                }
+                Some(_) => return Ok(()),
+                None => drop(about.insert("node", node.as_str())?),
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// How much of the file is in use, in bytes: its length, but for what [`Op::Remove`] gave back and nothing has taken since.
     pub fn size(&self) -> u64 {
         self.room.used(fs::metadata(&self.path).map_or(0, |m| m.len()))
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What could not be read so far.

@@ -186,6 +186,9 @@ impl From<StoreError> for Problem {
             let detail = "What is stored of it cannot be read; the rest is served. `/readyz` names it.";
             return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "record_unreadable", detail);
         }
+        if matches!(error, StoreError::Copying) {
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Another copy of the store is being made.");
+        }
         tracing::error!(%error, "store failed under a request");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", "The store could not be read.")
     }

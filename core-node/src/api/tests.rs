@@ -384,6 +384,7 @@ async fn the_openapi_document_names_every_route() {
         "/healthz",
         "/metrics",
         "/readyz",
+        "/v1/backup",
         "/v1/meetings",
         "/v1/meetings/{id}",
         "/v1/meetings/{id}/participants",

@@ -25,7 +25,7 @@ use super::{
     view::GapView,
 };
 use crate::{
-    publish::{Event, Listener, NotYet, StatusChange, What},
+    publish::{Event, Finals, Listener, NotYet, StatusChange, What},
     record::MeetingRecord,
     store::reads::ReadError,
     transcript::{
@@ -80,7 +80,7 @@ pub(super) struct WholeQuery {
     params(("id" = Uuid, Path), WholeQuery),
     responses((status = 200, content((TranscriptView = "application/json"), (String = "text/vtt"),
                                      (String = "application/x-subrip"), (String = "text/plain"))),
-              (status = 404, body = Problem), (status = 422, body = Problem)))]
+              (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn whole(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -89,7 +89,7 @@ pub(super) async fn whole(
     let query = parsed(query)?;
     let found = record(&app, &id).await?;
     let segments = match app.meetings.live(found.id) {
-        Some(live) => live.publisher.finals(query.since).await?,
+        Some(live) => out(live.publisher.finals(query.since).await?)?,
         None => finals(&app, found.id, query.since).await?,
     };
     let segments = in_spoken_order(segments);
@@ -150,6 +150,16 @@ pub(super) async fn stream(
 /// For the fuzz target.
 pub(super) fn read_queries(uri: &Uri) {
     let _ = Query::<WholeQuery>::try_from_uri(uri);
+}
+
+/// What is out. If that is nothing, for all that is known, the meeting's other nodes must be asked first.
+fn out(finals: Finals) -> Result<Vec<Segment>, Problem> {
+    if finals.out.is_empty() && finals.unsure {
+        let detail = "It is not known yet which of these words were published: this core was started anew, and waits for the \
+                      meeting's other nodes.";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "transcript_unsure", detail));
+    }
+    Ok(finals.out)
 }
 
 /// What is final of a meeting that is over.

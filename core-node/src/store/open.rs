@@ -5,15 +5,20 @@
 use std::{
     fs,
     io::Read,
+    ops::Bound,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicBool, AtomicU64},
     time::{Duration, Instant},
 };
 
-use redb::{Database, DatabaseError, Durability, backends::FileBackend};
+use redb::{
+    Database, DatabaseError, Durability, ReadOnlyDatabase, ReadableDatabase, StorageBackend, StorageError,
+    backends::FileBackend,
+};
 
-use super::{Store, StoreError, damage::Damage, index, remove::Room, write::create_tables};
+use super::{Store, StoreError, copy, damage::Damage, index, remove::Room, write::create_tables};
 
 /// How long a start waits for the process that has the file open: one that was killed takes a while to give its memory back.
 pub const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -65,9 +70,12 @@ impl Store {
         mut again: impl FnMut(Option<u32>) -> bool,
     ) -> Result<Self, StoreError> {
         loop {
-            match database(path, cache_bytes) {
+            // Damaged pages may break the database's own code.
+            let opened = catch_unwind(AssertUnwindSafe(|| Self::over(database(path, cache_bytes)?, path)));
+            let broken = || StoreError::Damaged { path: path.into(), why: "the database could not read it".into() };
+            match opened.unwrap_or_else(|_| Err(broken())) {
                 Err(StoreError::Locked { holder, .. }) if again(holder) => {}
-                opened => return Self::over(opened?, path),
+                opened => return opened,
             }
         }
     }
@@ -107,14 +115,46 @@ impl Store {
         index::build(&transaction, &damage)?;
         let room = Room::read(&transaction)?;
         transaction.commit()?;
-        Ok(Self { db, path: path.into(), damage, room, scrubbed: AtomicU64::new(0), commits: AtomicU64::new(1) })
+        let (path, scrubbed, commits, copying) =
+            (path.into(), AtomicU64::new(0), AtomicU64::new(1), AtomicBool::new(false));
+        Ok(Self { db, path, damage, room, scrubbed, commits, copying })
+    }
+
+    /// Whose store the file is, if it says so and can be asked now: no process has it open, and it was closed in good order.
+    pub fn owner_of(path: &Path) -> Option<String> {
+        let read = ReadOnlyDatabase::open(path).ok()?.begin_read().ok()?;
+        copy::owner(&read).ok().flatten()
+    }
+
+    /// Keeps other processes from opening the file as long as what is returned is held. One that is not there is free.
+    ///
+    /// # Errors
+    /// One has it open: [`StoreError::Locked`]; or it cannot be opened.
+    pub fn hold(path: &Path) -> Result<Held, StoreError> {
+        let wrap = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Open { path: path.into(), source };
+        let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Held(None)),
+            Err(error) => return Err(wrap(error.into())),
+        };
+        let backend = FileBackend::new(file).map_err(|e| wrap(e.into()))?;
+        match backend.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
+            Ok(false) => Err(StoreError::Locked { path: path.into(), holder: holder(path) }),
+            // Where files have no locks, there is none to look at.
+            Ok(true) | Err(_) => Ok(Held(Some(backend))),
+        }
     }
 }
+
+/// A store's file that no other process opens meanwhile.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "held for its lock")] Option<FileBackend>);
 
 fn database(path: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
     let wrap = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Open { path: path.into(), source };
     let refuse = |error: DatabaseError| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::Locked { path: path.into(), holder: holder(path) },
+        DatabaseError::Storage(StorageError::Corrupted(why)) => StoreError::Damaged { path: path.into(), why },
         error => wrap(error.into()),
     };
     if let Some(dir) = path.parent() {

@@ -4,7 +4,8 @@ use std::{ops::Bound, sync::atomic::Ordering};
 
 use mesh::{
     clock::Micros,
-    wire::{Epoch, MeetingId, SpurtNo, keys::KeyDigest, spurt::Item},
+    identity::NodeId,
+    wire::{Epoch, MeetingId, SpurtNo, Term, keys::KeyDigest, spurt::Item},
 };
 use redb::ReadableDatabase;
 
@@ -31,6 +32,17 @@ impl Store {
     pub fn claim(&self, meeting: MeetingId) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
         let table = self.db.begin_read()?.open_table(CLAIMS)?;
         Ok(table.get(meeting.as_u128())?.map(|row| (row.value().0, row.value().1.to_vec())))
+    }
+
+    /// The newest final of `meeting` that was taken of `by`, which served in `term`; 0 if none was.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn taken(&self, meeting: MeetingId, by: &NodeId, term: Term) -> Result<u64, StoreError> {
+        let table = self.db.begin_read()?.open_table(TAKEN)?;
+        let Some(row) = table.get(meeting.as_u128())? else { return Ok(0) };
+        let (of, core, newest) = row.value();
+        Ok(if (of, core) == (term.0, by.as_str()) { newest } else { 0 })
     }
 
     /// Meetings with ids below `before`, the greatest first: ids rise with time, so that is the newest first. `take` is shown each,

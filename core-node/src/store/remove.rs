@@ -95,6 +95,7 @@ pub(super) fn remove(transaction: &WriteTransaction, meeting: MeetingId) -> Resu
         removed += transaction.open_table(table)?.remove(id)?.map_or(0, |row| 16 + row.value().len() as u64);
     }
     removed += transaction.open_table(SEQUENCES)?.remove(id)?.map_or(0, |_| 24);
+    transaction.open_table(TAKEN)?.remove(id)?;
     removed += transaction.open_table(CLAIMS)?.remove(id)?.map_or(0, |row| 24 + row.value().1.len() as u64);
     Ok(removed)
 }

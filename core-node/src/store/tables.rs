@@ -20,6 +20,8 @@ pub(super) const CLAIMS: TableDefinition<'_, u128, (u64, &[u8])> = TableDefiniti
 pub(super) const REVISIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("revisions");
 pub(super) const STANDING: TableDefinition<'_, (u8, u128), ()> = TableDefinition::new("standing");
 pub(super) const KEYS: TableDefinition<'_, &[u8], (u128, &str)> = TableDefinition::new("keys");
+pub(super) const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
+pub(super) const TAKEN: TableDefinition<'_, u128, (u32, &str, u64)> = TableDefinition::new("taken");
 
 /// Receipts as text, before they were packed; they are made anew when they are asked for.
 pub(super) const OLD_RECEIPTS: TableDefinition<'_, u128, &str> = TableDefinition::new("receipts");

@@ -1,6 +1,11 @@
 //! What each change does to the tables.
 
-use mesh::{clock::Micros, trace::TraceContext, wire::MeetingId};
+use mesh::{
+    clock::Micros,
+    identity::NodeId,
+    trace::TraceContext,
+    wire::{MeetingId, Term},
+};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::{
@@ -74,6 +79,8 @@ pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreE
     transaction.open_table(REVISIONS)?;
     transaction.open_table(STANDING)?;
     transaction.open_table(KEYS)?;
+    transaction.open_table(ABOUT)?;
+    transaction.open_table(TAKEN)?;
     Ok(())
 }
 
@@ -122,7 +129,10 @@ pub(super) fn apply(
         Op::Placement(meeting, epoch, _) => {
             transaction.open_table(PLACEMENTS)?.insert((meeting.as_u128(), epoch.0), next())?;
         }
-        Op::Taken { meeting, spurts, segment, cover } => {
+        Op::Taken { meeting, spurts, segment, cover, turn } => {
+            if let Some(segment) = segment {
+                note_taken(transaction, *meeting, turn, segment.seq)?;
+            }
             for (key, _) in spurts {
                 drop_items(transaction, *meeting, key, damage)?;
                 transaction.open_table(SPURTS)?.insert(spurt_key(*meeting, key), next())?;
@@ -220,6 +230,22 @@ fn finish_spurt(
     let mut record = found.unwrap_or(SpurtRecord { captured: at, trace: TraceContext::new(0), done: None });
     record.done = record.done.or(Some(mark));
     spurts.insert(spurt_key(meeting, key), encode("spurts", &record)?.as_slice())?;
+    Ok(())
+}
+
+/// Notes the newest final taken of a core's turn.
+fn note_taken(
+    transaction: &WriteTransaction,
+    meeting: MeetingId,
+    (term, by): &(Term, NodeId),
+    seq: u64,
+) -> Result<(), StoreError> {
+    let mut taken = transaction.open_table(TAKEN)?;
+    let known = taken.get(meeting.as_u128())?.map(|row| {
+        let (of, core, newest) = row.value();
+        if (of, core) == (term.0, by.as_str()) { newest } else { 0 }
+    });
+    taken.insert(meeting.as_u128(), (term.0, by.as_str(), known.unwrap_or(0).max(seq)))?;
     Ok(())
 }
 

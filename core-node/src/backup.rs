@@ -1,0 +1,195 @@
+//! `core-node backup`, `restore` and `repair`: a store is copied while it is used, put in place, or saved from damage.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: names files by the wall clock")]
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::{
+    config::Config,
+    store::{Copied, Opening, Store, StoreError, new_file},
+};
+
+/// A core that runs on this machine takes a connection within this.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// Its copy is whole before it sends the first byte, and a large store takes a while.
+const READ_WAIT: Duration = Duration::from_secs(600);
+
+/// Writes all that the core's store holds at one moment to `to`, a new file: the core that runs is asked for it, or if none does, the
+/// store is read here. Returns what it says of itself.
+///
+/// # Errors
+/// There is no whole copy; `to` is not made then.
+pub fn backup(config: &Config, to: &Path) -> Result<String> {
+    let store = config.store_file();
+    ensure!(store.exists(), "there is no store at {}", store.display());
+    ensure!(!to.exists(), "{} is there already", to.display());
+    let part = beside(to, "part");
+    let made = copy(config, &store, &part).and_then(|()| {
+        // What is put away must be of use: it is read through.
+        let copied = Store::copy_file(&part, &config.node.id, None)?;
+        File::open(&part)?.sync_all()?;
+        put_in_place(&part, to)?;
+        Ok(copied)
+    });
+    let copied = made.inspect_err(|_| drop(fs::remove_file(&part)))?;
+    Ok(format!("{}: {}", to.display(), told(&copied)))
+}
+
+fn copy(config: &Config, store: &Path, part: &Path) -> Result<()> {
+    // What an earlier try has left.
+    drop(fs::remove_file(part));
+    let file = new_file(part).with_context(|| part.display().to_string())?;
+    match Store::open_as(store, Opening { lock_wait: Duration::ZERO, ..config.opening() }) {
+        Ok(store) => {
+            store.belong_to(&config.node.id)?;
+            store.copy_to(file)?;
+            Ok(())
+        }
+        Err(StoreError::Locked { .. }) => fetch(config, file),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Asks the core that runs.
+fn fetch(config: &Config, mut file: File) -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let api = local(config.http.listen);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_WAIT).read_timeout(READ_WAIT);
+        let mut request = client.build()?.get(format!("http://{api}/v1/backup"));
+        if let Some(token) = &config.api.token {
+            request = request.bearer_auth(&token.0);
+        }
+        let asked = || format!("a process has the store open, and the core's API was asked for a copy at {api}");
+        let mut answer = request.send().await.with_context(asked)?;
+        if !answer.status().is_success() {
+            let (status, problem) = (answer.status(), answer.text().await.unwrap_or_default());
+            let problem: serde_json::Value = serde_json::from_str(&problem).unwrap_or_default();
+            return Err(anyhow!("{status}: {}", problem["detail"].as_str().unwrap_or("no reason given")))
+                .with_context(asked);
+        }
+        while let Some(piece) = answer.chunk().await.with_context(asked)? {
+            file.write_all(&piece)?;
+        }
+        Ok(())
+    })
+}
+
+/// Where this machine reaches what listens on `listen`.
+fn local(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Puts a copy that [`backup`] has made in the store's place, and sets what is there aside. Returns what it says of itself.
+///
+/// # Errors
+/// `from` is no whole copy of this node's store, or the core runs; the store is as it was.
+pub fn restore(config: &Config, from: &Path) -> Result<String> {
+    let store = config.store_file();
+    let _held = held(&store)?;
+    let part = beside(&store, "part");
+    let copied = fill(&part, |file| Store::copy_file(from, &config.node.id, Some(file))).and_then(|copied| {
+        Store::open(&part)?.belong_to(&config.node.id)?;
+        Ok(copied)
+    });
+    let copied = copied.inspect_err(|_| drop(fs::remove_file(&part)))?;
+    let aside = set_aside(&store, "before-restore")?;
+    put_in_place(&part, &store)?;
+    Ok(format!(
+        "{}: {}{}",
+        store.display(),
+        told(&copied),
+        aside.map_or_else(String::new, |a| format!("; what was there: {}", a.display()))
+    ))
+}
+
+/// Copies what can be read of a damaged store to a new file in its place, and sets the damaged one aside. Returns what it says of
+/// itself.
+///
+/// # Errors
+/// The store is not damaged, nothing of it can be read, or the core runs; it is as it was.
+pub fn repair(config: &Config) -> Result<String> {
+    let store = config.store_file();
+    ensure!(store.exists(), "there is no store at {}", store.display());
+    match Store::open_as(&store, Opening { lock_wait: Duration::ZERO, ..config.opening() }) {
+        Ok(_) => bail!("{}: it can be opened: nothing to repair", store.display()),
+        Err(StoreError::Damaged { .. } | StoreError::Database(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let _held = held(&store)?;
+    let part = beside(&store, "part");
+    let copied = fill(&part, |file| Store::salvage(&store, file)).and_then(|copied| {
+        Store::open(&part)?.belong_to(&config.node.id)?;
+        Ok(copied)
+    });
+    let copied = copied.inspect_err(|_| drop(fs::remove_file(&part)))?;
+    let aside = set_aside(&store, "damaged")?.unwrap_or_default();
+    put_in_place(&part, &store)?;
+    let lost = match copied.broken.len() {
+        0 => "nothing is missing".to_owned(),
+        _ => format!("rows are missing of: {}", copied.broken.join(", ").to_lowercase()),
+    };
+    Ok(format!("{}: {}; {lost}; the damaged file: {}", store.display(), told(&copied), aside.display()))
+}
+
+fn held(store: &Path) -> Result<crate::store::Held> {
+    if let Some(dir) = store.parent() {
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    Store::hold(store).context("the core must not run meanwhile")
+}
+
+fn fill(part: &Path, copy: impl FnOnce(File) -> Result<Copied, StoreError>) -> Result<Copied> {
+    drop(fs::remove_file(part));
+    let file = new_file(part).with_context(|| part.display().to_string())?;
+    Ok(copy(file)?)
+}
+
+/// Renames what is at `path`, if anything is.
+fn set_aside(path: &Path, why: &str) -> Result<Option<PathBuf>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let aside = beside(path, &format!("{why}-{now}"));
+    ensure!(!aside.exists(), "{} is there already", aside.display());
+    fs::rename(path, &aside).with_context(|| aside.display().to_string())?;
+    Ok(Some(aside))
+}
+
+/// The disk has `part` as `path` when this returns.
+fn put_in_place(part: &Path, path: &Path) -> Result<()> {
+    fs::rename(part, path).with_context(|| path.display().to_string())?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()?;
+    Ok(())
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
+}
+
+fn told(copied: &Copied) -> String {
+    format!("{} meetings, {} rows", copied.meetings, copied.rows)
+}
+
+#[cfg(test)]
+mod tests;
