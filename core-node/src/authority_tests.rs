@@ -263,7 +263,8 @@ async fn a_standby_whose_claim_was_heeded_unheard_takes_over_though_it_has_been_
     pair.second.core.until("it gives up asking", |c| !c.meetings.has_authority()).await;
     assert_eq!(pair.claim().await, claimed("core-2", Term(2), None));
     let stream = u64::MAX;
-    let dropped: Vec<_> = [Entry::Begin { stream }, Entry::Dropped].iter().flat_map(Entry::pieces).collect();
+    let dropped: Vec<_> =
+        [Entry::Begin { stream, held: None }, Entry::Dropped].iter().flat_map(Entry::pieces).collect();
     let from = fakes::identity("core-1", Role::Core, "eu-central");
     let (meeting, term, to) = (pair.meeting, Term(1), "core-2".parse().unwrap());
     let key = pair.second.core.meetings.record(meeting).unwrap().unwrap().key;

@@ -110,7 +110,7 @@ async fn a_meeting_that_is_not_known_here_is_taken_of_a_core_that_shows_its_key_
         [(evil(Role::Core), eu(), true, false), (there.clone(), eu(), false, false), (there.clone(), eu(), true, true)]
     {
         let record = MeetingRecord { spec, ..record() };
-        let entries = [Entry::Begin { stream: 1 }, Entry::Record(Box::new(record.clone()))];
+        let entries = [Entry::Begin { stream: 1, held: None }, Entry::Record(Box::new(record.clone()))];
         let answer = set.ask(&from, Request::Replicate(replica(&record, Term(1), &from, &entries, key))).await;
         assert_eq!(matches!(answer, Response::Replicated { .. }), taken, "{answer:?}");
         assert_eq!(set.core.meetings.store().meeting(record.id).unwrap().is_some(), taken);

@@ -122,7 +122,7 @@ async fn a_replica_that_is_dropped_anywhere_is_taken_whole_and_the_next_goes_on_
     let other = identity("core-2", Role::Core, "eu-central");
     for polls in 1..5 {
         let record = fakes::record();
-        let entries = [Entry::Begin { stream: 1 }, Entry::Record(Box::new(record.clone()))];
+        let entries = [Entry::Begin { stream: 1, held: None }, Entry::Record(Box::new(record.clone()))];
         let entries: Vec<_> = entries.iter().flat_map(Entry::pieces).collect();
         let next = entries.len() as u64;
         let (id, term, me) = (record.id, Term(1), identity("core-1", Role::Core, "eu-central").node);

@@ -120,7 +120,7 @@ pub fn create(data: &[u8]) {
     let mut receiver = Receiver::default();
     let from: NodeId = "core-1".parse().expect("a valid id");
     let stream = StreamId { term: Term(2), by: from, number: STREAM };
-    let begin = Entry::Begin { stream: STREAM }.pieces();
+    let begin = Entry::Begin { stream: STREAM, held: None }.pieces();
     let all: Vec<Vec<u8>> = begin.into_iter().chain(pieces).collect();
     let taken = receiver.handle(meeting(), &stream, 0, &all).expect("what is accepted can be shipped");
     assert!(matches!(taken.last(), Some(Entry::Record(_))));

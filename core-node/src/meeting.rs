@@ -301,7 +301,7 @@ impl Meeting {
 
     /// The edge's totals so far under `epoch`. Kept in memory until the record is next written.
     pub fn handle_totals(&self, epoch: Epoch, totals: EdgeTotals) {
-        lock(&self.record).totals.insert(epoch.0, totals);
+        lock(&self.record).note_totals(epoch.0, totals);
     }
 
     /// A beat of the edge, or one passed on: its lease runs for `lease` from now. False if it has none.

@@ -5,6 +5,7 @@
 mod answer;
 mod apart;
 mod claim;
+mod doubt;
 mod guard;
 mod invite;
 mod island;
@@ -256,16 +257,21 @@ impl Meetings {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        let mut resumed = vec![];
         for record in this.store.under_way()? {
             if this.is_unsettled(&record) {
                 lock(&this.unsettled).insert(record.id);
             }
             match record.serving.role {
-                CoreRole::Serving => this.take_up(record, None)?,
+                CoreRole::Serving => {
+                    resumed.push(record.id);
+                    this.take_up(record, None)?;
+                }
                 CoreRole::Standby => this.standbys.hold(record.id),
                 CoreRole::Moved => {}
             }
         }
+        this.tasks.spawn(doubt::tell(Arc::downgrade(&this), resumed, this.stop.clone()));
         this.tasks.spawn(keep::settle(Arc::downgrade(&this.store), this.stop.clone()));
         this.tasks.spawn(keep::scrub(Arc::downgrade(&this), this.stop.clone()));
         this.tasks.spawn(takeover::watch(Arc::downgrade(&this), this.stop.clone()));
@@ -311,7 +317,7 @@ impl Meetings {
         let intake = (Ingest::new(self.settings.intake), Turns::default());
         let grantors = [(); SLOTS].map(|()| Grantor::new(Term(1)));
         let second = Second::new(record.spec.redundancy > 1);
-        let (meeting, start) = self.assemble(record.clone(), vec![], intake, grantors, (vec![], 1), None);
+        let (meeting, start) = self.assemble(record.clone(), vec![], intake, grantors, (vec![], 1, None), None);
         let place = self.insert(&meeting, &record)?;
         self.write_down(&meeting, &record).await?;
         place.keep();
@@ -476,7 +482,9 @@ impl Meetings {
         }
         let undone = ingest.undone();
         let participants = self.store.participants(record.id)?;
-        let finals = self.store.segments(record.id, 0)?.into_iter().map(|s| s.id).collect();
+        let segments = self.store.segments(record.id, 0)?;
+        let newest = segments.last().map(|s| s.seq);
+        let finals = segments.into_iter().map(|s| s.id).collect();
         let next_seq = self.store.sequence(record.id)?;
         // If the newest itself is leaving, it says so again.
         let leaving = record.captors().find(|(epoch, o)| o.leaving && *epoch != record.epoch);
@@ -491,7 +499,7 @@ impl Meetings {
         tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
         let grantors = [0, 1].map(|slot| grantor(&record, slot, Instant::now()));
         let covers = Some(self.store.covers(record.id)?);
-        let said = (finals, next_seq);
+        let said = (finals, next_seq, newest);
         let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantors, said, stands);
         lock(&self.live).insert(meeting.id, meeting.clone());
         self.launch(meeting, lifecycle, second, Ends { covers, ..start });
@@ -504,7 +512,7 @@ impl Meetings {
         participants: Vec<Participant>,
         (ingest, turns): (Ingest, Turns),
         grantors: [Grantor; SLOTS],
-        (finals, next_seq): (Vec<uuid::Uuid>, u64),
+        (finals, next_seq, newest): (Vec<uuid::Uuid>, u64, Option<u64>),
         stands: Option<Stands>,
     ) -> (Arc<Meeting>, Ends) {
         let (heard, heard_end) = mpsc::channel(HEARD_QUEUE);
@@ -513,7 +521,7 @@ impl Meetings {
         let replication = Arc::new(Replication::new(self.replicator(&record)));
         let (store, log, stop) = (self.store.clone(), self.log.clone(), self.stop.child_token());
         let (feed, shipped) = (store.clone(), replication.clone());
-        let publisher = Publisher::new(record.id, transcript, &record.gaps, feed, log.clone(), shipped);
+        let publisher = Publisher::new(record.id, transcript, (&record.gaps, newest), feed, log.clone(), shipped);
         let me = self.placer.mesh.identity().node.clone();
         let parts = Parts {
             standing: Standing::new(self.claims.clone(), record.id, me, stands),

@@ -20,7 +20,12 @@ use crate::{
     lock,
     log::{Log, LogClosed},
     record::{Gap, MAX_GAPS, Status},
-    replicate::{entry::Entry, handle::Replication, sender::Replicator, snapshot::finished},
+    replicate::{
+        entry::Entry,
+        handle::Replication,
+        sender::{Replicator, Settled},
+        snapshot::finished,
+    },
     store::{Op, Store, StoreError},
     transcript::{Draft, Finality, Segment, Transcript},
     utterance::Cover,
@@ -81,6 +86,15 @@ pub struct Moved {
     pub location: Option<String>,
 }
 
+/// The finals that anybody may hear of.
+#[derive(Debug, Default)]
+pub struct Finals {
+    /// They.
+    pub out: Vec<Segment>,
+    /// There is one more of which that is not known yet.
+    pub unsure: bool,
+}
+
 /// A number that no event of the meeting has yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the newest event has the number {0}")]
@@ -104,6 +118,8 @@ struct Numbered {
 /// What a new listener needs besides the store.
 struct Feed {
     replication: Arc<Replication>,
+    /// The number of the change that stands for all before the meeting was taken up.
+    before: u64,
     newest: Mutex<Newest>,
     events: broadcast::Sender<Event>,
 }
@@ -116,24 +132,30 @@ struct Newest {
     moved: Option<Event>,
     /// The final that the store may have and the standby not yet: nobody is to hear of it.
     held: Option<u64>,
+    /// The newest final that was there when the meeting was taken up: it is not known whether it was out until all that was
+    /// written before has settled.
+    unsure: Option<u64>,
     /// The highest number that was sent or may have been.
     last: u64,
 }
 
 impl Publisher {
-    /// A publisher that goes on where `transcript` is; `gaps` are those that have ended.
+    /// A publisher that goes on where `transcript` is; `gaps` are those that have ended, `newest` is the number of the newest
+    /// final that the store has.
     pub fn new(
         meeting: MeetingId,
         transcript: Transcript,
-        gaps: &[Gap],
+        (gaps, newest): (&[Gap], Option<u64>),
         store: Arc<Store>,
         log: Log,
         replication: Arc<Replication>,
     ) -> Self {
         let gaps = gaps.iter().filter(|g| g.to.is_some()).map(|g| Event { seq: g.seq, what: What::Gap(g.clone()) });
-        let newest = Newest { gaps: gaps.collect(), last: transcript.next_seq() - 1, ..Newest::default() };
+        let newest =
+            Newest { gaps: gaps.collect(), last: transcript.next_seq() - 1, unsure: newest, ..Newest::default() };
+        let before = replication.see(Replicator::written);
         let events = broadcast::channel(FEED_QUEUE).0;
-        let feed = Feed { replication: replication.clone(), newest: Mutex::new(newest), events };
+        let feed = Feed { replication: replication.clone(), before, newest: Mutex::new(newest), events };
         let reserved = transcript.next_seq();
         let transcript = tokio::sync::Mutex::new(Numbered { transcript, reserved });
         Self { meeting, transcript, feed: Arc::new(feed), store, log, replication }
@@ -236,11 +258,12 @@ impl Publisher {
         self.feed.send(Event { seq: 0, what: What::Moved(moved) });
     }
 
-    /// The finals numbered above `since` of which anybody may hear: those that the standby has as well.
+    /// The finals numbered above `since` of which anybody may hear, at once: those that are out. One is stored after the one before is,
+    /// so there is one at most that is not, or of which that is not known.
     ///
     /// # Errors
     /// The store could not be read.
-    pub async fn finals(&self, since: u64) -> Result<Vec<Segment>, StoreError> {
+    pub async fn finals(&self, since: u64) -> Result<Finals, StoreError> {
         self.feed.finals(self.store.clone(), self.meeting, since).await
     }
 
@@ -259,6 +282,7 @@ impl Publisher {
             store,
             live: self.feed.events.subscribe(),
             backlog: None,
+            unsure: false,
             last: since,
             ended: false,
         })
@@ -308,17 +332,25 @@ impl Publisher {
 }
 
 impl Feed {
-    async fn finals(&self, store: Arc<Store>, meeting: MeetingId, since: u64) -> Result<Vec<Segment>, StoreError> {
-        let number = self.replication.see(Replicator::written);
-        if self.replication.settled(number).await.is_err() {
+    async fn finals(&self, store: Arc<Store>, meeting: MeetingId, since: u64) -> Result<Finals, StoreError> {
+        let unsure = match self.replication.see(|machine| machine.settled(self.before)) {
             // The core that serves the meeting will tell.
-            return Ok(vec![]);
-        }
+            Settled::Never => return Ok(Finals::default()),
+            Settled::Yes => None,
+            Settled::No => lock(&self.newest).unsure,
+        };
         let read = tokio::task::spawn_blocking(move || store.segments(meeting, since)).await;
-        let finals = read.map_err(|e| StoreError::Record { what: "segments", why: e.to_string() })??;
+        let mut out = read.map_err(|e| StoreError::Record { what: "segments", why: e.to_string() })??;
         // After reading: what is written is held first.
         let held = lock(&self.newest).held;
-        Ok(finals.into_iter().filter(|s| Some(s.seq) != held).collect())
+        out.retain(|s| Some(s.seq) != held && unsure.is_none_or(|unsure| s.seq < unsure));
+        Ok(Finals { out, unsure: unsure.is_some_and(|unsure| unsure > since) })
+    }
+
+    /// Returns when it is known of every final whether it is out.
+    async fn sure(&self) {
+        // An error is a core that serves the meeting: then nothing is out here.
+        let _ = self.replication.settled(self.before).await;
     }
 
     fn send(&self, event: Event) {
@@ -351,6 +383,8 @@ pub struct Listener {
     store: Arc<Store>,
     live: broadcast::Receiver<Event>,
     backlog: Option<VecDeque<Event>>,
+    /// The backlog ends before a final of which it is not known whether it is out: nothing beyond is told before that.
+    unsure: bool,
     last: u64,
     ended: bool,
 }
@@ -369,6 +403,11 @@ impl Listener {
                 }
                 Some(backlog) => match backlog.pop_front() {
                     Some(event) => event,
+                    None if self.unsure => {
+                        self.feed.sure().await;
+                        self.backlog = None;
+                        continue;
+                    }
                     None => match self.live.recv().await {
                         Ok(event) => event,
                         Err(RecvError::Lagged(missed)) => {
@@ -402,8 +441,11 @@ impl Listener {
                 newest.moved.clone(),
             )
         };
-        let finals = self.feed.finals(self.store.clone(), self.meeting, self.last).await?;
-        let finals = finals.into_iter().map(|s| Event { seq: s.seq, what: What::Final(s.into()) });
+        let Finals { out, unsure } = self.feed.finals(self.store.clone(), self.meeting, self.last).await?;
+        let first = if unsure { lock(&self.feed.newest).unsure } else { None };
+        self.unsure = unsure;
+        let finals = out.into_iter().map(|s| Event { seq: s.seq, what: What::Final(s.into()) });
+        let newest = newest.into_iter().filter(|event| first.is_none_or(|first| event.seq < first));
         let mut events: Vec<Event> = finals.chain(newest).collect();
         events.sort_by_key(|e| e.seq);
         Ok(events.into_iter().chain(moved).collect())
@@ -455,7 +497,8 @@ mod tests {
         let transcript = Transcript::new(meeting, None, store.sequence(meeting).unwrap(), []);
         let alone = Replicator::new(Default::default(), "core-1".parse().unwrap(), Term(1), None, 0, Instant::now());
         let log = Log::start(store.clone()).unwrap();
-        let publisher = Publisher::new(meeting, transcript, &[], store.clone(), log, Arc::new(Replication::new(alone)));
+        let publisher =
+            Publisher::new(meeting, transcript, (&[], None), store.clone(), log, Arc::new(Replication::new(alone)));
         Bench { publisher, store, _dir: dir }
     }
 
@@ -508,6 +551,48 @@ mod tests {
         publisher.status(Status::Done, None).await.unwrap();
         let finals = rest(&mut slow).await.into_iter().filter(|(_, what)| what == "final word").count();
         assert_eq!(finals, 400);
+    }
+
+    /// A meeting that is taken up again with two finals, of which its standby, which is not there, may have gone on from the second.
+    async fn taken_up() -> (Bench, Arc<Replication>) {
+        let Bench { publisher, store, _dir } = bench();
+        publisher.finish(draft(0, "one."), None, || vec![key(0)]).await.unwrap();
+        publisher.finish(draft(1, "two."), None, || vec![key(1)]).await.unwrap();
+        let (meeting, next) = (Uuid::from_u128(3), store.sequence(Uuid::from_u128(3)).unwrap());
+        let segments = store.segments(meeting, 0).unwrap();
+        let (newest, ids) = (segments.last().map(|s| s.seq), segments.iter().map(|s| s.id));
+        let transcript = Transcript::new(meeting, None, next, ids);
+        let standby = Some("core-2".parse().unwrap());
+        let me = "core-1".parse().unwrap();
+        let machine = Replicator::new(Default::default(), me, Term(1), standby, 0, Instant::now());
+        let replication = Arc::new(Replication::new(machine));
+        let log = Log::start(store.clone()).unwrap();
+        let publisher = Publisher::new(meeting, transcript, (&[], newest), store.clone(), log, replication.clone());
+        (Bench { publisher, store, _dir }, replication)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_published_is_served_at_once_and_what_is_unsure_once_it_is_known() {
+        let (Bench { publisher, store, _dir }, replication) = taken_up().await;
+        let finals = publisher.finals(0).await.unwrap();
+        let texts = |finals: &Finals| finals.out.iter().map(|s| s.text.clone()).collect::<Vec<_>>();
+        assert_eq!((texts(&finals), finals.unsure), (vec!["one.".to_owned()], true));
+        let after_one = publisher.finals(finals.out[0].seq).await.unwrap();
+        assert!(after_one.out.is_empty() && after_one.unsure);
+        let mut listener = publisher.listen(store, 0).unwrap();
+        assert!(matches!(listener.next().await.unwrap().unwrap().what, What::Final(s) if s.text == "one."));
+        let waited = tokio::time::timeout(Duration::from_secs(1000), listener.next()).await;
+        assert!(waited.is_err(), "the second is not told, nor anything after it");
+        // The standby says that it does not serve the meeting: there is no witness of anything else.
+        replication.with(|m, now| m.handle_unfit(now));
+        replication.with(|m, _| m.handle_no_witness());
+        while let Some(event) = replication.see_mut(Replicator::poll_event) {
+            if let crate::replicate::sender::Event::Persist(number, None) = event {
+                replication.with(|m, _| m.handle_persisted(number));
+            }
+        }
+        assert!(matches!(listener.next().await.unwrap().unwrap().what, What::Final(s) if s.text == "two."));
+        assert_eq!(texts(&publisher.finals(0).await.unwrap()), ["one.", "two."]);
     }
 
     #[tokio::test]

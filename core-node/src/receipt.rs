@@ -206,7 +206,7 @@ fn cores(record: &MeetingRecord, issuer: &Identity, ended: Micros) -> Vec<CoreLi
 fn edges(store: &Store, record: &MeetingRecord, ended: Micros) -> Result<Vec<EdgeLine>, StoreError> {
     let done = store.spurt_records(record.id)?;
     let line = |(epoch, owner): (&u64, &Owner)| {
-        let of = done.iter().filter(|(key, _)| key.epoch.0 == *epoch);
+        let of = done.iter().filter(|(key, _)| key.epoch.0 == *epoch || owner.joined.contains(&key.epoch.0));
         EdgeLine {
             node: owner.edge.to_string(),
             region: owner.region.to_string(),

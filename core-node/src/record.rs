@@ -1,5 +1,6 @@
 //! What is remembered of a meeting.
 
+pub mod owners;
 pub mod turns;
 
 use std::collections::BTreeMap;
@@ -315,12 +316,15 @@ pub struct Owner {
     /// Speech captured under its epoch later than this is not taken; `None` while it owns the meeting.
     #[serde(default)]
     pub until: Option<Micros>,
+    /// Earlier epochs of its own that this entry stands for as well, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<u64>,
 }
 
 impl Owner {
     /// An owner of the meeting's first slot, until further notice.
     pub fn new(edge: NodeId, region: RegionId) -> Self {
-        Self { edge, region, slot: 0, leased: false, leaving: false, since: None, until: None }
+        Self { edge, region, slot: 0, leased: false, leaving: false, since: None, until: None, joined: vec![] }
     }
 }
 
@@ -364,17 +368,15 @@ impl MeetingRecord {
 
     /// The edges' totals over all epochs.
     pub fn edge_totals(&self) -> EdgeTotals {
-        self.totals.values().fold(EdgeTotals::default(), |sum, t| EdgeTotals {
-            packets_in: sum.packets_in + t.packets_in,
-            opus_bytes_in: sum.opus_bytes_in + t.opus_bytes_in,
-            media_ms_in: sum.media_ms_in + t.media_ms_in,
-            packets_decoded: sum.packets_decoded + t.packets_decoded,
-            packets_forwarded: sum.packets_forwarded + t.packets_forwarded,
-            packets_lost: sum.packets_lost + t.packets_lost,
-            uplink_bytes: sum.uplink_bytes + t.uplink_bytes,
-            media_cpu_us: sum.media_cpu_us + t.media_cpu_us,
-            packets_overflowed: sum.packets_overflowed + t.packets_overflowed,
-        })
+        self.totals.values().fold(EdgeTotals::default(), |sum, totals| owners::plus(sum, *totals))
+    }
+
+    /// What an edge has done under `epoch` so far. Of an epoch without an entry of its own that is in the sum of another.
+    pub fn note_totals(&mut self, epoch: u64, totals: EdgeTotals) {
+        let joined = self.owners.len() >= owners::MAX_EPOCHS && !self.owners.contains_key(&epoch);
+        if !joined {
+            self.totals.insert(epoch, totals);
+        }
     }
 }
 

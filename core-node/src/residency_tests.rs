@@ -109,7 +109,7 @@ async fn a_core_outside_the_residency_refuses_to_stand_by() {
         let mut record = record();
         record.spec = european();
         let (id, key) = (record.id, record.key);
-        let entries = [Entry::Begin { stream: 1 }, Entry::Record(Box::new(record))];
+        let entries = [Entry::Begin { stream: 1, held: None }, Entry::Record(Box::new(record))];
         let entries = entries.iter().flat_map(Entry::pieces).collect();
         let (term, core_2) = (Term(1), core.mesh.identity().node.clone());
         let said = Statement::Serves { meeting: id, core: &from.node, term, from: &from.node, to: &core_2 };

@@ -15,6 +15,8 @@
 //!   new owner acknowledged by its standby before that owner heard of it; so nobody calls whose time is over. It goes
 //!   on without its standby when all who may call have said that they do not (`replicate::witnesses`), or the standby itself.
 //! * Of two that serve, the one in the later term is believed, and the other steps down ([`outranked`]).
+//! * What a standby holds of a turn, the core that serves in it has on disk, or had: if it says less, its store is an older copy, and the
+//!   standby's stands, in the next term ([`outlasts`]). So what has ended stays so.
 //! * A core that was dropped takes nothing of the streams that were begun before that, however late it arrives.
 //! * What is captured after its epoch's end is nobody's ([`is_in_time`]).
 
@@ -26,7 +28,10 @@ use mesh::{
     wire::{Epoch, Term, control::RefusedReason},
 };
 
-use crate::record::{CoreRole, MeetingRecord, Owner, Serving};
+use crate::{
+    record::{CoreRole, MeetingRecord, Owner, Serving},
+    replicate::entry::Held,
+};
 
 /// How far an edge's clock may be from this core's where speech is judged by its capture time.
 pub const CLOCK_MARGIN: Duration = Duration::from_secs(2);
@@ -133,6 +138,7 @@ pub fn grant(record: &mut MeetingRecord, epoch: Epoch, owner: Owner, now: Micros
     record.owners.values_mut().filter(former).for_each(|o| o.until = Some(now));
     record.epoch = epoch;
     record.owners.insert(epoch.0, owner);
+    record.join_owners();
 }
 
 /// Whether speech that was captured then may still come in under `owner`'s epoch.
@@ -153,6 +159,14 @@ pub fn outranked(known: &Serving, me: &NodeId, from: &NodeId, term: Term, stream
         },
     };
     later.then(|| (known.by.clone().unwrap_or_else(|| me.clone()), known.term))
+}
+
+/// Whether this core's replica, `known`, with finals up to `newest`, is what remains of `from`'s turn in `term`: that core serves the
+/// meeting still, as it says, and has `theirs` of it.
+pub fn outlasts(known: &MeetingRecord, newest: u64, from: &NodeId, term: Term, theirs: Held) -> bool {
+    let serving = &known.serving;
+    let of_it = serving.role == CoreRole::Standby && serving.by.as_ref() == Some(from) && serving.term == term;
+    of_it && (known.status.ended() && !theirs.ended || newest > theirs.newest)
 }
 
 #[cfg(test)]
@@ -249,6 +263,20 @@ mod tests {
         assert!(is_in_time(&owner, Micros(u64::MAX)));
         owner.until = Some(until);
         assert!(is_in_time(&owner, until.plus(CLOCK_MARGIN)) && !is_in_time(&owner, Micros(12_000_001)));
+    }
+
+    #[test]
+    fn a_replica_outlasts_its_core_s_turn_only_where_it_holds_more_of_that_turn() {
+        let mut known = standby();
+        let (c1, full) = (node("c1"), Held { ended: false, newest: 7 });
+        assert!(!outlasts(&known, 7, &c1, Term(1), full), "as much");
+        assert!(outlasts(&known, 8, &c1, Term(1), full), "a final more");
+        assert!(!outlasts(&known, 8, &c1, Term(2), full) && !outlasts(&known, 8, &node("c3"), Term(1), full));
+        known.status = crate::record::Status::Done;
+        assert!(outlasts(&known, 0, &c1, Term(1), full), "it is over");
+        assert!(!outlasts(&known, 7, &c1, Term(1), Held { ended: true, ..full }));
+        known.serving.role = CoreRole::Moved;
+        assert!(!outlasts(&known, 9, &c1, Term(1), full), "it is not the standby");
     }
 
     fn any_serving() -> impl Strategy<Value = Serving> {

@@ -138,7 +138,7 @@ fn entries() -> Vec<Entry> {
         mark,
     };
     vec![
-        Entry::Begin { stream: 1 },
+        Entry::Begin { stream: 1, held: None },
         Entry::Participant(participant(), None),
         Entry::Finish { spurts: vec![spurt], segment: None, cover: None },
         Entry::Sequence { below: 1024 },

@@ -31,6 +31,8 @@ pub(super) enum Cause {
     Orphaned(Serving),
     /// It had claimed it before.
     Claimed,
+    /// The core that serves it, as it says itself, has less of it.
+    Outlasting(Serving),
 }
 
 /// How long an edge that calls waits for a shared authority's word. It has other meetings on the same stream.
@@ -100,7 +102,7 @@ impl Meetings {
                 seat::called(record, self.me(), edge, *epoch, term)?;
                 return Ok(self.check_owner(Message::Serve, edge, record, *epoch)?);
             }
-            Cause::Orphaned(known) => record.serving == *known && self.may_hold(record),
+            Cause::Orphaned(known) | Cause::Outlasting(known) => record.serving == *known && self.may_hold(record),
             // Also if it has been dropped since: who served lets no words out after that, for want of the claim.
             Cause::Claimed => record.serving.role != CoreRole::Serving && term > record.serving.term,
         };

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod outlast;
 mod table;
 
 use std::{
@@ -25,7 +26,7 @@ use crate::{
     log::LogClosed,
     record::{MeetingRecord, Serving},
     replicate::{
-        entry::Entry,
+        entry::{Entry, Held},
         receiver::{Receiver, StreamId},
         snapshot::op,
     },
@@ -107,7 +108,7 @@ impl Meetings {
         };
         let mut receiver = receiver.lock().await;
         // Held until all is on disk: a takeover sees all of a batch or nothing.
-        let _hands = self.hands.lock().await;
+        let hands = self.hands.lock().await;
         // Looked at again: it may have come from another core meanwhile.
         let known = match self.store.meeting(id) {
             Ok(record) => record,
@@ -117,6 +118,16 @@ impl Meetings {
             return refused(&denied.to_string());
         }
         let stream = replica.stream;
+        if replica.is_word() && known.is_none() {
+            return Response::Unknown;
+        }
+        // Who only says that it serves the meeting has it under way.
+        let word = Held { ended: false, newest: u64::MAX };
+        if let Some(record) =
+            known.as_ref().filter(|r| replica.is_word() && seat::outlasts(r, 0, &from.node, term, word))
+        {
+            return self.outlast_ended(from, record).await;
+        }
         if let Some(record) = &known
             && let Some((core, term)) = seat::outranked(&record.serving, self.me(), &from.node, term, stream)
         {
@@ -131,6 +142,15 @@ impl Meetings {
                 return refused(&error.to_string());
             }
         };
+        if let Some(record) = known.as_ref().filter(|record| self.outlasts(record, from, term, &entries)) {
+            if record.status.ended() {
+                return self.outlast_ended(from, record).await;
+            }
+            let record = record.clone();
+            drop((receiver, hands));
+            self.standbys.forget(id);
+            return self.outlast(from, record).await;
+        }
         match self.keep(from, known.as_ref(), &replica, entries).await {
             Ok(()) => Response::Replicated { next: receiver.next() },
             Err(why) => {
@@ -185,7 +205,8 @@ impl Meetings {
     /// The meeting goes on without this core.
     fn dropped(&self, from: &Identity, id: MeetingId, term: Term, stream: u64) -> Result<Option<Op>, String> {
         let record = self.store.meeting(id).map_err(|e| e.to_string())?;
-        Ok(record.map(|mut record| {
+        // What is over is of use here, whoever has it as well.
+        Ok(record.filter(|record| !record.status.ended()).map(|mut record| {
             record.serving =
                 Serving { standby: self.perhaps_mine(id), ..Serving::moved(from.node.clone(), term, stream) };
             if record.serving.standby.is_none() {

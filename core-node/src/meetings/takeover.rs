@@ -240,8 +240,8 @@ pub(super) async fn tell_former(meetings: Weak<Meetings>, id: MeetingId, former:
         let Some(this) = meetings.upgrade() else { return };
         let Ok(Some(record)) = this.record(id) else { return };
         let proof = this.prove_serving(&record, &former, term);
-        let replica = Replica { meeting: id, term, stream: 0, first: 0, entries: vec![], proof };
-        if this.placer.mesh.request(&former, &Request::Replicate(replica)).await.is_ok() {
+        let word = Request::Replicate(Replica::word(id, term, proof));
+        if this.placer.mesh.request(&former, &word).await.is_ok() {
             return;
         }
         drop(this);

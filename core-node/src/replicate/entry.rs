@@ -34,6 +34,9 @@ pub enum Entry {
     Begin {
         /// The stream's number.
         stream: u64,
+        /// What the sender has of the meeting; none where it sends nothing of it.
+        #[serde(default)]
+        held: Option<Held>,
     },
     /// A participant as they now stand, and the id of one who makes room for them.
     Participant(Participant, Option<String>),
@@ -63,6 +66,27 @@ pub enum Entry {
     Record(Box<MeetingRecord>),
     /// The receiver is no longer the standby, and will not take the meeting over.
     Dropped,
+}
+
+/// How far a core's copy of a meeting goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Whether the meeting is over.
+    pub ended: bool,
+    /// Number of its newest final; 0 if there is none.
+    pub newest: u64,
+}
+
+impl Held {
+    /// That of a snapshot.
+    pub fn of(snapshot: &[Entry]) -> Self {
+        let finals = snapshot.iter().filter_map(|entry| match entry {
+            Entry::Finish { segment: Some(segment), .. } => Some(segment.seq),
+            _ => None,
+        });
+        let ended = snapshot.iter().any(|entry| matches!(entry, Entry::Record(record) if record.status.ended()));
+        Self { ended, newest: finals.max().unwrap_or(0) }
+    }
 }
 
 /// A spurt whose words are out.

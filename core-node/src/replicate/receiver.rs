@@ -54,7 +54,7 @@ impl Receiver {
         };
         if first == 0
             && let Some(piece) = pieces.first()
-            && Assembler::default().push(meeting, piece)? != Some(Entry::Begin { stream: stream.number })
+            && !matches!(Assembler::default().push(meeting, piece)?, Some(Entry::Begin { stream: number, .. }) if number == stream.number)
         {
             return Err(BadEntry::NoBeginning);
         }
@@ -92,7 +92,7 @@ mod tests {
         let mut record = fakes::record();
         record.trace = "x".repeat(60_000);
         let entries = [
-            Entry::Begin { stream: number },
+            Entry::Begin { stream: number, held: None },
             Entry::Placement { epoch: Epoch(1), decision: "near".into() },
             Entry::Record(Box::new(record.clone())),
             Entry::Sequence { below: 9 },
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn a_later_core_s_stream_is_the_newer_one_whatever_its_number() {
         let (meeting, mut pieces) = stream(4);
-        let begin = Entry::Begin { stream: 9 }.pieces();
+        let begin = Entry::Begin { stream: 9, held: None }.pieces();
         let mut receiver = Receiver::default();
         receiver.handle(meeting, &id(1, "c1", 9), 0, &begin).unwrap();
         assert_eq!(receiver.handle(meeting, &id(2, "c0", 4), 1, &pieces.split_off(1)), Ok(vec![]));

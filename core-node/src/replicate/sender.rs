@@ -31,7 +31,7 @@ use mesh::{
     },
 };
 
-use super::entry::Entry;
+use super::entry::{Entry, Held};
 
 /// Bytes that wait for the standby; beyond it, it is no good.
 pub const MAX_QUEUED: usize = 16 << 20;
@@ -267,7 +267,7 @@ impl Replicator {
             return;
         }
         let (Some(snapshot), Some(stream)) = (snapshot, &mut self.stream) else { return self.no_good(now) };
-        let begin = Entry::Begin { stream: self.next_stream };
+        let begin = Entry::Begin { stream: self.next_stream, held: Some(Held::of(&snapshot)) };
         let pieces = std::iter::once(begin).chain(snapshot).flat_map(|e| e.pieces()).collect();
         stream.pieces = numbered(pieces, stream.covered).chain(std::mem::take(&mut stream.tail)).collect();
         stream.bytes = stream.pieces.iter().map(|(p, _)| p.len()).sum();
@@ -286,7 +286,7 @@ impl Replicator {
         let stream = self.stream.as_mut().filter(|s| s.in_flight.is_none() && s.due(dropping) <= now)?;
         if dropping {
             stream.in_flight = Some(0);
-            let begin = Entry::Begin { stream: self.next_stream };
+            let begin = Entry::Begin { stream: self.next_stream, held: None };
             let pieces = [begin, Entry::Dropped].iter().flat_map(Entry::pieces).collect();
             return Some(Send { core: stream.core.clone(), stream: self.next_stream, first: 0, pieces });
         }

@@ -59,7 +59,7 @@ pub fn op(meeting: MeetingId, entry: Entry, by: &NodeId, term: Term, stream: u64
         Entry::Finish { spurts, segment, cover } => {
             let row = |s: &DoneSpurt| SpurtRecord { captured: s.captured, trace: s.trace, done: Some(s.mark) };
             let spurts = spurts.iter().map(|s| (s.key(), row(s))).collect();
-            Op::Taken { meeting, spurts, segment, cover }
+            Op::Taken { meeting, spurts, segment, cover, turn: (term, by.clone()) }
         }
         Entry::Record(record) => {
             let standby = record.serving.standby.clone();

@@ -172,6 +172,18 @@ pub struct Replica {
     pub proof: Proof,
 }
 
+impl Replica {
+    /// Only that the sender serves the meeting in `term`: nothing of it.
+    pub fn word(meeting: MeetingId, term: Term, proof: Proof) -> Self {
+        Self { meeting, term, stream: 0, first: 0, entries: vec![], proof }
+    }
+
+    /// Whether it is one.
+    pub fn is_word(&self) -> bool {
+        self.stream == 0 && self.entries.is_empty()
+    }
+}
+
 /// Everything an edge needs to serve a meeting.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Assignment {

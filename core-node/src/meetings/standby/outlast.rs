@@ -1,0 +1,57 @@
+//! A replica that is fuller than what the core that serves has: that core was started with an older copy of its store.
+
+use std::sync::Arc;
+
+use mesh::{
+    identity::Identity,
+    wire::{Term, request::Response},
+};
+
+use crate::{
+    meeting::wall,
+    meetings::{Meetings, claim::Cause},
+    record::{MeetingRecord, Serving},
+    replicate::entry::Entry,
+    seat::{self, NotHere},
+    store::Op,
+};
+
+impl Meetings {
+    /// Whether what begins with `entries` would make this core's replica poorer.
+    pub(super) fn outlasts(&self, known: &MeetingRecord, from: &Identity, term: Term, entries: &[Entry]) -> bool {
+        let Some(Entry::Begin { held: Some(held), .. }) = entries.first() else { return false };
+        let newest = self.store.taken(known.id, &from.node, term).unwrap_or(0);
+        seat::outlasts(known, newest, &from.node, term, *held)
+    }
+
+    /// The meeting is over, whatever `from` says, and this core has all of it: it serves it from now on. `hands` is held.
+    pub(super) async fn outlast_ended(&self, from: &Identity, known: &MeetingRecord) -> Response {
+        let term = self.next_term(known.serving.term);
+        tracing::warn!(meeting = %known.id, core = %from.node, "that core has an older copy of a meeting that is over: ours stands");
+        metrics::counter!("nearfield_core_replicas_outlasted_total").increment(1);
+        let record = MeetingRecord { serving: Serving::here(term), ..known.clone() };
+        if let Err(closed) = self.log.write(Op::Meeting(Box::new(record.clone()))).await {
+            return Response::Refused { reason: closed.to_string() };
+        }
+        self.standbys.let_go(known.id);
+        self.serving_answer(from, &record, self.me().clone(), term)
+    }
+
+    /// The meeting goes on, and this core has more of it: it takes it over.
+    pub(super) async fn outlast(self: &Arc<Self>, from: &Identity, known: MeetingRecord) -> Response {
+        let term = self.next_term(known.serving.term);
+        tracing::warn!(meeting = %known.id, core = %from.node, "that core has an older copy of the meeting: taking it over");
+        metrics::counter!("nearfield_core_replicas_outlasted_total").increment(1);
+        match self.claim(known.id, term, Cause::Outlasting(known.serving.clone())).await {
+            Ok(_) => self.serving_answer(from, &known, self.me().clone(), term),
+            Err(NotHere::Moved(core, term)) => self.serving_answer(from, &known, core, term),
+            Err(NotHere::Refused(_)) => {
+                Response::Refused { reason: "this core has more of the meeting than you".into() }
+            }
+        }
+    }
+
+    fn next_term(&self, term: Term) -> Term {
+        term.called().unwrap_or_else(|| term.alone(self.me(), wall().0))
+    }
+}

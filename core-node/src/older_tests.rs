@@ -1,0 +1,112 @@
+//! A core that is started with an older copy of its store, while another knows better.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use mesh::wire::{
+    Epoch, MeetingId, SpurtNo, Term,
+    control::{CloseReason, ToCore, ToEdge},
+};
+
+use crate::{
+    fakes::{ALIAS, ALICE, Core, Edge, next},
+    record::{CoreRole, Status},
+    store::new_file,
+};
+
+struct World {
+    second: Core,
+    meeting: MeetingId,
+    older: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+fn done(spurt: u32) -> ToEdge {
+    ToEdge::Done { alias: ALIAS, participant: ALICE, spurt: SpurtNo(spurt) }
+}
+
+/// What happens after the copy was made.
+enum Since {
+    /// More is said; then both cores stand still, so that nobody takes the meeting over.
+    Words,
+    /// The meeting ends.
+    End,
+}
+
+/// A meeting of which the first core has an older copy, made before or after it had a standby.
+async fn world(since: Since, bound: bool) -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Core::start_as("core-1", &dir.path().join("1.redb"));
+    let second = Core::start_as("core-2", &dir.path().join("2.redb"));
+    first.mesh.leasing.lock().unwrap().push("edge-a".into());
+    let older = dir.path().join("older.redb");
+    let copy = |first: &Core| {
+        first.meetings.store().copy_to(new_file(&older).unwrap()).unwrap();
+    };
+    let meeting = first.create().await;
+    first.assigned().await;
+    let mut edge = first.connect("edge-a").await;
+    first.serve(&edge, meeting, Epoch(1), Term(1)).await;
+    first.spurt(&edge, 0, 50, 0, false).await;
+    assert_eq!(next(&mut edge).await, done(0));
+    if !bound {
+        copy(&first);
+    }
+    first.introduce(&second);
+    first
+        .until("a standby", |c| c.meetings.live(meeting).is_some_and(|m| m.replication.see(|r| r.binding().is_some())))
+        .await;
+    if bound {
+        copy(&first);
+    }
+    match since {
+        Since::Words => {
+            first.spurt(&edge, 1, 100, 0, false).await;
+            assert_eq!(next(&mut edge).await, done(1));
+        }
+        Since::End => end(&first, &second, &mut edge, meeting).await,
+    }
+    first.cut_off(&second);
+    World { second, meeting, older, _dir: dir }
+}
+
+async fn end(first: &Core, second: &Core, edge: &mut Edge, meeting: MeetingId) {
+    first.meetings.stop(meeting).await;
+    assert_eq!(next(edge).await, ToEdge::Leave { alias: ALIAS });
+    first.say(edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Asked }).await;
+    first.until("its end", |c| c.meetings.live(meeting).is_none()).await;
+    let ended = |c: &Core| c.meetings.store().meeting(meeting).unwrap().is_some_and(|r| r.status.ended());
+    second.until("its end at the standby", ended).await;
+}
+
+#[tokio::test]
+async fn a_meeting_that_has_ended_stays_so_whatever_an_older_copy_of_a_store_says() {
+    for bound in [true, false] {
+        let World { second, meeting, older, _dir } = world(Since::End, bound).await;
+        let words = second.meetings.store().segments(meeting, 0).unwrap();
+        let again = Core::start_as("core-1", &older);
+        assert!(again.meetings.live(meeting).is_some(), "as its store has it");
+        again.introduce(&second);
+        again.until("it steps down", |c| c.meetings.live(meeting).is_none()).await;
+        let record = second.meetings.record(meeting).unwrap().unwrap();
+        assert_eq!((record.status, record.serving.role), (Status::Done, CoreRole::Serving));
+        assert_eq!(second.meetings.store().segments(meeting, 0).unwrap(), words);
+        let moved = again.meetings.record(meeting).unwrap().unwrap().serving;
+        assert_eq!((moved.role, moved.by), (CoreRole::Moved, Some("core-2".parse().unwrap())));
+    }
+}
+
+#[tokio::test]
+async fn words_that_a_standby_holds_outlast_an_older_copy_of_its_core_s_store() {
+    let World { second, meeting, older, _dir } = world(Since::Words, true).await;
+    let words = second.meetings.store().segments(meeting, 0).unwrap();
+    assert_eq!(words.len(), 2);
+    let again = Core::start_as("core-1", &older);
+    again.introduce(&second);
+    second.until("it takes over", |c| c.meetings.live(meeting).is_some()).await;
+    again.until("it steps down", |c| c.meetings.live(meeting).is_none()).await;
+    assert_eq!(second.meetings.store().segments(meeting, 0).unwrap(), words);
+    // It is the standby now, and has all.
+    again.until("the words come back", |c| c.meetings.store().segments(meeting, 0).unwrap() == words).await;
+}
