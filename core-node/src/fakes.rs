@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -79,7 +79,7 @@ pub(crate) fn member(identity: Identity, api: Option<&str>) -> Member {
         rtts: vec![],
         extension: None,
     };
-    Member { identity, addr: "127.0.0.1:1".parse().unwrap(), report: Some(report.into()) }
+    Member { identity, addr: "127.0.0.1:1".parse().unwrap(), report: Some(report.into()), heard: Some(Instant::now()) }
 }
 
 /// A mesh whose edges answer every probe and take every meeting, unless they are told not to.

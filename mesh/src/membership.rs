@@ -21,6 +21,7 @@
 //! | a suspect hears of it by chance, and its suspector of the answer | both are told directly, the suspect by everyone who probes it |
 //! | a node that is itself slow suspects others | it waits longer (`health`); one that slept judges nobody for it |
 //! | reports fill the packets | in full only when changed, or asked for; else a note of 14 bytes (`news`, `rumours`) |
+//! | nobody happens to probe a node for seconds | each node watches the next one (`ring`) |
 //! | one lost packet of a probe costs 16 others | up to two more direct attempts (`probing`) |
 
 mod cards;
@@ -28,6 +29,7 @@ mod chain;
 #[cfg(feature = "sim")]
 pub mod forgery;
 mod health;
+mod hints;
 mod judge;
 mod keys;
 mod limits;
@@ -38,6 +40,7 @@ mod packet;
 mod peer;
 mod probing;
 mod reports;
+mod ring;
 mod rumours;
 mod settings;
 mod sync;
@@ -58,6 +61,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use self::{
     cards::{Card, Cards},
     health::Health,
+    hints::Hints,
     judge::Accusers,
     limits::Limits,
     news::Item,
@@ -67,6 +71,7 @@ use self::{
     peer::Peer,
     probing::Probing,
     reports::Reports,
+    ring::Ring,
     rumours::Rumours,
     sync::Sync,
     timers::Timers,
@@ -103,6 +108,8 @@ pub struct Member {
     pub addr: SocketAddr,
     /// What it last said of itself, if that has come through.
     pub report: Option<Arc<Report>>,
+    /// When that came, by this node's monotonic clock: the clock that wrote the report may be wrong.
+    pub heard: Option<Instant>,
 }
 
 /// A packet to be sent as one datagram.
@@ -158,14 +165,15 @@ pub struct Membership {
     probing: Option<Probing>,
     /// Smoothed time to the answer of a probe, where one came.
     rtts: BTreeMap<NodeId, Duration>,
-    /// foca's, as its packets say it.
-    incarnation: foca::Incarnation,
+    /// foca's, as its packets say it, and of which life.
+    incarnation: (u64, foca::Incarnation),
     outbox: Outbox,
     timers: Timers,
     deadlines: Deadlines,
     rng: StdRng,
     /// Members whose connection was lost and who have until then to be heard of.
-    hints: BTreeMap<NodeId, Instant>,
+    hints: Hints,
+    ring: Ring,
     /// Everyone known, and since when they are up or down.
     history: BTreeMap<NodeId, (foca::Member<Peer>, Instant)>,
     seeds: VecDeque<SocketAddr>,
@@ -221,12 +229,13 @@ impl Membership {
             health: Health::default(),
             probing: None,
             rtts: BTreeMap::new(),
-            incarnation: 0,
+            incarnation: (clock, 0),
             outbox: Outbox::default(),
             timers: Timers::default(),
             deadlines: Deadlines::default(),
             rng: StdRng::seed_from_u64(seed.wrapping_add(1)),
-            hints: BTreeMap::new(),
+            hints: Hints::default(),
+            ring: Ring::default(),
             history: BTreeMap::new(),
             seeds: VecDeque::new(),
             own: None,
@@ -281,7 +290,7 @@ impl Membership {
         if src.node == self.foca.identity().node {
             return Err(PacketError::Ourselves);
         }
-        let (rejoins, incarnation) = (self.rejoins, self.incarnation);
+        let (rejoins, incarnation) = (self.rejoins, self.incarnation());
         let ours = header.dst == *self.foca.identity() || header.dst.is_anyone();
         // Its card alone makes it a member, so that is to be asked first.
         let newcomer = header.message == Message::Announce && self.active(&src.node).is_none_or(|m| *m.id() != src);
@@ -301,7 +310,7 @@ impl Membership {
         if self.rejoins > rejoins {
             // Whoever tells us that we are down should be the first to hear of our new life.
             self.announce_to(src, now);
-        } else if self.incarnation > incarnation {
+        } else if self.incarnation() > incarnation {
             // Whoever suspects us, or has heard of it, should be the first to hear that we are well.
             self.send(src, Message::Gossip, &[]);
         }
@@ -340,10 +349,11 @@ impl Membership {
         if header.message == Message::TurnUndead && header.dst == *self.foca.identity() && !self.may_renew(&src, now) {
             return Ok(());
         }
-        self.hints.remove(&src.node);
+        self.hints.clear(&src.node);
+        self.ring.clear(&src.node);
         self.accusers.clear(&src.node);
         if let Message::ForwardedAck { origin, .. } = &header.message {
-            self.hints.remove(&origin.node);
+            self.hints.clear(&origin.node);
         }
         self.note_answer(&src.node, &header.message, now);
         if header.dst.is_anyone() && header.message == Message::Announce {
@@ -383,8 +393,10 @@ impl Membership {
         if self.left {
             return None;
         }
-        let hint = self.hints.values().min().copied();
-        [self.timers.next(), self.deadlines.next(), hint, self.probe_again_at()].into_iter().flatten().min()
+        [self.timers.next(), self.deadlines.next(), self.hints.next(), self.ring.next(), self.probe_again_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The connection to `node` was lost: probe it now rather than when its turn comes.
@@ -392,12 +404,12 @@ impl Membership {
     /// If neither it nor anyone who could reach it answers within a probe period, it is suspected, and
     /// has [`Settings::suspicion`] to refute that as always.
     pub fn hint_lost(&mut self, node: &NodeId, now: Instant) {
-        if self.left || self.hints.contains_key(node) {
+        if self.left || self.hints.contains(node) {
             return;
         }
-        let Some(peer) = self.active(node).map(|member| member.id().clone()) else { return };
-        self.probe(&peer);
-        self.hints.insert(peer.node, now + self.settings.probe_period);
+        let Some(member) = self.active(node).cloned() else { return };
+        self.probe(member.id(), &[]);
+        self.hints.add(&member, false, now + self.settings.probe_period);
     }
 
     /// Says of this node what `report` says; its `node` is set to this one.
@@ -472,7 +484,12 @@ impl Membership {
     }
 
     fn view(&self, peer: &Peer) -> Member {
-        Member { identity: peer.identity(), addr: peer.addr, report: self.reports.get(&peer.node) }
+        Member {
+            identity: peer.identity(),
+            addr: peer.addr,
+            report: self.reports.get(&peer.node),
+            heard: self.reports.heard(&peer.node),
+        }
     }
 
     fn active(&self, node: &NodeId) -> Option<&foca::Member<Peer>> {
@@ -536,7 +553,7 @@ impl Membership {
                 }
                 Note::Down(peer) => {
                     tracing::debug!(node = %peer.node, "down");
-                    self.hints.remove(&peer.node);
+                    self.hints.clear(&peer.node);
                     self.accusers.clear(&peer.node);
                     moved.remove(&peer.node);
                     self.events.push_back(Event::Down(peer.node));
@@ -598,7 +615,7 @@ impl Membership {
     }
 
     fn source(&self) -> (Peer, foca::Incarnation) {
-        (self.foca.identity().clone(), self.incarnation)
+        (self.foca.identity().clone(), self.incarnation())
     }
 
     /// Sends items, which must fit.

@@ -22,7 +22,10 @@ mod site;
 mod watch;
 mod why;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use geo::RegionId;
 use serde::{Deserialize, Serialize};
@@ -50,6 +53,8 @@ pub struct Candidate {
     pub role: Role,
     /// What it last said of itself.
     pub report: Option<Arc<Report>>,
+    /// When that came, by this node's monotonic clock.
+    pub heard: Option<Instant>,
     /// Meetings assigned to it that its report cannot know of yet.
     pub pending: u32,
     /// Round trip between it and the meeting's relay.

@@ -249,14 +249,12 @@ fn a_report_reaches_all_within_3_s_and_is_repeated_for_those_who_come_later() {
                 .filter(|m| m.identity.node == id(index))
                 .all(|m| m.report.is_some_and(|r| r.meetings == meetings))
         };
-        times.extend(world.run_until(secs(25), arrived));
+        times.extend(world.run_until(secs(12), arrived));
         world.run_for(secs(12));
     }
     println!("reports: seed {seed}, 5 % loss: at all 29 others after {times:?}");
     assert_eq!(times.len(), 5, "seed {seed}");
-    times.sort();
-    // Known fault: one of the five does not reach one node until the next refreshes, 10 s apart, bring it.
-    assert!(times[3] <= secs(3), "seed {seed}: {times:?}");
+    assert!(percentile(&mut times, 1.0) <= secs(3), "seed {seed}");
 
     world.start(9, 1, EPOCH_MS + 600_000);
     world.announce(9, 0);

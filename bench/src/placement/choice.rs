@@ -74,6 +74,7 @@ fn candidate(world: &World, site: usize) -> Candidate {
         region,
         role: Role::Edge,
         report: Some(Arc::new(report)),
+        heard: None,
         pending: 0,
         rtt_relay: None,
         rtt_core: None,

@@ -40,8 +40,8 @@ use crate::{lock, log::LogClosed, meeting::Meeting, peers::Mesh, record::Owner};
 /// Edges asked to take one meeting before it has to wait.
 const MAX_ASKED: usize = 3;
 
-/// A report older than this is no sign of health. Reports come every 10 s; clocks differ.
-const REPORT_AGE: Duration = Duration::from_secs(60);
+/// A report older than this is no sign of health. Reports come every 10 s.
+const REPORT_AGE: Duration = Duration::from_secs(90);
 
 /// So many edges with fresh measurements are enough to replace one without measuring: the best may decline.
 const ENOUGH: usize = 2;
@@ -194,7 +194,7 @@ impl Placer {
     fn current(&self, policy: &Policy) -> Policy {
         let members = self.mesh.members().borrow().clone();
         let silent = lock(&self.memory).silent(|edge| report_of(&members, edge), Instant::now());
-        Policy { fresh_since: Some(fresh_since()), silent, ..policy.clone() }
+        Policy { heard_since: Instant::now().checked_sub(REPORT_AGE), silent, ..policy.clone() }
     }
 
     /// The edges that may take it, wherever its relay is.
@@ -215,6 +215,7 @@ impl Placer {
             region: m.identity.region.clone(),
             role: m.identity.role,
             report: m.report.clone(),
+            heard: m.heard,
             pending: m.report.as_ref().map_or(0, |report| ramp.pending(&m.identity.node, report.at, now)),
             rtt_relay: distances.get(&m.identity.node).copied(),
             rtt_core: self.rtt_to_core(m, here),
@@ -246,8 +247,4 @@ fn report_of(members: &[Member], edge: &NodeId) -> Option<Micros> {
 fn shown(decision: &Decision, epoch: Epoch, asked: Option<&NodeId>) -> serde_json::Value {
     let at = crate::transcript::timestamp(Micros::from_system(SystemTime::now())).to_string();
     serde_json::json!({ "epoch": epoch.0, "at": at, "asked": asked, "chosen": decision.chosen, "rows": decision.rows })
-}
-
-fn fresh_since() -> Micros {
-    SystemTime::now().checked_sub(REPORT_AGE).map(Micros::from_system).unwrap_or_default()
 }

@@ -263,9 +263,20 @@ impl Membership {
             return false;
         }
         if self.rng.random_range(0..self.foca.num_members().max(1)) < LOOKERS {
-            self.look(&peer.node, now);
+            self.look_at_suspect(suspicion, now);
         }
         true
+    }
+
+    /// Probes it now, and tells it why. Whoever was told has the time of the probe to answer the suspicion, too: so
+    /// those who look for themselves are not much later than the one who raised it.
+    fn look_at_suspect(&mut self, suspicion: &Member<Peer>, now: Instant) {
+        let me = self.foca.identity().node.clone();
+        if self.hints.contains(&suspicion.id().node) || !self.limits.allow(Limit::Look, &me, now) {
+            return;
+        }
+        self.probe(suspicion.id(), std::slice::from_ref(suspicion));
+        self.hints.add(suspicion, true, now + self.settings.probe_period);
     }
 
     /// Probes `node` now, and suspects it if there is no answer.
@@ -283,7 +294,7 @@ impl Membership {
         }
         match update.state() {
             State::Alive => false,
-            State::Suspect if update.incarnation() != self.incarnation => false,
+            State::Suspect if update.incarnation() != self.incarnation() => false,
             State::Suspect => {
                 let me = me.node.clone();
                 let within = self.limits.allow(Limit::Refutation, &from.node, now)
@@ -380,7 +391,7 @@ impl Membership {
 
     /// This node's card as it is now, signed anew if anything in it has changed.
     pub(super) fn show_card(&mut self) {
-        let (peer, incarnation) = (self.foca.identity().clone(), self.incarnation);
+        let (peer, incarnation) = self.source();
         let same = |card: &Card| card.peer == peer && card.incarnation == incarnation && card.gone == self.left;
         if self.card.as_ref().is_some_and(same) {
             return;

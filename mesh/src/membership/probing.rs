@@ -39,9 +39,7 @@ impl Membership {
             Some(before) if !before.heard => self.health.deaf(),
             _ => {}
         }
-        // A seventh more than the round trip and a little: most answers that come at all have come by then.
-        let usual = self.rtts.get(&target.node).map_or(self.settings.probe_rtt, |rtt| *rtt + *rtt / 7 + SOONEST / 3);
-        let usual = usual.clamp(SOONEST, self.settings.probe_rtt);
+        let usual = self.usual_answer(&target.node);
         self.probing = Some(Probing {
             target: target.clone(),
             number,
@@ -63,6 +61,12 @@ impl Membership {
                 self.send(suspect, Message::Gossip, &[suspicion]);
             }
         }
+    }
+
+    /// How long an answer of `node` takes mostly: a seventh more than the round trip and a little.
+    pub(super) fn usual_answer(&self, node: &NodeId) -> Duration {
+        let usual = self.rtts.get(node).map_or(self.settings.probe_rtt, |rtt| *rtt + *rtt / 7 + SOONEST / 3);
+        usual.clamp(SOONEST, self.settings.probe_rtt)
     }
 
     /// That `node` is suspected, if it is.
@@ -130,12 +134,18 @@ impl Membership {
         }
     }
 
-    /// foca has bumped our incarnation: somebody suspected us, and we have refuted it.
+    /// What foca's packets say of our incarnation. It grows when somebody suspected us, and we have refuted it.
     pub(super) fn note_incarnation(&mut self, incarnation: foca::Incarnation) {
-        if incarnation > self.incarnation {
+        if incarnation > self.incarnation() {
             self.health.suspected();
         }
-        self.incarnation = incarnation;
+        self.incarnation = (self.foca.identity().life, incarnation);
+    }
+
+    /// Of the present life: foca begins each with 0, and says so with its next packet only.
+    pub(super) fn incarnation(&self) -> foca::Incarnation {
+        let (life, incarnation) = self.incarnation;
+        if life == self.foca.identity().life { incarnation } else { 0 }
     }
 
     /// The key of this node.

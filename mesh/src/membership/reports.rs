@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -51,6 +51,8 @@ struct Held {
     /// How many links of its chain have been shown, and the last of them.
     steps: u16,
     link: Link,
+    /// When the newest of it came; `None` of this node's own.
+    heard: Option<Instant>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +116,18 @@ impl Reports {
         self.newest.get(node).map(|held| held.report.clone())
     }
 
+    /// When the newest word of `node` came.
+    pub(super) fn heard(&self, node: &NodeId) -> Option<Instant> {
+        self.newest.get(node)?.heard
+    }
+
+    /// The newest word of `node` has come.
+    pub(super) fn note_heard(&mut self, node: &NodeId, now: Instant) {
+        if let Some(held) = self.newest.get_mut(node) {
+            held.heard = Some(now);
+        }
+    }
+
     /// Whose key that is, of those who have reported.
     pub(super) fn node(&self, key: news::Key) -> Option<&NodeId> {
         self.keys.get(&key)
@@ -160,7 +174,8 @@ impl Reports {
     pub(super) fn keep(&mut self, signed: Signed) {
         let node = signed.report.node.clone();
         let (sum, at, link) = (news::sum(&signed.report), signed.report.at.as_millis(), signed.proof.anchor);
-        let held = Held { report: Arc::new(signed.report.clone()), signed, sum, note: None, at, steps: 0, link };
+        let report = Arc::new(signed.report.clone());
+        let held = Held { report, signed, sum, note: None, at, steps: 0, link, heard: None };
         self.keys.insert(news::Key::of(&node), node.clone());
         self.newest.insert(node.clone(), held);
         self.changed.insert(node);

@@ -124,7 +124,10 @@ impl Membership {
             return None;
         }
         let Some(node) = self.reports.node(note.key).cloned() else { return Some(note.key) };
-        let (keys, certificate, life, until) = self.judge_of(&node, now)?;
+        let Some((keys, certificate, life, until)) = self.judge_of(&node, now) else {
+            self.want_card(from, &node, now);
+            return None;
+        };
         if !self.limits.allow(Limit::Proof, &from.node, now) {
             self.disbelieve("too_much");
             return None;
@@ -167,6 +170,7 @@ impl Membership {
     fn note_heard(&mut self, node: &NodeId, heard: Heard, from: Option<&Peer>, now: Instant) -> Option<Key> {
         match heard {
             Heard::News { node, telling, brisk } => {
+                self.reports.note_heard(&node, now);
                 if let Some(from) = from {
                     self.rumours.hear(node, telling, brisk, Some(from.node.clone()));
                     self.tell_soon(now);

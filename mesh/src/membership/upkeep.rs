@@ -10,7 +10,7 @@ use std::{
 use foca::{Member, Message, State, Timer};
 use rand::{rngs::StdRng, seq::SliceRandom};
 
-use super::{Membership, health::LATE, packet, peer::Peer};
+use super::{Membership, health::LATE, hints::Hint, packet, peer::Peer};
 use crate::identity::NodeId;
 
 /// The most seeds remembered; the oldest makes room.
@@ -29,7 +29,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// So many rumours that nobody waits for are still told with probes alone: two packets each second.
 const CROWD: usize = 60;
 /// Probe number of our own probes: their answers are seen by us, not by foca's probe in progress.
-const HINT_PROBE: foca::ProbeNumber = 0;
+pub(super) const HINT_PROBE: foca::ProbeNumber = 0;
 
 /// When each kind of upkeep is due; `None` while there is no reason for it.
 #[derive(Debug, Default)]
@@ -109,9 +109,9 @@ impl Membership {
             self.ask_again(now);
         }
         self.probe_again(now);
-        while let Some(node) = self.hints.iter().find(|(_, at)| **at <= now).map(|(node, _)| node.clone()) {
-            self.hints.remove(&node);
-            self.suspect(&node, now);
+        self.watch_successor(now);
+        while let Some(hint) = self.hints.pop(now) {
+            self.suspect(&hint, now);
         }
         self.arm(now);
     }
@@ -224,18 +224,18 @@ impl Membership {
         }
     }
 
-    /// Probes `peer` directly and through others, at once.
-    pub(super) fn probe(&mut self, peer: &Peer) {
-        self.send(peer.clone(), Message::Ping(HINT_PROBE), &[]);
+    /// Probes `peer` directly and through others, at once, and tells it `what`.
+    pub(super) fn probe(&mut self, peer: &Peer, what: &[Member<Peer>]) {
+        self.send(peer.clone(), Message::Ping(HINT_PROBE), what);
         let others = self.foca.iter_members().map(|m| m.id().clone()).filter(|id| id != peer).collect();
         for helper in some_of(others, self.settings.indirect_probes.get(), &mut self.rng) {
             self.send(helper, Message::PingReq { target: peer.clone(), probe_number: HINT_PROBE }, &[]);
         }
     }
 
-    /// Suspects `node`, which can refute it as it can any suspicion.
-    fn suspect(&mut self, node: &NodeId, now: Instant) {
-        let Some(member) = self.active(node).cloned() else { return };
+    /// Suspects a member that has not answered, which can refute it as it can any suspicion.
+    fn suspect(&mut self, hint: &Hint, now: Instant) {
+        let Some(member) = self.active(hint.node()).filter(|member| hint.is_of(member)).cloned() else { return };
         let (member_id, incarnation) = (member.id().clone(), member.incarnation());
         let suspicion = Member::new(member_id.clone(), incarnation, State::Suspect);
         if let Err(error) = self.foca.apply_many([suspicion].into_iter(), true, &mut self.outbox) {
@@ -243,7 +243,8 @@ impl Membership {
         }
         let peer = member_id.clone();
         let timer = Timer::ChangeSuspectToDown { member_id, incarnation, token: self.timers.token() };
-        let time = self.health.suspicion(self.settings.suspicion);
+        let had = if hint.told { self.settings.probe_period } else { Duration::ZERO };
+        let time = self.health.suspicion(self.settings.suspicion).saturating_sub(had).max(self.settings.probe_rtt);
         self.timers.set(timer, time, now);
         self.accuse(peer, incarnation);
         self.settle(now);
@@ -294,6 +295,7 @@ impl Membership {
         self.health.slept(late);
         let by = late + self.settings.probe_rtt;
         self.timers.postpone(by);
-        self.hints.values_mut().for_each(|at| *at += by);
+        self.hints.postpone(by);
+        self.ring.postpone(by);
     }
 }

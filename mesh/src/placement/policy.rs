@@ -1,14 +1,14 @@
 //! What a customer and an operator ask of a placement.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use geo::RegionId;
 
 use super::{Candidate, Reason};
-use crate::{
-    clock::Micros,
-    identity::{NodeId, Role},
-};
+use crate::identity::{NodeId, Role};
 
 /// No new meeting goes to an edge at or above this stress: what is there needs the rest.
 pub const MAX_STRESS_PERMILLE: u16 = 800;
@@ -28,9 +28,8 @@ pub struct Policy {
     pub prefer: Vec<RegionId>,
     /// The longest round trip to the relay. An edge whose round trip is unknown does not meet it.
     pub max_rtt: Option<Duration>,
-    /// Reports written before this do not count (by the clock of whoever wrote them, so leave room for
-    /// clocks that differ); `None` accepts all.
-    pub fresh_since: Option<Micros>,
+    /// Reports that came before this do not count; `None` accepts all.
+    pub heard_since: Option<Instant>,
     /// `a`: what a millisecond to the core weighs against one to the relay (0.1, finite, not negative).
     ///
     /// Audio lost or late on the way from the relay is lost for good; on the way to the core it is sent
@@ -51,7 +50,7 @@ impl Default for Policy {
             residency: None,
             prefer: Vec::new(),
             max_rtt: None,
-            fresh_since: None,
+            heard_since: None,
             core_weight: 0.1,
             stress_weight: Duration::from_millis(20),
             near_equal: Duration::from_millis(1),
@@ -86,8 +85,8 @@ impl Policy {
         if self.silent.contains(&candidate.node) {
             return Err(Reason::Silent);
         }
-        let fresh = self.fresh_since.unwrap_or_default();
-        let report = candidate.report.as_ref().filter(|report| report.at >= fresh).ok_or(Reason::Health)?;
+        let fresh = self.heard_since.is_none_or(|since| candidate.heard.is_some_and(|heard| heard >= since));
+        let report = candidate.report.as_ref().filter(|_| fresh).ok_or(Reason::Health)?;
         if report.draining {
             return Err(Reason::Draining);
         }

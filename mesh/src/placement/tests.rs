@@ -1,4 +1,5 @@
-#![allow(clippy::unwrap_used)]
+// An `Instant` can only come from the clock: it is the base of virtual time, nothing waits on it.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::collections::BTreeSet;
 
@@ -17,6 +18,7 @@ pub(super) fn edge(name: &str, region: &str, probe_ms: u64) -> Candidate {
         region: region.parse().unwrap(),
         role: Role::Edge,
         report: Some(Arc::new(report(name, 100))),
+        heard: None,
         pending: 0,
         rtt_relay: measured(probe_ms, RttSource::Probe),
         rtt_core: measured(50, RttSource::Gossip),
@@ -74,26 +76,30 @@ fn a_probe_beats_a_shorter_guess() {
 
 #[test]
 fn each_hard_condition_has_its_own_reason() {
+    let since = Instant::now();
     let policy = Policy {
         residency: Some(regions(&["eu"])),
         max_rtt: Some(Duration::from_millis(60)),
-        fresh_since: Some(Micros(500)),
+        heard_since: Some(since),
         wire: 2,
         without: ["dead".parse().unwrap()].into(),
         silent: ["mute".parse().unwrap()].into(),
         ..Policy::default()
     };
     let speaks = |wire| Some(Extension { wire, coordinate: None });
-    let good = || with_report(edge("e", "eu", 5), |r| r.extension = speaks(2));
+    let heard = |name: &str, region: &str| Candidate { heard: Some(since), ..edge(name, region, 5) };
+    // By its own clock it was written in 1970.
+    let good = || with_report(heard("e", "eu"), |r| r.extension = speaks(2));
     assert_eq!(verdict(good(), &policy), Verdict::Chosen);
     let excluded = |candidate| match verdict(candidate, &policy) {
         Verdict::Excluded(reason) => reason,
         other => panic!("{other:?}"),
     };
     assert_eq!(excluded(Candidate { role: Role::Core, ..good() }), Reason::Role);
-    assert_eq!(excluded(edge("e", "us", 5)), Reason::Residency);
+    assert_eq!(excluded(heard("e", "us")), Reason::Residency);
     assert_eq!(excluded(Candidate { report: None, ..good() }), Reason::Health);
-    assert_eq!(excluded(with_report(good(), |r| r.at = Micros(499))), Reason::Health);
+    assert_eq!(excluded(Candidate { heard: since.checked_sub(Duration::from_millis(1)), ..good() }), Reason::Health);
+    assert_eq!(excluded(Candidate { heard: None, ..good() }), Reason::Health);
     assert_eq!(excluded(with_report(good(), |r| r.draining = true)), Reason::Draining);
     assert_eq!(excluded(with_report(good(), |r| r.extension = speaks(1))), Reason::Version);
     assert_eq!(excluded(with_report(good(), |r| r.extension = None)), Reason::Version);
@@ -233,6 +239,7 @@ prop_compose! {
             region: region.parse().unwrap(),
             role,
             report: reported.then(|| Arc::new(report)),
+            heard: None,
             pending,
             rtt_relay,
             rtt_core,

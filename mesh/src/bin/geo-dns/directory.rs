@@ -12,7 +12,12 @@ use tokio::sync::watch;
 
 /// The directory as it is now: the members and this node itself, so that even the first to join finds somebody.
 pub(crate) fn of(node: &Node) -> Directory {
-    let own = Member { identity: node.identity().clone(), addr: node.address(), report: Some(Arc::new(node.report())) };
+    let own = Member {
+        identity: node.identity().clone(),
+        addr: node.address(),
+        report: Some(Arc::new(node.report())),
+        heard: None,
+    };
     let members = node.members().borrow().clone();
     Directory { nodes: members.iter().chain([&own]).map(live).collect() }
 }
@@ -69,7 +74,7 @@ mod tests {
             rtts: vec![],
             extension: None,
         };
-        Member { identity, addr: SocketAddr::from(([192, 0, 2, 1], 4433)), report: Some(Arc::new(report)) }
+        Member { identity, addr: SocketAddr::from(([192, 0, 2, 1], 4433)), report: Some(Arc::new(report)), heard: None }
     }
 
     #[test]
