@@ -1,24 +1,26 @@
 //! Lays what two edges heard of one speaker on top of each other.
 //!
 //! A relay forwards the same Opus packets to each of its subscribers, so equal packets are the same moment, whatever the
-//! edges' clocks say and whatever RTP numbers the relay gave out. Speech hardly ever repeats a packet; silence does. So
-//! packets that are there once on either side are *anchors*, those that most of them contradict are dropped, and from
+//! edges' clocks say and whatever RTP numbers the relay gave out. Speech hardly ever repeats a packet; silence does, and so does
+//! what is played rather than said (announcements, hold music). So packets that are there once on either side, at the same time
+//! as well as the clocks are known to each other, are *anchors*, those that most of them contradict are dropped, and from
 //! anchor to anchor items are paired by their number: an item is a packet or the place of one that was lost. Where an edge
 //! encoded anew between, before or behind them, items are laid by the clocks, which the anchors have shown.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::slot::{Cell, span};
 
-/// How far two edges' clocks may be apart, in microseconds.
-pub(super) const SLACK: i64 = 2_000_000;
+/// How far two edges' clocks may be apart.
+pub(super) const SLACK: Duration = Duration::from_secs(2);
 /// How far anchors may disagree about that: lost time is rounded to packets at either edge.
 const CONSENSUS: i64 = 250_000;
 
-/// Pairs of equal packets, by index, rising on either side; none if nothing shows that the two have anything in common.
-pub(super) fn align(a: &[Cell], b: &[Cell]) -> Vec<(usize, usize)> {
-    // One packet of silence that looks like another is no proof.
-    trusted(extend(a, b, &anchors(a, b)))
+/// Pairs of equal packets, by index, rising on either side; none if nothing shows that the two have anything in common. The
+/// clocks are known to each other but for `margin`.
+pub(super) fn align(a: &[Cell], b: &[Cell], margin: Duration) -> Vec<(usize, usize)> {
+    // One packet of silence that looks like another is no proof. Either may be off by the margin.
+    trusted(extend(a, b, &anchors(a, b, (2 * margin).min(SLACK))))
 }
 
 /// The same for two that have nothing but silence in common: only as good as the clocks are known.
@@ -40,9 +42,9 @@ fn median(mut values: Vec<i64>) -> i64 {
     values.get(values.len() / 2).copied().unwrap_or(0)
 }
 
-fn anchors(a: &[Cell], b: &[Cell]) -> Vec<(usize, usize)> {
+fn anchors(a: &[Cell], b: &[Cell], margin: Duration) -> Vec<(usize, usize)> {
     let (in_a, in_b) = (once(a), once(b));
-    let near = |(i, j): &(usize, usize)| (a[*i].at - b[*j].at).abs() <= SLACK;
+    let near = |(i, j): &(usize, usize)| u128::from(a[*i].at.abs_diff(b[*j].at)) <= margin.as_micros();
     let both = in_a.iter().filter_map(|(print, i)| Some(((*i)?, (*in_b.get(print)?)?)));
     let mut pairs: Vec<(usize, usize)> = both.filter(near).collect();
     let lag = shift(a, b, &pairs);

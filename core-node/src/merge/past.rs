@@ -1,7 +1,7 @@
 //! What utterances have had already, for copies of it that come late.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use mesh::wire::{Epoch, SpurtNo};
 
 use super::{
-    align::{align, align_by_time, shift},
+    align::{SLACK, align, align_by_time, shift},
     held::{Run, Spurts, State},
     slot::{Cell, Source, is_long, media, span},
 };
@@ -42,6 +42,10 @@ pub(super) struct Past {
 #[derive(Debug)]
 struct Strip {
     cells: Vec<Cell>,
+    /// Whose it is.
+    epochs: BTreeSet<Epoch>,
+    /// The clocks by which its times are were known to each other.
+    exact: bool,
     /// By edge: the end of what it had of this.
     until: BTreeMap<Epoch, i64>,
     /// By spurt: how much of `cells` it has been compared with and found to be the same.
@@ -49,11 +53,17 @@ struct Strip {
 }
 
 impl Past {
-    /// Remembers an utterance; `until` says where what each edge had of it ends.
-    pub(super) fn push(&mut self, cells: &[Cell], until: BTreeMap<Epoch, i64>) {
-        let cells: Vec<Cell> = cells.iter().map(|c| Cell { source: None, ..*c }).collect();
-        self.items += cells.len();
-        self.strips.push_back(Strip { cells, until, seen: BTreeMap::new() });
+    /// Remembers an utterance; `until` says where what each edge had of it ends, `known` whose clocks are known.
+    pub(super) fn push(&mut self, cells: &[Cell], until: BTreeMap<Epoch, i64>, known: impl Fn(Epoch) -> bool) {
+        let epochs: BTreeSet<Epoch> = until.keys().copied().collect();
+        let exact = epochs.iter().all(|epoch| known(*epoch));
+        self.keep(Strip { cells: cells.to_vec(), epochs, exact, until, seen: BTreeMap::new() });
+    }
+
+    fn keep(&mut self, mut strip: Strip) {
+        strip.cells.iter_mut().for_each(|cell| cell.source = None);
+        self.items += strip.cells.len();
+        self.strips.push_back(strip);
     }
 
     pub(super) fn items(&self) -> usize {
@@ -79,7 +89,9 @@ impl Past {
             cells.push(Cell { at, micros, print, recoded: is_long(slot), source: None });
             at += i64::from(micros);
         }
-        self.push(&cells, BTreeMap::new());
+        let epochs: BTreeSet<Epoch> = cover.parts.iter().map(|part| part.epoch).collect();
+        let exact = epochs.iter().all(|epoch| cover.lags.iter().any(|(known, _)| known == epoch));
+        self.keep(Strip { cells, epochs, exact, until: BTreeMap::new(), seen: BTreeMap::new() });
         for Part { epoch, spurt, items } in &cover.parts {
             self.recalled.entry((*epoch, *spurt)).or_default().push(items.clone());
         }
@@ -100,10 +112,16 @@ impl Past {
         foreign: impl Fn(&[Cell], &[Cell]) -> bool,
     ) -> Vec<Part> {
         let mut known = vec![];
-        for strip in self.strips.iter_mut().filter(|s| run.meets(&span(&s.cells), margin)) {
+        // An edge sends nothing under two numbers: what looks like what it has sent itself has been said twice.
+        let others = |strip: &Strip| strip.epochs.iter().any(|epoch| *epoch != run.epoch);
+        for strip in self.strips.iter_mut().filter(|strip| others(strip)) {
+            let margin = if strip.exact { margin } else { SLACK };
+            if !run.meets(&span(&strip.cells), margin) {
+                continue;
+            }
             for part in &run.parts {
                 let cells = spurts.cells(std::slice::from_ref(part));
-                known.extend(strip.known(part, &cells, run.state != State::Growing, spurts, &foreign));
+                known.extend(strip.known(part, &cells, run.state != State::Growing, margin, spurts, &foreign));
             }
         }
         known
@@ -116,12 +134,13 @@ impl Strip {
         part: &Part,
         cells: &[Cell],
         ended: bool,
+        margin: Duration,
         spurts: &mut Spurts,
         foreign: impl Fn(&[Cell], &[Cell]) -> bool,
     ) -> Vec<Part> {
         let from = self.seen.get(&(part.epoch, part.spurt)).copied().unwrap_or(0);
         let rest = &self.cells[from..];
-        let (mut pairs, mut ahead) = (align(rest, cells), 0);
+        let (mut pairs, mut ahead) = (align(rest, cells, margin), 0);
         if !pairs.is_empty() {
             ahead = shift(rest, cells, &pairs);
             spurts.learn(part.epoch, spurts.lag(part.epoch).unwrap_or(0) - ahead);

@@ -98,11 +98,10 @@ impl Track {
     pub(super) fn acquaint(&mut self) {
         let runs = self.spurts.runs();
         let (old, new): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|r| self.spurts.lag(r.epoch).is_some());
-        let far = Duration::from_micros(SLACK as u64);
         for new in new {
-            for old in old.iter().filter(|r| r.meets(&new.span, far)) {
+            for old in old.iter().filter(|r| r.meets(&new.span, SLACK)) {
                 let (mut cells, mut theirs) = (self.spurts.cells(&old.parts), self.spurts.cells(&new.parts));
-                let pairs = align(&cells, &theirs);
+                let pairs = align(&cells, &theirs, SLACK);
                 if !pairs.is_empty() {
                     self.synchronise(&mut cells, &mut theirs, old, new, &pairs);
                     break;
@@ -150,7 +149,7 @@ impl Track {
     }
 
     fn margin(&self, epoch: Epoch) -> Duration {
-        if self.spurts.lag(epoch).is_some() { NEAR } else { Duration::from_micros(SLACK as u64) }
+        if self.spurts.lag(epoch).is_some() { NEAR } else { SLACK }
     }
 
     fn make(&mut self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Made {
@@ -179,7 +178,7 @@ impl Track {
     /// Adds what `other` has to the utterance that `run` makes. Returns what of it was used or was the same.
     fn add(&mut self, cells: &mut Vec<Cell>, run: &Run, other: &Run) -> Vec<Part> {
         let mut theirs = self.spurts.cells(&other.parts);
-        let mut pairs = align(cells, &theirs);
+        let mut pairs = align(cells, &theirs, self.margin(other.epoch).max(self.margin(run.epoch)));
         if pairs.is_empty() {
             pairs = align_by_time(cells, &theirs);
         } else {
@@ -291,7 +290,8 @@ impl Track {
             let end = span(&self.spurts.cells(std::slice::from_ref(part))).end;
             until.entry(part.epoch).and_modify(|u: &mut i64| *u = end.max(*u)).or_insert(end);
         }
-        self.past.push(&made.cells, until);
+        let spurts = &self.spurts;
+        self.past.push(&made.cells, until, |epoch| spurts.lag(epoch).is_some());
         cover
     }
 
