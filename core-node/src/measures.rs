@@ -19,6 +19,10 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_core_edges_silent_total", "Edges that did not answer when they were to take a meeting."),
     counter("nearfield_core_engine_retries_total", "Clips that the engine was given again."),
     counter("nearfield_core_feed_lagged_events_total", "Events that slow listeners read from the store instead."),
+    counter(
+        "nearfield_core_finals_given_up_total",
+        "Finals that the engine had no words for however often it was asked.",
+    ),
     counter("nearfield_core_finals_out_of_order_total", "Finals that came after a later one of the same speaker."),
     histogram("nearfield_core_gap_seconds", "How long nobody captured a meeting."),
     counter("nearfield_core_hand_overs_total", "Meetings handed from one edge to another."),

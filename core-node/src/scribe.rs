@@ -5,6 +5,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod tries;
+
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Mutex},
@@ -19,6 +21,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use self::tries::Tries;
 use crate::{
     key::SpurtKey,
     lock,
@@ -41,9 +44,6 @@ const MIN_REST: Duration = Duration::from_millis(400);
 
 /// New sound that is worth another partial.
 const PARTIAL_STEP: Duration = Duration::from_millis(400);
-
-/// The longest pause between two tries of a failing engine.
-const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// How a scribe works.
 #[derive(Debug, Clone)]
@@ -443,26 +443,27 @@ impl Job {
         Clip { samples: sound.samples.clone(), language: self.language.clone() }
     }
 
-    /// The words, however long the engine fails; `None` when the node stops first.
+    /// The words, and what of the speech has none; `None` when the node stops first.
     async fn transcribe(&self, pool: &Pool, sound: &Sound, shown: Option<Text>) -> Option<Text> {
-        let mut pause = Duration::from_secs(1);
+        let clip = self.clip(sound);
+        if clip.duration() < if self.utterance.rest { MIN_REST } else { MIN_UTTERANCE } {
+            return Some(Text::default());
+        }
+        let mut tries = Tries::new(pool.answered(), Instant::now());
         loop {
-            let clip = self.clip(sound);
-            if clip.duration() < if self.utterance.rest { MIN_REST } else { MIN_UTTERANCE } {
-                return Some(Text::default());
-            }
-            match pool.transcribe_final(clip, shown.clone()).await {
+            let error = match pool.transcribe_final(clip.clone(), shown.clone()).await {
                 Ok(text) => return Some(text),
                 Err(TranscribeError::Closed) => return None,
-                Err(error @ TranscribeError::Clip(_)) => {
-                    tracing::warn!(meeting = %self.meeting.id, %error, "an utterance has no words");
-                    return Some(Text::default());
-                }
-                Err(error) => tracing::warn!(meeting = %self.meeting.id, %error, ?pause, "engine failed; trying again"),
-            }
+                Err(error) => error,
+            };
+            let Some(pause) = tries.after(&error, pool.answered(), Instant::now()) else {
+                tracing::warn!(meeting = %self.meeting.id, %error, "the engine has no words for an utterance");
+                metrics::counter!("nearfield_core_finals_given_up_total").increment(1);
+                return Some(pool.without_engine(&clip, shown.as_ref()).await);
+            };
+            tracing::warn!(meeting = %self.meeting.id, %error, ?pause, "engine failed; trying again");
             metrics::counter!("nearfield_core_engine_retries_total").increment(1);
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_RETRY_PAUSE);
         }
     }
 

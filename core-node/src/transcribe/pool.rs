@@ -1,6 +1,12 @@
 //! The bounded pool before an engine: finals wait their turn, partials take what is idle.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use metrics::{counter, gauge, histogram};
 use tokio::{
@@ -26,6 +32,7 @@ pub struct Pool {
     places: Arc<Semaphore>,
     workers: Arc<Semaphore>,
     partials: Arc<Semaphore>,
+    answered: Arc<AtomicU64>,
 }
 
 /// What a clip is transcribed for.
@@ -47,7 +54,18 @@ impl Pool {
             places: Arc::new(Semaphore::new(queue.max(1))),
             workers: Arc::new(Semaphore::new(workers)),
             partials: Arc::new(Semaphore::new((workers - 1).max(1))),
+            answered: Arc::default(),
         }
+    }
+
+    /// How many finals the engine has made.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// What is told of a final for which the engine has no words: those `shown`, and what speech has none.
+    pub async fn without_engine(&self, clip: &Clip, shown: Option<&Text>) -> Text {
+        whole::without_engine(clip, shown).await
     }
 
     /// The engine's name.
@@ -104,11 +122,15 @@ impl Pool {
         kind: Kind,
         permits: Vec<OwnedSemaphorePermit>,
     ) -> JoinHandle<Result<Text, TranscribeError>> {
-        let engine = self.engine.clone();
+        let (engine, answered) = (self.engine.clone(), self.answered.clone());
         let work = async move {
             let (since, media, name) = (Instant::now(), clip.duration(), kind.name());
             let result = match kind {
-                Kind::Final(shown) => whole::transcribe(&*engine, clip, shown.as_ref()).await,
+                Kind::Final(shown) => {
+                    let text = whole::transcribe(&*engine, clip, shown.as_ref()).await;
+                    answered.fetch_add(text.is_ok().into(), Ordering::Relaxed);
+                    text
+                }
                 Kind::Partial => engine.transcribe(clip).await,
             };
             let outcome = if result.is_ok() { "ok" } else { "error" };

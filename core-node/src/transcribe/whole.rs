@@ -65,12 +65,21 @@ pub(super) async fn transcribe(
             }
         }
     }
-    let text = whole.finish(shown);
+    Ok(counted(whole.finish(shown)))
+}
+
+/// What is told of `clip` where the engine has no words for it: those `shown`, and what is missing.
+pub(super) async fn without_engine(clip: &Clip, shown: Option<&Text>) -> Text {
+    let speech = find_speech(clip.samples.clone()).await;
+    counted(Whole::new(Text::default(), speech, clip.duration().as_millis() as u32).finish(shown))
+}
+
+fn counted(text: Text) -> Text {
     let missing: u32 = text.missing.iter().map(|span| span.length_ms()).sum();
     if missing > 0 {
         histogram!("nearfield_core_not_transcribed_seconds").record(f64::from(missing) / 1000.0);
     }
-    Ok(text)
+    text
 }
 
 /// Off the runtime's threads: 10 ms for half a minute. Where that fails nothing is checked.
