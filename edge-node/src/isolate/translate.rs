@@ -32,6 +32,8 @@ struct Participant {
     next: u32,
     /// One for each of the participant's sources.
     open: SmallVec<[Open; 1]>,
+    /// What goes on after a cut: its number in the child, and here.
+    promised: SmallVec<[(SpurtNo, SpurtNo); 1]>,
     /// Of children that are gone, and of the one there is.
     before: EdgeTotals,
     totals: EdgeTotals,
@@ -40,6 +42,31 @@ struct Participant {
 impl Participant {
     fn position(&self, theirs: SpurtNo) -> Option<usize> {
         self.open.iter().position(|open| open.theirs == theirs)
+    }
+
+    /// The number of a spurt that begins.
+    fn number(&mut self, theirs: SpurtNo) -> SpurtNo {
+        match self.promised.iter().position(|(promised, _)| *promised == theirs) {
+            Some(n) => self.promised.remove(n).1,
+            None => {
+                self.next += 1;
+                SpurtNo(self.next - 1)
+            }
+        }
+    }
+
+    /// What goes on with `ended` has the next number, whoever else begins in between; false if another has it already.
+    fn promise(&mut self, ended: &Open) -> bool {
+        let (theirs, ours) = (SpurtNo(ended.theirs.0.wrapping_add(1)), SpurtNo(ended.ours.0 + 1));
+        if self.next != ours.0 {
+            return false;
+        }
+        if self.promised.len() >= MAX_PATHS {
+            self.promised.remove(0);
+        }
+        self.promised.push((theirs, ours));
+        self.next += 1;
+        true
     }
 }
 
@@ -71,8 +98,7 @@ impl Translator {
                 if participant.open.len() >= MAX_PATHS || participant.position(spurt).is_some() {
                     return None;
                 }
-                let ours = SpurtNo(participant.next);
-                participant.next += 1;
+                let ours = participant.number(spurt);
                 participant.open.push(Open { theirs: spurt, ours, items: 0 });
                 Some(Event::Speech { id, output: Output::Start { spurt: ours, captured } })
             }
@@ -84,10 +110,11 @@ impl Translator {
                 let item = packet.map_or(Item::Gap, |p| Item::Frame(Bytes::from(p)));
                 Some(Event::Speech { id, output: Output::Item { spurt: open.ours, offset, item, stages } })
             }
-            FromChild::End { id, spurt, end } => {
+            FromChild::End { id, spurt, mut end } => {
                 let (id, participant) = self.participant(id)?;
                 let n = participant.position(spurt).filter(|n| participant.open[*n].items == end.items)?;
                 let open = participant.open.remove(n);
+                end.continues = end.continues && participant.promise(&open);
                 Some(Event::Speech { id, output: Output::End { spurt: open.ours, end } })
             }
             FromChild::Tally { id, totals } => {
@@ -103,6 +130,7 @@ impl Translator {
     pub(crate) fn handle_gone(&mut self) -> Vec<Event> {
         let mut events = vec![];
         for (id, participant) in &mut self.participants {
+            participant.promised.clear();
             for Open { ours, items, .. } in participant.open.drain(..) {
                 let end = SpurtEnd::of(items);
                 events.push(Event::Speech { id: id.clone(), output: Output::End { spurt: ours, end } });
@@ -209,6 +237,17 @@ mod tests {
         let more = (2..99).filter(|n| told.translate(start(*n)).is_some()).count();
         assert_eq!(more, MAX_PATHS - 1, "so many and no more");
         assert_eq!(told.handle_gone().len(), MAX_PATHS);
+    }
+
+    #[test]
+    fn what_goes_on_after_a_cut_has_the_next_number_though_another_source_begins_first() {
+        let mut told = Translator::default();
+        told.translate(start(0));
+        let end =
+            FromChild::End { id: "a".into(), spurt: SpurtNo(0), end: SpurtEnd { continues: true, ..SpurtEnd::of(0) } };
+        let Some(Event::Speech { output: Output::End { end, .. }, .. }) = told.translate(end) else { panic!() };
+        assert!(end.continues);
+        assert_eq!([told.translate(start(2)), told.translate(start(1))].map(number), [Some(2), Some(1)]);
     }
 
     #[test]
