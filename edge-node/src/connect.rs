@@ -22,6 +22,7 @@ mod janus;
 mod peer;
 mod roster;
 mod sdp;
+mod steps;
 mod tls;
 mod whep;
 

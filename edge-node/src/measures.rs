@@ -18,6 +18,7 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_edge_flood_packets_dropped_total", "Packets above what a participant or a meeting may send."),
     counter("nearfield_edge_hand_overs_unanswered_total", "Meetings that no other edge took over in time."),
     histogram("nearfield_edge_jitter_wait_seconds", "How long the jitter buffer waits for a hole, by how it ended."),
+    histogram("nearfield_edge_join_seconds", "How long each step of the way into a meeting took, by step."),
     counter("nearfield_edge_lease_detours_total", "Renewals of leases sent by way of another node."),
     counter("nearfield_edge_leases_lost_total", "Meetings left because their lease had run out."),
     counter("nearfield_edge_link_events_overflowed_total", "Times that a meeting was behind with its link's events."),
@@ -34,6 +35,10 @@ pub const METRICS: &[Metric] = &[
     gauge("nearfield_edge_meetings", "Meetings that this edge is in."),
     counter("nearfield_edge_meetings_broken_total", "Meetings given up after a panic, a stall or a flood."),
     counter("nearfield_edge_renewals_passed_on_total", "Renewals of leases passed on for other edges."),
+    counter(
+        "nearfield_edge_sources_refused_packets_total",
+        "Packets of a participant's sources beyond those heard at a time.",
+    ),
     counter("nearfield_edge_spill_failures_total", "Times that speech could not be spilled to disk."),
     counter("nearfield_edge_spill_files_damaged_total", "Files of spilled speech that could not be read."),
     counter("nearfield_edge_spill_records_damaged_total", "Records of spilled speech that could not be read."),

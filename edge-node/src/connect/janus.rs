@@ -37,9 +37,13 @@ use super::{
     Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, fault, keep, parse_url,
     peer::{self, Link, Peer, Voice, Voices},
     sdp::{self, Side},
+    steps::Steps,
     tls,
 };
 use crate::{egress::Policy, media::ParticipantId};
+
+/// As a label of metrics.
+const VIA: &str = "janus";
 
 /// TCP, TLS and the WebSocket handshake.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -126,13 +130,23 @@ impl Connector for Janus {
 #[async_trait]
 impl Attempt for Janus {
     async fn stay(&mut self, stay: &mut Stay) -> Result<Ended, ConnectError> {
+        let mut steps = Steps::new(VIA, Instant::now().into_std());
         let socket = tokio::select! {
             socket = open(&self.url, &self.settings.egress) => socket?,
             () = stay.stopped() => return Ok(Ended::Stopped),
         };
+        steps.reach("socket", Instant::now().into_std());
         let room = Room::new(self.room.clone(), self.display.clone(), self.access.clone(), Instant::now());
-        let mut session =
-            Session { janus: self, socket, room, peer: None, feeds: BTreeSet::new(), entered: false, connected: false };
+        let mut session = Session {
+            janus: self,
+            socket,
+            room,
+            steps,
+            peer: None,
+            feeds: BTreeSet::new(),
+            entered: false,
+            connected: false,
+        };
         let result = session.run(stay).await;
         let entered = session.entered;
         session.close().await;
@@ -168,12 +182,13 @@ struct Session<'a> {
     janus: &'a Janus,
     socket: Socket,
     room: Room,
+    steps: Steps,
     peer: Option<Peer>,
     /// Everyone seen to publish in this session, and still there.
     feeds: BTreeSet<ParticipantId>,
     /// We are in the room.
     entered: bool,
-    /// Media can flow.
+    /// Media flow, or could and nobody sends any.
     connected: bool,
 }
 
@@ -220,7 +235,7 @@ impl Session<'_> {
         }
     }
 
-    /// Whether whoever speaks is heard: media can flow, or Janus says that nobody publishes any.
+    /// Whether whoever speaks is heard: media flow, or Janus says that nobody publishes any.
     fn hears_all(&self) -> bool {
         self.entered && (self.connected || self.room.is_silent())
     }
@@ -251,7 +266,10 @@ impl Session<'_> {
     async fn act(&mut self, action: Action, stay: &mut Stay) -> Result<bool, ConnectError> {
         match action {
             Action::Send(text) => self.send(text).await?,
-            Action::Entered => self.entered = true,
+            Action::Entered => {
+                self.entered = true;
+                self.steps.reach("room", Instant::now().into_std());
+            }
             Action::Joined { feed, name, unheard } => {
                 let id = participant(&feed);
                 self.feeds.insert(id.clone());
@@ -270,6 +288,7 @@ impl Session<'_> {
     }
 
     async fn answer(&mut self, offer: &str, feeds: &BTreeMap<String, Id>, stay: &Stay) -> Result<(), ConnectError> {
+        self.steps.reach("offer", Instant::now().into_std());
         let offer = sdp::read(offer, Side::Offer)
             .map_err(|e| ConnectError::BadMessage { what: "SDP offer", why: e.to_string() })?;
         let voice = |audio: &sdp::Audio| {
@@ -281,7 +300,7 @@ impl Session<'_> {
             Some(peer) => peer,
             none => {
                 let bind = peer::local_addresses(&self.janus.settings, &self.janus.url).await?;
-                none.insert(Peer::new(&self.janus.settings, &bind, stay.events.clone())?)
+                none.insert(Peer::new(VIA, &self.janus.settings, &bind, stay.events.clone())?)
             }
         };
         let answer = peer.answer(&offer, voices).await?;

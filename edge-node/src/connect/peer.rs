@@ -2,7 +2,7 @@
 //!
 //! *Follow one packet:* a few sockets for all connections (`sockets`), each set with a loop of its own (`shard`) that
 //! reads datagrams in batches and finds whose they are; RTP is opened where it lies and handed on (`rtp`), everything
-//! else goes to the connection's machine (`session`). What is said of it in SDP is in `describe`.
+//! else goes to the connection's machine (`session`, its first words in `opening`). What is said of it in SDP is in `describe`.
 //!
 //! Everything is negotiated non-trickling: our candidates are all in our description, for the relay is
 //! a server with an address of its own.
@@ -12,11 +12,13 @@ mod describe;
 #[allow(clippy::unwrap_used)]
 pub(super) mod far;
 pub(super) mod fuzzing;
+mod opening;
 mod rtp;
 mod session;
 mod shard;
 mod sockets;
 mod stream;
+mod stun;
 mod turn;
 
 use std::{
@@ -50,6 +52,9 @@ use crate::{egress::Policy, media::ParticipantId};
 /// From the exchange of descriptions to DTLS done.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 
+/// Where media can flow and none does for so long, nobody sends any: Opus that stops in silence still sends a packet each 400 ms.
+const NONE_FLOW: Duration = Duration::from_secs(1);
+
 /// For the name of a TURN server, and for a connection to one over TCP.
 const SERVER_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -72,7 +77,7 @@ pub(super) struct Voice {
 /// A change of the connection that does not end it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Link {
-    /// Media can flow.
+    /// Media flow, or could and nobody sends any.
     Up,
     /// The relay is silent; it may come back.
     Silent,
@@ -83,6 +88,8 @@ pub(super) enum Link {
 /// The connection. Dropped, it is closed.
 pub(super) struct Peer {
     settings: Settings,
+    /// What kind of relay it is to.
+    via: &'static str,
     /// TURN servers that the relay named before there was a connection.
     named: Vec<IceServer>,
     identity: Arc<Identity>,
@@ -94,6 +101,8 @@ pub(super) struct Peer {
     tell_fresh: mpsc::Sender<String>,
     joined: Option<Joined>,
     connect_by: Option<tokio::time::Instant>,
+    /// Media can flow, and until then the first is waited for.
+    flow_by: Option<tokio::time::Instant>,
 }
 
 /// Its share of the sockets, and how it was described there.
@@ -116,13 +125,20 @@ pub(super) struct Restart {
 }
 
 impl Peer {
-    /// A connection on these addresses, and through the TURN servers of the settings, that yields packets into `events`.
-    pub(super) fn new(settings: &Settings, bind: &[IpAddr], events: mpsc::Sender<Event>) -> Result<Self, ConnectError> {
+    /// A connection to a relay of the kind `via` on these addresses, and through the TURN servers of the settings, that yields
+    /// packets into `events`.
+    pub(super) fn new(
+        via: &'static str,
+        settings: &Settings,
+        bind: &[IpAddr],
+        events: mpsc::Sender<Event>,
+    ) -> Result<Self, ConnectError> {
         let (told, state) = watch::channel(Phase::New);
         let (tell_fresh, fresh) = mpsc::channel(MAX_SERVERS);
         let (bind, identity) = (bind.to_vec(), settings.sockets.identity()?);
         Ok(Self {
             settings: settings.clone(),
+            via,
             named: vec![],
             identity,
             bind,
@@ -133,6 +149,7 @@ impl Peer {
             tell_fresh,
             joined: None,
             connect_by: None,
+            flow_by: None,
         })
     }
 
@@ -245,18 +262,13 @@ impl Peer {
         joined.command(Command::Candidate(joined.place.id, Box::new(found))).await
     }
 
-    /// Waits for the connection to come up, or to be in doubt. Cancel safe.
+    /// Waits for media, or for the connection to be in doubt. Cancel safe.
     ///
     /// # Errors
     /// It did not come up in time, or is lost.
     pub(super) async fn changed(&mut self) -> Result<Link, ConnectError> {
         loop {
-            let overdue = async {
-                match self.connect_by {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let (overdue, none_flow) = (reached(self.connect_by), reached(self.flow_by));
             tokio::select! {
                 changed = self.state.changed() => changed.map_err(|_| gone())?,
                 Some(candidate) = self.fresh.recv() => {
@@ -265,15 +277,24 @@ impl Peer {
                     }
                     return Ok(Link::Candidate(candidate));
                 }
+                () = none_flow => {
+                    self.flow_by = None;
+                    return Ok(Link::Up);
+                }
                 () = overdue => {
                     return Err(ConnectError::MediaUnreachable { after: CONNECT_DEADLINE, denied: self.denied() });
                 }
             }
             let phase = *self.state.borrow_and_update();
             tracing::debug!(?phase, "media connection");
+            let waited = self.flow_by.take();
             match phase {
                 Phase::New => {}
                 Phase::Up => {
+                    self.connect_by = None;
+                    self.flow_by = waited.or_else(|| Some(tokio::time::Instant::now() + NONE_FLOW));
+                }
+                Phase::Flowing => {
                     self.connect_by = None;
                     return Ok(Link::Up);
                 }
@@ -305,7 +326,8 @@ impl Peer {
         let session =
             Session::new(self.identity.clone(), &place.handle.addresses, relay_only, credentials.clone(), now)
                 .map_err(media)?
-                .within(settings.egress.clone());
+                .within(settings.egress.clone())
+                .via(self.via);
         let local = Local {
             id: self.identity.random_number().map_err(media)? >> 2,
             version: 0,
@@ -333,6 +355,14 @@ impl Peer {
         if *self.state.borrow() == Phase::New && self.connect_by.is_none() {
             self.connect_by = Some(tokio::time::Instant::now() + CONNECT_DEADLINE);
         }
+    }
+}
+
+/// Returns then; without a time never.
+async fn reached(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -451,7 +481,7 @@ mod tests {
     #[tokio::test]
     async fn our_offer_is_one_opus_section_to_receive_on() {
         let (events, _seen) = mpsc::channel(8);
-        let mut peer = Peer::new(&Settings::on_loopback(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let mut peer = Peer::new("", &Settings::on_loopback(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let offer = peer.offer().await.unwrap();
         assert_eq!(offer.matches("m=").count(), 1, "{offer}");
         for line in ["m=audio", "a=recvonly", "opus/48000/2", "useinbandfec=1", "a=rtcp-fb:111 nack", "127.0.0.1"] {
@@ -464,7 +494,7 @@ mod tests {
     #[tokio::test]
     async fn video_and_other_codecs_in_an_offer_are_refused() {
         let (events, _seen) = mpsc::channel(8);
-        let mut peer = Peer::new(&Settings::on_loopback(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let mut peer = Peer::new("", &Settings::on_loopback(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let offer = sdp::read(&sdp::tests::offer(), sdp::Side::Offer).unwrap();
         let answer = peer.answer(&offer, Voices::new()).await.unwrap();
         assert_eq!(answer.matches("m=audio 9").count(), 2, "{answer}");
@@ -489,7 +519,7 @@ mod tests {
         let (events, _seen) = mpsc::channel(8);
         let egress = Policy::new(&["127.0.0.2/32".parse().unwrap()]);
         let settings = Settings { egress, ..Settings::default() };
-        let mut peer = Peer::new(&settings, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let mut peer = Peer::new("", &settings, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         peer.answer(&sdp::read(&text, sdp::Side::Offer).unwrap(), Voices::new()).await.unwrap();
         peer.add_candidate(&candidate(&inside)).await.unwrap();
         let mut buffer = [0; 1500];
@@ -556,7 +586,7 @@ mod tests {
     async fn answered(sockets: &Sockets, relay: SocketAddr) -> (Peer, mpsc::Receiver<Event>) {
         let (events, seen) = mpsc::channel(8);
         let settings = Settings { sockets: sockets.clone(), ..Settings::on_loopback() };
-        let mut peer = Peer::new(&settings, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let mut peer = Peer::new("", &settings, &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         peer.answer(&offer_from(relay), Voices::new()).await.unwrap();
         (peer, seen)
     }

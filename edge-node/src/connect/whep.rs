@@ -38,12 +38,16 @@ use super::{
     keep, parse_url,
     peer::{self, Link, Peer, Voice, Voices},
     sdp::{self, Audio, Description, SdpError, Side},
+    steps::Steps,
     tls,
 };
 use crate::{
     egress::{Checked, Denied, Policy},
     media::ParticipantId,
 };
+
+/// As a label of metrics.
+const VIA: &str = "whep";
 
 /// Who an endpoint of one unnamed stream is.
 const ONLY: &str = "whep";
@@ -220,11 +224,13 @@ impl Whep {
         events: mpsc::Sender<Event>,
         resource: &mut Option<Resource>,
     ) -> Result<(Peer, Vec<Present>, bool), ConnectError> {
+        let mut steps = Steps::new(VIA, Instant::now().into_std());
         let bind = peer::local_addresses(&self.settings, &self.endpoint).await?;
-        let mut peer = Peer::new(&self.settings, &bind, events.clone())?;
+        let mut peer = Peer::new(VIA, &self.settings, &bind, events.clone())?;
         let offer = peer.offer().await?;
         match self.post(offer, resource).await? {
             Reply::Answer(answer) => {
+                steps.reach("offer", Instant::now().into_std());
                 let answer = read(&answer, Side::Answer)?;
                 let (ids, voices) = voices(&answer, Side::Answer)?;
                 peer.accept(&answer, voices).await?;
@@ -234,11 +240,12 @@ impl Whep {
             Reply::Offer(offer) => {
                 peer.close().await;
                 let named = resource.iter().flat_map(|resource| resource.servers.clone()).collect();
-                let mut peer = Peer::new(&self.settings, &bind, events)?.through(named);
+                let mut peer = Peer::new(VIA, &self.settings, &bind, events)?.through(named);
                 let offer = read(&offer, Side::Offer)?;
                 let (ids, voices) = voices(&offer, Side::Offer)?;
                 let answer = peer.answer(&offer, voices).await?;
                 self.patch(answer, resource.clone()).await?;
+                steps.reach("offer", Instant::now().into_std());
                 Ok((peer, ids, false))
             }
         }

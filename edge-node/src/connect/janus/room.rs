@@ -2,12 +2,12 @@
 //!
 //! Two handles in one session: on the *roster* handle we join as a publisher that never publishes and
 //! so hear who comes and goes; the *media* handle subscribes to their audio, all of it on one
-//! WebRTC connection. The media handle is attached with the first voice.
+//! WebRTC connection. Both are attached at once: the first voice is not to wait for another round trip.
 //!
 //! ```text
-//! create -> attach -> join ----------------------------------------> in the room
-//!                             first voice: attach -> subscribe -> offer -> start
-//!                             roster changed, and no exchange under way: update -> offer -> start
+//! create -> attach -> join ---------------> in the room
+//!       `-> attach    first voice: subscribe -> offer -> start
+//!                     roster changed, and no exchange under way: update -> offer -> start
 //! ```
 //!
 //! The caller feeds messages, our answers and the time, and then polls until there is no more: it
@@ -142,9 +142,8 @@ impl Purpose {
 /// Where the media handle stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Media {
-    /// Nobody has spoken for it yet.
+    /// Not attached yet.
     None,
-    Attaching,
     /// Attached; the first subscription is yet to be made.
     Fresh(u64),
     /// Subscribed, whether to anything or not.
@@ -364,6 +363,7 @@ impl Room {
                 self.session = Some(id);
                 self.keepalive_at = Some(now + KEEPALIVE);
                 self.attach(Purpose::AttachRoster, now);
+                self.attach(Purpose::AttachMedia, now);
             }
             (Some(Purpose::AttachRoster), Some(id)) => {
                 self.roster = Some(id);
@@ -497,7 +497,7 @@ impl Room {
     fn handle_hangup(&mut self, message: Incoming) -> Result<(), ConnectError> {
         let ours = match self.media {
             Media::Fresh(handle) | Media::Subscribed(handle) => message.sender == Some(handle),
-            Media::None | Media::Attaching => false,
+            Media::None => false,
         };
         if ours || (message.janus == "detached" && message.sender.is_some() && message.sender == self.roster) {
             let reason = message.reason.unwrap_or_else(|| message.janus.clone());
@@ -518,10 +518,6 @@ impl Room {
         let missing: Vec<_> = self.wanted.difference(&self.held).cloned().collect();
         let surplus: Vec<_> = self.held.difference(&self.wanted).cloned().collect();
         match self.media {
-            Media::None if !missing.is_empty() => {
-                self.media = Media::Attaching;
-                self.attach(Purpose::AttachMedia, now);
-            }
             Media::Fresh(handle) if !missing.is_empty() => {
                 let mut body = json!({
                     "request": "join", "ptype": "subscriber", "room": self.room, "use_msid": true,

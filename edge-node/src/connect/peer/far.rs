@@ -73,18 +73,7 @@ impl Far {
     }
 
     fn describe(&self, name: &str, ssrc: u32, setup: &str) -> String {
-        let Local { credentials: Credentials { ufrag, password }, fingerprint, candidates, .. } = &self.local;
-        let mut out = format!(
-            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
-             m=audio 9 UDP/TLS/RTP/SAVPF {OPUS}\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=sendonly\r\na=rtcp-mux\r\n\
-             a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\na=fingerprint:sha-256 {fingerprint}\r\na=setup:{setup}\r\n\
-             a=rtpmap:{OPUS} opus/48000/2\r\na=extmap:{MID_ID} {}\r\na=msid:{name} t\r\na=ssrc:{ssrc} cname:{name}\r\n",
-            sdp::MID_URI
-        );
-        for candidate in candidates {
-            let _ = write!(out, "a=candidate:{candidate}\r\n");
-        }
-        out
+        description(&self.local, name, ssrc, setup)
     }
 
     /// Takes the answer to its offer, connects, and plays `script`, until the other side says farewell.
@@ -169,4 +158,20 @@ impl Far {
         let (bytes, to) = self.session.protect(&header, payload);
         self.socket.send_to(&bytes, to).await.unwrap();
     }
+}
+
+/// A description of one voice at this end.
+pub(super) fn description(local: &Local, name: &str, ssrc: u32, setup: &str) -> String {
+    let Local { credentials: Credentials { ufrag, password }, fingerprint, candidates, .. } = local;
+    let mut out = format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
+         m=audio 9 UDP/TLS/RTP/SAVPF {OPUS}\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=sendonly\r\na=rtcp-mux\r\n\
+         a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\na=fingerprint:sha-256 {fingerprint}\r\na=setup:{setup}\r\n\
+         a=rtpmap:{OPUS} opus/48000/2\r\na=extmap:{MID_ID} {}\r\na=msid:{name} t\r\na=ssrc:{ssrc} cname:{name}\r\n",
+        sdp::MID_URI
+    );
+    for candidate in candidates {
+        let _ = write!(out, "a=candidate:{candidate}\r\n");
+    }
+    out
 }

@@ -1,8 +1,8 @@
 //! One connection as a machine: ICE, DTLS and SRTP, of the parts that the WebRTC stack is made of.
 //!
 //! ```text
-//!      a path        keys          no answer for a while         none at all
-//! New ───────▶ New ───────▶ Up ◀───────────────────────▶ Silent ────────────▶ Failed
+//!      a path        keys       first packet           no answer for a while         none at all
+//! New ───────▶ New ───────▶ Up ─────────────▶ Flowing ◀───────────────────────▶ Silent ────────────▶ Failed
 //! ```
 //!
 //! RTP goes straight to [`Streams`]; only checks, handshakes and reports go through here. Calling contract: after each
@@ -46,9 +46,13 @@ use rtc::{
 };
 
 use super::{
-    super::ice_server::{At, MAX_SERVERS},
+    super::{
+        ice_server::{At, MAX_SERVERS},
+        steps::Steps,
+    },
     Voices,
     describe::{Credentials, Remote, Setup},
+    opening::{Check, Hello, Nomination},
     rtp::{Fault, Keys, Streams},
     turn::{Outcome, Turn},
 };
@@ -60,8 +64,12 @@ const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
 const ICE_FAILED: Duration = Duration::from_secs(10);
 /// How often the path is checked.
 const ICE_KEEPALIVE: Duration = Duration::from_secs(1);
-/// Before a flight of the handshake is sent again, and then each time. A relay is often not ready yet for the first; the default
-/// second (RFC 6347 section 4.2.4.1) would be added to the join.
+/// How often paths are while none is chosen, and a path that has proved good may be chosen,
+const ICE_CHECK: Duration = Duration::from_millis(100);
+/// and how often one is that does not answer. It is once more when the relay checks it.
+const ICE_CHECKS: u16 = 20;
+/// Before a flight of the handshake that was lost is sent again, and then each time: the default second (RFC 6347 section
+/// 4.2.4.1) would be added to the join.
 const FLIGHT: Duration = Duration::from_millis(400);
 /// Reports by which a report may be late and still be told from a replay.
 const REPLAY_WINDOW: usize = 64;
@@ -83,8 +91,10 @@ pub(super) struct Identity {
 pub(super) enum Phase {
     /// Not connected yet.
     New,
-    /// Media can flow.
+    /// Media can flow, and none has.
     Up,
+    /// Media flow.
+    Flowing,
     /// The relay is silent.
     Silent,
     /// The relay has taken leave.
@@ -94,6 +104,11 @@ pub(super) enum Phase {
 }
 
 impl Phase {
+    /// Whether media can flow.
+    fn is_open(self) -> bool {
+        matches!(self, Self::Up | Self::Flowing)
+    }
+
     /// Whether nothing comes of it any more.
     pub(super) fn is_over(self) -> bool {
         matches!(self, Self::Closed | Self::Failed(_))
@@ -126,6 +141,8 @@ pub(super) struct Session {
     dtls: Option<Endpoint>,
     /// Of a handshake that we begin, once there is a path.
     handshake: Option<Arc<HandshakeConfig>>,
+    hello: Option<Hello>,
+    nomination: Nomination,
     path: Option<(SocketAddr, SocketAddr)>,
     remote: Option<Credentials>,
     egress: Policy,
@@ -138,6 +155,7 @@ pub(super) struct Session {
     phase: Phase,
     /// When the agent was last looked after.
     checked: Instant,
+    steps: Steps,
 }
 
 /// What protects and opens reports.
@@ -218,6 +236,10 @@ impl Session {
             disconnected_timeout: Some(ICE_DISCONNECTED),
             failed_timeout: Some(ICE_FAILED),
             keepalive_interval: Some(ICE_KEEPALIVE),
+            check_interval: ICE_CHECK,
+            max_binding_requests: Some(ICE_CHECKS),
+            // Where nothing else is tried there is nothing better to wait for.
+            relay_acceptance_min_wait: relay_only.then_some(Duration::ZERO),
             candidate_types: vec![CandidateType::Host, CandidateType::Relay],
             ..AgentConfig::default()
         };
@@ -230,6 +252,8 @@ impl Session {
             agent,
             dtls: None,
             handshake: None,
+            hello: None,
+            nomination: Nomination::default(),
             path: None,
             remote: None,
             egress: Policy::default(),
@@ -240,12 +264,19 @@ impl Session {
             fresh: VecDeque::new(),
             phase: Phase::New,
             checked: now,
+            steps: Steps::new("", now),
         })
     }
 
     /// Only what comes from addresses within `egress` makes a path.
     pub(super) fn within(mut self, egress: Policy) -> Self {
         self.egress = egress;
+        self
+    }
+
+    /// Its steps are counted among those of connections to relays of this kind.
+    pub(super) fn via(mut self, via: &'static str) -> Self {
+        self.steps = Steps::new(via, self.checked);
         self
     }
 
@@ -267,6 +298,7 @@ impl Session {
         self.streams.describe(remote.sections(voices));
         let known = self.remote.as_ref() == Some(&remote.credentials);
         if !known {
+            self.nomination = Nomination::default();
             if let (Some(_), Some(Credentials { ufrag, password })) = (&self.remote, ours) {
                 self.agent.restart(now, ufrag, password, true)?;
             }
@@ -278,6 +310,7 @@ impl Session {
             self.agent.add_remote_candidate(candidate)?;
         }
         if self.dtls.is_none() {
+            self.steps = self.steps.anew(now);
             let client = match remote.setup {
                 Setup::Passive => true,
                 Setup::Active => false,
@@ -366,20 +399,33 @@ impl Session {
         if self.egress.check(from.ip()).is_err() {
             return false;
         }
+        let check = Check { local, from, bytes: BytesMut::from(bytes) };
+        let taken = self.give(check, now);
+        if taken && let Some(check) = self.nomination.handle(local, from, bytes, self.has_path()) {
+            self.give(check, now);
+        }
+        self.drive(now);
+        taken
+    }
+
+    fn give(&mut self, Check { local, from, bytes }: Check, now: Instant) -> bool {
         let transport = TransportContext {
             local_addr: local,
             peer_addr: from,
             transport_protocol: TransportProtocol::UDP,
             ecn: None,
         };
-        let taken = self.agent.handle_read(TaggedBytesMut { now, transport, message: BytesMut::from(bytes) }).is_ok();
-        self.drive(now);
-        taken
+        self.agent.handle_read(TaggedBytesMut { now, transport, message: bytes }).is_ok()
+    }
+
+    fn has_path(&self) -> bool {
+        self.agent.get_selected_candidate_pair().is_some()
     }
 
     /// Takes a part of the handshake. What is wrong with it is for DTLS to answer; the handshake has a deadline.
     pub(super) fn handle_dtls(&mut self, bytes: &[u8], now: Instant) {
         let Some(endpoint) = &mut self.dtls else { return };
+        self.hello = None;
         let events = match endpoint.read(now, PEER(), None, BytesMut::from(bytes)) {
             Ok(events) => events,
             Err(error) => {
@@ -399,7 +445,13 @@ impl Session {
 
     /// Opens a packet of somebody's.
     pub(super) fn handle_rtp(&mut self, bytes: &[u8], now: Instant, wall: Micros) -> Result<RtpPacket, Fault> {
-        self.streams.handle(bytes, now, wall)
+        let packet = self.streams.handle(bytes, now, wall)?;
+        if self.phase == Phase::Up {
+            self.phase = Phase::Flowing;
+            self.streams.hurried = true;
+            self.steps.reach("media", now);
+        }
+        Ok(packet)
     }
 
     /// Takes a report of the relay's.
@@ -430,6 +482,11 @@ impl Session {
         {
             tracing::debug!(%error, "DTLS");
         }
+        if let Some(bytes) = self.hello.as_mut().and_then(|hello| hello.handle_timeout(now))
+            && let Some((from, to)) = self.path
+        {
+            self.send(from, to, bytes, now);
+        }
         for n in 0..self.turns.len() {
             let outcome = self.turns[n].handle_timeout(now);
             self.settle_turn(n, outcome);
@@ -446,7 +503,8 @@ impl Session {
         }
         let dtls = self.dtls.as_ref().and_then(|dtls| dtls.poll_timeout(&PEER()));
         let turn = self.turns.iter_mut().filter_map(Turn::poll_timeout).min();
-        [self.agent_due(), dtls, self.streams.poll_timeout(), turn].into_iter().flatten().min()
+        let hello = self.hello.as_ref().and_then(Hello::poll_timeout);
+        [self.agent_due(), dtls, hello, self.streams.poll_timeout(), turn].into_iter().flatten().min()
     }
 
     /// Whether [`Session::poll_timeout`] has something new to say though only RTP has come.
@@ -478,7 +536,7 @@ impl Session {
     /// While all is well the agent has nothing to do but to check the path.
     fn agent_due(&mut self) -> Option<Instant> {
         let due = self.agent.poll_timeout()?;
-        let calm = self.phase == Phase::Up && self.agent.state() == ConnectionState::Connected;
+        let calm = self.phase.is_open() && self.agent.state() == ConnectionState::Connected;
         Some(if calm { due.max(self.checked + ICE_KEEPALIVE) } else { due })
     }
 
@@ -496,7 +554,9 @@ impl Session {
         while let Some(event) = self.agent.poll_event() {
             match event.event {
                 Event::SelectedCandidatePairChange(local, remote) => {
-                    self.path = Some((local.base_addr(), remote.addr()));
+                    if self.path.replace((local.base_addr(), remote.addr())).is_none() {
+                        self.steps.reach("path", now);
+                    }
                     self.begin_handshake(now);
                 }
                 Event::ConnectionStateChange(state) => self.handle_ice(state),
@@ -509,6 +569,9 @@ impl Session {
         }
         while let Some(message) = self.dtls.as_mut().and_then(Endpoint::poll_transmit) {
             if let Some((from, to)) = self.path {
+                if let Some(hello) = &mut self.hello {
+                    hello.handle_said(&message.message, now);
+                }
                 self.send(from, to, message.message, now);
             }
         }
@@ -521,21 +584,27 @@ impl Session {
     }
 
     fn begin_handshake(&mut self, now: Instant) {
-        if let (Some(dtls), Some(handshake)) = (&mut self.dtls, self.handshake.take())
-            && let Err(error) = dtls.connect(now, PEER(), handshake, None)
-        {
+        let (Some(dtls), Some(handshake)) = (&mut self.dtls, self.handshake.take()) else { return };
+        self.hello = Some(Hello::default());
+        if let Err(error) = dtls.connect(now, PEER(), handshake, None) {
             tracing::debug!(%error, "DTLS");
             self.phase = Phase::Failed("no DTLS handshake can be begun");
         }
     }
 
+    /// A step of the way to media is done.
     fn handle_ice(&mut self, state: ConnectionState) {
         tracing::debug!(%state, "ICE");
         if self.phase.is_over() {
             return;
         }
         match state {
-            ConnectionState::Connected | ConnectionState::Completed if self.reports.is_some() => self.phase = Phase::Up,
+            // Whether media flow on it will show.
+            ConnectionState::Connected | ConnectionState::Completed
+                if self.reports.is_some() && !self.phase.is_open() =>
+            {
+                self.phase = Phase::Up;
+            }
             ConnectionState::Disconnected => self.phase = Phase::Silent,
             ConnectionState::Failed => self.phase = Phase::Failed("no path to the relay answers"),
             _ => {}
@@ -549,6 +618,7 @@ impl Session {
                 self.streams.unlock(keys, now);
                 self.reports = Some(reports);
                 self.phase = Phase::Up;
+                self.steps.reach("keys", now);
             }
             Err(error) => {
                 tracing::debug!(%error, "SRTP");

@@ -31,6 +31,7 @@ use super::{
     Voices,
     describe::{Credentials, MAX_CANDIDATES, Remote},
     session::{Phase, Session, Transmit as Outward},
+    stun,
 };
 use crate::{
     connect::{Event, ice_server::At},
@@ -424,7 +425,8 @@ impl Shard {
     }
 
     fn handle_stun(&mut self, local: SocketAddr, from: SocketAddr, bytes: &[u8], now: Instant) {
-        let addressee = ufrag(bytes).and_then(|ufrag| self.by_ufrag.get(ufrag)).or_else(|| self.by_address.get(&from));
+        let addressee =
+            stun::ufrag(bytes).and_then(|ufrag| self.by_ufrag.get(ufrag)).or_else(|| self.by_address.get(&from));
         let Some(&id) = addressee else { return self.dropped.note("stranger") };
         // An address of another's is not lent, and no connection has any number of them.
         let known = self.by_address.get(&from) == Some(&id);
@@ -516,38 +518,10 @@ fn is_rtcp(bytes: &[u8]) -> bool {
     bytes.get(1).is_some_and(|kind| (192..=223).contains(kind))
 }
 
-/// To whom a request is: before the colon in its `USERNAME` (RFC 8445 section 7.2.2).
-fn ufrag(bytes: &[u8]) -> Option<&str> {
-    const REQUEST: [u8; 2] = [0, 1];
-    const USERNAME: u16 = 6;
-    let mut rest = bytes.strip_prefix(&REQUEST)?.get(18..)?;
-    loop {
-        let (head, body) = rest.split_first_chunk::<4>()?;
-        let (kind, len) = (u16::from_be_bytes([head[0], head[1]]), usize::from(u16::from_be_bytes([head[2], head[3]])));
-        let value = body.get(..len)?;
-        if kind == USERNAME {
-            return std::str::from_utf8(value).ok()?.split(':').next();
-        }
-        rest = body.get(len.next_multiple_of(4)..)?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::media::ParticipantId;
-
-    proptest! {
-        #[test]
-        fn any_bytes_name_somebody_or_nobody(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
-            ufrag(&bytes);
-            let mut request = vec![0, 1, 0, 0];
-            request.extend(bytes);
-            ufrag(&request);
-        }
-    }
 
     fn packet(sequence: u16) -> RtpPacket {
         RtpPacket {
@@ -572,18 +546,5 @@ mod tests {
         assert_eq!([got(), got(), got(), got()], [Some(0), Some(1), Some(2), None]);
         drop(meeting);
         assert!(!deliver(&mut vec![packet(6)], &events), "nobody is there any more");
-    }
-
-    #[test]
-    fn a_request_names_its_addressee() {
-        let mut request = vec![0, 1, 0, 20];
-        request.extend([0x21, 0x12, 0xA4, 0x42]);
-        request.extend([7; 12]);
-        request.extend([0x00, 0x24, 0, 4, 1, 2, 3, 4]);
-        request.extend([0x00, 0x06, 0, 9]);
-        request.extend(b"ours:them\0\0\0");
-        assert_eq!(ufrag(&request), Some("ours"));
-        request[0] = 1;
-        assert_eq!(ufrag(&request), None);
     }
 }

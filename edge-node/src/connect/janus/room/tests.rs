@@ -20,11 +20,22 @@ impl Bench {
         Self { room: Room::new(Id::Number(1234), "ears".into(), access, now), now }
     }
 
+    /// With a session and both handles; the last request is to join.
+    fn attached(mut self) -> Self {
+        self.answer(json!({ "janus": "success", "data": { "id": SESSION } }));
+        let attaches = self.sent();
+        assert_eq!(attaches.len(), 2, "one does not wait for the other");
+        // The join goes out with the answer to the first.
+        for (attach, id) in attaches.iter().zip([ROSTER, MEDIA]) {
+            let transaction = &attach["transaction"];
+            self.hear(json!({ "janus": "success", "transaction": transaction, "data": { "id": id } })).unwrap();
+        }
+        self
+    }
+
     /// In the room, with `publishers` there already.
     fn entered(publishers: Value) -> Self {
-        let mut bench = Self::new();
-        bench.answer(json!({ "janus": "success", "data": { "id": SESSION } }));
-        bench.answer(json!({ "janus": "success", "data": { "id": ROSTER } }));
+        let mut bench = Self::new().attached();
         let joined = json!({ "videoroom": "joined", "id": 99, "publishers": publishers });
         bench.answer(plugin(ROSTER, joined));
         bench
@@ -77,7 +88,6 @@ fn offer(kind: &str, feeds: &[u64]) -> Value {
 fn subscribed(feeds: &[u64]) -> Bench {
     let publishers: Vec<_> = feeds.iter().map(|id| publisher(*id, "x")).collect();
     let mut bench = Bench::entered(json!(publishers));
-    bench.answer(json!({ "janus": "success", "data": { "id": MEDIA } }));
     bench.answer(offer("attached", feeds));
     bench.room.handle_answer("answer", bench.now);
     bench.answer(plugin(MEDIA, json!({ "videoroom": "event", "started": "ok" })));
@@ -112,15 +122,9 @@ fn the_first_voice_is_subscribed_to_with_its_audio_only() {
     bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "publishers": [publisher(7, "Ada")] }))).unwrap();
     let actions = bench.actions();
     assert_eq!(actions[0], Action::Joined { feed: Id::Number(7), name: Some("Ada".into()), unheard: None });
-    assert!(matches!(&actions[1], Action::Send(text) if text.contains("attach")));
-    let transaction = serde_json::from_str::<Value>(match &actions[1] {
-        Action::Send(text) => text,
-        other => panic!("{other:?}"),
-    });
-    let mut attached = json!({ "janus": "success", "data": { "id": MEDIA } });
-    attached["transaction"] = transaction.unwrap()["transaction"].clone();
-    bench.hear(attached).unwrap();
-    let body = bench.sent().pop().unwrap()["body"].clone();
+    let Action::Send(subscribe) = &actions[1] else { panic!("{actions:?}") };
+    let subscribe: Value = serde_json::from_str(subscribe).unwrap();
+    let body = &subscribe["body"];
     assert_eq!(body["streams"], json!([{ "feed": 7, "mid": "0" }]));
     assert_eq!((&body["ptype"], &body["use_msid"], &body["pin"]), (&json!("subscriber"), &json!(true), &json!("p1n")));
 }
@@ -128,7 +132,6 @@ fn the_first_voice_is_subscribed_to_with_its_audio_only() {
 #[test]
 fn an_offers_sections_are_mapped_to_feeds_and_our_answer_starts_them() {
     let mut bench = Bench::entered(json!([publisher(7, "Ada"), publisher(8, "Bob")]));
-    bench.answer(json!({ "janus": "success", "data": { "id": MEDIA } }));
     bench.answer(offer("attached", &[7, 8]));
     let feeds = BTreeMap::from([("0".into(), Id::Number(7)), ("1".into(), Id::Number(8))]);
     assert_eq!(bench.actions(), [Action::Answer { offer: "sdp".into(), feeds }]);
@@ -283,9 +286,7 @@ fn one_who_leaves_is_told_once() {
 
 #[test]
 fn a_refused_join_names_the_code_and_what_was_asked() {
-    let mut bench = Bench::new();
-    bench.answer(json!({ "janus": "success", "data": { "id": SESSION } }));
-    bench.answer(json!({ "janus": "success", "data": { "id": ROSTER } }));
+    let mut bench = Bench::new().attached();
     let mut refusal = plugin(ROSTER, json!({ "videoroom": "event", "error_code": 433, "error": "Wrong pin" }));
     refusal["transaction"] = bench.sent().pop().unwrap()["transaction"].clone();
     let error = bench.hear(refusal).unwrap_err();
@@ -331,9 +332,8 @@ fn being_kicked_ends_the_stay() {
 #[test]
 fn rooms_and_feeds_may_be_called_by_texts_even_by_ours() {
     let now = Instant::now();
-    let mut bench = Bench { room: Room::new(Id::Text("stand-up".into()), "ears".into(), Access::default(), now), now };
-    bench.answer(json!({ "janus": "success", "data": { "id": SESSION } }));
-    bench.answer(json!({ "janus": "success", "data": { "id": ROSTER } }));
+    let room = Room::new(Id::Text("stand-up".into()), "ears".into(), Access::default(), now);
+    let mut bench = Bench { room, now }.attached();
     let audio = json!([{ "type": "audio", "mid": "0", "codec": "opus" }]);
     let publishers = json!([{ "id": "ok", "display": "Ada", "streams": audio }]);
     let join = bench.sent().pop().unwrap();
@@ -341,7 +341,6 @@ fn rooms_and_feeds_may_be_called_by_texts_even_by_ours() {
     let mut joined = plugin(ROSTER, json!({ "videoroom": "joined", "id": "us", "publishers": publishers }));
     joined["transaction"] = join["transaction"].clone();
     bench.hear(joined).unwrap();
-    bench.answer(json!({ "janus": "success", "data": { "id": MEDIA } }));
     assert_eq!(bench.sent().pop().unwrap()["body"]["streams"], json!([{ "feed": "ok", "mid": "0" }]));
     let left = || plugin(ROSTER, json!({ "videoroom": "event", "leaving": "ok" }));
     bench.hear(left()).unwrap();
