@@ -60,6 +60,8 @@ pub struct Plan {
 pub struct Manner {
     /// Settings that override its file: `KEY=VALUE`.
     pub sets: Vec<String>,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 /// One node of the mesh.
@@ -234,6 +236,7 @@ impl Bed {
         let mut command = tokio::process::Command::from(host.command(&binary));
         command.arg("--config").arg(file("toml")).kill_on_drop(true);
         command.args(manner.sets.iter().flat_map(|set| ["--set", set]));
+        command.envs(manner.env);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().with_context(|| format!("cannot start {}", binary.display()))
     }

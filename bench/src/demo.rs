@@ -238,6 +238,7 @@ fn relay_plan(script: &Script, dir: &Path) -> Result<relay::Plan> {
         settle_ms: 1000,
         bitrate: BITRATE,
         dtx: false,
+        janus: None,
         participants: participants.collect::<Result<_>>()?,
     })
 }

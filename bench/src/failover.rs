@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     bed::Manner,
-    relay,
+    janus, relay,
     speech::{self, Prompt},
     world::World,
 };
@@ -85,15 +85,19 @@ pub struct Args {
 /// The model or a program that a scenario needs is missing, or namespaces are not allowed here: without them there is nothing to cut.
 pub fn enter(args: &Args) -> Result<World> {
     ensure!(args.model.exists(), no_model(args));
-    has_programs(&wanted_scenarios(args), nats::program().as_deref())?;
+    has_programs(&wanted_scenarios(args), nats::program().as_deref(), janus::is_installed())?;
     World::enter(args.seed).context("failover needs the emulated Internet")
 }
 
-fn has_programs(wanted: &[Scenario], nats: Option<&Path>) -> Result<()> {
-    match wanted.iter().find(|scenario| scenario.has_nats()).filter(|_| nats.is_none()) {
+fn has_programs(wanted: &[Scenario], nats: Option<&Path>, janus: bool) -> Result<()> {
+    let lacks = |scenario: &&Scenario| {
+        let nats = (scenario.has_nats() && nats.is_none()).then_some(("nats-server", nats::HOW));
+        nats.or((scenario.has_janus() && !janus).then_some(("Janus", janus::HOW)))
+    };
+    match wanted.iter().find_map(|scenario| Some((scenario, lacks(&scenario)?))) {
         None => Ok(()),
-        Some(scenario) => {
-            bail!("{} needs nats-server: {}, or choose other scenarios with --scenario", scenario.name(), nats::HOW)
+        Some((scenario, (what, how))) => {
+            bail!("{} needs {what}: {how}, or choose other scenarios with --scenario", scenario.name())
         }
     }
 }
@@ -153,6 +157,9 @@ async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Out
     ensure!(stage.gathered(GATHERED).await.is_some(), "not all nodes see all: {:?}", stage.views().await);
     say("the mesh is up: three regions, two cores, four edges, geo-dns");
     let times = scenario.times(args.short);
+    if scenario.has_janus() {
+        stage.open_at_janus(HOME, script::dense(args.seed + 2, times.meeting, prompts)).await?;
+    }
     stage.open(HOME, script::dense(args.seed, times.meeting, prompts), scenario.redundancy()).await?;
     if scenario.has_company() {
         let apart = script::sparse(args.seed + 1, times.meeting.saturating_sub(Duration::from_secs(4)), prompts);
@@ -243,9 +250,10 @@ mod tests {
 
     #[test]
     fn what_a_scenario_needs_is_asked_for_before_anything_starts() {
-        let told = has_programs(Scenario::value_variants(), None).map_err(|e| e.to_string());
-        assert!(told.is_err_and(|e| e.starts_with("core-killed-nats needs nats-server: install it")));
-        assert!(has_programs(Scenario::value_variants(), Some(Path::new("/usr/sbin/nats-server"))).is_ok());
-        assert!(has_programs(&[Scenario::CoreKilled], None).is_ok());
+        let nats = Some(Path::new("/usr/sbin/nats-server"));
+        let told = |nats, janus| has_programs(Scenario::value_variants(), nats, janus).map_err(|e| e.to_string());
+        assert!(told(None, true).is_err_and(|e| e.starts_with("core-killed-nats needs nats-server: install it")));
+        assert!(told(nats, false).is_err_and(|e| e.starts_with("hand-over-talking needs Janus: ./dev test")));
+        assert!(told(nats, true).is_ok() && has_programs(&[Scenario::CoreKilled], None, false).is_ok());
     }
 }

@@ -8,6 +8,7 @@ pub mod client;
 pub mod demo;
 pub mod failover;
 pub mod gossip;
+pub mod janus;
 pub mod latency;
 pub mod link;
 pub mod oracle;

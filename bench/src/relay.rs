@@ -2,7 +2,7 @@
 //!
 //! *Follow one packet:* a participant's samples are encoded once (`voice`); one clock sends every
 //! voice to every subscriber and notes when (`meeting`); each subscriber is a connection of its own
-//! (`subscriber`), made over HTTP (`whep`).
+//! (`subscriber`), made over HTTP (`whep`). Or all voices go to a Janus as publishers of one of its rooms (`room`).
 //!
 //! | request | reply |
 //! |---|---|
@@ -14,6 +14,7 @@
 //! | `GET /sent`, `GET /said` | every packet sent to somebody, or due at all, by participant: lists of [`Sent`] |
 
 mod meeting;
+pub mod room;
 mod subscriber;
 pub mod voice;
 mod whep;
@@ -74,6 +75,9 @@ pub struct Plan {
     /// Whether voices stop sending in silence.
     #[serde(default)]
     pub dtx: bool,
+    /// The room of a Janus that the voices go into once the script begins, rather than to subscribers.
+    #[serde(default)]
+    pub janus: Option<room::Plan>,
     /// Who speaks; at least one.
     pub participants: Vec<Participant>,
 }
@@ -115,6 +119,8 @@ pub struct Settings {
     pub settle: Duration,
     /// How voices are encoded.
     pub encoding: Encoding,
+    /// A Janus' room they go into.
+    pub janus: Option<room::Plan>,
 }
 
 /// A relay at work, which ends when this is dropped.
@@ -168,7 +174,11 @@ pub async fn serve(listener: TcpListener, settings: Settings, timelines: Vec<Tim
             tracing::error!(%error, "the relay answers no more");
         }
     });
-    let clock = tokio::spawn(async move { meeting.play(settings.settle).await });
+    let clock = tokio::spawn(async move {
+        if let Err(error) = meeting.play(settings.settle, settings.janus.as_ref()).await {
+            tracing::error!(%error, "the script cannot begin");
+        }
+    });
     Ok(Relay { at, tasks: vec![http, clock] })
 }
 
@@ -230,6 +240,7 @@ impl Plan {
             start: self.start,
             settle: Duration::from_millis(self.settle_ms),
             encoding: Encoding::wideband(self.bitrate, self.dtx),
+            janus: self.janus,
         };
         Ok((settings, timelines))
     }

@@ -104,3 +104,8 @@ fn all_nodes_are_restarted_under_a_meeting_without_losing_a_frame_of_it() {
 fn certificates_are_exchanged_under_a_meeting() {
     shows_what_it_must("certificate-rotation");
 }
+
+#[test]
+fn edges_are_restarted_while_somebody_talks_at_janus_and_at_whep_without_losing_a_word() {
+    shows_what_it_must("hand-over-talking");
+}

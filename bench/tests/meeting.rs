@@ -44,6 +44,7 @@ async fn open(host: &Host, reply: Reply, ids: &[&str]) -> SocketAddr {
         start: Start::FirstSubscriber,
         settle: Duration::from_millis(500),
         encoding: Encoding::wideband(24_000, false),
+        janus: None,
     };
     let tone: Vec<i16> = (0..48_000).map(|n| ((f64::from(n) * 0.17).sin() * 8000.0) as i16).collect();
     let timeline = |id: &&str| Timeline { id: (*id).into(), name: id.to_uppercase(), samples: tone.clone() };

@@ -58,6 +58,7 @@ async fn talk(seconds: usize) -> (Relay, SocketAddr) {
         start: Start::FirstSubscriber,
         settle: Duration::from_millis(300),
         encoding: Encoding::wideband(24_000, false),
+        janus: None,
     };
     // A voice that never draws breath is none for long.
     let sentence = [signals::talk(2000, 12_000.0), signals::silence(300)].concat();

@@ -133,6 +133,7 @@ async fn open(reply: Reply, ids: &[&str]) -> (Relay, SocketAddr) {
         start: Start::FirstSubscriber,
         settle: Duration::from_millis(300),
         encoding: Encoding::wideband(24_000, false),
+        janus: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let relay = serve(listener, settings, ids.iter().map(|id| timeline(id, 1)).collect()).await.unwrap();

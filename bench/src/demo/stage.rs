@@ -9,12 +9,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use geo::{RegionId, latency::LatencyModel, map::RegionMap};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::process::Child;
 
 use crate::{
     bed::Running,
     client::Client,
-    relay,
+    janus, relay,
     world::{Host, Place, World, path::Quality},
 };
 
@@ -73,7 +74,9 @@ pub(crate) async fn open_relay(
     let nearest = near.first().context("no edge in the relay's region")?.identity.node.to_string();
     let plan_file = dir.join(format!("{name}.json"));
     let address = SocketAddr::new(host.ip(), plan.listen.port());
-    let plan = relay::Plan { listen: address, ..plan.clone() };
+    // Its Janus is on its own host.
+    let janus = plan.janus.clone().map(|room| relay::room::Plan { url: janus::url(host.ip()), ..room });
+    let plan = relay::Plan { listen: address, janus, ..plan.clone() };
     std::fs::write(&plan_file, serde_json::to_vec_pretty(&plan)?)?;
     let mut command = tokio::process::Command::from(host.command(std::env::current_exe()?));
     command.args(["relay", "--plan"]).arg(&plan_file).kill_on_drop(true);
@@ -93,6 +96,16 @@ impl RelayProcess {
         let address = self.address;
         let answer = self.host.run(move || async move { Client::new(address)?.get(path).await }).await??;
         Ok(serde_json::from_value(answer)?)
+    }
+
+    /// Lets its script begin, where that is not up to the first subscriber.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn begin(&self) -> Result<()> {
+        let address = self.address;
+        let begin = move || async move { Client::new(address)?.post("/start", &Value::Null).await };
+        self.host.run(begin).await?.map(drop)
     }
 
     async fn wait(&self, log: &Path) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What is done to the mesh, scenario by scenario; and the proof that it was done.
 
+mod hand_over;
 mod links;
 mod nodes;
 mod restarts;
@@ -72,5 +73,6 @@ pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, s
         Scenario::ThinUplink => links::narrow(stage, times, say).await,
         Scenario::RollingRestart => restarts::restart_all(stage, times, say).await,
         Scenario::CertificateRotation => trust::rotate(stage, times, say).await,
+        Scenario::HandOverTalking => hand_over::each_in_turn(stage, times, say).await,
     }
 }

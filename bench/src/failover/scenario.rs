@@ -33,6 +33,8 @@ pub enum Scenario {
     RollingRestart,
     /// New certificates, then a new authority, while a meeting runs.
     CertificateRotation,
+    /// SIGTERM of the edge of a meeting at Janus, and of one at a WHEP relay, in the middle of a word, again and again.
+    HandOverTalking,
 }
 
 /// How long things last in one scenario.
@@ -88,12 +90,18 @@ impl Scenario {
             Self::ThinUplink => lasting(pick(60, 30)),
             Self::RollingRestart => lasting(pick(75, 60)),
             Self::CertificateRotation => lasting(pick(40, 30)),
+            Self::HandOverTalking => lasting(pick(90, 45)),
         }
     }
 
     /// How many edges capture the meeting.
     pub(super) fn redundancy(self) -> u8 {
         if self == Self::EdgeKilledRedundant { 2 } else { 1 }
+    }
+
+    /// Whether a Janus is needed.
+    pub(super) fn has_janus(self) -> bool {
+        self == Self::HandOverTalking
     }
 
     /// Whether the cores share an authority.
@@ -165,6 +173,7 @@ impl Scenario {
                 ..nothing
             },
             Self::RollingRestart => Row { promise: "0 lost, no meeting dropped", ..nothing },
+            Self::HandOverTalking => Row { promise: "0 lost, 0 doubled, no gap, at Janus and WHEP", ..nothing },
             Self::CertificateRotation => {
                 Row { promise: "0 lost, no restart; expired and revoked are refused", one_owner: true, ..nothing }
             }

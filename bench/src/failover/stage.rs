@@ -30,6 +30,7 @@ use crate::{
         participant_id,
         stage::{RelayProcess, lay_distances, open_relay},
     },
+    janus::{self, Janus},
     relay,
     speech::Script,
     world::World,
@@ -82,6 +83,8 @@ pub(super) struct Meeting {
     pub(super) started: Micros,
     /// Who says it.
     pub(super) relay: RelayProcess,
+    /// Where that is, if it is not at the relay itself.
+    _janus: Option<Janus>,
     /// Who serves it.
     pub(super) cores: Cores,
     /// Who reads it.
@@ -130,21 +133,60 @@ impl Stage {
         script: Script,
         request: impl FnOnce(&RelayProcess) -> Value,
     ) -> Result<()> {
+        let relay = self.relay(region, &script, None).await?;
+        let body = request(&relay);
+        let meeting = self.meet(region, script, (relay, None), body).await?;
+        self.begin(meeting).await
+    }
+
+    /// Opens a meeting in a room of a Janus that is beside the relay.
+    pub(super) async fn open_at_janus(&mut self, region: &str, script: Script) -> Result<()> {
+        // Where that is, is known with the relay's host.
+        let room = relay::room::Plan { url: String::new(), room: "1234".into() };
+        let relay = self.relay(region, &script, Some(room.clone())).await?;
+        let manner = janus::Manner { string_ids: true, ..janus::Manner::default() };
+        let janus = Janus::start(relay.host.clone(), self.bed.dir(), manner).await?;
+        let body = json!({
+            "source": {"kind": "janus", "url": janus.url(), "room": room.room},
+            "transcription": {"language": "en", "interim": true},
+        });
+        let meeting = self.meet(region, script, (relay, Some(janus)), body).await?;
+        meeting.becomes_active().await?;
+        meeting.relay.begin().await?;
+        self.begin(meeting).await
+    }
+
+    async fn relay(&self, region: &str, script: &Script, janus: Option<relay::room::Plan>) -> Result<RelayProcess> {
         let number = self.meetings.len() as u8 + 1;
         let edges: Vec<&Running> = self.bed.nodes.iter().filter(|node| node.identity.role == Role::Edge).collect();
-        let plan = relay_plan(&script, self.bed.dir(), number)?;
-        let home: RegionId = region.parse()?;
-        let (relay, _) = open_relay(&self.world, (&home, number), &plan, &edges, self.bed.dir()).await?;
-        let user = self.world.host(&format!("user-{number}"), &home, Ipv4Addr::new(10, 77, 3, number))?;
+        let plan = relay_plan(script, self.bed.dir(), number, janus)?;
+        Ok(open_relay(&self.world, (&region.parse()?, number), &plan, &edges, self.bed.dir()).await?.0)
+    }
+
+    /// A meeting at a relay, whose script is yet to begin.
+    async fn meet(
+        &self,
+        region: &str,
+        script: Script,
+        (relay, janus): (RelayProcess, Option<Janus>),
+        body: Value,
+    ) -> Result<Meeting> {
+        let number = self.meetings.len() as u8 + 1;
+        let user = self.world.host(&format!("user-{number}"), &region.parse()?, Ipv4Addr::new(10, 77, 3, number))?;
         let near = self.bed.node(Role::Core, region).api;
         let apis = self.bed.nodes.iter().filter(|node| node.identity.role == Role::Core).map(|node| node.api);
         let apis: Vec<SocketAddr> = std::iter::once(near).chain(apis.filter(|api| *api != near)).collect();
         let cores = Cores { user: user.clone(), apis: apis.clone() };
-        let created = cores.ask_one(near, Ask::Post("/v1/meetings".into(), request(&relay))).await?;
+        let created = cores.ask_one(near, Ask::Post("/v1/meetings".into(), body)).await?;
         let id = created["id"].as_str().context("the meeting has no id")?.to_owned();
         let reader = Reader::start(&user, apis, id.clone());
-        let started = began(&relay).await?;
-        self.meetings.push(Meeting { path: format!("/v1/meetings/{id}"), script, started, relay, cores, reader });
+        let (path, started) = (format!("/v1/meetings/{id}"), Micros(0));
+        Ok(Meeting { path, script, started, relay, _janus: janus, cores, reader })
+    }
+
+    async fn begin(&mut self, meeting: Meeting) -> Result<()> {
+        let started = began(&meeting.relay).await?;
+        self.meetings.push(Meeting { started, ..meeting });
         Ok(())
     }
 
@@ -160,9 +202,7 @@ impl Stage {
 
     /// The core that serves the meeting that is looked at, and the edge in it.
     pub(super) async fn serving(&self) -> Result<(NodeId, NodeId)> {
-        let meeting = self.meeting().view().await?;
-        let named = |value: &Value| value.as_str().context("nobody is named")?.parse().context("no node's name");
-        Ok((named(&meeting["core"])?, named(&meeting["owner"]["edge"])?))
+        self.meeting().serving().await
     }
 
     /// How many other nodes each node sees, by its own metrics; nothing of those that do not answer.
@@ -213,6 +253,24 @@ impl Meeting {
     /// How it stands, as the core sees it that serves it.
     pub(super) async fn view(&self) -> Result<Value> {
         self.cores.get(&self.path).await
+    }
+
+    /// The core that serves it, and the edge in it.
+    pub(super) async fn serving(&self) -> Result<(NodeId, NodeId)> {
+        let meeting = self.view().await?;
+        let named = |value: &Value| value.as_str().context("nobody is named")?.parse().context("no node's name");
+        Ok((named(&meeting["core"])?, named(&meeting["owner"]["edge"])?))
+    }
+
+    async fn becomes_active(&self) -> Result<()> {
+        let begun = Instant::now();
+        while self.view().await?["status"] != "active" {
+            if begun.elapsed() > JOINED {
+                bail!("no edge is in the meeting after {JOINED:?}");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Waits for the middle of the first long word after `from` of the script; the word, and when it is.
@@ -292,7 +350,7 @@ async fn began(relay: &RelayProcess) -> Result<Micros> {
     }
 }
 
-fn relay_plan(script: &Script, dir: &Path, number: u8) -> Result<relay::Plan> {
+fn relay_plan(script: &Script, dir: &Path, number: u8, janus: Option<relay::room::Plan>) -> Result<relay::Plan> {
     let participants = (0..script.participants).map(|n| {
         let pcm = dir.join(format!("voice-{number}-{n}.pcm"));
         relay::write_pcm(&pcm, &script.track(n)).with_context(|| format!("cannot write {}", pcm.display()))?;
@@ -302,10 +360,11 @@ fn relay_plan(script: &Script, dir: &Path, number: u8) -> Result<relay::Plan> {
         listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7000),
         meeting: "m".into(),
         reply: relay::Reply::Offer,
-        start: relay::Start::FirstSubscriber,
+        start: if janus.is_some() { relay::Start::Trigger } else { relay::Start::FirstSubscriber },
         settle_ms: 1000,
         bitrate: 32_000,
         dtx: false,
+        janus,
         participants: participants.collect::<Result<_>>()?,
     })
 }

@@ -7,12 +7,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use anyhow::Result;
 use mesh::clock::Micros;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
-use super::{subscriber::Subscriber, voice::Voice};
+use super::{
+    room::{self, Published},
+    subscriber::Subscriber,
+    voice::Voice,
+};
 
 /// Time between packets of a voice.
 const PACKET_TIME: Duration = Duration::from_millis(20);
@@ -114,9 +119,16 @@ impl Meeting {
 
     /// Waits for [`begin`](Self::begin) and `settle`, then sends the whole timeline in real time.
     /// Falling behind, it catches up: the n-th packet is due n times 20 ms after the first.
-    pub(super) async fn play(&self, settle: Duration) {
+    ///
+    /// # Errors
+    /// Janus does not let the voices in.
+    pub(super) async fn play(&self, settle: Duration, janus: Option<&room::Plan>) -> Result<()> {
         // The sender is ours and lives as long as we do.
         let _ = self.begin.subscribe().wait_for(|begun| *begun).await;
+        let published = match janus {
+            Some(plan) => Some(Published::join(plan, &self.voices).await?),
+            None => None,
+        };
         tokio::time::sleep(settle).await;
         let start = Instant::now();
         self.progress().started_at = Some(wall_clock());
@@ -124,20 +136,24 @@ impl Meeting {
         let ticks = self.voices.iter().map(|voice| voice.packets.len()).max().unwrap_or(0);
         for index in 0..ticks as u32 {
             tokio::time::sleep_until(start + PACKET_TIME * index).await;
-            self.send(index);
+            self.send(index, published.as_ref());
         }
         self.progress().finished = true;
         tracing::info!("the script is over");
+        Ok(())
     }
 
-    fn send(&self, index: u32) {
+    fn send(&self, index: u32, published: Option<&Published>) {
         let at = wall_clock();
-        let (heard, overflow) = self.subscribers().values().fold((false, 0), |(heard, overflow), subscriber| {
-            match subscriber.offer_step(index) {
-                Some(taken) => (heard | taken, overflow + u64::from(!taken)),
-                None => (heard, overflow),
-            }
-        });
+        let published = published.map(|published| published.send(index));
+        let first = (published == Some(true), u64::from(published == Some(false)));
+        let (heard, overflow) =
+            self.subscribers().values().fold(first, |(heard, overflow), subscriber| {
+                match subscriber.offer_step(index) {
+                    Some(taken) => (heard | taken, overflow + u64::from(!taken)),
+                    None => (heard, overflow),
+                }
+            });
         let mut progress = self.progress();
         progress.ticks.push((at, heard));
         progress.overflow += overflow;

@@ -234,6 +234,7 @@ impl Forwarder {
             return;
         }
         let (path, cut) = self.routes.find(&self.links[from].location, &self.links[to].location);
+        let cut = cut || (path.quality().no_udp && is_udp(packet));
         if let Verdict::Deliver { at: due } = path.transit(Instant::now(), packet.len(), cut) {
             self.sent += 1;
             self.in_flight.push(Reverse(Parcel { due, number: self.sent, to, bytes: packet.to_vec() }));
@@ -256,6 +257,12 @@ impl Forwarder {
 fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
     let &[a, b, c, d] = packet.get(16..20)?.first_chunk()?;
     (packet[0] >> 4 == 4).then_some(Ipv4Addr::new(a, b, c, d))
+}
+
+/// By the protocol in an IPv4 header.
+fn is_udp(packet: &[u8]) -> bool {
+    const UDP: u8 = 17;
+    packet.get(9) == Some(&UDP)
 }
 
 /// The emulator's own lateness shows as delay in every measurement: it goes before other work where

@@ -24,6 +24,8 @@ pub struct Quality {
     pub bursts: Option<Bursts>,
     /// The bottleneck; unlimited when absent.
     pub bottleneck: Option<Bottleneck>,
+    /// A firewall lets no UDP pass.
+    pub no_udp: bool,
 }
 
 /// A Gilbert-Elliott model whose two states last for exponentially distributed *times*, so that a

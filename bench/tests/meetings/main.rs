@@ -3,11 +3,13 @@
 //! Each test raises a whole mesh in an emulated world; one at a time, since they share two cores.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
+mod odd;
 mod peers;
 mod silent_picture;
 mod ways;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,7 +17,7 @@ use std::{
 };
 
 use bench::{
-    bed::{Bed, Plan},
+    bed::{self, Bed, Plan},
     client::Client,
     oracle::words::{compare, normalise},
     speech::{self, Prompt},
@@ -48,21 +50,18 @@ fn world() -> World {
 
 /// A mesh of one region in `world`.
 async fn mesh(world: &World, dir: &Path) -> Bed {
+    mesh_of(world, dir, BTreeMap::new()).await
+}
+
+/// The same where some nodes run otherwise.
+async fn mesh_of(world: &World, dir: &Path, manners: BTreeMap<String, bed::Manner>) -> Bed {
     let binaries = Path::new(env!("CARGO_BIN_EXE_bench")).parent().unwrap().to_owned();
     for program in ["edge-node", "core-node", "geo-dns"] {
         assert!(binaries.join(program).exists(), "{program} is not built: cargo build --workspace --bins");
     }
     let regions = vec![("eu-central".parse().unwrap(), 1, 1)];
     let model = cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin");
-    let plan = Plan {
-        regions,
-        binaries,
-        model,
-        dir: dir.to_owned(),
-        log: "info".into(),
-        workers: 2,
-        manners: std::collections::BTreeMap::new(),
-    };
+    let plan = Plan { regions, binaries, model, dir: dir.to_owned(), log: "info".into(), workers: 2, manners };
     Bed::raise(world, plan).await.unwrap()
 }
 
@@ -116,6 +115,12 @@ impl User {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// The newest segment's event.
+    async fn newest(&self, id: &str) -> u64 {
+        let transcript = self.get(format!("/v1/meetings/{id}/transcript?format=json")).await;
+        transcript["segments"].as_array().unwrap().iter().filter_map(|segment| segment["seq"].as_u64()).max().unwrap()
     }
 
     /// Waits until every one of `said` has been heard whole after the event `seq`; the transcript.
@@ -175,7 +180,7 @@ async fn a_browser_in_a_janus_room_is_heard_by_name_directly_and_through_whep() 
     let mut bed = mesh(&world, dir.path()).await;
     let core = bed.node(Role::Core, "eu-central");
     let user = User { host: peers::host(&world, "user", 9), api: core.api };
-    let janus = peers::Janus::start(&world, dir.path()).await;
+    let janus = peers::janus(&world, dir.path()).await;
     let said = sentences();
 
     let room =
@@ -210,7 +215,7 @@ async fn a_single_stream_is_heard_through_a_whep_server_that_answers_201() {
     let mut bed = mesh(&world, dir.path()).await;
     let core = bed.node(Role::Core, "eu-central");
     let user = User { host: peers::host(&world, "user", 9), api: core.api };
-    let janus = peers::Janus::start(&world, dir.path()).await;
+    let janus = peers::janus(&world, dir.path()).await;
     let whep = peers::WhepServer::start(&janus, dir.path(), None).await;
     let said = sentences();
 

@@ -10,7 +10,9 @@ use std::{
 };
 
 use axum::{Router, response::Html, routing::get};
+pub(crate) use bench::janus::{Janus, Manner};
 use bench::{
+    janus::Rtp,
     speech::Prompt,
     world::{Host, World},
 };
@@ -36,6 +38,11 @@ pub(crate) fn add_address(host: &Host, ip: Ipv6Addr) {
     assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
 }
 
+/// A Janus as usual.
+pub(crate) async fn janus(world: &World, dir: &Path) -> Janus {
+    Janus::start(host(world, "janus", 1), dir, Manner::default()).await.unwrap()
+}
+
 fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers")
 }
@@ -56,82 +63,6 @@ async fn wait_for(host: &Host, address: SocketAddr, log: &Path) {
     }
 }
 
-/// How a Janus differs from the usual.
-#[derive(Default)]
-pub(crate) struct Manner {
-    /// Rooms and feeds are called by texts.
-    pub(crate) string_ids: bool,
-    /// Every request has to name it.
-    pub(crate) api_secret: Option<&'static str>,
-    /// Another address of its host's.
-    pub(crate) ip6: Option<Ipv6Addr>,
-}
-
-/// Debian's Janus on a host of its own.
-pub(crate) struct Janus {
-    host: Host,
-    process: Child,
-    dir: PathBuf,
-    api_secret: Option<&'static str>,
-}
-
-impl Janus {
-    pub(crate) async fn start(world: &World, dir: &Path) -> Self {
-        Self::start_as(host(world, "janus", 1), dir, Manner::default()).await
-    }
-
-    pub(crate) async fn start_as(host: Host, dir: &Path, manner: Manner) -> Self {
-        let config = dir.join("janus");
-        fs::create_dir_all(&config).unwrap();
-        let libraries = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
-        let library = libraries.into_iter().find(|path| path.join("janus/plugins").is_dir());
-        let library = library.expect("Janus's plugins are not installed: ./dev test installs them");
-        let ip6 = manner.ip6.map(|ip| format!(",{ip}")).unwrap_or_default();
-        for file in fs::read_dir(peers().join("janus")).unwrap().flatten() {
-            let text = fs::read_to_string(file.path()).unwrap();
-            let text = text.replace("@IP@", &host.ip().to_string()).replace("@DIR@", &config.display().to_string());
-            let text = text.replace("@LIB@", &library.display().to_string()).replace("@IP6@", &ip6);
-            let text = text.replace("@STRING_IDS@", &manner.string_ids.to_string());
-            fs::write(config.join(file.file_name()), text).unwrap();
-        }
-        let process = Self::launch(&host, dir, manner.api_secret).await;
-        Self { host, process, dir: dir.to_owned(), api_secret: manner.api_secret }
-    }
-
-    async fn launch(host: &Host, dir: &Path, api_secret: Option<&str>) -> Child {
-        let mut command = host.command("janus");
-        command.arg("-F").arg(dir.join("janus")).arg("-o");
-        command.args(api_secret.map(|secret| format!("--apisecret={secret}")));
-        let log = dir.join("janus.log");
-        let process = spawn(command, &log);
-        wait_for(host, SocketAddr::new(host.ip(), 8188), &log).await;
-        process
-    }
-
-    /// Kills it, and starts it anew: it knows nobody then.
-    pub(crate) async fn restart(&mut self) {
-        self.stop().await;
-        self.process = Self::launch(&self.host, &self.dir, self.api_secret).await;
-    }
-
-    /// Kills it.
-    pub(crate) async fn stop(&mut self) {
-        self.process.kill().await.unwrap();
-    }
-
-    pub(crate) fn host(&self) -> &Host {
-        &self.host
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("ws://{}:8188", self.host.ip())
-    }
-
-    pub(crate) fn rtp(&self) -> SocketAddr {
-        SocketAddr::new(self.host.ip(), 5004)
-    }
-}
-
 /// npm's janus-whep-server beside Janus.
 pub(crate) struct WhepServer {
     at: SocketAddr,
@@ -149,8 +80,8 @@ impl WhepServer {
             peers().join("node_modules").is_dir(),
             "bench/tests/peers/node_modules is not there: ./dev test fetches it"
         );
-        let mut command = janus.host.command("node");
-        command.arg("whep-server.mjs").current_dir(peers()).env("IP", janus.host.ip().to_string());
+        let mut command = janus.host().command("node");
+        command.arg("whep-server.mjs").current_dir(peers()).env("IP", janus.host().ip().to_string());
         if let Some(feed) = feed {
             command.env("FEED", feed);
         }
@@ -159,8 +90,8 @@ impl WhepServer {
         }
         let log = dir.join("whep.log");
         let process = spawn(command, &log);
-        let at = SocketAddr::new(janus.host.ip(), 7090);
-        wait_for(&janus.host, at, &log).await;
+        let at = SocketAddr::new(janus.host().ip(), 7090);
+        wait_for(janus.host(), at, &log).await;
         Self { at, _process: process }
     }
 
@@ -252,7 +183,7 @@ async fn serve_page(host: Host) {
     let _ended_by_abort = host.run(serve).await;
 }
 
-fn monologue(said: &[Prompt]) -> Vec<i16> {
+pub(crate) fn monologue(said: &[Prompt]) -> Vec<i16> {
     let mut samples = vec![0; QUIET];
     for prompt in said {
         samples.extend_from_slice(&prompt.samples);
@@ -285,13 +216,10 @@ pub(crate) async fn speak_rtp(host: Host, to: SocketAddr, said: Arc<Vec<Prompt>>
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
         for (n, packet) in packets.iter().cycle().enumerate() {
             ticks.tick().await;
-            let mut rtp = vec![0x80, 111];
-            rtp.extend((n as u16).to_be_bytes());
-            rtp.extend((n as u32).wrapping_mul(960).to_be_bytes());
-            rtp.extend(0x6e66_0001u32.to_be_bytes());
-            rtp.extend_from_slice(packet);
+            let (sequence, timestamp) = (n as u16, (n as u32).wrapping_mul(960));
+            let rtp = Rtp { ssrc: 0x6e66_0001, sequence, timestamp, marker: false, level: None, payload: packet };
             // Nobody listens before Janus does.
-            let _ = socket.send_to(&rtp, to).await;
+            let _ = socket.send_to(&rtp.bytes(), to).await;
         }
     };
     let _ended_by_abort = host.run(speak).await;

@@ -131,7 +131,7 @@ pub(super) fn text(bytes: &Mutex<Vec<u8>>) -> String {
 async fn no_video_is_negotiated_with_a_publisher_of_audio_and_video_and_its_new_name_is_heard_of() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let (world, dir) = (world(), tempfile::tempdir().unwrap());
-    let janus = peers::Janus::start(&world, dir.path()).await;
+    let janus = peers::janus(&world, dir.path()).await;
     let ears = peers::host(&world, "ears", 9);
     let _browser = peers::Browser::publish(&world, dir.path(), &janus, "Ada&video=1&rename=Ada%20L.", &sentences());
     let signalling: SocketAddr = janus.url().strip_prefix("ws://").unwrap().parse().unwrap();

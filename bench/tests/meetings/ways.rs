@@ -94,7 +94,7 @@ async fn a_janus_that_was_killed_is_joined_again_when_it_is_back_and_the_time_be
     let mut bed = mesh(&world, dir.path()).await;
     let core = bed.node(Role::Core, "eu-central");
     let user = User { host: peers::host(&world, "user", 9), api: core.api };
-    let mut janus = peers::Janus::start(&world, dir.path()).await;
+    let mut janus = peers::janus(&world, dir.path()).await;
     let said = sentences();
     let source = json!({"kind": "janus", "url": janus.url(), "room": 1234});
     let id = user.post(json!({"source": source, "transcription": {"language": "en"}})).await;
@@ -102,7 +102,7 @@ async fn a_janus_that_was_killed_is_joined_again_when_it_is_back_and_the_time_be
     let segments = user.hears(&id, &said).await;
     let last = segments.iter().filter_map(|segment| segment["seq"].as_u64()).max().unwrap();
 
-    janus.restart().await;
+    janus.restart().await.unwrap();
     let transcript = user.hears_after(&id, &said, last).await;
     check(transcript["segments"].as_array().unwrap(), "Ada");
     let gaps = transcript["gaps"].as_array().unwrap();
@@ -112,7 +112,7 @@ async fn a_janus_that_was_killed_is_joined_again_when_it_is_back_and_the_time_be
     assert!(all.len() == 2 && all.iter().all(|one| one["name"] == "Ada"), "a feed of each Janus: {participants}");
 
     // Where it stays away the meeting ends, and says why.
-    janus.stop().await;
+    janus.stop().await.unwrap();
     let meeting = user.ends(&id, "failed").await;
     println!("{meeting}");
     bed.stop().await;
@@ -123,7 +123,7 @@ async fn rooms_called_by_texts_are_entered_and_closed_doors_say_why() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let (world, dir) = (world(), tempfile::tempdir().unwrap());
     let manner = Manner { string_ids: true, ..Manner::default() };
-    let mut janus = peers::Janus::start_as(peers::host(&world, "janus", 1), dir.path(), manner).await;
+    let mut janus = peers::Janus::start(peers::host(&world, "janus", 1), dir.path(), manner).await.unwrap();
     let ears = peers::host(&world, "ears", 9);
     let _browser = peers::Browser::publish(&world, dir.path(), &janus, "Ada&text=1", &sentences());
     let url = janus.url();
@@ -147,12 +147,12 @@ async fn rooms_called_by_texts_are_entered_and_closed_doors_say_why() {
     ] {
         refused(&ears, source, code, words).await;
     }
-    janus.stop().await;
+    janus.stop().await.unwrap();
     drop(janus);
 
     let manner = Manner { string_ids: true, api_secret: Some("s3cret"), ..Manner::default() };
     let host = peers::host(&world, "guarded", 4);
-    let janus = peers::Janus::start_as(host, dir.path(), manner).await;
+    let janus = peers::Janus::start(host, dir.path(), manner).await.unwrap();
     let url = janus.url();
     let guarded = |secret: &str| {
         let (pin, token, api_secret) = (None, None, Some(Secret(secret.into())));
@@ -177,7 +177,7 @@ async fn media_that_is_reached_through_turn_only_is_heard_over_udp_over_tcp_and_
 {
     let _alone = ONE_AT_A_TIME.lock().await;
     let (world, dir) = (world(), tempfile::tempdir().unwrap());
-    let janus = peers::Janus::start(&world, dir.path()).await;
+    let janus = peers::janus(&world, dir.path()).await;
     let turn = peers::Turn::start(&world, dir.path()).await;
     let (ears, said) = (peers::host(&world, "ears", 9), Arc::new(sentences()));
     let _browser = peers::Browser::publish(&world, dir.path(), &janus, "Ada", &said);
@@ -212,7 +212,7 @@ async fn a_meeting_is_heard_over_ipv6() {
     let host = peers::host(&world, "janus", 1);
     peers::add_address(&host, ip6);
     let manner = Manner { ip6: Some(ip6), ..Manner::default() };
-    let janus = peers::Janus::start_as(host, dir.path(), manner).await;
+    let janus = peers::Janus::start(host, dir.path(), manner).await.unwrap();
     let _browser = peers::Browser::publish(&world, dir.path(), &janus, "Ada", &sentences());
     // Debian's Janus serves its WebSocket on one address.
     let signalling: SocketAddr = janus.url().strip_prefix("ws://").unwrap().parse().unwrap();

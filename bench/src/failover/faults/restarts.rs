@@ -27,7 +27,8 @@ fn in_turn(stage: &Stage) -> Vec<NodeId> {
     [Role::Edge, Role::Core, Role::Dns].into_iter().flat_map(|role| stage.names(role)).collect()
 }
 
-async fn restart(stage: &mut Stage, node: &NodeId, broken: &mut Broken, say: &dyn Fn(&str)) -> Result<()> {
+/// SIGTERM of a node, and its return.
+pub(super) async fn restart(stage: &mut Stage, node: &NodeId, broken: &mut Broken, say: &dyn Fn(&str)) -> Result<()> {
     let begun = now();
     let before = stage.bed.process(node);
     let status = stage.bed.terminate(node, DRAINED).await?;
@@ -43,7 +44,7 @@ async fn restart(stage: &mut Stage, node: &NodeId, broken: &mut Broken, say: &dy
 }
 
 /// The meeting must still have been going on.
-fn note_end(stage: &Stage, broken: &mut Broken, times: Times) {
+pub(super) fn note_end(stage: &Stage, broken: &mut Broken, times: Times) {
     let taken = now().since(stage.meeting().started);
     broken.note("restarts_done_ms", taken.as_millis() as u64);
     broken.must(taken < times.meeting, || format!("the meeting was over before the last node was back: {taken:?}"));
