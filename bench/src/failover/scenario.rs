@@ -90,7 +90,7 @@ impl Scenario {
             Self::ThinUplink => lasting(pick(60, 30)),
             Self::RollingRestart => lasting(pick(75, 60)),
             Self::CertificateRotation => lasting(pick(40, 30)),
-            Self::HandOverTalking => lasting(pick(90, 45)),
+            Self::HandOverTalking => lasting(pick(130, 65)),
         }
     }
 

@@ -8,10 +8,8 @@ use mesh::identity::NodeId;
 use super::{Broken, Resumes, Stage, Times, now, restarts};
 use crate::client::Client;
 
-/// Hand-overs of each meeting.
-const ROUNDS: (usize, usize) = (2, 5);
-/// What a meeting of more than so long has more of.
-const LONG: Duration = Duration::from_secs(60);
+/// No edge is stopped any more after this share of the time for it: it is to be back before all has been said.
+const ENOUGH: f64 = 0.7;
 /// How long whoever took a meeting over may be owner without our seeing it.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -20,21 +18,23 @@ pub(super) async fn each_in_turn(stage: &mut Stage, times: Times, say: &dyn Fn(&
     stage.meeting().wait_until(times.fault).await;
     let mut broken = Broken::new(now(), Resumes::LongestPause);
     let mut steps = Steps::default();
-    let rounds = if times.meeting > LONG { ROUNDS.1 } else { ROUNDS.0 };
-    for round in 0..rounds * stage.meetings.len() {
-        let meeting = &stage.meetings[round % stage.meetings.len()];
+    let (meetings, until) = (stage.meetings.len(), times.fault + times.outage.mul_f64(ENOUGH));
+    let mut stopped = 0;
+    while stopped < meetings || now().since(stage.meeting().started) < until {
+        let meeting = &stage.meetings[stopped % meetings];
+        stopped += 1;
         let (_, edge) = meeting.serving().await?;
         let word = meeting.wait_for_word(now().since(meeting.started)).await?;
         say(&format!("in the middle of `{}`:", word.word));
         restarts::restart(stage, &edge, &mut broken, say).await?;
         tokio::time::sleep(SETTLED).await;
-        for n in 0..stage.meetings.len() {
+        for n in 0..meetings {
             let (_, successor) = stage.meetings[n].serving().await?;
             broken.must(successor != edge, || format!("meeting {} was not handed over by {edge}", n + 1));
             steps.read(stage, &successor).await;
         }
     }
-    broken.note("hand_overs", rounds * stage.meetings.len());
+    broken.note("hand_overs", stopped * meetings);
     for (step, ms) in steps.means() {
         say(&format!("{step}: {ms:.1} ms"));
         broken.note(&step, ms);
