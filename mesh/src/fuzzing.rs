@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use crate::{
     identity::{Identity, NodeId, Role},
     lease::Grantor,
     membership::{Keys, MAX_MEMBERS_KNOWN, Member, Membership, Settings, forgery::Said},
-    sim::keys::Authority,
+    sim::keys::{Authority, Ring},
     wire::{
         Epoch, Term,
         control::{ToCore, ToEdge},
@@ -40,11 +41,20 @@ pub fn address(n: u8) -> SocketAddr {
     ([10, 0, 0, n], 4433).into()
 }
 
-/// Nodes that hold each other's certificates.
+/// Keys of three nodes that hold each other's certificates: made once, since what was verified is remembered with them.
+fn keys() -> &'static [Arc<Ring>; 3] {
+    static KEYS: OnceLock<[Arc<Ring>; 3]> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let authority = Authority::default();
+        let keys = [0, 1, 2].map(|n| authority.issue(identity(n)));
+        keys.iter().for_each(|one| keys.iter().for_each(|other| assert!(one.learn(other.certificate()))));
+        keys
+    })
+}
+
+/// Nodes, at most three, that hold each other's certificates.
 fn nodes<const N: usize>(now: Instant) -> [Membership; N] {
-    let authority = Authority::default();
-    let keys: Vec<_> = (0..N as u8).map(|n| authority.issue(identity(n))).collect();
-    keys.iter().for_each(|one| keys.iter().for_each(|other| assert!(one.learn(other.certificate()))));
+    let keys = keys();
     std::array::from_fn(|n| {
         let (n, keys, clock) = (n as u8, keys[n].clone(), (1_700_000_000_000, now));
         Membership::new(identity(n), address(n), keys, clock, Settings::default(), u64::from(n))
