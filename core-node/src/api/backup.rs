@@ -16,6 +16,7 @@ use axum::{
 };
 use futures_util::stream;
 use mesh::http::Client;
+use utoipa::ToSchema;
 
 use super::{App, problem::Problem};
 use crate::store::{Store, StoreError, new_file};
@@ -23,10 +24,16 @@ use crate::store::{Store, StoreError, new_file};
 /// Bytes read at a time.
 const PIECE: usize = 64 * 1024;
 
+/// A store's file.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "for the document alone")]
+pub(super) struct StoreFile(Vec<u8>);
+
 /// A copy of all that this core's store holds, as of one moment: what `core-node restore` takes. It holds words and secrets. Without
 /// `api.token` only this machine gets it. One is made at a time, on the store's disk, and is gone when it has been sent.
 #[utoipa::path(get, operation_id = "backup", path = "/v1/backup", tag = "health",
-    responses((status = 200, content_type = "application/octet-stream", body = [u8]), (status = 403, body = Problem),
+    responses((status = 200, content_type = "application/octet-stream", body = StoreFile), (status = 403, body = Problem),
               (status = 503, body = Problem), (status = 507, body = Problem)))]
 pub(super) async fn get(State(app): State<App>, client: Option<Extension<Client>>) -> Result<Response, Problem> {
     let near = client.is_none_or(|Extension(client)| is_near(client.addr.ip()));

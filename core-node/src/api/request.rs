@@ -34,6 +34,7 @@ const WEEK: i64 = 7 * 86_400;
 
 /// A meeting to be captured.
 #[derive(Deserialize, ToSchema)]
+#[schema(examples(json!({"source": {"kind": "whep", "url": "https://relay.example/whep/standup"}})))]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateMeeting {
     /// The meeting's own address, for people; it is kept, not used.
@@ -105,6 +106,7 @@ fn one() -> u8 {
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 enum SourceBody {
     /// A WHEP endpoint (draft-ietf-wish-whep).
+    #[schema(title = "WhepSource")]
     Whep {
         /// `http://` or `https://`.
         url: String,
@@ -112,12 +114,13 @@ enum SourceBody {
         token: Option<String>,
         /// Display names by the stream id in `a=msid`.
         #[serde(default)]
-        participants: BTreeMap<String, String>,
+        participants: Names,
         /// The endpoint takes one receiver at a time: two edges cannot capture it.
         #[serde(default)]
         single_receiver: bool,
     },
     /// A Janus VideoRoom.
+    #[schema(title = "JanusSource")]
     Janus {
         /// `ws://` or `wss://`.
         url: String,
@@ -134,6 +137,11 @@ enum SourceBody {
         display: String,
     },
 }
+
+/// Display names by the stream id in `a=msid`.
+// With a name of its own in the document: some generators of clients make two of what is written out within a variant.
+#[derive(Deserialize, Default, ToSchema)]
+struct Names(BTreeMap<String, String>);
 
 /// What a VideoRoom is called.
 #[derive(Deserialize, ToSchema)]
@@ -277,7 +285,7 @@ impl SourceBody {
 
     fn checked(self, faults: &mut Faults) -> Source {
         match self {
-            Self::Whep { url, token, participants, .. } => {
+            Self::Whep { url, token, participants: Names(participants), .. } => {
                 faults.url(&url, &["http", "https"]);
                 faults.ensure(participants.len() <= MAX_NAMES, "source.participants", "at most 500 names");
                 let short = participants.iter().all(|(id, name)| id.len() <= MAX_KEY && name.len() <= MAX_KEY);
