@@ -141,3 +141,36 @@ fn apply_starts_the_mesh_a_killed_node_is_replaced_and_destroy_leaves_nothing() 
     example.succeeds(&["destroy", "-auto-approve", "-no-color"]);
     assert!(after.iter().all(|(_, pid)| !lives(*pid)), "a node outlived its destroy");
 }
+
+#[test]
+fn what_terraform_has_lost_sight_of_is_found_again() {
+    let example = Example::new();
+    example.succeeds(&["init", "-no-color"]);
+    example.succeeds(&["apply", "-auto-approve", "-no-color"]);
+    let first = example.processes();
+    let resource = |name: &str| format!(r#"module.region["ap-northeast"].terraform_data.node["{name}"]"#);
+    let edge = resource("edge-ap-northeast-1");
+
+    // As an apply leaves it that was killed before the state was written.
+    example.succeeds(&["state", "rm", &edge]);
+    example.succeeds(&["apply", "-auto-approve", "-no-color"]);
+    let second = example.processes();
+    assert_eq!(second.len(), first.len());
+    assert!(second.iter().all(|(_, pid)| lives(*pid)));
+    let replaced: Vec<_> = first.iter().filter(|node| !second.contains(node)).collect();
+    assert!(matches!(&replaced[..], [(name, pid)] if name == "edge-ap-northeast-1" && !lives(*pid)), "{replaced:?}");
+
+    // Dead, and no record of it.
+    let (_, pid) = second.iter().find(|(name, _)| name == "edge-ap-northeast-1").unwrap();
+    kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
+    fs::remove_file(example.run_dir().join("edge-ap-northeast-1.process")).unwrap();
+    let plan = ["plan", "-detailed-exitcode", "-no-color"];
+    assert_eq!(example.terraform(&plan).status.code(), Some(2), "a node without a record is not well");
+    example.succeeds(&["apply", "-auto-approve", "-no-color"]);
+    assert_eq!(example.terraform(&plan).status.code(), Some(0));
+
+    let last = example.processes();
+    example.succeeds(&["state", "rm", &edge, &resource("core-ap-northeast-1")]);
+    example.succeeds(&["destroy", "-auto-approve", "-no-color"]);
+    assert!(last.iter().all(|(_, pid)| !lives(*pid)), "a node outlived its destroy");
+}

@@ -55,7 +55,8 @@ locals {
   second_look = {
     for name, stat in local.kernel : name => try(split(" ", trimspace(file(local.processes[name]))), local.never_started)
   }
-  never_started = ["stopped", "1", "-", "-"]
+  # Without a record, that of a node which is to be started anew, in a generation that it was never started in.
+  never_started = ["stopped", formatdate("YYYYMMDDhhmmss", plantimestamp()), "-", "-"]
 
   # A node is well that was stopped on purpose, was started between the looks, or still is the process it was.
   well = {
@@ -71,8 +72,29 @@ locals {
   }
 }
 
+# Destroyed after all nodes: it stops what still runs of them without Terraform's knowing. (A node whose apply was interrupted has
+# no destroy provisioner run.)
+resource "terraform_data" "region" {
+  input = {
+    script = abspath("${path.module}/node.sh")
+    dir    = abspath(var.run_dir)
+    region = var.region
+  }
+
+  provisioner "local-exec" {
+    when    = destroy
+    command = "\"$SCRIPT\" sweep \"$DIR\" \"$REGION\""
+    environment = {
+      SCRIPT = self.input.script
+      DIR    = self.input.dir
+      REGION = self.input.region
+    }
+  }
+}
+
 resource "terraform_data" "node" {
-  for_each = local.nodes
+  for_each   = local.nodes
+  depends_on = [terraform_data.region]
 
   input = {
     script = abspath("${path.module}/node.sh")

@@ -5,6 +5,8 @@
 #   node.sh start PREFIX BINARY ADDRESS GENERATION      with the configuration in $CONFIG, and $BENCH, $CERTS,
 #                                                       $IDENTITY and $TRUST to make its certificate
 #   node.sh stop PREFIX
+#   node.sh sweep RUN_DIR REGION                        stops what is recorded of a region's nodes there, and still runs;
+#                                                       of all regions, if none is named
 set -eu
 
 # Deadlines, in tenths of a second: "ready", until the node answers /healthz; "drain", until it ends by itself.
@@ -32,26 +34,40 @@ certificate() {
 }
 
 start() {
+    # Terraform may have lost sight of the process that the record names: an interrupted apply, a lost state.
+    stop "$1"
     prefix=$1 binary=$2 address=$3 generation=$4
     mkdir -p "$(dirname "$prefix")"
+    if curl -s -m 2 -o /dev/null "http://$address/healthz"; then
+        echo "another program answers at $address already" >&2
+        exit 1
+    fi
     certificate
     printf '%s\n' "$CONFIG" > "$prefix.toml"
     unset CONFIG
     setsid "$binary" --config "$prefix.toml" > "$prefix.log" 2>&1 < /dev/null &
     pid=$!
+    # Whoever interrupts this leaves nothing that nobody knows of.
+    trap 'given_up; exit 130' INT TERM HUP
     begun=$(started $pid)
     record running "$generation" $pid "${begun:-0}"
     tries=0
-    until curl -sf -m 2 -o /dev/null "http://$address/healthz"; do
+    until curl -sf -m 2 -o /dev/null "http://$address/healthz" && [ -n "$(started $pid)" ]; do
         tries=$((tries + 1))
         if [ -z "$(started $pid)" ] || [ $tries -ge $READY ]; then
             echo "$binary did not come up; the end of $prefix.log:" >&2
             tail -n 20 "$prefix.log" >&2
-            kill -KILL $pid 2> /dev/null || true
+            given_up
             exit 1
         fi
         sleep 0.1
     done
+    trap - INT TERM HUP
+}
+
+given_up() {
+    kill -KILL $pid 2> /dev/null || true
+    record stopped "$generation" $pid "${begun:-0}"
 }
 
 stop() {
@@ -74,9 +90,21 @@ stop() {
     done
 }
 
+sweep() {
+    dir=$1 region=${2:-}
+    for found in "$dir"/*.process; do
+        name=$(basename "$found" .process)
+        of=${name#*-}
+        # A region's name may be the beginning of another's.
+        if [ -f "$found" ] && { [ -z "$region" ] || [ "${of%-*}" = "$region" ]; }; then
+            stop "${found%.process}"
+        fi
+    done
+}
+
 command=$1
 shift
 case $command in
-    start | stop) "$command" "$@" ;;
+    start | stop | sweep) "$command" "$@" ;;
     *) echo "node.sh: no such command: $command" >&2; exit 2 ;;
 esac
