@@ -12,8 +12,11 @@
 //! 4. [`latency`]: regions in order of their round trip from the client's, by the [`map`]'s measurements;
 //! 5. [`server`] again: the records go out with a TTL of seconds.
 //!
+//! Which addresses may be told to anybody is in [`address`].
+//!
 //! Nothing is cached on the way: the answer changes as soon as the directory does. All but [`server`] is pure.
 
+pub mod address;
 pub mod answer;
 pub mod client;
 pub mod latency;

@@ -1,9 +1,10 @@
 //! The sockets around [`answer`]: UDP and TCP on one address, by hickory-server.
 //!
-//! Not here: DNS over TLS and QUIC, EDNS Client Subnet, DNSSEC, rate limiting. TCP connections are bounded by
-//! their idle time and by the process's limit of open files.
+//! Not here: DNS over TLS and QUIC, EDNS Client Subnet, DNSSEC, rate limiting. TCP connections are bounded in number
+//! and by their idle time.
 
 mod handler;
+mod tcp;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,13 +14,10 @@ use tokio::{
     sync::watch,
 };
 
-use self::handler::Handler;
+use self::{handler::Handler, tcp::Tcp};
 use crate::answer::{self, BadSettings, Directory, Zone};
 
-/// Responses that one TCP connection may have waiting: then it reads no more questions.
-const TCP_RESPONSES: usize = 32;
-
-/// Deadline "stop": for open TCP connections to end once no new ones are taken.
+/// Deadline "stop": for questions that came by UDP to be answered once no new ones are taken.
 const STOP: Duration = Duration::from_secs(2);
 
 /// How often a port that the system chose for TCP may turn out to be taken for UDP.
@@ -34,6 +32,9 @@ pub struct Settings {
     /// Deadline "idle": a TCP connection without a question for this long is closed; 1 s to 2 min. Default 5 s:
     /// resolvers that keep connections open (RFC 7766) gain little from a server whose answers they cache.
     pub tcp_idle: Duration,
+    /// TCP connections at a time, 1 to 10,000; a newcomer takes the place of the oldest of whoever has the most. Default
+    /// 128: resolvers use TCP for answers that are too long for a datagram.
+    pub tcp_connections: usize,
     /// The zone.
     pub zone: answer::Settings,
 }
@@ -47,6 +48,9 @@ pub enum ServeError {
     /// The operator's: the idle deadline.
     #[error("tcp_idle is {0:?}: allowed are 1 s to 2 min")]
     TcpIdle(Duration),
+    /// The operator's: the number of connections.
+    #[error("tcp_connections is {0}: allowed are 1 to 10,000")]
+    TcpConnections(usize),
     /// The machine's: the address cannot be used.
     #[error("cannot listen on {addr} ({protocol}): {error}")]
     Listen {
@@ -65,6 +69,7 @@ pub enum ServeError {
 /// A server whose sockets are bound.
 pub struct Server {
     inner: hickory_server::Server<Handler>,
+    tcp: Tcp<TcpListener>,
     addr: SocketAddr,
 }
 
@@ -89,12 +94,16 @@ impl Server {
         if !(Duration::from_secs(1)..=Duration::from_secs(120)).contains(&settings.tcp_idle) {
             return Err(ServeError::TcpIdle(settings.tcp_idle));
         }
-        let mut inner = hickory_server::Server::new(Handler::new(Zone::new(settings.zone)?, directory));
+        if !(1..=10_000).contains(&settings.tcp_connections) {
+            return Err(ServeError::TcpConnections(settings.tcp_connections));
+        }
+        let handler = Handler::new(Zone::new(settings.zone)?, directory);
+        let mut inner = hickory_server::Server::new(handler.clone());
         let (udp, tcp, addr) = bind(settings.listen).await?;
         inner.register_socket(udp);
-        inner.register_listener(tcp, settings.tcp_idle, TCP_RESPONSES);
+        let tcp = Tcp::new(tcp, handler, settings.tcp_idle, settings.tcp_connections);
         tracing::info!(%addr, "answering DNS");
-        Ok(Self { inner, addr })
+        Ok(Self { inner, tcp, addr })
     }
 
     /// Where it listens.
@@ -102,8 +111,8 @@ impl Server {
         self.addr
     }
 
-    /// Serves until `stop` completes; then takes no more questions, and returns once the open ones are answered
-    /// or their deadline is over.
+    /// Serves until `stop` completes; then closes what came by TCP, takes no more questions, and returns once those that
+    /// came by UDP are answered or their deadline is over.
     ///
     /// # Errors
     /// A socket failed.
@@ -111,6 +120,7 @@ impl Server {
         tokio::select! {
             () = stop => {}
             ended = self.inner.block_until_done() => return Ok(ended?),
+            never = self.tcp.run() => match never {},
         }
         match tokio::time::timeout(STOP, self.inner.shutdown_gracefully()).await {
             Ok(ended) => Ok(ended?),
@@ -124,6 +134,7 @@ impl Default for Settings {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 5300)),
             tcp_idle: Duration::from_secs(5),
+            tcp_connections: 128,
             zone: answer::Settings::default(),
         }
     }

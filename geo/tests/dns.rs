@@ -15,7 +15,8 @@ use hickory_resolver::{
     proto::rr::{RData, RecordType},
 };
 use tokio::{
-    net::UdpSocket,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
     sync::{oneshot, watch},
     task::JoinHandle,
     time::timeout,
@@ -33,9 +34,13 @@ struct Running {
 
 impl Running {
     async fn start(nodes: Vec<LiveNode>) -> Self {
+        Self::start_with(nodes, Settings::default().tcp_connections).await
+    }
+
+    async fn start_with(nodes: Vec<LiveNode>, tcp_connections: usize) -> Self {
         let (directory, receiver) = watch::channel(Arc::new(Directory { nodes }));
         let zone = answer::Settings { domain: "mesh.example".into(), ..answer::Settings::default() };
-        let settings = Settings { listen: ([127, 0, 0, 1], 0).into(), zone, ..Settings::default() };
+        let settings = Settings { listen: ([127, 0, 0, 1], 0).into(), zone, tcp_connections, ..Settings::default() };
         let server = Server::bind(settings, receiver).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let addr = server.local_addr();
@@ -173,6 +178,33 @@ async fn junk_changes_nothing() {
         socket.send_to(&junk, server.addr).await.unwrap();
     }
     assert_eq!(addresses(&server.resolver(), "edge.mesh.example.").await.unwrap(), ["192.0.2.1"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_who_asks() {
+    let server = Running::start_with(vec![edge("edge-1", "us-east", 1)], 3).await;
+    let mut idle = vec![];
+    for _ in 0..10 {
+        idle.push(TcpStream::connect(server.addr).await.unwrap());
+    }
+    let said = server.dig(&["+tcp", "+tries=1", "+norecurse", "edge.mesh.example", "A"]).await;
+    assert!(said.contains("192.0.2.1"), "{said}");
+    // The first of them was closed for another.
+    let closed = timeout(PATIENCE, idle[0].read(&mut [0])).await.unwrap();
+    assert!(closed.is_err() || closed.is_ok_and(|bytes| bytes == 0));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_questions_over_tcp_are_told_so() {
+    let server = Running::start(vec![edge("edge-1", "us-east", 1)]).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    // A header that promises a question, and none.
+    stream.write_all(&[0, 12, 7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut answer = [0; 14];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!((answer[2], answer[3], answer[5] & 0xf), (7, 7, 1), "FORMERR: {answer:?}");
     server.stop().await;
 }
 

@@ -92,8 +92,8 @@ pub async fn serve(listen: SocketAddr, router: Router, limits: Limits) -> io::Re
     Ok(addr)
 }
 
-/// What a process may open.
-fn descriptors() -> usize {
+/// The files that this process may open.
+pub fn descriptors() -> usize {
     use nix::sys::resource::{Resource, getrlimit};
     getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
 }

@@ -5,7 +5,11 @@ pub mod lint;
 pub mod metric;
 pub mod ours;
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, filter::ParseError, util::TryInitError};
@@ -70,6 +74,29 @@ pub fn init(log: &LogSection, described: &[Metric]) -> Result<Metrics, Telemetry
         }
     });
     Ok(Metrics { handle })
+}
+
+/// How a program ends. An error is told in one line, each of its causes once: whatever `RUST_BACKTRACE` says, the reason is
+/// the last line of the log.
+pub fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody may be there to read it.
+            let _ = writeln!(std::io::stderr(), "error: {}", in_a_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn in_a_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 fn init_log(log: &LogSection) -> Result<(), TelemetryError> {

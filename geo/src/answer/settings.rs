@@ -6,6 +6,7 @@ use hickory_proto::rr::{Name, rdata::SOA};
 
 use super::{Zone, below};
 use crate::{
+    address::{Unfit, told_ip},
     client::{Clients, Network, TooManyNetworks},
     latency::LatencyModel,
     map::RegionMap,
@@ -70,6 +71,9 @@ pub enum BadSettings {
     /// Not a name server.
     #[error("name server `{0}`: expected LABEL=ADDRESS, such as `ns1=192.0.2.53`")]
     NameServer(String),
+    /// A name server that nobody reaches.
+    #[error("name server `{0}`: {1}")]
+    NameServerAddress(String, Unfit),
     /// None, or more than can be listed.
     #[error("{0} name servers: 1 to {MAX_NAME_SERVERS} are allowed")]
     NameServers(usize),
@@ -113,7 +117,9 @@ impl FromStr for NameServer {
     fn from_str(text: &str) -> Result<Self, BadSettings> {
         let bad = || BadSettings::NameServer(text.chars().take(128).collect());
         let (label, ip) = text.split_once('=').ok_or_else(bad)?;
-        Ok(Self { label: label.trim().to_owned(), ip: ip.trim().parse().map_err(|_| bad())? })
+        let ip = ip.trim().parse().map_err(|_| bad())?;
+        let ip = told_ip(ip).map_err(|why| BadSettings::NameServerAddress(text.chars().take(128).collect(), why))?;
+        Ok(Self { label: label.trim().to_owned(), ip })
     }
 }
 

@@ -26,15 +26,16 @@ const MAX_DATAGRAM: u16 = 1232;
 const EDNS_VERSION: u8 = 0;
 
 /// Answers from the zone and whatever the directory holds now.
+#[derive(Clone)]
 pub(super) struct Handler {
-    zone: Zone,
+    zone: Arc<Zone>,
     directory: watch::Receiver<Arc<Directory>>,
-    turn: AtomicUsize,
+    turn: Arc<AtomicUsize>,
 }
 
 impl Handler {
     pub(super) fn new(zone: Zone, directory: watch::Receiver<Arc<Directory>>) -> Self {
-        Self { zone, directory, turn: AtomicUsize::new(0) }
+        Self { zone: Arc::new(zone), directory, turn: Arc::default() }
     }
 
     fn answer(&self, request: &Request) -> Answer {

@@ -13,7 +13,7 @@ use mesh::{
         ConfigError, Source,
         sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
     },
-    telemetry::metric::{Metric, counter},
+    telemetry::metric::{Metric, counter, gauge},
 };
 use serde::Deserialize;
 
@@ -21,8 +21,11 @@ use serde::Deserialize;
 pub(crate) const ENV_PREFIX: &str = "NEARFIELD_DNS";
 
 /// What this program's own metrics count.
-pub(crate) const METRICS: &[Metric] =
-    &[counter("nearfield_geo_dns_questions_total", "DNS questions answered, by type and response code.")];
+pub(crate) const METRICS: &[Metric] = &[
+    counter("nearfield_geo_dns_questions_total", "DNS questions answered, by type and response code."),
+    gauge("nearfield_geo_dns_tcp_connections", "Open DNS connections over TCP."),
+    counter("nearfield_geo_dns_tcp_replaced_total", "DNS connections over TCP closed to make room."),
+];
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -72,6 +75,9 @@ pub(crate) struct DnsSection {
     /// Seconds after which an idle TCP connection is closed.
     #[serde(default = "tcp_idle")]
     tcp_idle: u64,
+    /// TCP connections at a time.
+    #[serde(default = "tcp_connections")]
+    tcp_connections: usize,
 }
 
 fn edges_ttl() -> u64 {
@@ -90,6 +96,10 @@ fn tcp_idle() -> u64 {
     server::Settings::default().tcp_idle.as_secs()
 }
 
+fn tcp_connections() -> usize {
+    server::Settings::default().tcp_connections
+}
+
 impl Config {
     /// What the DNS server needs of it, checked.
     ///
@@ -98,6 +108,7 @@ impl Config {
     pub(crate) fn dns_settings(&self, source: &Source) -> Result<server::Settings, ConfigError> {
         let dns = &self.dns;
         source.range("dns.tcp_idle", dns.tcp_idle, 1..=120)?;
+        source.range("dns.tcp_connections", dns.tcp_connections, 1..=10_000)?;
         let zone = answer::Settings {
             domain: dns.domain.clone(),
             name_servers: each(source, "dns.name_servers", &dns.name_servers)?,
@@ -109,7 +120,12 @@ impl Config {
             regions: self.regions(source)?,
         };
         Zone::new(zone.clone()).map_err(|e| source.refuse(key_of(&e), e))?;
-        Ok(server::Settings { listen: dns.listen, tcp_idle: Duration::from_secs(dns.tcp_idle), zone })
+        Ok(server::Settings {
+            listen: dns.listen,
+            tcp_idle: Duration::from_secs(dns.tcp_idle),
+            tcp_connections: dns.tcp_connections,
+            zone,
+        })
     }
 
     /// Tries what the program opens beyond what it reads.
@@ -139,7 +155,9 @@ fn each<T: FromStr<Err: Display>>(source: &Source, key: &str, texts: &[String]) 
 fn key_of(error: &BadSettings) -> &'static str {
     match error {
         BadSettings::Domain { .. } => "dns.domain",
-        BadSettings::NameServer(_) | BadSettings::NameServers(_) => "dns.name_servers",
+        BadSettings::NameServer(_) | BadSettings::NameServerAddress(..) | BadSettings::NameServers(_) => {
+            "dns.name_servers"
+        }
         BadSettings::Ttl { name: "edges_ttl", .. } => "dns.edges_ttl",
         BadSettings::Ttl { .. } => "dns.seeds_ttl",
         BadSettings::EdgesPerAnswer(_) => "dns.edges_per_answer",
@@ -174,6 +192,7 @@ mod tests {
         let default = answer::Settings::default();
         assert_eq!((example.zone.edges_ttl, example.zone.seeds_ttl), (default.edges_ttl, default.seeds_ttl));
         assert_eq!(example.zone.edges_per_answer, default.edges_per_answer);
+        assert_eq!(example.tcp_connections, server::Settings::default().tcp_connections);
         assert_eq!(example.tcp_idle, server::Settings::default().tcp_idle);
         assert_eq!(example.zone.default_region.as_str(), "eu-central");
     }
@@ -187,7 +206,9 @@ mod tests {
             ("dns.domain=not..a.name", "dns.domain"),
             ("dns.default_region=nowhere", "dns.default_region"),
             ("dns.tcp_idle=0", "dns.tcp_idle"),
+            ("dns.tcp_connections=0", "dns.tcp_connections"),
             ("dns.name_servers=[]", "dns.name_servers"),
+            (r#"dns.name_servers=["ns1=0.0.0.0"]"#, "dns.name_servers[0]"),
             ("dns.regions_file=/nonexistent", "dns.regions_file"),
         ] {
             let text = settings(&[set]).expect_err("refused");

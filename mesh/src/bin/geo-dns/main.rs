@@ -3,7 +3,7 @@
 mod config;
 mod directory;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -21,7 +21,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::config::{Config, ENV_PREFIX};
 
@@ -40,8 +40,11 @@ struct Cli {
     check: bool,
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    telemetry::exit(start(Cli::parse()))
+}
+
+fn start(cli: Cli) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     signals::heed_hangup(&runtime)?;
     let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
@@ -59,8 +62,13 @@ fn main() -> Result<()> {
     runtime.block_on(run(&config, dns, settings, limits))
 }
 
-async fn run(config: &Config, dns: geo::server::Settings, settings: Settings, limits: http::Limits) -> Result<()> {
+async fn run(config: &Config, mut dns: geo::server::Settings, settings: Settings, limits: http::Limits) -> Result<()> {
     let metrics = telemetry::init(&config.log, config::METRICS)?;
+    let fit = (http::descriptors() / 8).max(1);
+    if fit < dns.tcp_connections {
+        warn!(connections = fit, "fewer DNS connections over TCP than configured: the process may open too few files");
+        dns.tcp_connections = fit;
+    }
     let (node, inbound) = Node::start(settings).await?;
     tokio::spawn(decline(inbound));
 
