@@ -72,6 +72,10 @@ pub mod close {
     pub const UNREAD: VarInt = VarInt::from_u32(11);
     /// The peer may not open such a stream here: [`crate::authorize`].
     pub const DENIED: VarInt = VarInt::from_u32(12);
+    /// Another node with the peer's id answers elsewhere; the reason is its address.
+    pub const TWIN: VarInt = VarInt::from_u32(14);
+    /// The peer's certificate is not valid yet, by our clock.
+    pub const NOT_YET_VALID: VarInt = VarInt::from_u32(13);
 }
 
 /// The endpoint. Cheap to clone.
@@ -97,6 +101,16 @@ pub enum HandshakeError {
     /// No answer in [`HANDSHAKE_DEADLINE`].
     #[error("no answer in {HANDSHAKE_DEADLINE:?}")]
     Deadline,
+    /// The address is of a family that the own socket does not speak.
+    #[error(
+        "{to} cannot be reached from {listen}, where this node listens (mesh.listen): `[::]` speaks both IPv4 and IPv6"
+    )]
+    Family {
+        /// Whom.
+        to: SocketAddr,
+        /// The own socket's address.
+        listen: SocketAddr,
+    },
     /// The address cannot be dialled from here.
     #[error("cannot be dialled: {0}")]
     Address(#[from] quinn::ConnectError),
@@ -120,6 +134,7 @@ impl HandshakeError {
         match self {
             Self::Deadline => "deadline",
             Self::Address(_) => "address",
+            Self::Family { .. } => "family",
             Self::Connection(e) => connection_reason(e),
             Self::Identity(BadCertificate::Identity(crate::identity::BadIdentity::TrustDomain { .. })) => {
                 "trust_domain"
@@ -137,6 +152,7 @@ pub fn connection_reason(error: &ConnectionError) -> &'static str {
         ConnectionError::ApplicationClosed(e) => match e.error_code {
             close::EXPIRED => Unacceptable::Expired.reason(),
             close::REVOKED => Unacceptable::Revoked.reason(),
+            close::NOT_YET_VALID => Unacceptable::NotYetValid.reason(),
             close::UNTRUSTED => Unacceptable::Untrusted.reason(),
             _ => "closed_by_peer",
         },
@@ -204,6 +220,9 @@ impl Transport {
     /// # Errors
     /// Any [`HandshakeError`]; a peer that names no node of this mesh has been closed on.
     pub async fn dial(&self, addr: SocketAddr) -> Result<(Identity, Connection), HandshakeError> {
+        if let Some(listen) = self.local_addr().ok().filter(|listen| !speaks(*listen, addr)) {
+            return Err(HandshakeError::Family { to: addr, listen });
+        }
         let credentials = self.credentials();
         let tls = credentials.client().map_err(|e| ConnectError::InvalidServerName(e.to_string()));
         let mut config = quinn::ClientConfig::new(Arc::new(tls?));
@@ -288,6 +307,12 @@ impl Transport {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// Whether a socket that is bound to `listen` can send to `addr`.
+fn speaks(listen: SocketAddr, addr: SocketAddr) -> bool {
+    let both = listen.is_ipv6() && listen.ip().is_unspecified();
+    both || listen.ip().to_canonical().is_ipv4() == addr.ip().to_canonical().is_ipv4()
 }
 
 fn server_config(credentials: &Credentials, settings: &Arc<TransportConfig>) -> io::Result<quinn::ServerConfig> {

@@ -8,6 +8,7 @@
 
 mod authority;
 mod error;
+mod read;
 mod signing;
 mod trust;
 
@@ -23,11 +24,11 @@ use rustls::{
     ClientConfig, ServerConfig,
     client::Resumption,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
 
 use self::trust::Trust;
 pub use self::{
@@ -132,13 +133,9 @@ impl Credentials {
         let [ca, cert, key] = [&paths.ca, &paths.cert, &paths.key].map(|path| path.display().to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
 
-        let chain = certificates(&cert, &pem.cert)?;
+        let chain = read::certificates(&cert, &pem.cert)?;
         let (identity, expires) = check_leaf(&cert, &chain[0], trust_domain, now)?;
-        let key_der = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|_| CertError::NoKey { path: key.clone() })?;
-        let own = certified(&chain, key_der, &provider).map_err(|e| match e {
-            rustls::Error::InconsistentKeys(_) => CertError::KeyMismatch { key: key.clone(), cert: cert.clone() },
-            other => CertError::Tls { path: key.clone(), reason: other.to_string() },
-        })?;
+        let own = read::certified((&cert, &chain), (&key, read::key(&key, &pem.key)?), &provider)?;
 
         let trust = Trust::build(paths, pem, &chain, &provider)?;
         let name = format!("mesh.{trust_domain}");
@@ -148,7 +145,7 @@ impl Credentials {
             cert: cert.clone(),
             ca: ca.clone(),
             name,
-            reason: Box::new(reason),
+            reason: trust::told(&reason),
         })?;
 
         let own = Arc::new(own);
@@ -271,14 +268,6 @@ pub(crate) fn shown(connection: &quinn::Connection) -> Vec<CertificateDer<'stati
     chain.map(|chain| *chain).unwrap_or_default()
 }
 
-fn certificates(path: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match found {
-        Ok(list) if !list.is_empty() => Ok(list),
-        _ => Err(CertError::NoCertificate { path: path.into() }),
-    }
-}
-
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, BadCertificate> {
     match X509Certificate::from_der(der) {
         Ok((_, certificate)) => Ok(certificate),
@@ -311,25 +300,16 @@ fn check_leaf(
     let unsuitable = |source| CertError::Unsuitable { path: path.into(), source };
     let certificate = parse(leaf).map_err(unsuitable)?;
     let validity = certificate.validity();
-    let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-    if now > validity.not_after.timestamp() {
-        return Err(CertError::Expired { path: path.into(), at: validity.not_after.to_string() });
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let clock = ASN1Time::from_timestamp(seconds).map_or_else(|_| "nothing sensible".into(), |now| now.to_string());
+    if seconds > validity.not_after.timestamp() {
+        return Err(CertError::Expired { path: path.into(), at: validity.not_after.to_string(), clock });
     }
-    if now < validity.not_before.timestamp() {
-        return Err(CertError::NotYetValid { path: path.into(), at: validity.not_before.to_string() });
+    if seconds < validity.not_before.timestamp() {
+        return Err(CertError::NotYetValid { path: path.into(), at: validity.not_before.to_string(), clock });
     }
     let expires = UNIX_EPOCH + Duration::from_secs(validity.not_after.timestamp().max(0) as u64);
     Ok((identity_of(&certificate, trust_domain).map_err(unsuitable)?, expires))
-}
-
-fn certified(
-    chain: &[CertificateDer<'static>],
-    key: PrivateKeyDer<'static>,
-    provider: &CryptoProvider,
-) -> Result<CertifiedKey, rustls::Error> {
-    let own = CertifiedKey::new(chain.to_vec(), provider.key_provider.load_private_key(key)?);
-    own.keys_match()?;
-    Ok(own)
 }
 
 type TlsResult<T> = Result<T, Box<dyn std::error::Error>>;

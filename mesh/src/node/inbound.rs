@@ -1,6 +1,10 @@
 //! What peers send: connections, then datagrams and streams by their first byte.
 
-use std::{pin::pin, sync::Arc, time::SystemTime};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::{
@@ -11,7 +15,7 @@ use tracing::{Instrument, debug, debug_span, info, trace};
 
 use super::{
     ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, handshake_failed, keyring,
-    refused, vigil,
+    refused, twins, vigil,
 };
 use crate::{
     authorize::{Message, check_role},
@@ -41,7 +45,14 @@ pub(super) async fn accept(shared: Arc<Shared>) {
 fn welcome(shared: &Arc<Shared>, identity: Identity, connection: Connection) {
     if identity.node == shared.me.node {
         // Our own dial of a seed that is ourselves, or a node with a copy of our certificate.
-        return close(&connection, code::SELF, "this is me");
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            if !twins::is_here(&shared, &connection).await {
+                twins::note(&shared, connection.remote_address(), Instant::now());
+            }
+            close(&connection, code::SELF, "this is me");
+        });
+        return;
     }
     let peer = Peer { identity, connection };
     if let Err(e) = take_in(shared, peer) {
@@ -108,8 +119,9 @@ async fn meet(shared: &Shared, peer: &Peer) {
 fn end_for(peer: &Peer, why: Unacceptable) -> ConnectionError {
     let code = match why {
         Unacceptable::Expired => code::EXPIRED,
+        Unacceptable::NotYetValid => code::NOT_YET_VALID,
         Unacceptable::Revoked => code::REVOKED,
-        Unacceptable::Untrusted => code::UNTRUSTED,
+        Unacceptable::Untrusted | Unacceptable::Algorithm => code::UNTRUSTED,
     };
     refused(why.reason());
     info!(reason = why.reason(), "connection ended: {why}");
@@ -125,6 +137,12 @@ async fn lose(shared: &Shared, peer: &Peer, end: &ConnectionError) {
         // and a certificate may stop being good under an open connection.
         refused(reason);
         info!(%end, "refused by the peer");
+    }
+    if let ConnectionError::ApplicationClosed(close) = end
+        && close.error_code == code::TWIN
+        && let Some(addr) = std::str::from_utf8(&close.reason).ok().and_then(|reason| reason.parse().ok())
+    {
+        twins::note(shared, addr, Instant::now());
     }
     debug!(%end, "connection ended");
     let last = shared.pool.remove(peer);

@@ -27,6 +27,34 @@ pub enum CertError {
         /// Which file.
         path: String,
     },
+    /// One of several things in the file is cut off, or was changed.
+    #[error("{path}: {what} number {number} in it is damaged: {reason}")]
+    Damaged {
+        /// Which file.
+        path: String,
+        /// What: `certificate`, `private key`, `revocation list`.
+        what: &'static str,
+        /// The how manieth of them, from 1.
+        number: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The key is of no use without a password.
+    #[error(
+        "{path}: the private key has a password, which nobody types when a node starts: store it without one (`openssl pkey`), readable for the node alone"
+    )]
+    LockedKey {
+        /// Which file.
+        path: String,
+    },
+    /// The TLS library cannot use such keys.
+    #[error(
+        "{path}: this key cannot be used: it must be whole, and ECDSA on P-256 or P-384, Ed25519, or RSA with 2048 to 4096 bits"
+    )]
+    KindOfKey {
+        /// Which file.
+        path: String,
+    },
     /// The first certificate in the file does not name a node.
     #[error("{path}: {source}")]
     Unsuitable {
@@ -36,20 +64,24 @@ pub enum CertError {
         source: BadCertificate,
     },
     /// Its time is over.
-    #[error("{path}: expired on {at}")]
+    #[error("{path}: expired on {at}; this machine's clock says {clock}")]
     Expired {
         /// Which file.
         path: String,
         /// When.
         at: String,
+        /// What time it is here.
+        clock: String,
     },
     /// Its time has not come; or the clock of this machine is wrong.
-    #[error("{path}: not valid before {at}")]
+    #[error("{path}: not valid before {at}; this machine's clock says {clock}")]
     NotYetValid {
         /// Which file.
         path: String,
         /// When.
         at: String,
+        /// What time it is here.
+        clock: String,
     },
     /// The two belong to different certificates.
     #[error("{key}: not the key of the certificate in {cert}")]
@@ -68,8 +100,8 @@ pub enum CertError {
         ca: String,
         /// The DNS name that peers will ask for.
         name: String,
-        /// What verification says.
-        reason: Box<rustls::Error>,
+        /// What is wrong.
+        reason: String,
     },
     /// The file holds no revocation list.
     #[error("{path}: no PEM revocation list in it (X509 CRL)")]

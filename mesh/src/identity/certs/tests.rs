@@ -69,6 +69,56 @@ fn files_that_hold_something_else_are_named() {
 }
 
 #[test]
+fn a_file_that_is_cut_off_or_begins_with_a_mark_is_read_as_what_it_is() {
+    let (authority, other) = (authority(), authority());
+    let (cert, key) = authority.issue(&identity(), HOUR).unwrap();
+    let cut = |pem: &str| pem[..pem.len() - 60].to_owned();
+    let text = refusal(&format!("{}{}", authority.ca_pem(), cut(other.ca_pem())), &cert, &key);
+    assert!(text.contains("ca.pem: certificate number 2 in it is damaged: "), "{text}");
+    let wrong = other.ca_pem().replacen("MII", "MIA", 1);
+    let text = refusal(&format!("{}{wrong}", authority.ca_pem()), &cert, &key);
+    assert!(text.contains("ca.pem: certificate number 2 in it is damaged: "), "{text}");
+    let text = refusal(authority.ca_pem(), &cert, &cut(&key));
+    assert!(text.contains("key.pem: private key number 1 in it is damaged: "), "{text}");
+    let marked = |pem: &str| format!("\u{feff}{pem}");
+    let dir = tempfile::tempdir().unwrap();
+    load(dir.path(), &marked(authority.ca_pem()), &marked(&cert), &marked(&key)).unwrap();
+}
+
+#[test]
+fn keys_that_cannot_be_used_say_why() {
+    let authority = authority();
+    let (cert, key) = authority.issue(&identity(), HOUR).unwrap();
+    for locked in [
+        key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"),
+        key.replace("PRIVATE KEY", "EC PRIVATE KEY").replacen(
+            "-----\n",
+            "-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n",
+            1,
+        ),
+    ] {
+        let text = refusal(authority.ca_pem(), &cert, &locked);
+        assert!(text.contains("key.pem: the private key has a password"), "{text}");
+    }
+    // PKCS#8 that says P-521, and no more.
+    let unusual = "-----BEGIN PRIVATE KEY-----\nMBkCAQAwEAYHKoZIzj0CAQYFK4EEACMEAgUA\n-----END PRIVATE KEY-----\n";
+    let text = refusal(authority.ca_pem(), &cert, unusual);
+    assert!(text.contains("key.pem: this key cannot be used: it must be whole, and ECDSA on P-256"), "{text}");
+}
+
+#[test]
+fn a_peer_s_certificate_that_is_not_valid_yet_is_not_called_untrusted() {
+    let (authority, now) = (authority(), SystemTime::now());
+    let (cert, key) = authority.issue(&identity(), HOUR).unwrap();
+    let ours = Credentials::from_pem(authority.ca_pem(), &cert, &key, DOMAIN).unwrap();
+    let (theirs, _) = authority.issue_between(&identity(), now + HOUR, now + 2 * HOUR).unwrap();
+    let chain = read::certificates("theirs", theirs.as_bytes()).unwrap();
+    assert_eq!(ours.check_chain(&chain, now), Err(Unacceptable::NotYetValid));
+    assert!(ours.check_chain(&chain, now + HOUR + HOUR / 2).is_ok_and(|until| until > now + HOUR));
+    assert_eq!(ours.check_chain(&chain, now + 3 * HOUR), Err(Unacceptable::Expired));
+}
+
+#[test]
 fn another_certificate_s_key_is_refused() {
     let authority = authority();
     let (cert, _) = authority.issue(&identity(), HOUR).unwrap();
@@ -83,10 +133,10 @@ fn expired_and_future_certificates_say_when() {
     let now = SystemTime::now();
     let (cert, key) = authority.issue_between(&identity(), now - 3 * HOUR, now - HOUR).unwrap();
     let text = refusal(authority.ca_pem(), &cert, &key);
-    assert!(text.contains("cert.pem: expired on "), "{text}");
+    assert!(text.contains("cert.pem: expired on ") && text.contains("this machine's clock says "), "{text}");
     let (cert, key) = authority.issue_between(&identity(), now + HOUR, now + 2 * HOUR).unwrap();
     let text = refusal(authority.ca_pem(), &cert, &key);
-    assert!(text.contains("cert.pem: not valid before "), "{text}");
+    assert!(text.contains("cert.pem: not valid before ") && text.contains("this machine's clock says "), "{text}");
 }
 
 #[test]
@@ -94,7 +144,7 @@ fn another_authority_and_another_trust_domain_are_refused() {
     let (ours, theirs) = (authority(), authority());
     let (cert, key) = theirs.issue(&identity(), HOUR).unwrap();
     let text = refusal(ours.ca_pem(), &cert, &key);
-    assert!(text.contains("not accepted under the authorities in"), "{text}");
+    assert!(text.contains("not accepted under the authorities in") && text.contains("none of them"), "{text}");
 
     let foreign = Authority::create("other.test", HOUR).unwrap();
     let (cert, key) = foreign.issue(&identity(), HOUR).unwrap();

@@ -9,12 +9,12 @@ use rustls::{
     CertificateError, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use super::{CertError, CertPaths, Pem, certificates, parse};
+use super::{CertError, CertPaths, Pem, parse, read};
 
 /// Authorities and revocation lists, as the TLS library's verifiers take them.
 ///
@@ -36,12 +36,18 @@ pub enum Unacceptable {
     /// Its time is over.
     #[error("certificate expired")]
     Expired,
+    /// Its time has not come, by the clock of this machine.
+    #[error("certificate not valid yet: this machine's clock is behind, or that of whoever issued it was ahead")]
+    NotYetValid,
     /// Its authority has revoked it.
     #[error("certificate revoked")]
     Revoked,
     /// No authority that is trusted (any more) has issued it, or it is not for this use.
     #[error("certificate of no trusted authority")]
     Untrusted,
+    /// It, or one above it, is signed in a way that the TLS library does not know.
+    #[error("certificate signed with a kind of key that cannot be used (use ECDSA on P-256 or P-384, Ed25519, or RSA)")]
+    Algorithm,
 }
 
 impl Trust {
@@ -52,9 +58,9 @@ impl Trust {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, CertError> {
         let path = paths.ca.display().to_string();
-        let authorities = certificates(&path, &pem.ca)?;
+        let authorities = read::certificates(&path, &pem.ca)?;
         let lists = match (&paths.crl, &pem.crl) {
-            (Some(path), Some(crl)) => revocations(&path.display().to_string(), crl)?,
+            (Some(path), Some(crl)) => read::revocations(&path.display().to_string(), crl)?,
             _ => vec![],
         };
         let issuers: Vec<&CertificateDer<'_>> = authorities.iter().chain(own.iter().skip(1)).collect();
@@ -105,11 +111,13 @@ impl Trust {
 impl Unacceptable {
     /// What the TLS library's error comes down to.
     pub fn of(error: &rustls::Error) -> Self {
+        let rustls::Error::InvalidCertificate(error) = error else { return Self::Untrusted };
         match error {
-            rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-                Self::Expired
-            }
-            rustls::Error::InvalidCertificate(CertificateError::Revoked) => Self::Revoked,
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
+            CertificateError::Revoked => Self::Revoked,
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::Algorithm,
             _ => Self::Untrusted,
         }
     }
@@ -119,21 +127,37 @@ impl Unacceptable {
         match self {
             Self::Expired => "certificate_expired",
             Self::Revoked => "certificate_revoked",
+            Self::NotYetValid => "certificate_not_yet_valid",
             Self::Untrusted => "certificate",
+            Self::Algorithm => "certificate_algorithm",
         }
+    }
+}
+
+/// What the TLS library's error about the own certificate means to whoever issued it.
+pub(super) fn told(error: &rustls::Error) -> String {
+    let rustls::Error::InvalidCertificate(found) = error else { return error.to_string() };
+    match (Unacceptable::of(error), found) {
+        (Unacceptable::Expired, _) => "an authority above it has expired".into(),
+        (Unacceptable::NotYetValid, _) => "an authority above it is not valid yet, by this machine's clock".into(),
+        (Unacceptable::Revoked, _) => "it was revoked".into(),
+        (Unacceptable::Algorithm, _) => Unacceptable::Algorithm.to_string(),
+        (_, CertificateError::UnknownIssuer) => {
+            "none of them has issued it, or an intermediate certificate is missing in its file".into()
+        }
+        (_, CertificateError::BadSignature) => "an authority of the same name has another key".into(),
+        (_, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+            "that DNS name is not among its subject alternative names".into()
+        }
+        (_, CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }) => {
+            "its extended key usage must allow both server and client authentication".into()
+        }
+        _ => error.to_string(),
     }
 }
 
 fn unix(at: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(at.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn revocations(path: &str, pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, CertError> {
-    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    match found {
-        Ok(list) if !list.is_empty() => Ok(list),
-        _ => Err(CertError::NoRevocations { path: path.into() }),
-    }
 }
 
 /// Checks a list whose issuer is known: one with a bad signature would make us refuse all that this issuer issued.
