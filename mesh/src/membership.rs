@@ -45,6 +45,7 @@ mod rumours;
 mod settings;
 mod sync;
 mod timers;
+mod twins;
 mod upkeep;
 
 use std::{
@@ -56,6 +57,7 @@ use std::{
 
 use bytes::Bytes;
 use foca::{Foca, Message, Timer};
+use geo::address::told;
 use rand::{SeedableRng, rngs::StdRng};
 
 use self::{
@@ -75,6 +77,7 @@ use self::{
     rumours::Rumours,
     sync::Sync,
     timers::Timers,
+    twins::Twins,
     upkeep::Deadlines,
 };
 pub use self::{
@@ -132,6 +135,15 @@ pub enum Event {
     Down(NodeId),
     /// A live node has a new report, address, role or region.
     Changed(NodeId),
+    /// Two nodes have one id. The one that came first answers, and the other is refused.
+    Twin {
+        /// Their id.
+        node: NodeId,
+        /// Where the first is.
+        known: SocketAddr,
+        /// Where the other is.
+        other: SocketAddr,
+    },
     /// By another node's clock ours is wrong, or its own is.
     ClockDiffers {
         /// Whose.
@@ -153,6 +165,7 @@ pub struct Membership {
     card: Option<Card>,
     shown_to: BTreeSet<NodeId>,
     accusers: Accusers,
+    twins: Twins,
     limits: Limits,
     disbelieved: BTreeMap<&'static str, u64>,
     /// What the clock said, in Unix milliseconds, and when.
@@ -219,6 +232,7 @@ impl Membership {
             card: None,
             shown_to: BTreeSet::new(),
             accusers: Accusers::default(),
+            twins: Twins::default(),
             limits: Limits::default(),
             disbelieved: BTreeMap::new(),
             clock: (clock, now),
@@ -324,6 +338,7 @@ impl Membership {
         for item in items {
             match item {
                 Item::Card(card) if !ours && card.peer.node != self.foca.identity().node => {}
+                Item::Card(card) if told(card.peer.addr) != Ok(card.peer.addr) => self.disbelieve("address"),
                 Item::Card(card) => self.hear_card(*card, from, now),
                 Item::Cards(keys) => self.give_cards(from, &keys, now),
                 Item::Clock(millis) => self.hear_clock(from, millis, now),
@@ -356,6 +371,7 @@ impl Membership {
             self.hints.clear(&origin.node);
         }
         self.note_answer(&src.node, &header.message, now);
+        self.note_alive(&src, &header.message, now);
         if header.dst.is_anyone() && header.message == Message::Announce {
             // How an announcement to anyone becomes one to us.
             header.dst = self.foca.identity().clone();
@@ -385,6 +401,7 @@ impl Membership {
             }
             self.settle(now);
         }
+        self.settle_twins(now);
         self.upkeep(now);
     }
 
@@ -393,10 +410,8 @@ impl Membership {
         if self.left {
             return None;
         }
-        [self.timers.next(), self.deadlines.next(), self.hints.next(), self.ring.next(), self.probe_again_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        let own = [self.timers.next(), self.deadlines.next(), self.hints.next(), self.ring.next()];
+        own.into_iter().chain([self.probe_again_at(), self.twins.next()]).flatten().min()
     }
 
     /// The connection to `node` was lost: probe it now rather than when its turn comes.

@@ -2,8 +2,8 @@
 //!
 //! One task (`gossip`) owns the SWIM state and is the only one to touch it; one task per connection
 //! (`inbound`) reads what a peer sends and hands it on; `pool` holds the connections, `dial` makes
-//! them, `join` feeds in seeds, `locate` learns
-//! where the node is from their round trips, `keyring` holds the certificates that gossip is verified by, `renewal` renews certificates and `vigil` judges peers by them. Everything else is this handle.
+//! them, `join` feeds in seeds and `outside` says why they do not help, `locate` learns
+//! where the node is from their round trips, `keyring` holds the certificates that gossip is verified by, `renewal` renews certificates, `twins` finds out who has the same id or address, and `vigil` judges peers by them. Everything else is this handle.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
@@ -14,9 +14,11 @@ mod inbound;
 mod join;
 mod keyring;
 mod locate;
+mod outside;
 mod peer;
 mod pool;
 mod renewal;
+mod twins;
 mod vigil;
 
 use std::{
@@ -99,6 +101,10 @@ struct Shared {
     turns: Mutex<BTreeMap<SocketAddr, Arc<tokio::sync::Mutex<()>>>>,
     /// Addresses that turned out to lead back here.
     own_addresses: Mutex<BTreeSet<SocketAddr>>,
+    ends: twins::Ends,
+    twins: Mutex<twins::Twins>,
+    /// What came of dialling whom.
+    dials: Mutex<outside::Dials>,
     report: Mutex<Report>,
     report_changed: Notify,
     /// Where it is, as far as it has learnt.
@@ -121,11 +127,9 @@ impl Node {
     /// # Errors
     /// The address cannot be opened, or is not fit to be told to others.
     pub async fn start(settings: Settings) -> Result<(Self, mpsc::Receiver<Inbound>), StartError> {
-        if settings.advertise.ip().is_unspecified() {
-            return Err(StartError::Advertise(settings.advertise));
-        }
+        let unfit = |why| StartError::Advertise(settings.advertise, why);
+        let mut advertise = geo::address::told_of(settings.listen, settings.advertise).map_err(unfit)?;
         let transport = Transport::bind(settings.listen, settings.credentials.clone())?;
-        let mut advertise = settings.advertise;
         if advertise.port() == 0 {
             advertise.set_port(transport.local_addr().map_or(settings.listen.port(), |addr| addr.port()));
         }
@@ -144,6 +148,9 @@ impl Node {
             pool: Pool::default(),
             turns: Mutex::default(),
             own_addresses: Mutex::default(),
+            ends: twins::Ends::default(),
+            twins: Mutex::default(),
+            dials: Mutex::default(),
             report_changed: Notify::new(),
             coordinate: Mutex::new(Coordinate::unknown()),
             members,
@@ -223,10 +230,14 @@ impl Node {
     /// # Errors
     /// It is not a member, or not reached within [`CONNECT_DEADLINE`].
     pub async fn peer(&self, id: &NodeId) -> Result<Peer, ConnectError> {
-        if let Some(peer) = self.shared.pool.newest(id) {
+        let addr = self.shared.members.borrow().iter().find(|m| &m.identity.node == id).map(|m| m.addr);
+        let there = match addr {
+            Some(addr) => self.shared.pool.toward(id, addr),
+            None => self.shared.pool.newest(id),
+        };
+        if let Some(peer) = there {
             return Ok(peer);
         }
-        let addr = self.shared.members.borrow().iter().find(|m| &m.identity.node == id).map(|m| m.addr);
         let addr = addr.ok_or_else(|| ConnectError::Unknown(id.clone()))?;
         dial::connect(&self.shared, addr, Some(id)).await
     }

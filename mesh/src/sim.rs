@@ -284,7 +284,7 @@ impl World {
             let about = match event {
                 Event::Down(node) => down && *node == id(index),
                 Event::Up(member) => !down && member.identity.node == id(index),
-                Event::Changed(_) | Event::ClockDiffers { .. } => false,
+                Event::Changed(_) | Event::ClockDiffers { .. } | Event::Twin { .. } => false,
             };
             if about {
                 first.entry(*observer).or_insert(*at - since);

@@ -164,7 +164,7 @@ fn names(event: &Event, index: usize) -> bool {
     match event {
         Event::Up(member) => member.identity.node == id(index),
         Event::Down(node) | Event::Changed(node) => *node == id(index),
-        Event::ClockDiffers { .. } => false,
+        Event::ClockDiffers { .. } | Event::Twin { .. } => false,
     }
 }
 

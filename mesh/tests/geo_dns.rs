@@ -94,10 +94,7 @@ async fn join(authority: &Authority, dns: SocketAddr) -> Node {
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: "127.0.0.1:0".parse().unwrap(),
         credentials: Credentials::from_pem(authority.ca_pem(), &cert, &key, DOMAIN).unwrap(),
-        seeds: seeds::Settings {
-            dns: Some(seeds::Dns { domain: ZONE.into(), servers: vec![dns] }),
-            ..seeds::Settings::default()
-        },
+        seeds: seeds::Settings { domain: Some(ZONE.into()), dns_servers: vec![dns], ..seeds::Settings::default() },
         swim: membership::Settings::default(),
         software: "test".into(),
     };
@@ -106,10 +103,7 @@ async fn join(authority: &Authority, dns: SocketAddr) -> Node {
 
 /// What DNS names as seeds, once it names `count` of them.
 async fn seeds_named(dns: SocketAddr, count: usize) -> seeds::Found {
-    let settings = seeds::Settings {
-        dns: Some(seeds::Dns { domain: ZONE.into(), servers: vec![dns] }),
-        ..seeds::Settings::default()
-    };
+    let settings = seeds::Settings { domain: Some(ZONE.into()), dns_servers: vec![dns], ..seeds::Settings::default() };
     let start = Instant::now();
     loop {
         // A resolver of its own each time: what it has cached must not answer.
@@ -131,14 +125,14 @@ async fn the_first_node_answers_with_itself_the_next_joins_through_it_and_sigter
     let mut program = Program(geo_dns().args(arguments(dir.path(), mesh, dns, http)).spawn().unwrap());
 
     let found = seeds_named(dns, 1).await;
-    assert!(found.addresses.contains(&mesh), "{found:?}");
+    assert!(found.addresses.contains_key(&mesh), "{found:?}");
     assert!(found.refresh >= Duration::from_secs(5) && found.refresh <= Duration::from_secs(30));
 
     let edge = join(&authority, dns).await;
     let mut members = edge.members();
     let joined = members.wait_for(|members| members.iter().any(|m| m.identity.node.as_str() == "dns-1"));
     tokio::time::timeout(PATIENCE, joined).await.expect("joins").unwrap();
-    assert!(seeds_named(dns, 2).await.addresses.contains(&edge.address()));
+    assert!(seeds_named(dns, 2).await.addresses.contains_key(&edge.address()));
 
     kill(Pid::from_raw(program.0.id() as i32), Signal::SIGTERM).unwrap();
     let gone = members.wait_for(|members| members.is_empty());

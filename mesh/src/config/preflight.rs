@@ -14,6 +14,9 @@ use super::{
 };
 use crate::telemetry;
 
+/// The longest name of a file that Linux' file systems take, in bytes.
+const LONGEST_NAME: usize = 255;
+
 impl Source {
     /// Checks what every program opens: its log filter, its addresses, its list of peers.
     ///
@@ -70,6 +73,9 @@ impl Source {
     /// It is no folder, or not for this user.
     pub fn try_folder(&self, key: &str, path: &Path) -> Result<(), ConfigError> {
         let whole = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+        if whole.components().any(|part| part.as_os_str().len() > LONGEST_NAME) {
+            return Err(self.refuse(key, format!("a part of it is longer than {LONGEST_NAME} bytes")));
+        }
         let Some(there) = whole.ancestors().find(|folder| folder.exists()) else {
             return Err(self.refuse(key, "no folder above it is there"));
         };

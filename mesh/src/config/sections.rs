@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use geo::RegionId;
+use geo::{RegionId, address::told_of};
 use serde::Deserialize;
 
 use super::{ConfigError, Source};
@@ -40,7 +40,7 @@ pub struct MeshSection {
     pub seeds_file: Option<PathBuf>,
     /// The domain whose SRV records `_nearfield._udp.<domain>` name first peers.
     pub dns_domain: Option<String>,
-    /// The DNS servers to ask, `address:port` each; none: the system's.
+    /// The DNS servers to ask for all of these, `address:port` each; none: the system's.
     #[serde(default)]
     pub dns_servers: Vec<SocketAddr>,
 }
@@ -135,12 +135,8 @@ pub fn node_settings(
     tls: &TlsSection,
     software: &str,
 ) -> Result<node::Settings, ConfigError> {
-    let advertise = mesh.advertise.unwrap_or(mesh.listen);
-    if advertise.ip().is_unspecified() {
-        let reason =
-            "set it to the address at which other nodes reach this one; an unspecified address is for listening only";
-        return Err(source.refuse("mesh.advertise", reason));
-    }
+    let advertise = told_of(mesh.listen, mesh.advertise.unwrap_or(mesh.listen));
+    let advertise = advertise.map_err(|why| source.refuse("mesh.advertise", why))?;
     let paths = CertPaths { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone(), crl: tls.crl.clone() };
     let credentials = Credentials::load(&paths, &tls.trust_domain).map_err(|e| source.refuse(key_of(&e, tls), e))?;
     agree(source, role, node, credentials.identity())?;
@@ -159,8 +155,12 @@ fn seed_settings(source: &Source, mesh: &MeshSection) -> Result<seeds::Settings,
         let good = seeds::is_host_port(seed);
         source.ensure(&format!("mesh.seeds[{n}]"), good, "host:port, such as core-1.example.net:7400")?;
     }
-    let dns = mesh.dns_domain.clone().map(|domain| seeds::Dns { domain, servers: mesh.dns_servers.clone() });
-    Ok(seeds::Settings { addresses: mesh.seeds.clone(), file: mesh.seeds_file.clone(), dns })
+    Ok(seeds::Settings {
+        addresses: mesh.seeds.clone(),
+        file: mesh.seeds_file.clone(),
+        domain: mesh.dns_domain.clone(),
+        dns_servers: mesh.dns_servers.clone(),
+    })
 }
 
 /// Configuration and certificate must name the same node: else one of the two is on the wrong machine.
@@ -186,6 +186,9 @@ fn key_of(error: &CertError, tls: &TlsSection) -> &'static str {
         CertError::Read { path, .. }
         | CertError::NoCertificate { path }
         | CertError::NoKey { path }
+        | CertError::Damaged { path, .. }
+        | CertError::LockedKey { path }
+        | CertError::KindOfKey { path }
         | CertError::Unsuitable { path, .. }
         | CertError::Expired { path, .. }
         | CertError::NotYetValid { path, .. }

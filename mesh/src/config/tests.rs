@@ -198,7 +198,13 @@ fn the_certificate_must_name_the_configured_node() {
 fn addresses_that_lead_nowhere_are_refused() {
     let uri = "spiffe://a.test/region/eu-central/role/edge/node/edge-1";
     let text = settings(uri, &["mesh.listen=0.0.0.0:7400"]).expect_err("refused").to_string();
-    assert!(text.contains("mesh.advertise: set it to the address"), "{text}");
+    assert!(text.contains("mesh.advertise: an unspecified address"), "{text}");
+    for wrong in ["[fe80::1%2]:7400", "224.0.0.1:7400", "[2001:db8::1]:7400"] {
+        let text = settings(uri, &[&format!("mesh.advertise={wrong}")]).expect_err("refused").to_string();
+        assert!(text.starts_with(&format!("--set: mesh.advertise = \"{wrong}\": ")), "{text}");
+    }
+    let mapped = settings(uri, &["mesh.advertise=[::ffff:192.0.2.1]:7400"]).unwrap();
+    assert_eq!(mapped.advertise.to_string(), "192.0.2.1:7400");
     let text = settings(uri, &[r#"mesh.seeds=["a:1", "b"]"#]).expect_err("refused").to_string();
     assert_eq!(text, "--set: mesh.seeds[1] = \"b\": must be host:port, such as core-1.example.net:7400");
     let text = settings(uri, &["tls.key=/nonexistent/key.pem"]).expect_err("refused").to_string();

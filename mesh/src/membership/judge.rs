@@ -88,12 +88,17 @@ impl Membership {
             return self.disbelieve("signature");
         }
         if node == self.foca.identity().node {
+            if card.peer.addr != self.foca.identity().addr {
+                return self.meet_twin((card.peer.addr, card.peer.life), from, now);
+            }
             return self.outlive(card.peer.life, from, now);
         }
-        self.take_card(card, from, now);
+        if !self.is_challenged(&card, from, now) {
+            self.take_card(card, from, now);
+        }
     }
 
-    fn take_card(&mut self, card: Card, from: &Peer, now: Instant) {
+    pub(super) fn take_card(&mut self, card: Card, from: &Peer, now: Instant) {
         let node = card.peer.node.clone();
         let known = self.cards.get(&node);
         if known.is_none() && self.cards.len() >= super::MAX_MEMBERS_KNOWN {
@@ -116,7 +121,7 @@ impl Membership {
 
     /// Somebody holds a card of ours from a later life: this process began by a clock that went back, or another one
     /// has our certificate.
-    fn outlive(&mut self, life: u64, from: &Peer, now: Instant) {
+    pub(super) fn outlive(&mut self, life: u64, from: &Peer, now: Instant) {
         let me = self.foca.identity().clone();
         if !self.limits.allow(Limit::Renewals, &me.node, now) {
             return self.disbelieve("renewals");

@@ -103,6 +103,96 @@ fn a_node_that_is_down_is_forgotten_in_time() {
     assert_eq!(swim.foca.iter_membership_state().len(), 0);
 }
 
+/// `swim` at its deadlines up to `end`; what it has sent to `to`.
+fn run_until(swim: &mut Membership, end: Instant, to: SocketAddr) -> Vec<Transmit> {
+    let mut sent = vec![];
+    loop {
+        sent.extend(std::iter::from_fn(|| swim.poll_transmit()).filter(|transmit| transmit.to == to));
+        match swim.poll_timeout().filter(|next| *next <= end) {
+            Some(next) => swim.handle_timeout(next),
+            None => return sent,
+        }
+    }
+}
+
+/// A node that knows `old`, and hears that `new`, of the same id, is elsewhere on a later life.
+fn rivals() -> (Membership, Someone, Someone, Instant) {
+    let (authority, now) = (Authority::default(), Instant::now());
+    let (me, old) = (someone(&authority, "me", 1), someone(&authority, "twin", 2));
+    let mut new = someone(&authority, "twin", 3);
+    new.peer.life = CLOCK + 1000;
+    let mut swim = membership(&me, &[&old, &new], now);
+    swim.handle_packet(&old.peer.identity(), &hello(&old, &me.peer, &[]), now).unwrap();
+    run_until(&mut swim, now, old.peer.addr);
+    swim.handle_packet(&new.peer.identity(), &hello(&new, &me.peer, &[]), now).unwrap();
+    assert_eq!(swim.members()[0].addr, old.peer.addr, "it is asked first");
+    (swim, old, new, now)
+}
+
+#[test]
+fn a_second_node_with_the_same_id_is_refused_while_the_first_answers_and_both_are_named() {
+    let (mut swim, old, new, now) = rivals();
+    let sent = run_until(&mut swim, now, old.peer.addr);
+    let ping = sent.iter().find(|transmit| transmit.node.is_none()).expect("a ping to that address, whoever is there");
+    let Message::Ping(number) = packet::header(&ping.packet).unwrap().0.message else { panic!("no ping") };
+    let me = swim.foca.identity().clone();
+    let ack = packet::craft((old.peer.clone(), 0), me, Message::Ack(number), &[]).unwrap();
+    swim.handle_packet(&old.peer.identity(), &ack, now + Duration::from_millis(100)).unwrap();
+    let told = std::iter::from_fn(|| swim.poll_event())
+        .any(|event| event == Event::Twin { node: old.peer.node.clone(), known: old.peer.addr, other: new.peer.addr });
+    assert!(told);
+    assert_eq!(swim.take_disbelieved()["twin"], 1);
+    assert_eq!(swim.members()[0].addr, old.peer.addr);
+}
+
+#[test]
+fn a_node_that_has_moved_is_believed_when_nobody_answers_for_it_where_it_was() {
+    let (mut swim, old, new, now) = rivals();
+    run_until(&mut swim, now + Duration::from_secs(3), old.peer.addr);
+    assert_eq!(swim.members()[0].addr, new.peer.addr);
+    assert!(!swim.take_disbelieved().contains_key("twin"));
+}
+
+#[test]
+fn a_move_that_another_tells_of_is_asked_about_only_if_the_node_was_heard_since() {
+    let (authority, now) = (Authority::default(), Instant::now());
+    let (me, old) = (someone(&authority, "me", 1), someone(&authority, "twin", 2));
+    let (mut new, teller) = (someone(&authority, "twin", 3), someone(&authority, "teller", 4));
+    new.peer.life = CLOCK + 1000;
+    for (heard, taken) in [(Duration::ZERO, &new), (Duration::from_secs(2), &old)] {
+        let mut swim = membership(&me, &[&old, &new, &teller], now);
+        swim.handle_packet(&old.peer.identity(), &hello(&old, &me.peer, &[]), now + heard).unwrap();
+        let told = [&hello(&teller, &me.peer, &[])[..], &new.card().encode(MAX_PACKET).unwrap()].concat();
+        swim.handle_packet(&teller.peer.identity(), &told, now + Duration::from_secs(3)).unwrap();
+        let addr = swim.members().into_iter().find(|member| member.identity == old.peer.identity()).unwrap().addr;
+        assert_eq!(addr, taken.peer.addr, "heard {heard:?} after");
+    }
+}
+
+#[test]
+fn a_node_that_hears_of_itself_elsewhere_asks_there_before_it_begins_another_life() {
+    let (authority, now) = (Authority::default(), Instant::now());
+    let (me, other) = (someone(&authority, "me", 1), someone(&authority, "other", 2));
+    let mut twin = someone(&authority, "me", 3);
+    twin.peer.life = CLOCK + 1000;
+    let heard = |swim: &mut Membership| {
+        let packet = [&hello(&other, &me.peer, &[])[..], &twin.card().encode(MAX_PACKET).unwrap()].concat();
+        swim.handle_packet(&other.peer.identity(), &packet, now).unwrap();
+        let asked = run_until(swim, now, twin.peer.addr);
+        assert!(asked.iter().any(|transmit| transmit.node.is_none()), "whoever is there is asked");
+    };
+    let later = now + Duration::from_secs(7);
+    let mut swim = membership(&me, &[&other, &twin], now);
+    heard(&mut swim);
+    swim.handle_twin(twin.peer.addr);
+    run_until(&mut swim, later, twin.peer.addr);
+    assert_eq!((swim.rejoins(), swim.foca.identity().life), (0, CLOCK), "a twin is there");
+    let mut swim = membership(&me, &[&other, &twin], now);
+    heard(&mut swim);
+    run_until(&mut swim, later, twin.peer.addr);
+    assert_eq!(swim.foca.identity().life, CLOCK + 1001, "nobody is: it was this node itself");
+}
+
 #[test]
 fn reports_published_in_a_rush_go_out_as_one() {
     let (authority, now) = (Authority::default(), Instant::now());

@@ -188,6 +188,7 @@ impl Membership {
         self.rumours.retain(known);
         self.shown_to.retain(known);
         self.cards.tidy(now, known);
+        self.twins.tidy(known);
         self.accusers.tidy(now);
         self.limits.tidy(now);
         self.rtts.retain(|node, _| known(node));

@@ -1,11 +1,21 @@
 //! Reaching a node: at most one dial per address at a time.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use tokio::time::timeout;
 
-use super::{CONNECT_DEADLINE, ConnectError, Peer, Shared, close, handshake_failed, inbound, lock, refused};
-use crate::{identity::NodeId, transport::close as code};
+use super::{CONNECT_DEADLINE, ConnectError, Peer, Shared, close, handshake_failed, inbound, lock, refused, twins};
+use crate::{
+    identity::NodeId,
+    transport::{HandshakeError, close as code},
+};
 
 /// Addresses known to lead back here: a handful, or something is wrong with the seeds.
 const MAX_OWN: usize = 64;
@@ -16,20 +26,28 @@ pub(super) async fn connect(
     addr: SocketAddr,
     expected: Option<&NodeId>,
 ) -> Result<Peer, ConnectError> {
+    let dialling = AtomicBool::new(false);
     let attempt = async {
         let turn = take_turn(shared, addr);
         let _mine = turn.lock().await;
         // Another may have connected while we waited.
         let there = match expected {
-            Some(node) => shared.pool.newest(node),
+            Some(node) => shared.pool.toward(node, addr),
             None => shared.pool.at(addr),
         };
-        match there {
-            Some(peer) => Ok(peer),
-            None => dial(shared, addr, expected).await,
+        if let Some(peer) = there {
+            let taken = || ConnectError::Taken { addr, found: peer.identity.node.clone() };
+            return if addr == shared.advertise { Err(taken()) } else { Ok(peer) };
         }
+        dialling.store(true, Relaxed);
+        let outcome = dial(shared, addr, expected).await;
+        dialling.store(false, Relaxed);
+        outcome
     };
     let outcome = timeout(CONNECT_DEADLINE, attempt).await.unwrap_or(Err(ConnectError::Deadline));
+    if dialling.load(Relaxed) {
+        handshake_failed("dialler", &HandshakeError::Deadline);
+    }
     drop_turn(shared, addr);
     outcome
 }
@@ -41,9 +59,14 @@ async fn dial(shared: &Arc<Shared>, addr: SocketAddr, expected: Option<&NodeId>)
     metrics::counter!("nearfield_mesh_dials_total").increment(1);
     let (identity, connection) = shared.transport.dial(addr).await.inspect_err(|e| handshake_failed("dialler", e))?;
     if identity.node == shared.me.node {
+        let is_here = twins::is_here(shared, &connection).await;
         close(&connection, code::SELF, "this is me");
-        note_own(shared, addr);
-        return Err(ConnectError::Myself(addr));
+        if is_here {
+            note_own(shared, addr);
+            return Err(ConnectError::Myself(addr));
+        }
+        twins::note(shared, addr, Instant::now());
+        return Err(ConnectError::Twin(addr));
     }
     if let Some(expected) = expected
         && identity.node != *expected
@@ -51,6 +74,11 @@ async fn dial(shared: &Arc<Shared>, addr: SocketAddr, expected: Option<&NodeId>)
         refused("wrong_node");
         close(&connection, code::WRONG_NODE, "another node was dialled");
         return Err(ConnectError::WrongNode { expected: expected.clone(), found: identity.node, addr });
+    }
+    if addr == shared.advertise {
+        refused("address_taken");
+        close(&connection, code::SELF, "your address is the one that I advertise");
+        return Err(ConnectError::Taken { addr, found: identity.node });
     }
     let peer = Peer { identity, connection };
     inbound::take_in(shared, peer.clone())?;

@@ -17,8 +17,8 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// Others would be told an address that leads nowhere.
-    #[error("advertised address {0} is unspecified: say at which address other nodes reach this one")]
-    Advertise(SocketAddr),
+    #[error("advertised address {0}: {1}")]
+    Advertise(SocketAddr, geo::address::Unfit),
     /// The resolver for seeds.
     #[error(transparent)]
     Seeds(#[from] seeds::ResolverError),
@@ -49,12 +49,34 @@ pub enum ConnectError {
     /// The address is this node's own.
     #[error("{0} is this node itself")]
     Myself(SocketAddr),
+    /// Another process answers there with a certificate of this node's id.
+    #[error("at {0} is another node with this node's id: two nodes were given one certificate")]
+    Twin(SocketAddr),
+    /// Another node answers at the address that this one tells the others.
+    #[error("at {addr}, which this node advertises as its own (mesh.advertise), is `{found}`")]
+    Taken {
+        /// Where.
+        addr: SocketAddr,
+        /// Who answered.
+        found: NodeId,
+    },
     /// There are too many connections already.
     #[error("too many connections with {0}")]
     TooMany(NodeId),
     /// This node is shutting down.
     #[error("this node is shutting down")]
     Shutdown,
+}
+
+impl ConnectError {
+    /// Whether nothing at all came back.
+    pub(super) fn is_silence(&self) -> bool {
+        use quinn::ConnectionError::TimedOut;
+        matches!(
+            self,
+            Self::Deadline | Self::Handshake(HandshakeError::Deadline | HandshakeError::Connection(TimedOut))
+        )
+    }
 }
 
 /// Why a stream cannot be opened.

@@ -11,11 +11,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, trace, warn};
 
-use super::{ConnectError, Inbound, Member, Peer, Shared, dial, keyring, lock};
+use super::{
+    ConnectError, Inbound, Member, Peer, Shared, close, dial, keyring, lock, outside, pool::is_at, refused,
+    twins::Shares,
+};
 use crate::{
     clock::Micros,
     identity::{Identity, NodeId},
     membership::{Event, Fingerprint, Membership, Settings, Transmit},
+    transport::close as code,
     wire::{self, report::Extension},
 };
 
@@ -55,6 +59,7 @@ struct Gossip {
     next_report: Instant,
     last_report: Micros,
     clock_told: Option<Instant>,
+    shares: Shares,
 }
 
 /// Packets for an address without a connection.
@@ -86,6 +91,7 @@ pub(super) async fn run(
         next_report: now,
         last_report: Micros::default(),
         clock_told: None,
+        shares: Shares::default(),
     };
     loop {
         gossip.settle();
@@ -135,6 +141,7 @@ impl Gossip {
             metrics::gauge!("nearfield_mesh_local_health").set(self.membership.doubt_of_itself());
             self.membership.handle_clock(Micros::from_system(SystemTime::now()).as_millis(), now);
             self.shared.keyring.tidy(SystemTime::now());
+            metrics::gauge!("nearfield_mesh_twins").set(lock(&self.shared.twins).count(now) as f64);
             self.outboxes.retain(|_, outbox| outbox.dialling || outbox.quiet_until > now);
         }
     }
@@ -154,6 +161,7 @@ impl Gossip {
         while let Some(event) = self.membership.poll_event() {
             changed = true;
             match event {
+                Event::Twin { node, known, other } => self.refuse_twin(&node, known, other),
                 Event::ClockDiffers { by, ahead } => self.clock_differs(&by, ahead),
                 Event::Up(member) => {
                     info!(node = %member.identity.node, role = %member.identity.role, region = %member.identity.region, addr = %member.addr, "member up");
@@ -165,7 +173,26 @@ impl Gossip {
         if changed {
             let members = self.membership.members();
             metrics::gauge!("nearfield_mesh_members").set(members.len() as f64);
+            self.follow_addresses(&members);
             self.members.send_replace(Arc::new(members));
+        }
+    }
+
+    /// Two nodes that advertise one address are named by everyone who sees both.
+    fn follow_addresses(&mut self, members: &[Member]) {
+        for (addr, nodes) in self.shares.follow((&self.shared.me.node, self.shared.advertise), members) {
+            let nodes = nodes.iter().map(NodeId::as_str).collect::<Vec<_>>().join(", ");
+            warn!(%addr, nodes, "these nodes advertise one address: at most one of them can be reached (mesh.advertise)");
+        }
+        metrics::gauge!("nearfield_mesh_addresses_shared").set(self.shares.count() as f64);
+    }
+
+    /// The connections of the one that came later are closed, or what is meant for the first would go there.
+    fn refuse_twin(&self, node: &NodeId, known: SocketAddr, other: SocketAddr) {
+        info!(%node, %known, %other, "two nodes have one id: the second is refused while the first answers");
+        refused("twin");
+        for peer in self.shared.pool.of(node).iter().filter(|peer| is_at(peer, other)) {
+            close(&peer.connection, code::TWIN, &known.to_string());
         }
     }
 
@@ -191,6 +218,11 @@ impl Gossip {
         report.extension = Some(Extension { wire: wire.number(), coordinate });
         self.last_report = report.at;
         self.next_report = now + REPORT_PERIOD;
+        {
+            // What this node shows of itself is as old as what others have of it.
+            let mut shown = self.shared.report();
+            (shown.at, shown.rtts, shown.extension) = (report.at, report.rtts.clone(), report.extension.clone());
+        }
         self.membership.publish(report, now);
     }
 
@@ -198,7 +230,7 @@ impl Gossip {
         let Transmit { to, node, packet } = transmit;
         let datagram = datagram(&packet);
         let peer = match &node {
-            Some(node) => self.shared.pool.newest(node),
+            Some(node) => self.shared.pool.toward(node, to),
             None => self.shared.pool.at(to),
         };
         match peer {
@@ -239,6 +271,10 @@ impl Gossip {
     }
 
     fn dialled(&mut self, addr: SocketAddr, outcome: Result<Peer, ConnectError>, now: Instant) {
+        lock(&self.shared.dials).note(addr, outside::told(&outcome));
+        if let Err(ConnectError::Twin(addr)) = outcome {
+            self.membership.handle_twin(addr);
+        }
         match outcome {
             Ok(peer) => {
                 let waiting = self.outboxes.remove(&addr).map(|outbox| outbox.waiting).unwrap_or_default();

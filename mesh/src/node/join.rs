@@ -1,33 +1,37 @@
 //! Feeding seeds to the membership.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use super::{Shared, gossip::Input, lock};
+use super::{
+    Shared, dial,
+    gossip::Input,
+    lock,
+    outside::{self, Outside},
+};
 use crate::seeds::{Found, Seeds};
 
 /// How often seeds are looked up while no member is known.
 const ALONE: Duration = Duration::from_secs(2);
-
-/// A whole look-up may take this long.
-const LOOKUP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Looks seeds up and announces to those that are no members yet, until the node stops.
 pub(super) async fn run(shared: Arc<Shared>, seeds: Seeds) {
     if seeds.is_empty() {
         return;
     }
-    let mut complained = false;
+    let mut outside = Outside::new(Instant::now());
     let work = async {
         loop {
-            let found = timeout(LOOKUP_DEADLINE, seeds.resolve()).await.ok();
-            if let Some(found) = &found {
-                complain(found, &mut complained);
-                announce(&shared, found).await;
-            }
-            wait(&shared, found.map_or(ALONE, |found| found.refresh)).await;
+            let found = seeds.resolve_each(|addr| announce(&shared, addr)).await;
+            found.problems.iter().for_each(|(seed, why)| debug!(seed, why, "seed not found"));
+            tell(&shared, &mut outside, &found);
+            wait(&shared, found.refresh).await;
         }
     };
     tokio::select! {
@@ -36,14 +40,35 @@ pub(super) async fn run(shared: Arc<Shared>, seeds: Seeds) {
     }
 }
 
-async fn announce(shared: &Shared, found: &Found) {
-    let known: Vec<_> = shared.members.borrow().iter().map(|member| member.addr).collect();
-    for &addr in &found.addresses {
-        let own = addr == shared.advertise || lock(&shared.own_addresses).contains(&addr);
-        if !own && !known.contains(&addr) {
-            // The gossip task is gone only when the node is.
-            let _ = shared.gossip.send(Input::Announce(addr)).await;
+/// A seed is greeted as soon as it is found: the others may take long. Where the queue is full, the next look-up does it.
+fn announce(shared: &Arc<Shared>, addr: SocketAddr) {
+    let is_own = lock(&shared.own_addresses).contains(&addr);
+    let is_known = shared.members.borrow().iter().any(|member| member.addr == addr);
+    if is_own || is_known {
+        return;
+    }
+    if addr == shared.advertise {
+        // Most likely this node itself; if not, nobody else will find out.
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let outcome = dial::connect(&shared, addr, None).await;
+            lock(&shared.dials).note(addr, outside::told(&outcome));
+        });
+        return;
+    }
+    let _ = shared.gossip.try_send(Input::Announce(addr));
+}
+
+/// A node that is alone says so, and why.
+fn tell(shared: &Shared, outside: &mut Outside, found: &Found) {
+    let now = Instant::now();
+    if !shared.members.borrow().is_empty() {
+        lock(&shared.dials).clear();
+        if let Some(lasted) = outside.handle_inside(now) {
+            info!(seconds = lasted.as_secs(), "in the mesh again");
         }
+    } else if let Some(told) = outside.handle_outside(found, &lock(&shared.dials), now) {
+        warn!("outside of the mesh, {told}");
     }
 }
 
@@ -55,16 +80,4 @@ async fn wait(shared: &Shared, refresh: Duration) {
         let rest = refresh.saturating_sub(ALONE);
         let _alone_again = timeout(rest, members.wait_for(|members| members.is_empty())).await;
     }
-}
-
-/// A seed that cannot be found is worth waking someone once, not every 2 s.
-fn complain(found: &Found, complained: &mut bool) {
-    for problem in &found.problems {
-        if found.addresses.is_empty() && !*complained {
-            warn!(problem, "seed not found; trying on");
-        } else {
-            debug!(problem, "seed not found");
-        }
-    }
-    *complained = found.addresses.is_empty() && !found.problems.is_empty();
 }

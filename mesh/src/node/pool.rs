@@ -51,6 +51,19 @@ impl Pool {
         lock(&self.peers).get(node)?.iter().rev().find(|peer| is_open(peer)).cloned()
     }
 
+    /// The newest open connection to `node` as it is at `addr`; if none leads there, the newest at all: there may be a
+    /// translator of addresses between.
+    pub(super) fn toward(&self, node: &NodeId, addr: SocketAddr) -> Option<Peer> {
+        let all = self.of(node);
+        let there = all.iter().rev().find(|peer| is_at(peer, addr) && is_open(peer)).cloned();
+        there.or_else(|| all.into_iter().rev().find(is_open))
+    }
+
+    /// Its connections, open or not, oldest first.
+    pub(super) fn of(&self, node: &NodeId) -> Vec<Peer> {
+        lock(&self.peers).get(node).cloned().unwrap_or_default()
+    }
+
     /// An open connection whose far end is `addr`, whoever that is.
     pub(super) fn at(&self, addr: SocketAddr) -> Option<Peer> {
         let peers = lock(&self.peers);
@@ -79,6 +92,11 @@ impl Pool {
 fn sample(peer: &Peer) -> Sample {
     let stats = peer.connection.stats();
     Sample { connection: peer.connection.stable_id(), acks: stats.frame_rx.acks, rtt: stats.path.rtt }
+}
+
+/// Whether `peer` is reached at `addr`.
+pub(super) fn is_at(peer: &Peer, addr: SocketAddr) -> bool {
+    same(peer.connection.remote_address(), addr)
 }
 
 fn is_open(peer: &Peer) -> bool {

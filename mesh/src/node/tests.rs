@@ -375,7 +375,7 @@ async fn many_who_want_the_same_peer_dial_it_once() {
 async fn an_unspecified_address_is_not_advertised() {
     let everywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
     let settings = Settings { listen: everywhere, advertise: everywhere, ..settings(&authority(), "a", &[]) };
-    assert!(matches!(Node::start(settings).await, Err(StartError::Advertise(_))));
+    assert!(matches!(Node::start(settings).await, Err(StartError::Advertise(..))));
 }
 
 #[tokio::test]
@@ -398,4 +398,82 @@ async fn gossip_in_another_node_s_name_is_refused_and_counted() {
     connection.send_datagram([&[wire::DATAGRAM_SWIM], &packet[..]].concat().into()).unwrap();
     counted(&counters, "nearfield_mesh_gossip_refused_total", 1).await;
     assert!(a.members().borrow().is_empty());
+}
+
+/// Waits until `node` remembers `what` of a dial.
+async fn dialled(node: &Node, what: &str) {
+    let begun = Instant::now();
+    loop {
+        let dials = format!("{:?}", lock(&node.shared.dials));
+        if dials.contains(what) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: {dials}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn of_two_nodes_with_one_id_the_second_is_refused_and_both_know() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let (first, _first_in) = start(&authority, "x", &[a.address()]).await;
+    sees(&a, &["x"]).await;
+    let (second, _second_in) = start(&authority, "x", &[a.address()]).await;
+    counted(&counters, "nearfield_mesh_peers_refused_total{reason=\"twin\"}", 1).await;
+    // One by whom it was refused, the other by the card that it was shown then.
+    counted(&counters, "nearfield_mesh_twins", 1).await;
+    assert_eq!(a.members().borrow()[0].addr, first.address());
+    assert!(lock(&second.shared.twins).count(Instant::now()) > 0);
+    let begun = Instant::now();
+    while lock(&first.shared.twins).count(Instant::now()) == 0 {
+        assert!(begun.elapsed() < PATIENCE, "the first never heard of it");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(a.members().borrow()[0].addr, first.address());
+}
+
+#[tokio::test]
+async fn two_nodes_with_one_id_that_meet_do_not_take_each_other_for_themselves() {
+    let authority = authority();
+    let (first, _first_in) = start(&authority, "x", &[]).await;
+    let (second, _second_in) = start(&authority, "x", &[first.address()]).await;
+    let begun = Instant::now();
+    while [&first, &second].iter().any(|node| lock(&node.shared.twins).count(Instant::now()) == 0) {
+        assert!(begun.elapsed() < PATIENCE, "they never noticed");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(lock(&second.shared.own_addresses).is_empty());
+}
+
+#[tokio::test]
+async fn a_node_that_advertises_the_address_of_its_seed_is_not_let_in_and_knows_why() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let mistaken = Settings { advertise: a.address(), ..settings(&authority, "b", &[a.address()]) };
+    let (b, _b_in) = Node::start(mistaken).await.unwrap();
+    counted(&counters, "nearfield_mesh_peers_refused_total{reason=\"address_taken\"}", 1).await;
+    dialled(&b, "advertises as its own (mesh.advertise), is `a`").await;
+    assert!(a.members().borrow().is_empty());
+}
+
+#[tokio::test]
+async fn a_dial_that_nobody_answers_is_counted_and_told() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (a, _a_in) = start(&authority, "a", &[silent.local_addr().unwrap()]).await;
+    counted(&counters, "nearfield_mesh_handshakes_failed_total{side=\"dialler\",reason=\"deadline\"}", 1).await;
+    dialled(&a, "packets of 1200 bytes").await;
+}
+
+#[tokio::test]
+async fn a_seed_of_a_family_that_the_socket_does_not_speak_is_told_so() {
+    let (counters, _guard) = counters();
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &["[::1]:9".parse().unwrap()]).await;
+    counted(&counters, "nearfield_mesh_handshakes_failed_total{side=\"dialler\",reason=\"family\"}", 1).await;
+    dialled(&a, "[::1]:9 cannot be reached from 127.0.0.1").await;
 }

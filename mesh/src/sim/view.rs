@@ -22,7 +22,7 @@ impl View {
         let (node, alive) = match event {
             Event::Up(member) => (&member.identity.node, true),
             Event::Down(node) => (node, false),
-            Event::Changed(_) | Event::ClockDiffers { .. } => return,
+            Event::Changed(_) | Event::ClockDiffers { .. } | Event::Twin { .. } => return,
         };
         if let Some(index) = index_of(node) {
             self.0[observer][index] = alive;

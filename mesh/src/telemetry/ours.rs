@@ -6,6 +6,7 @@ use super::metric::{Metric, counter, gauge};
 pub const METRICS: &[Metric] = &[
     gauge("nearfield_http_connections", "HTTP connections that are open."),
     counter("nearfield_http_connections_closed_total", "HTTP connections closed or refused by this side, by reason."),
+    gauge("nearfield_mesh_addresses_shared", "Addresses that more than one node advertises as its own."),
     gauge("nearfield_mesh_certificate_expires_timestamp_seconds", "When this node's certificate expires, Unix time."),
     gauge("nearfield_mesh_certificate_refused", "1 while the certificate files hold something that cannot be used."),
     counter("nearfield_mesh_certificate_renewals_total", "Times that certificate files changed, by outcome."),
@@ -34,5 +35,6 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_mesh_peers_refused_total", "Peers that were not let in, by reason."),
     counter("nearfield_mesh_denied_total", "Messages that the sender may not send here, by kind and reason."),
     counter("nearfield_mesh_requests_refused_total", "Requests of peers that were not heard, by reason."),
+    gauge("nearfield_mesh_twins", "Other nodes met in the last 90 seconds that have this node's id."),
     counter("nearfield_mesh_unknown_total", "Things of a kind this version does not know, by what carried them."),
 ];

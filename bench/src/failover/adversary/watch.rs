@@ -171,12 +171,12 @@ impl Watch {
     /// What DNS names that it should not: whoever is not where it says, and who is no edge as one.
     async fn dns(&self, stage: &Stage) -> Result<Vec<String>> {
         let server = SocketAddr::new(stage.bed.nodes[0].mesh.ip(), 53);
-        let dns = Some(seeds::Dns { domain: DNS_DOMAIN.into(), servers: vec![server] });
+        let (domain, dns_servers) = (Some(DNS_DOMAIN.into()), vec![server]);
         let user = stage.meeting().cores.user.clone();
         let found = user.run(move || async move {
             let addresses = vec![format!("edge.{DNS_DOMAIN}:{EDGES}")];
-            let settings = seeds::Settings { addresses, dns, ..seeds::Settings::default() };
-            anyhow::Ok(seeds::Seeds::new(settings)?.resolve().await.addresses)
+            let settings = seeds::Settings { addresses, domain, dns_servers, ..seeds::Settings::default() };
+            anyhow::Ok(seeds::Seeds::new(settings)?.resolve().await.addresses.into_keys().collect::<Vec<_>>())
         });
         let named = found.await??;
         let known: BTreeSet<IpAddr> = self.all.values().map(|(_, ip)| *ip).collect();
