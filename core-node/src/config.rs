@@ -333,6 +333,11 @@ impl Config {
         )?;
         let reachable = self.api.advertise.is_some() || !self.http.listen.ip().is_unspecified();
         source.ensure("api.advertise", reachable, "set when http.listen is a wildcard")?;
+        // A name, or the URL of a proxy, is the operator's word.
+        let unfit = |addr: SocketAddr| geo::address::told(addr).err();
+        if let Some(why) = self.api.advertise.as_ref().and_then(|api| unfit(api.parse().ok()?)) {
+            return Err(source.refuse("api.advertise", why));
+        }
         self.authority.check(source)
     }
 
@@ -348,7 +353,8 @@ impl Config {
     /// Where the store's file is.
     pub fn store_file(&self) -> PathBuf {
         let path = &self.store.path;
-        if path.is_dir() { path.join("core.redb") } else { path.clone() }
+        let is_folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if is_folder { path.join("core.redb") } else { path.clone() }
     }
 
     /// Tries what a start would open: addresses, the log filter, the store's place, the model. Nothing is made or kept open.
@@ -358,6 +364,7 @@ impl Config {
     pub fn try_all(&self, source: &Source) -> Result<(), ConfigError> {
         source.try_common(&self.log, &self.mesh, &self.http)?;
         let file = self.store_file();
+        source.ensure("store.path", file.file_name().is_some(), "a file, or a folder for one")?;
         match file.parent().filter(|_| !file.exists()) {
             Some(dir) => source.try_folder("store.path", dir)?,
             None => {
@@ -382,7 +389,9 @@ impl Config {
 
     /// Where this core's API is for others.
     pub fn api_address(&self, bound: SocketAddr) -> String {
-        self.api.advertise.clone().unwrap_or_else(|| bound.to_string())
+        let given = self.api.advertise.clone().unwrap_or_else(|| bound.to_string());
+        let told = given.parse().ok().and_then(|addr| geo::address::told(addr).ok());
+        told.map_or(given, |addr: SocketAddr| addr.to_string())
     }
 
     /// How meetings are served.
@@ -562,8 +571,8 @@ mod tests {
     fn what_a_start_would_open_is_tried_and_named_by_its_key() {
         let dir = tempfile::tempdir().unwrap();
         let (store, model) = (dir.path().join("a/core.redb"), dir.path().join("model.bin"));
+        let set = |key: &str, value: &Path| format!("{key}={}", value.display());
         let tried = |log: &str| {
-            let set = |key: &str, value: &Path| format!("{key}={}", value.display());
             let sets = [
                 set("store.path", &store),
                 set("transcribe.model", &model),
@@ -580,6 +589,17 @@ mod tests {
         std::fs::write(&model, vec![0; 100]).unwrap();
         assert!(tried("info").unwrap_err().contains("ggml"));
         assert!(!store.exists() && !store.parent().unwrap().exists());
+        let at = |path: &str| {
+            let sets = ["http.listen=127.0.0.1:0", "mesh.listen=127.0.0.1:0"].map(str::to_owned).into_iter();
+            let sets: Vec<_> = sets.chain([set("transcribe.model", &model), format!("store.path={path}")]).collect();
+            let source = Source::read(Some(&example()), "NEARFIELD_CORE_TEST_UNSET", &sets).unwrap();
+            let config = source.parse::<Config>().unwrap();
+            (config.store_file(), config.try_all(&source).map_err(|e| e.to_string()).unwrap_err())
+        };
+        let folder = dir.path().join("to-come/").display().to_string();
+        assert_eq!(at(&folder).0, dir.path().join("to-come/core.redb"), "a folder that is not there yet");
+        assert!(at("").1.contains("store.path"), "no file at all");
+        assert!(at(&format!("{folder}{}/x", "n".repeat(300))).1.contains("longer than 255 bytes"));
         std::fs::create_dir(store.parent().unwrap()).unwrap();
         std::fs::write(&store, "no store").unwrap();
         assert!(tried("info").unwrap_err().contains("store.path"));

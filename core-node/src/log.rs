@@ -77,6 +77,11 @@ impl Log {
         self.reserve().await?.write(op).durable().await
     }
 
+    /// Why the store has failed, if it has.
+    pub fn failure(&self) -> Option<String> {
+        self.failed.borrow().clone()
+    }
+
     /// Returns with the reason if the store fails; otherwise never.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();

@@ -4,6 +4,7 @@
 
 use std::{
     path::PathBuf,
+    process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -108,8 +109,11 @@ const MAX_FILE: u64 = 1 << 30;
 /// Spurts waiting for one worker that count as full stress: about half a minute of work.
 const FULL_BACKLOG: usize = 16;
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    telemetry::exit(start(Cli::parse()))
+}
+
+fn start(cli: Cli) -> Result<()> {
     if let Some(Command::VerifyReceipt(args)) = &cli.command {
         return verify_receipt(args);
     }
@@ -278,7 +282,8 @@ async fn report(node: Node, meetings: Arc<Meetings>, config: Config, api: String
         node.publish(|report| {
             report.stress_permille = stress as u16;
             report.meetings = live as u32;
-            report.capacity = capacity as u32;
+            // What takes nothing more says so: it is then no standby either.
+            report.capacity = if meetings.store_shortage().is_some() { 0 } else { capacity as u32 };
             report.draining = meetings.draining();
             report.api = Some(api.clone());
         });

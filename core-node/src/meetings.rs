@@ -175,8 +175,8 @@ pub enum CreateError {
     /// As many meetings as it can hold.
     #[error("{0} meetings are live, which is all this core takes")]
     Full(usize),
-    /// The store has reached its limit.
-    #[error("the store has reached its limit")]
+    /// The store has reached its limit, or its disk is nearly full.
+    #[error("the store has reached its limit, or its disk is nearly full")]
     StoreFull,
     /// The node is stopping.
     #[error("this core is draining")]
@@ -425,6 +425,9 @@ impl Meetings {
     }
 
     fn check(&self, spec: &Spec) -> Result<(), CreateError> {
+        if self.store_failure().is_some() {
+            return Err(LogClosed.into());
+        }
         if self.draining() {
             return Err(CreateError::Draining);
         }
@@ -443,7 +446,7 @@ impl Meetings {
             let api = core_within(&members, &regions, &here, &self.placer.model).ok_or(CreateError::Residency)?;
             return Err(CreateError::Elsewhere { api: api.to_owned() });
         }
-        if self.is_store_full() {
+        if self.store_shortage().is_some() {
             return Err(CreateError::StoreFull);
         }
         Ok(())

@@ -40,7 +40,7 @@ pub fn core_within<'a>(
 ) -> Option<&'a str> {
     let cores = members.iter().filter(|m| m.identity.role == Role::Core && regions.contains(&m.identity.region));
     let open = cores.filter_map(|m| {
-        let report = m.report.as_ref().filter(|r| !r.draining)?;
+        let report = m.report.as_ref().filter(|r| !r.draining && r.capacity > 0)?;
         Some((model.estimate(here, &m.identity.region).map(|l| l.rtt), report.api.as_deref()?))
     });
     open.min_by_key(|(rtt, _)| (rtt.is_none(), *rtt)).map(|(_, api)| api)

@@ -52,6 +52,7 @@ use mesh::{
         spurt::{EdgeStages, Item, SpurtEnd, Step},
     },
 };
+use nix::sys::statvfs::statvfs;
 use redb::{Database, Durability, ReadableTable};
 use serde::{Deserialize, Serialize};
 
@@ -312,6 +313,14 @@ impl Store {
     /// Its file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How much room its disk has for it, in bytes; as much as there can be if the system does not say.
+    pub fn disk_left(&self) -> u64 {
+        statvfs(&self.path).map_or(u64::MAX, |disk| {
+            let (blocks, size): (u64, u64) = (disk.blocks_available(), disk.fragment_size());
+            blocks.saturating_mul(size)
+        })
     }
 
     /// What could not be read so far.

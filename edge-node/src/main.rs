@@ -1,6 +1,6 @@
 //! `edge-node --config edge.toml`: load, build, run, drain.
 
-use std::{os::fd::AsFd, path::PathBuf};
+use std::{os::fd::AsFd, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -50,8 +50,11 @@ struct Cli {
     meeting_process: bool,
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    telemetry::exit(start(Cli::parse()))
+}
+
+fn start(cli: Cli) -> Result<()> {
     let runtime = match cli.meeting_process {
         true => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         false => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,

@@ -21,7 +21,10 @@ const MAX_SHOWN: usize = 10;
 #[utoipa::path(get, operation_id = "readyz", path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503, body = Problem)))]
 pub(super) async fn ready(State(app): State<App>) -> Result<String, Problem> {
-    let unready = |code, detail| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail));
+    let unready = |code, detail: &str| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail));
+    if let Some(why) = app.meetings.store_failure() {
+        return unready("store_failed", &format!("The store failed, and this core ends: {why}"));
+    }
     if app.meetings.draining() {
         return unready("draining", "This core takes no new meetings.");
     }
@@ -29,10 +32,8 @@ pub(super) async fn ready(State(app): State<App>) -> Result<String, Problem> {
         let detail = "The authority cannot be reached: live meetings go on, none is made or changes hands.";
         return unready("authority_unavailable", detail);
     }
-    if app.meetings.is_store_full() {
-        let detail = "The store has reached `store.max_bytes`: live meetings go on, none is made. Remove meetings that are \
-                      over by `DELETE /v1/meetings/{id}?purge=true`, or raise the limit.";
-        return unready("store_full", detail);
+    if let Some(shortage) = app.meetings.store_shortage() {
+        return unready("store_full", shortage.advice());
     }
     let lacking = app.meetings.shortcomings().into_iter().map(|line| format!("degraded: {line}\n"));
     Ok(["ready\n".into()].into_iter().chain(damaged(&app)).chain(lacking).collect())

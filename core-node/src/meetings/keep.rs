@@ -51,6 +51,34 @@ pub enum NotRemoved {
     Log(#[from] LogClosed),
 }
 
+/// Live meetings need so much room on the disk to come to their end, in bytes: below it no others are made.
+const DISK_RESERVE: u64 = 64 << 20;
+
+/// What the store lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// It has reached `store.max_bytes`.
+    Limit,
+    /// Its disk is nearly full.
+    Disk,
+}
+
+impl Shortage {
+    /// What to do about it.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Limit => {
+                "The store has reached `store.max_bytes`: live meetings go on, none is made. Remove meetings that are over by \
+                 `DELETE /v1/meetings/{id}?purge=true`, or raise the limit."
+            }
+            Self::Disk => {
+                "The store's disk has less than 64 MiB left: live meetings go on, none is made. Give it room, or remove meetings \
+                 that are over by `DELETE /v1/meetings/{id}?purge=true`."
+            }
+        }
+    }
+}
+
 impl Meetings {
     /// Removes a meeting that is over, with its transcript and receipt, here and at the cores that can be reached.
     ///
@@ -101,9 +129,17 @@ impl Meetings {
         }
     }
 
-    /// Whether the store has as much in it as it may.
-    pub fn is_store_full(&self) -> bool {
-        self.store.size() > self.settings.max_store_bytes
+    /// Why the store takes no more meetings, if so.
+    pub fn store_shortage(&self) -> Option<Shortage> {
+        if self.store.size() > self.settings.max_store_bytes {
+            return Some(Shortage::Limit);
+        }
+        (self.store.disk_left() < DISK_RESERVE).then_some(Shortage::Disk)
+    }
+
+    /// Why the store has failed, if it has: then this core ends.
+    pub fn store_failure(&self) -> Option<String> {
+        self.log.failure()
     }
 
     /// What cannot be read of what is kept, and whether there may be more than is named.

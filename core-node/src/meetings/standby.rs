@@ -103,6 +103,9 @@ impl Meetings {
         if let Err(denied) = self.admit_replica(from, known.as_ref(), &replica) {
             return refused(&denied.to_string());
         }
+        if known.is_none() && self.store_shortage().is_some() {
+            return refused("this core's store takes no more meetings");
+        }
         let Some(receiver) = self.standbys.receiver(id, self.settings.meetings) else {
             return refused("this core is the standby of as many meetings as it can be");
         };

@@ -44,10 +44,11 @@ impl Avoided {
     }
 }
 
-/// Whether `member` may hold the meeting: a live core in `regions` (`None` allows all) that is not going away.
+/// Whether `member` may hold the meeting: a live core in `regions` (`None` allows all) that is not going away, and whose
+/// store takes more (else it says that it has no capacity).
 pub fn fit(member: &Member, regions: Option<&BTreeSet<RegionId>>) -> bool {
     let here = regions.is_none_or(|r| r.contains(&member.identity.region));
-    let open = member.report.as_ref().is_some_and(|r| !r.draining && r.api.is_some());
+    let open = member.report.as_ref().is_some_and(|r| !r.draining && r.capacity > 0 && r.api.is_some());
     member.identity.role == Role::Core && here && open
 }
 
@@ -64,4 +65,36 @@ pub fn ranked(
         (m.identity.region != me.region, rtt.is_none(), rtt, m.identity.node.clone())
     });
     fit.into_iter().map(|m| m.identity.node.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use mesh::{clock::Micros, wire::report::Report};
+
+    use super::*;
+
+    #[test]
+    fn a_core_whose_store_takes_nothing_more_is_no_standby() {
+        let identity = Identity::from_spiffe("spiffe://a.test/region/eu/role/core/node/core-2", "a.test").unwrap();
+        let with = |capacity| Report {
+            node: identity.node.clone(),
+            at: Micros(1),
+            stress_permille: 0,
+            meetings: 0,
+            capacity,
+            draining: false,
+            api: Some("192.0.2.1:8080".into()),
+            software: String::new(),
+            rtts: vec![],
+            extension: None,
+        };
+        let addr = "192.0.2.1:4433".parse().unwrap();
+        let member = |capacity| Member { identity: identity.clone(), addr, report: Some(Arc::new(with(capacity))) };
+        assert!(fit(&member(600), None));
+        assert!(!fit(&member(0), None));
+    }
 }

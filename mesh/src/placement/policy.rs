@@ -10,8 +10,9 @@ use geo::RegionId;
 use super::{Candidate, Reason};
 use crate::identity::{NodeId, Role};
 
-/// No new meeting goes to an edge at or above this stress: what is there needs the rest.
-pub const MAX_STRESS_PERMILLE: u16 = 800;
+/// No new meeting goes to an edge at or above this stress. An edge that says what it has room for is taken at its word:
+/// a margin here would be one that its operator did not choose.
+pub const MAX_STRESS_PERMILLE: u16 = 1000;
 
 /// The conditions and weights of one placement.
 #[derive(Debug, Clone, PartialEq)]

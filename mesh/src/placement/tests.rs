@@ -105,7 +105,7 @@ fn each_hard_condition_has_its_own_reason() {
     assert_eq!(excluded(with_report(good(), |r| r.extension = None)), Reason::Version);
     assert_eq!(excluded(edge("dead", "eu", 5)), Reason::Taken);
     assert_eq!(excluded(edge("mute", "eu", 5)), Reason::Silent);
-    assert_eq!(excluded(with_report(good(), |r| r.stress_permille = 800)), Reason::Stress);
+    assert_eq!(excluded(with_report(good(), |r| r.stress_permille = 1000)), Reason::Stress);
     assert_eq!(excluded(with_report(good(), |r| r.meetings = 10)), Reason::Capacity);
     assert_eq!(excluded(Candidate { rtt_relay: measured(61, RttSource::Probe), ..good() }), Reason::MaxRtt);
     assert_eq!(excluded(Candidate { rtt_relay: None, ..good() }), Reason::MaxRtt);
@@ -133,13 +133,10 @@ fn what_was_assigned_since_the_report_counts_as_load() {
     let stress = |pending| rank(&[with(pending)], &Policy::default(), 0).rows.remove(0);
     assert_eq!(stress(3).verdict, Verdict::Chosen);
     assert_eq!(stress(3).score_ms.unwrap() - stress(0).score_ms.unwrap(), 6.0, "three of ten at 20 ms");
-    let full = stress(7);
-    assert_eq!(full.verdict, Verdict::Excluded(Reason::Stress));
-    assert_eq!(
-        full.why,
-        "Its stress is 800 per mille, with 7 more assigned since it said so; new meetings stop at 800."
-    );
-    assert_eq!(stress(8).verdict, Verdict::Excluded(Reason::Capacity));
+    assert_eq!(stress(7).verdict, Verdict::Chosen, "it has room for ten, and may fill it");
+    let full = stress(8);
+    assert_eq!(full.verdict, Verdict::Excluded(Reason::Capacity));
+    assert_eq!(stress(9).verdict, Verdict::Excluded(Reason::Capacity));
     assert_eq!(stress(u32::MAX).verdict, Verdict::Excluded(Reason::Capacity));
 }
 
