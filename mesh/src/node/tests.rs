@@ -101,6 +101,7 @@ async fn three_nodes_find_each_other_through_one_seed_and_hear_reports() {
     let (c, _c_in) = start(&authority, "c", &[a.address()]).await;
     tokio::join!(sees(&a, &["b", "c"]), sees(&b, &["a", "c"]), sees(&c, &["a", "b"]));
 
+    let before = b.report().at;
     b.publish(|report| report.meetings = 7);
     let mut members = c.members();
     let heard = members.wait_for(|members| {
@@ -108,6 +109,7 @@ async fn three_nodes_find_each_other_through_one_seed_and_hear_reports() {
     });
     timeout(PATIENCE, heard).await.expect("the report comes through").unwrap();
     assert_eq!(b.report().meetings, 7);
+    assert!(b.report().at > before, "what it shows of itself is as new as what it tells");
     c.peer(&id("b")).await.unwrap();
     assert!(c.rtt(&id("b")).is_some());
 }
