@@ -93,7 +93,8 @@ mod tests {
             extension: None,
         };
         let addr = "192.0.2.1:4433".parse().unwrap();
-        let member = |capacity| Member { identity: identity.clone(), addr, report: Some(Arc::new(with(capacity))) };
+        let member =
+            |capacity| Member { identity: identity.clone(), addr, report: Some(Arc::new(with(capacity))), heard: None };
         assert!(fit(&member(600), None));
         assert!(!fit(&member(0), None));
     }

@@ -155,7 +155,12 @@ mod tests {
     fn two_that_advertise_one_address_are_named_once() {
         let member = |name: &str, last| {
             let identity = format!("spiffe://a.test/region/eu/role/edge/node/{name}");
-            Member { identity: Identity::from_spiffe(&identity, "a.test").unwrap(), addr: addr(last), report: None }
+            Member {
+                identity: Identity::from_spiffe(&identity, "a.test").unwrap(),
+                addr: addr(last),
+                report: None,
+                heard: None,
+            }
         };
         let (mut shares, me) = (Shares::default(), "me".parse().unwrap());
         assert_eq!(shares.follow((&me, addr(1)), &[member("a", 2), member("b", 3)]), []);
