@@ -221,7 +221,7 @@ impl Gossip {
         {
             // What this node shows of itself is as old as what others have of it.
             let mut shown = self.shared.report();
-            (shown.at, shown.rtts, shown.extension) = (report.at, report.rtts.clone(), report.extension.clone());
+            (shown.at, shown.rtts, shown.extension) = (report.at, report.rtts.clone(), report.extension);
         }
         self.membership.publish(report, now);
     }
