@@ -101,7 +101,7 @@ impl Seeds {
     }
 
     /// The same; `each` has every address as soon as it is there. All names are looked up side by side, so that one that
-    /// nobody answers for keeps no other waiting; it takes two of [`SEARCH`] at most.
+    /// nobody answers for keeps no other waiting; it takes 16 s at most.
     pub async fn resolve_each(&self, mut each: impl FnMut(SocketAddr)) -> Found {
         let mut found = Found { addresses: BTreeMap::new(), refresh: REFRESH, problems: BTreeMap::new() };
         let mut searches = FuturesUnordered::new();
