@@ -20,6 +20,8 @@ const MOVED: Duration = Duration::from_millis(2);
 const MOVED_SHARE: u32 = 15;
 /// Stress that changed by less is told with the next refresh, in thousandths: each telling is signed.
 const SLIGHT_STRESS: u16 = 50;
+/// The first link of a chain is shown this long after signing, or later.
+const SOON: Duration = Duration::from_millis(500);
 /// Stress that changed by this much is told at once, in thousandths.
 const BRISK_STRESS: u16 = 100;
 
@@ -167,9 +169,13 @@ impl Own {
 }
 
 impl Told {
-    /// For how many periods it has stood.
+    /// Which link is to be shown: the first soon after signing, then one for each period that it has stood.
+    ///
+    /// Whoever missed what was signed learns from the first link that it lacks something, and asks.
     fn steps(&self, now: Instant) -> u16 {
-        (now.saturating_duration_since(self.signed).as_millis() / STEP.as_millis()).try_into().unwrap_or(u16::MAX)
+        let stood = now.saturating_duration_since(self.signed);
+        let periods = (stood.as_millis() / STEP.as_millis()).try_into().unwrap_or(u16::MAX);
+        if stood < SOON { 0 } else { u16::saturating_add(periods, 1) }
     }
 }
 

@@ -224,7 +224,8 @@ impl Reports {
             return Heard::Forged;
         }
         (held.steps, held.link) = (mark.steps, mark.link);
-        let stood = STEP * u32::from(mark.steps);
+        // The first link says only that this was signed.
+        let stood = STEP * u32::from(mark.steps.saturating_sub(1));
         Arc::make_mut(&mut held.report).at = Micros(held.at * 1000).plus(stood);
         self.changed.insert(node.clone());
         Heard::News { node: node.clone(), telling: Telling::Mark, brisk: false }
