@@ -32,6 +32,7 @@ use mesh::{
     identity::Identity,
     node::{Inbound, Peer},
     stream::{MessageReceiver, MessageSender, StreamError},
+    tasks::once,
     transport::close,
     wire::{
         Epoch, MeetingAlias, MeetingId,
@@ -44,7 +45,7 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
 
 use self::room::{Room, Rooms, SHARE, Share};
@@ -190,7 +191,8 @@ impl Acceptor {
     }
 
     /// Serves until `inbound` ends.
-    pub async fn run(self: Arc<Self>, mut inbound: mpsc::Receiver<Inbound>) {
+    pub async fn run(self: Arc<Self>, inbound: Arc<tokio::sync::Mutex<mpsc::Receiver<Inbound>>>) {
+        let mut inbound = inbound.lock().await;
         let mut noted = Instant::now();
         while let Some(inbound) = inbound.recv().await {
             if noted.elapsed() >= NOTE_EVERY {
@@ -200,15 +202,15 @@ impl Acceptor {
             match inbound {
                 // Of edges only: `mesh::authorize`.
                 Inbound::Control { peer, send, recv } => {
-                    tokio::spawn(self.clone().serve_control(peer, send, recv));
+                    once("edge", self.clone().serve_control(peer, send, recv));
                 }
                 Inbound::Spurt { peer, recv } => {
-                    tokio::spawn(self.clone().serve_spurt(peer, recv));
+                    once("spurt", self.clone().serve_spurt(peer, recv));
                 }
                 Inbound::Copies { peer, datagram } => self.serve_copies(&peer, datagram),
                 Inbound::Request { peer, request, reply } => {
                     let meetings = self.meetings.clone();
-                    tokio::spawn(async move {
+                    once("request", async move {
                         let response = meetings.answer(&peer.identity, *request).await;
                         // The asker may have gone.
                         let _ = reply.send(response).await;
@@ -244,18 +246,19 @@ impl Acceptor {
         let id = peer.connection.stable_id();
         let edge = peer.identity.node.clone();
         let (link, writer) = self.link(peer.identity, send);
-        let writer = tokio::spawn(writer);
+        let over = link.over.clone().drop_guard();
+        let writer = async move {
+            let _over = over;
+            writer.await;
+        };
+        let _writer = AbortOnDropHandle::new(once("edge writer", writer));
         lock(&self.links).insert(id, link.clone());
+        let _place = LinkPlace { of: &self, id, link: &link };
         self.changed.send_modify(|n| *n += 1);
         if let Err(error) = self.read_control(&link, &mut recv).await {
             metrics::counter!("nearfield_core_control_errors_total").increment(1);
             tracing::debug!(%edge, %error, "control stream ended");
         }
-        let mut links = lock(&self.links);
-        if links.get(&id).is_some_and(|current| Arc::ptr_eq(current, &link)) {
-            links.remove(&id);
-        }
-        writer.abort();
     }
 
     async fn read_control(&self, link: &Arc<Link>, recv: &mut MessageReceiver) -> Result<(), ControlError> {
@@ -350,6 +353,11 @@ impl Acceptor {
             ToCore::State { alias, state, detail } => {
                 if let Some((meeting, epoch)) = self.meeting(link, alias, kind)? {
                     meeting.notify(Notice::State(epoch, state, detail)).await;
+                }
+            }
+            ToCore::GivenUp { alias, spans } => {
+                if let Some((meeting, _)) = self.meeting(link, alias, kind)? {
+                    meeting.handle_given_up(spans).await?;
                 }
             }
             ToCore::Stats { alias, totals } => {
@@ -455,7 +463,7 @@ impl Acceptor {
     }
 
     async fn serve_spurt(self: Arc<Self>, peer: Peer, mut recv: quinn::RecvStream) {
-        metrics::gauge!("nearfield_core_spurt_streams").increment(1.0);
+        let _counted = SpurtStream::new();
         let link = self.link_of(peer.connection.stable_id()).await;
         let read = match &link {
             Some(link) => self.read_spurt(link, &mut recv).await,
@@ -471,7 +479,6 @@ impl Acceptor {
             metrics::counter!("nearfield_core_spurt_errors_total").increment(1);
             tracing::debug!(edge = %peer.identity.node, %error, "spurt stream ended");
         }
-        metrics::gauge!("nearfield_core_spurt_streams").decrement(1.0);
     }
 
     async fn link_of(&self, connection: usize) -> Option<Arc<Link>> {
@@ -506,7 +513,42 @@ impl Acceptor {
         let span = tracing::debug_span!(
             "spurt", meeting = %meeting.id, epoch = key.epoch.0, spurt = key.spurt.0, trace = %header.trace,
         );
-        take_spurt(&meeting, &key, &header, reader).instrument(span).await
+        // What broke on it would break again, whenever the edge sent it again.
+        let taken = take_spurt(&meeting, &key, &header, reader).instrument(span);
+        let taken = self.meetings.clone().guarded(meeting.clone(), "the intake", taken).await;
+        taken.unwrap_or(Err(SpurtError::Gone))
+    }
+}
+
+/// The place of an edge's link, given back however its task ends.
+struct LinkPlace<'a> {
+    of: &'a Acceptor,
+    id: usize,
+    link: &'a Arc<Link>,
+}
+
+impl Drop for LinkPlace<'_> {
+    fn drop(&mut self) {
+        let mut links = lock(&self.of.links);
+        if links.get(&self.id).is_some_and(|current| Arc::ptr_eq(current, self.link)) {
+            links.remove(&self.id);
+        }
+    }
+}
+
+/// A spurt stream that is being read.
+struct SpurtStream;
+
+impl SpurtStream {
+    fn new() -> Self {
+        metrics::gauge!("nearfield_core_spurt_streams").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for SpurtStream {
+    fn drop(&mut self) {
+        metrics::gauge!("nearfield_core_spurt_streams").decrement(1.0);
     }
 }
 

@@ -27,7 +27,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use mesh::wire::request::Secret;
+use mesh::{tasks::Tasks, wire::request::Secret};
 use sha2::{Digest, Sha256};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -46,6 +46,8 @@ pub struct App {
     pub report: Arc<dyn Fn() -> mesh::wire::report::Report + Send + Sync>,
     /// All metrics as Prometheus' text.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The node's tasks.
+    pub tasks: Tasks,
     /// What `/v1` requests must bear; `None` leaves it open.
     pub token: Option<Secret>,
     /// Who listens.

@@ -20,6 +20,7 @@ use mesh::{
         certs::{Authority, Credentials},
     },
     node::Member,
+    tasks::Tasks,
     trace::TraceContext,
     wire::{
         Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term, Version,
@@ -338,7 +339,8 @@ impl Core {
         let pool = Pool::new(Arc::new(FakeEngine { stuck, heard: heard.clone(), mute: mute.clone() }), 2, 4);
         let placer = Placer::new(mesh.clone(), LatencyModel::new(RegionMap::built_in()));
         let claims = claims.unwrap_or_else(|| Claims::embedded(store.clone()));
-        let meetings = Meetings::resume(settings, store, log, pool, placer, claims).unwrap();
+        let tasks = Tasks::default();
+        let meetings = Meetings::resume(settings, store, log, pool, placer, claims, &tasks).unwrap();
         let caps = Caps { meetings: 10, participants: 10, row_wait: Duration::from_millis(200) };
         let acceptor = Acceptor::new(meetings.clone(), "test", caps);
         let report = member(mesh.me.clone(), Some("127.0.0.1:80")).report.unwrap();
@@ -347,6 +349,7 @@ impl Core {
             mesh: mesh.clone(),
             report: Arc::new(move || (*report).clone()),
             metrics: Arc::new(String::new),
+            tasks,
             token: None,
             streams: Streams::new(Default::default()),
         };

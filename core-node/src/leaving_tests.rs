@@ -17,7 +17,7 @@ use crate::{
     accept::SpurtError,
     fakes::{ALIAS, ALICE, Core, Edge, next, spec, spurt_bytes},
     meeting::{Meeting, wall},
-    record::{LeaveRules, Spec, Status},
+    record::{GapReason, LeaveRules, Spec, Status},
 };
 
 fn core(dir: &tempfile::TempDir) -> Core {
@@ -151,4 +151,17 @@ async fn a_meeting_that_is_ended_says_by_whom() {
     core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Ended }).await;
     core.until("done", |_| live.record().status == Status::Done).await;
     assert_eq!(live.record().sub_code.as_deref(), Some("relay_ended"));
+}
+
+#[tokio::test]
+async fn speech_that_an_edge_had_to_give_up_is_a_gap_and_named_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (live, edge) = under(&mut core, LeaveRules::default()).await;
+    let at = |seconds: u64| Micros(1_700_000_000_000_000 + seconds * 1_000_000);
+    for spans in [vec![(at(1), at(3))], vec![(at(1), at(3)), (at(9), at(10)), (at(20), at(19))]] {
+        core.say(&edge, ToCore::GivenUp { alias: ALIAS, spans }).await;
+    }
+    let gaps: Vec<_> = live.record().gaps.iter().map(|gap| (gap.from, gap.to, gap.reason)).collect();
+    assert_eq!(gaps, [(at(1), Some(at(3)), GapReason::GivenUp), (at(9), Some(at(10)), GapReason::GivenUp)]);
 }

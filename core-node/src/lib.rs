@@ -15,6 +15,8 @@
 //!
 //! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it. [`authority`] says which core serves it.
 
+#![warn(clippy::print_stderr)]
+
 pub mod accept;
 pub mod api;
 pub mod authority;
@@ -58,6 +60,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod authority_tests;
 #[cfg(test)]
+mod back_tests;
+#[cfg(test)]
 mod door_tests;
 #[cfg(test)]
 mod dropped_tests;
@@ -78,8 +82,12 @@ mod order_tests;
 #[cfg(test)]
 mod redundancy_tests;
 #[cfg(test)]
+mod relief_tests;
+#[cfg(test)]
 mod residency_tests;
 #[cfg(test)]
 mod soak_tests;
+#[cfg(test)]
+mod tasks_tests;
 #[cfg(test)]
 mod tests;

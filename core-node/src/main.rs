@@ -1,5 +1,6 @@
 //! `core-node --config core.toml`: load, build, run, drain.
 
+#![warn(clippy::print_stderr)]
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
@@ -37,7 +38,10 @@ use mesh::{
     node::Node,
     signals, telemetry,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Mutex,
+};
 use tracing::info;
 
 /// As at the edge: what is allocated on one thread is freed on another.
@@ -60,6 +64,9 @@ struct Cli {
     /// Gives the disk back what removed meetings have left free in the store, and ends. Not while the core runs.
     #[arg(long)]
     compact: bool,
+    /// At SIGUSR1 every task that is started again when it breaks does so, one a second: a drill.
+    #[arg(long, hide = true)]
+    drill: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -127,7 +134,7 @@ fn start(cli: Cli) -> Result<()> {
     let Config { node, mesh, tls, .. } = &config;
     let settings = node_settings(&source, Role::Core, node, mesh, tls, SOFTWARE)?;
     for warning in source.strays::<Config>().into_iter().chain(config.exposed()) {
-        eprintln!("warning: {warning}");
+        telemetry::warn_early(&warning.to_string());
     }
     if cli.check {
         return Ok(config.try_all(&source)?);
@@ -140,12 +147,18 @@ fn start(cli: Cli) -> Result<()> {
     }
     // The process default, for HTTPS to a remote engine; the mesh names its provider itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    runtime.block_on(run(config, settings, map, limits))
+    runtime.block_on(async {
+        if cli.drill {
+            settings.tasks.drill();
+        }
+        run(config, settings, map, limits).await
+    })
 }
 
 async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, limits: http::Limits) -> Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let metrics = telemetry::init(&config.log, METRICS)?;
+    let tasks = settings.tasks.clone();
+    let (metrics, _last_lines) = telemetry::init(&config.log, METRICS, &tasks)?;
     let pool = Pool::new(engine(&config)?, config.transcribe.workers, config.transcribe.queue);
     let (path, opening) = (config.store_file(), config.opening());
     let opened = tokio::task::spawn_blocking(move || Store::open_as(&path, opening));
@@ -164,26 +177,33 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     let mesh = Arc::new(node.clone());
     let placer = Placer::new(mesh.clone(), LatencyModel::new(map));
     let claims = claims(&config, &store).await?;
-    let meetings = Meetings::resume(config.meetings(), store.clone(), log.clone(), pool, placer, claims)?;
+    let meetings = Meetings::resume(config.meetings(), store.clone(), log.clone(), pool, placer, claims, &tasks)?;
     let acceptor = Acceptor::new(meetings.clone(), SOFTWARE, config.link_caps());
-    tokio::spawn(acceptor.clone().run(inbound));
+    let (inbound, accepting) = (Arc::new(Mutex::new(inbound)), acceptor.clone());
+    tasks.keep("acceptor", move || accepting.clone().run(inbound.clone()));
     let reporting = node.clone();
     let app = App {
         meetings: meetings.clone(),
         mesh,
         report: Arc::new(move || reporting.report()),
         metrics: Arc::new(move || metrics.render()),
+        tasks: tasks.clone(),
         token: config.api.token.clone(),
         streams: Streams::new(limits),
     };
-    let api = http::serve(config.http.listen, api::router(app), limits).await.context("http.listen")?;
-    tokio::spawn(report(node.clone(), meetings.clone(), config.clone(), config.api_address(api)));
+    let api = http::serve(config.http.listen, api::router(app), limits, &tasks).await.context("http.listen")?;
+    let told = (node.clone(), meetings.clone(), config.clone(), config.api_address(api));
+    tasks.keep("report", move || {
+        let (node, meetings, config, api) = told.clone();
+        report(node, meetings, config, api)
+    });
     info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, %api, "core up");
 
     let failed = tokio::select! {
         _ = term.recv() => None,
         _ = int.recv() => None,
-        reason = log.failed() => Some(reason),
+        reason = log.failed() => Some(format!("the store failed: {reason}")),
+        reason = tasks.failed() => Some(reason),
     };
     meetings.drain();
     node.publish(|report| report.draining = true);
@@ -196,7 +216,7 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
         let _ = tokio::task::spawn_blocking(move || store.settle()).await;
     }
     info!("core down");
-    failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!("the store failed: {reason}")))
+    failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))
 }
 
 /// Copies the store, or puts a copy in its place.

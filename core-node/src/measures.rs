@@ -16,6 +16,11 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_core_copies_dropped_total", "Redundant copies that were of no use, by reason."),
     counter("nearfield_core_copies_first_total", "Items that came by a copy before they came by their stream."),
     counter("nearfield_core_decode_bad_packets_total", "Opus packets that could not be decoded."),
+    counter("nearfield_core_edges_back_total", "Edges that had a meeting after they had been given up."),
+    counter(
+        "nearfield_core_edges_detoured_total",
+        "Meetings whose edge was heard by way of other nodes only for too long.",
+    ),
     counter("nearfield_core_edges_silent_total", "Edges that did not answer when they were to take a meeting."),
     counter("nearfield_core_engine_retries_total", "Clips that the engine was given again."),
     counter("nearfield_core_feed_lagged_events_total", "Events that slow listeners read from the store instead."),

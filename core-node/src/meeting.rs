@@ -21,7 +21,7 @@ use mesh::{
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, Term,
-        control::{CloseReason, EdgeState, EdgeTotals},
+        control::{CloseReason, EdgeState, EdgeTotals, MAX_GIVEN_UP},
         spurt::Item,
     },
 };
@@ -37,7 +37,7 @@ use crate::{
     lock,
     log::{Log, LogClosed, Pending},
     publish::Publisher,
-    record::{CoreRole, MeetingRecord, Owner, Participant, SLOTS, Status},
+    record::{CoreRole, Gap, GapReason, MeetingRecord, Owner, Participant, SLOTS, Status},
     replicate::{entry::Entry, handle::Replication, sender::Settled, witnesses::Witnesses},
     seat,
     store::{Chunk, Op, SpurtRecord, Store},
@@ -304,10 +304,37 @@ impl Meeting {
         lock(&self.record).note_totals(epoch.0, totals);
     }
 
-    /// A beat of the edge, or one passed on: its lease runs for `lease` from now. False if it has none.
+    /// Speech captured in these spans never comes, says an edge that had it: that is a gap.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn handle_given_up(&self, spans: Vec<(Micros, Micros)>) -> Result<(), LogClosed> {
+        for (from, to) in spans.into_iter().take(MAX_GIVEN_UP).filter(|(from, to)| from < to) {
+            let told =
+                |gap: &Gap| gap.reason == GapReason::GivenUp && gap.from <= from && gap.to.is_some_and(|end| to <= end);
+            if lock(&self.record).gaps.iter().any(told) {
+                continue;
+            }
+            tracing::warn!(meeting = %self.id, ms = to.since(from).as_millis() as u64, "speech was given up by its edge");
+            let gap = Gap { seq: 0, from, to: Some(to), reason: GapReason::GivenUp, segment: None };
+            // Its edge says it again to whichever core takes over; its other meetings need not wait for the standby.
+            let keep = |gap: Gap| async move { self.update_here(|record| record.add_gap(gap)).await.map(|_| ()) };
+            self.publisher.gap(gap, keep).await?;
+        }
+        Ok(())
+    }
+
+    /// A beat of the edge: its lease runs for `lease` from now. False if it has none.
     pub fn renew(&self, edge: &NodeId, epoch: Epoch, lease: Duration) -> bool {
+        if lock(&self.detours).handle_direct(epoch) {
+            self.progress.notify_one();
+        }
+        self.renew_lease(edge, epoch, lease)
+    }
+
+    fn renew_lease(&self, edge: &NodeId, epoch: Epoch, lease: Duration) -> bool {
         // In a hand-over the predecessor's lease is over for the next owner's sake, but it captures until it is told.
-        if self.owner(epoch).is_some_and(|o| o.leaving && o.edge == *edge) {
+        if self.owner(epoch).is_some_and(|o| o.leaving && o.until.is_none() && o.edge == *edge) {
             return true;
         }
         let Some(owner) = self.owner(epoch).filter(|o| o.until.is_none()) else { return false };
@@ -324,8 +351,21 @@ impl Meeting {
     /// As [`Meeting::renew`], by way of another node: sent when the edge's own clock stood at `sent_ms`. `None` if that has come before,
     /// or was held back on its way.
     pub fn renew_by_detour(&self, edge: &NodeId, epoch: Epoch, sent_ms: u64, lease: Duration) -> Option<bool> {
-        let fresh = lock(&self.detours).is_fresh(epoch, sent_ms, Instant::now());
-        fresh.then(|| self.renew(edge, epoch, lease))
+        let (now, heard) = (Instant::now(), self.heard_at());
+        if !lock(&self.detours).is_fresh(epoch, sent_ms, now) {
+            return None;
+        }
+        let renewed = self.renew_lease(edge, epoch, lease);
+        if renewed && lock(&self.detours).handle_detour(epoch, heard, now) {
+            self.progress.notify_one();
+        }
+        Some(renewed)
+    }
+
+    /// Since when the edge of `epoch` has been heard by way of other nodes only, so that its speech does not come; and when it was
+    /// last heard itself.
+    pub fn detoured(&self, epoch: Epoch) -> Option<(Instant, Micros)> {
+        lock(&self.detours).only_since(epoch)
     }
 
     /// What its cores alone know.
@@ -454,8 +494,10 @@ impl Meeting {
         lock(&self.witnesses).iter().filter(|epoch| links.contains_key(epoch)).collect()
     }
 
-    /// Returns when no edge can hold a lease of `slot` any more, and none can renew it, so that the next may be granted.
+    /// Returns when no edge can hold a lease of `slot` any more, so that the next may be granted. None is renewed from here on: this
+    /// lasts as long as a lease at most.
     pub async fn vacant(&self, slot: u8) {
+        self.grantor(slot).close();
         loop {
             let until = match self.grantor(slot).revoke(Instant::now()) {
                 Err(NotYet::Leased(until)) => until,

@@ -39,6 +39,7 @@ use mesh::{
     authorize::Denials,
     lease::{self, Grantor, LEASE_MAX},
     mandate::MeetingKey,
+    tasks::Tasks,
     trace::TraceContext,
     wire::{Epoch, MeetingId, Term},
 };
@@ -237,6 +238,7 @@ impl Meetings {
         pool: Pool,
         placer: Placer,
         claims: Claims,
+        tasks: &Tasks,
     ) -> Result<Arc<Self>, StoreError> {
         let this = Arc::new(Self {
             settings,
@@ -271,13 +273,30 @@ impl Meetings {
                 CoreRole::Moved => {}
             }
         }
-        this.tasks.spawn(doubt::tell(Arc::downgrade(&this), resumed, this.stop.clone()));
-        this.tasks.spawn(keep::settle(Arc::downgrade(&this.store), this.stop.clone()));
-        this.tasks.spawn(keep::scrub(Arc::downgrade(&this), this.stop.clone()));
-        this.tasks.spawn(takeover::watch(Arc::downgrade(&this), this.stop.clone()));
-        let watching = this.stop.clone().run_until_cancelled_owned(claims.watch());
-        this.tasks.spawn(async move { _ = watching.await });
+        this.begin(tasks, resumed);
         Ok(this)
+    }
+
+    /// Starts what goes on beside the meetings.
+    fn begin(self: &Arc<Self>, tasks: &Tasks, resumed: Vec<MeetingId>) {
+        let of = || (Arc::downgrade(self), self.stop.clone());
+        let (this, stop) = of();
+        let doubting = tasks.keep("doubts", move || doubt::tell(this.clone(), resumed.clone(), stop.clone()));
+        let (store, stop) = (Arc::downgrade(&self.store), self.stop.clone());
+        let settling = tasks.keep("settling", move || keep::settle(store.clone(), stop.clone()));
+        let (this, stop) = of();
+        let scrubbing = tasks.keep("scrubbing", move || keep::scrub(this.clone(), stop.clone()));
+        let (this, stop) = of();
+        let watching = tasks.keep("takeovers", move || takeover::watch(this.clone(), stop.clone()));
+        let (claims, stop) = (self.claims.clone(), self.stop.clone());
+        let claiming = tasks.keep("claims", move || {
+            let watch = stop.clone().run_until_cancelled_owned(claims.clone().watch());
+            async move { _ = watch.await }
+        });
+        // The end waits for them.
+        for task in [doubting, settling, scrubbing, watching, claiming] {
+            self.tasks.spawn(task);
+        }
     }
 
     /// Makes a meeting, or finds the one that the same request made before. It is made whole even if this is dropped.

@@ -224,7 +224,8 @@ fn edges(store: &Store, record: &MeetingRecord, ended: Micros) -> Result<Vec<Edg
 
 /// When nobody had part; whether there are words of what somebody captured is in the transcript.
 fn gaps(record: &MeetingRecord, ended: Micros) -> Vec<GapLine> {
-    let uncaptured = record.gaps.iter().filter(|gap| gap.reason != GapReason::NotTranscribed);
+    let captured = |reason| matches!(reason, GapReason::NotTranscribed | GapReason::GivenUp);
+    let uncaptured = record.gaps.iter().filter(|gap| !captured(gap.reason));
     let line =
         |gap: &Gap| GapLine { from: timestamp(gap.from), to: timestamp(gap.to.unwrap_or(ended)), reason: gap.reason };
     uncaptured.map(line).collect()

@@ -192,6 +192,8 @@ pub enum GapReason {
     EdgeLeft,
     /// Its edge lost the relay.
     RelayLost,
+    /// It was captured, and its edge could not bring it here: it had no room for it, or no way.
+    GivenUp,
     /// It was captured, but the engine made no words of what one speaker said: see `segment_id`.
     NotTranscribed,
 }

@@ -109,16 +109,20 @@ impl Assignments {
     }
 
     /// Serves `inbound` until `stop`, then leaves every meeting and waits for their last words.
-    pub async fn serve(self, mut inbound: mpsc::Receiver<Inbound>, stop: CancellationToken) {
+    ///
+    /// # Errors
+    /// `inbound` has ended before.
+    pub async fn serve(self, mut inbound: mpsc::Receiver<Inbound>, stop: CancellationToken) -> Result<(), String> {
         let mut tasks = JoinSet::new();
         // Not among `tasks`: a stop need not wait for it.
-        let homing = tokio::spawn(self.clone().bring_home());
+        let this = self.clone();
+        let homing = self.node.tasks().keep("spilled speech", move || this.clone().bring_home());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(done) = tasks.join_next(), if !tasks.is_empty() => log_panic(done),
                 next = inbound.recv() => match next {
-                    None => break,
+                    None => return Err("the node has ended".into()),
                     Some(Inbound::Request { peer, request, reply }) => {
                         tasks.spawn(self.clone().answer(peer.identity, *request, reply));
                     }
@@ -134,6 +138,7 @@ impl Assignments {
         }
         self.drain(tasks).await;
         homing.abort();
+        Ok(())
     }
 
     /// Meetings served now.

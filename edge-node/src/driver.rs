@@ -258,7 +258,8 @@ impl Driver {
 
     fn handle_disk(&mut self, done: Done) {
         match done {
-            Done::Written(written) => self.meeting.handle_spilled(written),
+            Done::Written(written) => self.meeting.handle_spilled(written, Instant::now()),
+            Done::Gone(why) => self.meeting.handle_disk_gone(&why),
             Done::Read(key, items) => self.meeting.handle_loaded(key, items),
         }
     }

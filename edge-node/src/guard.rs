@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: waits by the clock")]
 
 use std::{
-    any::Any,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use mesh::tasks;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -52,14 +52,14 @@ impl Pulse {
 /// # Errors
 /// It panicked, or `pulse` stopped. A task that stands still is given up: it goes no further than its next wait.
 pub async fn watch(work: impl Future<Output = ()> + Send + 'static, pulse: Pulse) -> Result<(), Broken> {
-    let mut task = AbortOnDropHandle::new(tokio::spawn(work));
+    let mut task = AbortOnDropHandle::new(tasks::once("meeting", work));
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut last, mut still) = (pulse.count(), 0);
     loop {
         tokio::select! {
             ended = &mut task => return ended.or_else(|e| match e.try_into_panic() {
-                Ok(panic) => Err(Broken::Panicked(message(&*panic))),
+                Ok(panic) => Err(Broken::Panicked(tasks::message(&*panic))),
                 // Only the runtime's end cancels it.
                 Err(_) => Ok(()),
             }),
@@ -72,12 +72,6 @@ pub async fn watch(work: impl Future<Output = ()> + Send + 'static, pulse: Pulse
             return Err(Broken::Still);
         }
     }
-}
-
-/// What a panic said, cut at 200 characters.
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("without a word").chars().take(200).collect()
 }
 
 #[cfg(test)]

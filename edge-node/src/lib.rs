@@ -25,6 +25,8 @@
 //!
 //! `media` and what lies between `meeting` and `uplink` is pure: time comes in as an argument, nothing waits.
 
+#![warn(clippy::print_stderr)]
+
 pub mod assignments;
 pub mod budget;
 pub mod config;

@@ -176,8 +176,12 @@ impl Links {
         open.retain(is_wanted);
         let shared = open.entry(core.clone()).or_insert_with(|| {
             let (commands, rx) = mpsc::channel(COMMANDS);
-            let link = task::Link::new(self.node.clone(), self.software.clone(), core.clone(), self.born);
-            tokio::spawn(link.run(rx));
+            let link = task::Link::new(self.node.clone(), self.software.clone(), core.clone(), self.born, rx);
+            let link = Arc::new(tokio::sync::Mutex::new(link));
+            self.node.tasks().keep("link", move || {
+                let link = link.clone();
+                async move { link.lock().await.run().await }
+            });
             Shared { commands, next_alias: 0 }
         });
         shared.next_alias += 1;

@@ -1,4 +1,5 @@
 //! `edge-node --config edge.toml`: load, build, run, drain.
+#![warn(clippy::print_stderr)]
 
 use std::{os::fd::AsFd, path::PathBuf, process::ExitCode};
 
@@ -15,7 +16,9 @@ use mesh::{
     health, http,
     identity::Role,
     node::Node,
-    signals, telemetry,
+    signals,
+    tasks::Tasks,
+    telemetry,
 };
 use tokio::{
     net::unix::pipe,
@@ -45,6 +48,9 @@ struct Cli {
     /// `process`: each meeting's relay connection and media path run in a process of their own; as `isolation.mode`.
     #[arg(long, value_name = "MODE", value_parser = ["task", "process"])]
     isolate: Option<String>,
+    /// At SIGUSR1 every task that is started again when it breaks does so, one a second: a drill.
+    #[arg(long, hide = true)]
+    drill: bool,
     /// Serves one meeting for the process that started this one.
     #[arg(long, hide = true)]
     meeting_process: bool,
@@ -72,14 +78,19 @@ fn start(cli: Cli) -> Result<()> {
     let settings = node_settings(&source, Role::Edge, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
     let limits = config.http.limits(&source)?;
     for stray in source.strays::<Config>() {
-        eprintln!("warning: {stray}");
+        telemetry::warn_early(&stray.to_string());
     }
     if cli.check {
         return Ok(config.try_all(&source)?);
     }
     // The process default, for HTTPS in connectors; the mesh names its provider itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    runtime.block_on(run(config, settings, limits))
+    runtime.block_on(async {
+        if cli.drill {
+            settings.tasks.drill();
+        }
+        run(config, settings, limits).await
+    })
 }
 
 /// A meeting's own process; see [`edge_node::isolate`].
@@ -87,7 +98,7 @@ fn serve_parent(runtime: &Runtime, config: Config) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let assignments::Settings { meeting, connect, .. } = config.serving();
     runtime.block_on(async {
-        telemetry::init(&config.log, METRICS)?;
+        let (_metrics, _last_lines) = telemetry::init(&config.log, METRICS, &Tasks::default())?;
         let input = pipe::Receiver::from_owned_fd(std::io::stdin().as_fd().try_clone_to_owned()?)?;
         let output = pipe::Sender::from_owned_fd(std::io::stdout().as_fd().try_clone_to_owned()?)?;
         let ended = child::run(input, output, (meeting, connect).into()).await;
@@ -96,7 +107,8 @@ fn serve_parent(runtime: &Runtime, config: Config) -> Result<()> {
 }
 
 async fn run(config: Config, settings: mesh::node::Settings, limits: http::Limits) -> Result<()> {
-    let metrics = telemetry::init(&config.log, METRICS)?;
+    let tasks = settings.tasks.clone();
+    let (metrics, _last_lines) = telemetry::init(&config.log, METRICS, &tasks)?;
     let (node, inbound) = Node::start(settings).await?;
     let stop = CancellationToken::new();
     let mut serving = config.serving();
@@ -108,18 +120,26 @@ async fn run(config: Config, settings: mesh::node::Settings, limits: http::Limit
     let assignments = Assignments::new(node.clone(), serving);
     let members = node.members();
     let ready = move || !members.borrow().is_empty();
-    http::serve(config.http.listen, health::router(metrics, ready), limits).await.context("http.listen")?;
-    let serving = tokio::spawn(assignments.serve(inbound, stop.clone()));
+    let health = health::router(metrics, tasks.clone(), ready);
+    http::serve(config.http.listen, health, limits, &tasks).await.context("http.listen")?;
+    let serving = tasks.need("meetings", assignments.serve(inbound, stop.clone()));
     info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, "edge up");
 
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let failed = tokio::select! {
+        _ = term.recv() => None,
+        _ = int.recv() => None,
+        reason = tasks.failed() => Some(reason),
+    };
+    match failed {
+        // Another edge takes the meetings, as after a crash.
+        Some(_) => serving.abort(),
+        None => {
+            stop.cancel();
+            serving.await.context("the serving task was stopped")?;
+        }
     }
-    stop.cancel();
-    serving.await.context("the serving task broke")?;
     node.shutdown().await;
     info!("edge down");
-    Ok(())
+    failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))
 }

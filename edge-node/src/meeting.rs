@@ -174,6 +174,8 @@ pub struct Meeting {
     /// Rows of the participant table that the disk has not seen.
     rows: Vec<Record>,
     next_spill: Instant,
+    /// The disk refused what was last to be spilled.
+    unspilled: bool,
     totals: Totals,
 }
 
@@ -231,6 +233,7 @@ impl Meeting {
             actions: VecDeque::new(),
             rows: vec![],
             next_spill: now,
+            unspilled: false,
             totals: Totals::new(now),
         };
         this.follow(now);
@@ -339,6 +342,7 @@ impl Meeting {
         self.collect(now);
         if self.totals.handle_timeout(now) {
             self.say_totals();
+            self.say_given_up(false);
         }
         if self.hand_over.is_some_and(|until| until <= now) {
             metrics::counter!("nearfield_edge_hand_overs_unanswered_total").increment(1);
@@ -399,15 +403,29 @@ impl Meeting {
     }
 
     /// What was last polled is on disk, which has given up `dropped` for it; or it could not be written.
-    pub fn handle_spilled(&mut self, written: Result<Vec<SpurtKey>, String>) {
-        self.uplink.handle_spilled(written.is_ok());
+    pub fn handle_spilled(&mut self, written: Result<Vec<SpurtKey>, String>, now: Instant) {
+        self.uplink.handle_spilled(written.is_ok(), now);
         match written {
-            Ok(dropped) => self.uplink.handle_dropped(&dropped),
+            Ok(dropped) => {
+                if std::mem::take(&mut self.unspilled) {
+                    tracing::info!("speech can be spilled again");
+                }
+                self.uplink.handle_dropped(&dropped);
+            }
             Err(why) => {
-                tracing::error!(why, "speech cannot be spilled: only memory is left for it");
+                if !std::mem::replace(&mut self.unspilled, true) {
+                    tracing::error!(why, "speech cannot be spilled: what is on disk stays, the rest is kept in memory");
+                }
                 metrics::counter!("nearfield_edge_spill_failures_total").increment(1);
             }
         }
+    }
+
+    /// The disk can neither be written nor read any more.
+    pub fn handle_disk_gone(&mut self, why: &str) {
+        tracing::error!(why, "what was spilled is lost: only memory is left for speech");
+        metrics::counter!("nearfield_edge_spill_failures_total").increment(1);
+        self.uplink.handle_disk_gone();
     }
 
     /// A spurt to be read from disk, so that it can be sent.

@@ -6,8 +6,10 @@
 //!
 //! The ring is bounded: memory first, then disk. What no core holds after a second, and everything while there is no core or memory
 //! is half full, is to be spilled ([`Uplink::poll_spill`]); what is on disk leaves memory when that is full, and comes
-//! back ([`Uplink::poll_load`]) when it is to be sent. Only where nothing can be spilled the oldest speech that is not done
-//! goes first, the spurt being spoken last: that is counted.
+//! back ([`Uplink::poll_load`]) when it is to be sent. A disk that refuses is tried again, and keeps what it has until memory is
+//! nearly full, too; then the oldest speech on it makes room. Only where nothing can be spilled the oldest speech in memory that
+//! is not done goes first, the spurt being spoken last. What is given up is counted, and the core is told when it was said
+//! ([`Uplink::take_given_up`]).
 //!
 //! Calling contract: hand in outputs and acknowledgements at any time; between [`Uplink::handle_connected`] and
 //! [`Uplink::handle_disconnected`] call [`Uplink::poll_transmit`] until it has no more, and write what it yields in
@@ -33,13 +35,17 @@ use crate::{spurt::Output, toc::packet_duration};
 pub mod format;
 pub mod ladder;
 mod lag;
+mod lost;
 pub mod spill;
 mod spilling;
 
-use self::{format::Record, lag::Marks, spilling::OnDisk};
+use self::{format::Record, lag::Marks, lost::Lost, spilling::OnDisk};
 
 /// What an item is counted as beyond its bytes, and a spurt beyond its items: the memory they take here.
 const OVERHEAD: usize = 64;
+
+/// How long an item is taken to last before there was a packet.
+const SLOT: Duration = Duration::from_millis(20);
 
 /// What bounds the ring.
 #[derive(Debug, Clone)]
@@ -117,6 +123,9 @@ pub struct Uplink {
     /// Spurts to be read from disk because the core has made words of a part of them: of how many items.
     cut: BTreeMap<SpurtKey, u32>,
     spilling: spilling::Spilling,
+    lost: Lost,
+    /// Of spurts that were given up while they were spoken: up to when, and how long their last item was.
+    cut_short: BTreeMap<SpurtKey, (Micros, Duration)>,
 }
 
 #[derive(Debug)]
@@ -128,6 +137,10 @@ struct Spurt {
     items: Vec<Item>,
     /// How many it has.
     count: u32,
+    /// And how long they last.
+    spoken: Duration,
+    /// How long the last of them lasts.
+    slot: Duration,
     end: Option<SpurtEnd>,
     bytes: usize,
     on_disk: OnDisk,
@@ -170,6 +183,8 @@ impl Uplink {
             whole_only: false,
             cut: BTreeMap::new(),
             spilling: spilling::Spilling::default(),
+            lost: Lost::default(),
+            cut_short: BTreeMap::new(),
         }
     }
 
@@ -180,6 +195,7 @@ impl Uplink {
             Output::Item { spurt, item, .. } => self.append(SpurtKey { participant, spurt }, item, now),
             Output::End { spurt, end } => {
                 let key = SpurtKey { participant, spurt };
+                self.cut_short.remove(&key);
                 if let Some(spurt) = self.spurts.get_mut(&key) {
                     spurt.end = Some(end);
                     if spurt.whole {
@@ -325,6 +341,8 @@ impl Uplink {
             captured,
             items: vec![],
             count: 0,
+            spoken: Duration::ZERO,
+            slot: SLOT,
             end: None,
             bytes: OVERHEAD,
             on_disk: OnDisk::new(now),
@@ -346,8 +364,17 @@ impl Uplink {
         self.make_room(cost, key);
         let Some(spurt) = self.spurts.get_mut(&key).filter(|s| s.end.is_none()) else {
             self.overflowed += packets(&item);
+            if let Some((end, slot)) = self.cut_short.get_mut(&key) {
+                let from = *end;
+                *end = end.plus(*slot);
+                self.lost.note(from, *end);
+            }
             return;
         };
+        if let Item::Frame(packet) = &item {
+            spurt.slot = packet_duration(packet).unwrap_or(spurt.slot);
+        }
+        spurt.spoken += spurt.slot;
         spurt.items.push(item);
         spurt.count += 1;
         spurt.marks.handle_said(spurt.count, now);
@@ -364,8 +391,12 @@ impl Uplink {
                 continue;
             }
             let spoken = |key: &&SpurtKey| self.spurts.get(key).is_some_and(|s| s.end.is_none());
-            let oldest = self.order.values().find(|key| !spoken(key));
-            let oldest = oldest.or_else(|| self.order.values().find(|key| **key != wanted_by));
+            // What is on disk only takes no room here.
+            let here = |key: &&SpurtKey| self.spurts.get(key).is_some_and(|s| !s.is_evicted());
+            let all = || self.order.values();
+            let oldest = all().find(|key| !spoken(key) && here(key));
+            let oldest = oldest.or_else(|| all().find(|key| **key != wanted_by && here(key)));
+            let oldest = oldest.or_else(|| all().find(|key| **key != wanted_by));
             let Some(&key) = oldest.or_else(|| self.order.values().next()) else { return };
             self.give_up(key);
         }
@@ -381,11 +412,22 @@ impl Uplink {
 
     fn give_up(&mut self, key: SpurtKey) {
         if let Some(spurt) = self.remove(key) {
+            if !spurt.is_safe() {
+                self.lost.note(spurt.captured, spurt.captured.plus(spurt.spoken));
+            }
+            if spurt.end.is_none() {
+                self.cut_short.insert(key, (spurt.captured.plus(spurt.spoken), spurt.slot));
+            }
             self.overflowed += match spurt.is_evicted() {
                 true => u64::from(spurt.count),
                 false => spurt.items.iter().map(packets).sum::<u64>(),
             };
         }
+    }
+
+    /// When speech was said that has been given up, if there is more of it than was taken last, or if `again`.
+    pub fn take_given_up(&mut self, again: bool) -> Option<Vec<(Micros, Micros)>> {
+        self.lost.take(again)
     }
 
     /// Forgets a spurt; a stream that is open for it gets its trailer.
@@ -436,6 +478,11 @@ impl Spurt {
         self.has_more() && !self.is_held_back()
     }
 
+    /// The core has it, to its end: its words come, whatever becomes of it here.
+    fn is_safe(&self) -> bool {
+        self.end.is_some() && self.durable.as_ref().is_some_and(|(_, upto)| *upto == self.count)
+    }
+
     fn is_held_back(&self) -> bool {
         self.whole && self.end.is_none()
     }
@@ -475,7 +522,7 @@ impl Spurt {
 
 /// How long items last; a gap as long as the frame before it.
 fn length(items: &[Item]) -> Duration {
-    let mut slot = Duration::from_millis(20);
+    let mut slot = SLOT;
     let lengths = items.iter().map(|item| {
         if let Item::Frame(packet) = item {
             slot = packet_duration(packet).unwrap_or(slot);

@@ -60,6 +60,7 @@ pub enum Message {
     Confirm,
     HandOver,
     Forget,
+    GivenUp,
     // From a core, on the same.
     CoreHello,
     CoreBeat,
@@ -168,6 +169,7 @@ const TABLE: &[Row] = {
         inside(Confirm, Core, Edge, &[Owner, Former]),
         inside(HandOver, Core, Edge, &[Owner, Former]),
         inside(Forget, Core, Edge, &[Owner, Former]),
+        inside(GivenUp, Core, Edge, &[Owner, Former]),
         any(CoreHello, Edge, Core, &[Itself]),
         any(CoreBeat, Edge, Core, &[Itself]),
         any(Drain, Edge, Core, &[Itself]),
@@ -295,6 +297,7 @@ impl Message {
             ToCore::Late { .. } => Self::Late,
             ToCore::HandOver { .. } => Self::HandOver,
             ToCore::Forget { .. } => Self::Forget,
+            ToCore::GivenUp { .. } => Self::GivenUp,
         }
     }
 
@@ -345,6 +348,7 @@ impl Message {
             Self::Confirm => "confirm",
             Self::HandOver => "hand_over",
             Self::Forget => "forget",
+            Self::GivenUp => "given_up",
             Self::CoreHello => "core_hello",
             Self::CoreBeat => "core_beat",
             Self::Drain => "drain",

@@ -32,6 +32,7 @@ use self::{
     table::{Admission, Table},
     watched::Watched,
 };
+use crate::tasks::{self, Tasks};
 
 /// Bytes that the head of a request may have, and that wait in this process to be written.
 const BUFFER: usize = 64 * 1024;
@@ -79,7 +80,7 @@ pub struct Client {
 ///
 /// # Errors
 /// The address is taken or not this machine's; the error names it.
-pub async fn serve(listen: SocketAddr, router: Router, limits: Limits) -> io::Result<SocketAddr> {
+pub async fn serve(listen: SocketAddr, router: Router, limits: Limits, tasks: &Tasks) -> io::Result<SocketAddr> {
     let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {listen} (TCP): {e}"));
     let listener = TcpListener::bind(listen).await.map_err(named)?;
     let addr = listener.local_addr()?;
@@ -88,7 +89,11 @@ pub async fn serve(listen: SocketAddr, router: Router, limits: Limits) -> io::Re
         warn!(connections, "fewer HTTP connections than configured: the process may open too few files");
     }
     let door = Door::new(router, Limits { connections, ..limits });
-    tokio::spawn(Server { listener, door }.run());
+    let server = Arc::new(tokio::sync::Mutex::new(Server { listener, door }));
+    tasks.keep("http", move || {
+        let server = server.clone();
+        async move { server.lock().await.run().await }
+    });
     Ok(addr)
 }
 
@@ -111,7 +116,7 @@ struct Server {
 }
 
 impl Server {
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -137,7 +142,7 @@ impl Server {
         let _ = socket.set_tcp_user_timeout(Some(DEAD));
         let Some(place) = self.door.admit(addr) else { return };
         let router = self.door.router.clone();
-        tokio::spawn(async move {
+        tasks::once("http connection", async move {
             // Buffers are for those who say something.
             let said = tokio::select! {
                 () = place.ends.closed.cancelled() => false,

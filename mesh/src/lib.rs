@@ -5,7 +5,10 @@
 //! inside by its first byte (see [`wire`]): a datagram is SWIM and goes to [`membership`], which
 //! answers with packets, timers and news of who lives; a stream is a talk spurt, or typed messages
 //! ([`stream`], [`codec`]), and goes to the program; [`spurts`] sends them, with [`redundancy`] where the path is lossy. [`seeds`] finds the first peers, [`placement`]
-//! ranks those found. [`config`], [`telemetry`], [`http`] and [`health`] are what every program around it needs.
+//! ranks those found. [`config`], [`telemetry`], [`http`] and [`health`] are what every program around it needs, and [`tasks`] what becomes of it when
+//! a task panics.
+
+#![warn(clippy::print_stderr)]
 
 pub mod authorize;
 pub mod clock;
@@ -31,6 +34,7 @@ pub mod signals;
 pub mod sim;
 pub mod spurts;
 pub mod stream;
+pub mod tasks;
 pub mod telemetry;
 pub mod trace;
 pub mod transport;

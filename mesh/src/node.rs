@@ -47,6 +47,7 @@ use crate::{
     coordinate::Coordinate,
     identity::{Identity, NodeId, certs::Credentials},
     membership, seeds,
+    tasks::Tasks,
     transport::{HandshakeError, Transport},
     wire::{
         Version,
@@ -89,6 +90,8 @@ pub struct Settings {
     pub swim: membership::Settings,
     /// The software version, for operators.
     pub software: String,
+    /// Where its tasks are entered.
+    pub tasks: Tasks,
 }
 
 /// What the node's tasks share.
@@ -117,6 +120,7 @@ struct Shared {
     /// Weak: the gossip task holds the strong one, so that the reader sees the end when the node stops.
     inbound: mpsc::WeakSender<Inbound>,
     denials: Denials,
+    tasks: Tasks,
     stop: CancellationToken,
 }
 
@@ -159,15 +163,18 @@ impl Node {
             keys_changed: Notify::new(),
             inbound: inbound.downgrade(),
             denials: Denials::default(),
+            tasks: settings.tasks,
             stop: CancellationToken::new(),
         });
         tracing::info!(node = %shared.me.node, role = %shared.me.role, region = %shared.me.region, %advertise, "node up");
-        tokio::spawn(gossip::run(shared.clone(), settings.swim, gossip_end, members_in, inbound));
-        tokio::spawn(inbound::accept(shared.clone()));
-        tokio::spawn(join::run(shared.clone(), seeds));
-        tokio::spawn(locate::run(shared.clone()));
-        tokio::spawn(renewal::run(shared.clone()));
+        let ends = gossip::Ends { inputs: Arc::new(gossip_end.into()), members: members_in, _inbound: inbound };
+        begin(&shared, settings.swim, ends, Arc::new(seeds));
         Ok((Self { shared }, inbound_end))
+    }
+
+    /// Its tasks, and those of the program around it.
+    pub fn tasks(&self) -> &Tasks {
+        &self.shared.tasks
     }
 
     /// What other nodes tried that they may not.
@@ -283,6 +290,20 @@ impl Shared {
     fn report(&self) -> MutexGuard<'_, Report> {
         lock(&self.report)
     }
+}
+
+/// Starts the node's tasks.
+fn begin(shared: &Arc<Shared>, swim: membership::Settings, ends: gossip::Ends, seeds: Arc<seeds::Seeds>) {
+    let of = |shared: &Arc<Shared>| shared.clone();
+    let (tasks, s) = (&shared.tasks, of(shared));
+    tasks.keep("gossip", move || gossip::run(s.clone(), swim.clone(), ends.clone()));
+    tasks.need("accept", inbound::accept(of(shared)));
+    let s = of(shared);
+    tasks.keep("join", move || join::run(s.clone(), seeds.clone()));
+    let s = of(shared);
+    tasks.keep("locate", move || locate::run(s.clone()));
+    let s = of(shared);
+    tasks.keep("certificates", move || renewal::run(s.clone()));
 }
 
 fn first_report(me: &Identity, software: String) -> Report {

@@ -22,6 +22,7 @@ use crate::{
         Plan,
         repeater::{Key, Repeater},
     },
+    tasks,
     transport::{DATAGRAM_BUFFER, close, congestion::Path},
     wire::{
         Version,
@@ -124,7 +125,7 @@ impl SpurtSender {
         if matches!(item, Item::End(_)) {
             let _ = outgoing.stream.finish();
             let (stopped, unread) = (outgoing.stream.stopped(), self.unread.clone());
-            tokio::spawn(async move {
+            tasks::once("spurt stream", async move {
                 // Without an error there is nobody who would read it, or nobody who needs to.
                 if stopped.await.is_ok_and(|code| code.is_some_and(|code| code != close::SHUTDOWN)) {
                     unread.cancel();

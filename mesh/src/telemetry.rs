@@ -1,12 +1,14 @@
 //! Logs and metrics, set up once at a program's start.
 
+mod lines;
 #[doc(hidden)]
 pub mod lint;
 pub mod metric;
 pub mod ours;
 
 use std::{
-    io::{IsTerminal, Write},
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
 };
@@ -14,8 +16,12 @@ use std::{
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, filter::ParseError, util::TryInitError};
 
+pub use self::lines::LastLines;
 use self::metric::Metric;
-use crate::config::sections::{LogFormat, LogSection};
+use crate::{
+    config::sections::{LogFormat, LogSection},
+    tasks::Tasks,
+};
 
 /// Libraries that report every lost packet or remote fault as their own error, some with the packet's
 /// bytes. A filter that names one of them overrides this.
@@ -43,6 +49,9 @@ pub enum TelemetryError {
     /// There is a subscriber already.
     #[error("logging: {0}")]
     Log(#[from] TryInitError),
+    /// The system has no thread for the log.
+    #[error("logging: {0}")]
+    Thread(#[from] io::Error),
     /// There is a recorder already.
     #[error("metrics: {0}")]
     Metrics(#[from] BuildError),
@@ -55,25 +64,30 @@ impl Metrics {
     }
 }
 
-/// Sends the log to standard error and collects metrics, of this crate and those `described`. Call once, within a tokio runtime.
+/// Sends the log to standard error and collects metrics, of this crate and those `described`. Call once, within a tokio runtime,
+/// and drop the [`LastLines`] last.
 ///
 /// # Errors
 /// The filter is malformed, or it was called before.
-pub fn init(log: &LogSection, described: &[Metric]) -> Result<Metrics, TelemetryError> {
-    init_log(log)?;
+pub fn init(log: &LogSection, described: &[Metric], tasks: &Tasks) -> Result<(Metrics, LastLines), TelemetryError> {
+    let last_lines = init_log(log)?;
+    std::panic::set_hook(Box::new(tell_panic));
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .install_recorder()?;
     ours::METRICS.iter().chain(described).for_each(Metric::describe);
     let upkeep = handle.clone();
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(UPKEEP);
-        loop {
-            ticks.tick().await;
-            upkeep.run_upkeep();
+    tasks.keep("metrics", move || {
+        let upkeep = upkeep.clone();
+        async move {
+            let mut ticks = tokio::time::interval(UPKEEP);
+            loop {
+                ticks.tick().await;
+                upkeep.run_upkeep();
+            }
         }
     });
-    Ok(Metrics { handle })
+    Ok((Metrics { handle }, last_lines))
 }
 
 /// How a program ends. An error is told in one line, each of its causes once: whatever `RUST_BACKTRACE` says, the reason is
@@ -99,18 +113,37 @@ fn in_a_line(error: &anyhow::Error) -> String {
     line
 }
 
-fn init_log(log: &LogSection) -> Result<(), TelemetryError> {
+/// Says `warning` on standard error, before there is a log. Nothing hangs on whether that can be written.
+pub fn warn_early(warning: &str) {
+    let _ = writeln!(io::stderr(), "warning: {warning}");
+}
+
+/// Whatever panics says so in the log, as everything else does; who it was follows (see [`crate::tasks`]).
+fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let at = panic.location().map(ToString::to_string);
+    let said = panic.payload_as_str().unwrap_or("without a word");
+    let trace = Backtrace::capture();
+    // By RUST_BACKTRACE.
+    let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
+    tracing::error!(at, said, trace, "panic");
+}
+
+fn init_log(log: &LogSection) -> Result<LastLines, TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt;
+
+    let (lines, last_lines) = lines::start(io::stderr())?;
 
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(&log.filter)?)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(io::stderr().is_terminal())
+        // It would tell of them on standard error, and panic where that fails.
+        .log_internal_errors(false)
+        .with_writer(lines);
     match log.format {
         LogFormat::Human => builder.finish().try_init()?,
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
     }
-    Ok(())
+    Ok(last_lines)
 }
 
 /// Whether `log.filter` can be used.

@@ -27,6 +27,7 @@ use crate::{
         Identity,
         certs::{BadCertificate, Credentials, Unacceptable},
     },
+    tasks,
     wire::Version,
 };
 
@@ -76,6 +77,8 @@ pub mod close {
     pub const TWIN: VarInt = VarInt::from_u32(14);
     /// The peer's certificate is not valid yet, by our clock.
     pub const NOT_YET_VALID: VarInt = VarInt::from_u32(13);
+    /// The task that served the connection broke.
+    pub const BROKEN: VarInt = VarInt::from_u32(15);
 }
 
 /// The endpoint. Cheap to clone.
@@ -255,7 +258,7 @@ impl Transport {
                 continue;
             }
             let (transport, done) = (self.clone(), done.clone());
-            tokio::spawn(async move {
+            tasks::once("handshake", async move {
                 let from = incoming.remote_address();
                 let outcome = transport.welcome(incoming).await;
                 done(from, outcome);

@@ -97,6 +97,7 @@ async fn join(authority: &Authority, dns: SocketAddr) -> Node {
         seeds: seeds::Settings { domain: Some(ZONE.into()), dns_servers: vec![dns], ..seeds::Settings::default() },
         swim: membership::Settings::default(),
         software: "test".into(),
+        tasks: Default::default(),
     };
     Node::start(settings).await.unwrap().0
 }

@@ -25,7 +25,7 @@ async fn an_idle_connection_costs_a_few_kilobytes_whatever_its_routes_hold() {
     let document = vec![b'x'; 1 << 20];
     let app = Router::new().route("/", get(async || "ok")).route("/document", get(move || async move { document }));
     let limits = Limits { connections: 2 * CONNECTIONS, per_address: 2 * CONNECTIONS };
-    let addr = serve("127.0.0.1:0".parse().unwrap(), app, limits).await.unwrap();
+    let addr = serve("127.0.0.1:0".parse().unwrap(), app, limits, &Default::default()).await.unwrap();
     let mut first = TcpStream::connect(addr).await.unwrap();
     ask(&mut first).await;
     let before = resident();

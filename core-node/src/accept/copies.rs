@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mesh::{
     authorize::Message,
     node::Peer,
+    tasks::once,
     wire::{Version, copies::Copies},
 };
 
@@ -25,7 +26,7 @@ impl Acceptor {
             return;
         };
         let (this, connection) = (self.clone(), peer.connection.stable_id());
-        tokio::spawn(async move {
+        once("copies", async move {
             if let Err(error) = this.take_copies(connection, datagram).await {
                 let reason = if matches!(error, SpurtError::Unknown) { "unknown" } else { "refused" };
                 metrics::counter!("nearfield_core_copies_dropped_total", "reason" => reason).increment(1);

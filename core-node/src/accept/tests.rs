@@ -26,6 +26,7 @@ async fn node(authority: &Authority, role: &str, seeds: Vec<String>) -> (Node, m
         seeds: seeds::Settings { addresses: seeds, ..Default::default() },
         swim: membership::Settings::default(),
         software: "test".into(),
+        tasks: Default::default(),
     };
     Node::start(settings).await.unwrap()
 }
@@ -48,7 +49,7 @@ impl Pair {
         let authority = Authority::create("a.test", HOUR).unwrap();
         let (at_core, inbound) = node(&authority, "core", vec![]).await;
         let (at_edge, _) = node(&authority, "edge", vec![at_core.address().to_string()]).await;
-        tokio::spawn(core.acceptor.clone().run(inbound));
+        tokio::spawn(core.acceptor.clone().run(Arc::new(inbound.into())));
         let mut members = at_edge.members();
         timeout(PATIENCE, members.wait_for(|m| !m.is_empty())).await.unwrap().unwrap();
         let peer = at_edge.peer(&at_core.identity().node).await.unwrap();

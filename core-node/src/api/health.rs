@@ -28,6 +28,11 @@ pub(super) async fn ready(State(app): State<App>) -> Result<String, Problem> {
     if app.meetings.draining() {
         return unready("draining", "This core takes no new meetings.");
     }
+    let ailing = app.tasks.ailing();
+    if !ailing.is_empty() {
+        let detail = format!("Tasks of this core have broken and are being started again: {}.", ailing.join(", "));
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "broken", detail));
+    }
     if !app.meetings.has_authority() {
         let detail = "The authority cannot be reached: live meetings go on, none is made or changes hands.";
         return unready("authority_unavailable", detail);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::{clock::Micros, wire::copies::Copies};
+use mesh::{clock::Micros, tasks::once, wire::copies::Copies};
 
 use super::{IntakeError, Meeting};
 use crate::{key::SpurtKey, lock};
@@ -33,7 +33,7 @@ impl Meeting {
         };
         metrics::counter!("nearfield_core_copies_first_total").increment(1);
         let meeting = self.clone();
-        tokio::spawn(async move {
+        once("copies", async move {
             // A log that has failed is reported by whoever reads the stream.
             if let Ok(at) = pending.durable().await {
                 lock(&meeting.ingest).handle_logged(receipt);

@@ -1,11 +1,11 @@
-//! Renewals that come by way of other nodes: which of them are new.
+//! Renewals that come by way of other nodes: which of them are new, and whose speech has no way here meanwhile.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use mesh::wire::Epoch;
+use mesh::{clock::Micros, wire::Epoch};
 
 /// What a renewal may take longer on its way than the one before it. An edge waits less for its answer.
 const LATE: Duration = Duration::from_secs(2);
@@ -20,6 +20,8 @@ const MAX_EPOCHS: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Detours {
     newest: BTreeMap<Epoch, (u64, Instant)>,
+    /// Of epochs that have been renewed in no other way: since when, and when their edge was heard itself before that.
+    only: BTreeMap<Epoch, (Instant, Micros)>,
 }
 
 impl Detours {
@@ -36,6 +38,26 @@ impl Detours {
             }
         }
         fresh
+    }
+
+    /// The edge of `epoch` was heard itself; whether that is new.
+    pub(super) fn handle_direct(&mut self, epoch: Epoch) -> bool {
+        self.only.remove(&epoch).is_some()
+    }
+
+    /// The edge of `epoch`, which was last heard at `heard`, has renewed its lease by way of another node; whether that is new.
+    pub(super) fn handle_detour(&mut self, epoch: Epoch, heard: Micros, now: Instant) -> bool {
+        let known = self.only.contains_key(&epoch);
+        self.only.entry(epoch).or_insert((now, heard));
+        while self.only.len() > MAX_EPOCHS {
+            self.only.pop_first();
+        }
+        !known
+    }
+
+    /// Since when the edge of `epoch` has been heard by way of others only, and when it was last heard itself.
+    pub(super) fn only_since(&self, epoch: Epoch) -> Option<(Instant, Micros)> {
+        self.only.get(&epoch).copied()
     }
 }
 
@@ -58,8 +80,21 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_is_heard_by_way_of_others_only_until_it_is_heard_itself() {
+        let (mut detours, start) = (Detours::default(), Instant::now());
+        let later = start + Duration::from_secs(4);
+        assert!(detours.handle_detour(Epoch(1), Micros(5), start));
+        assert!(!detours.handle_detour(Epoch(1), Micros(9), later));
+        assert_eq!(detours.only_since(Epoch(1)), Some((start, Micros(5))));
+        assert!(detours.handle_direct(Epoch(1)) && !detours.handle_direct(Epoch(1)));
+        assert_eq!(detours.only_since(Epoch(1)), None);
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
         let (mut detours, now) = (Detours::default(), Instant::now());
+        (0..100).for_each(|epoch| _ = detours.handle_detour(Epoch(epoch), Micros(0), now));
+        assert_eq!(detours.only.len(), MAX_EPOCHS);
         assert!((0..100).all(|epoch| detours.is_fresh(Epoch(epoch), 1, now)));
         assert_eq!(detours.newest.len(), MAX_EPOCHS);
     }

@@ -16,17 +16,20 @@ pub enum Wish {
     Standby,
     /// A second edge.
     Redundancy,
+    /// An edge whose speech has a way to this core.
+    Path,
 }
 
 impl Wish {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Standby, Self::Redundancy];
+    pub const ALL: [Self; 3] = [Self::Standby, Self::Redundancy, Self::Path];
 
     /// As the API and metrics write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Standby => "standby",
             Self::Redundancy => "redundancy",
+            Self::Path => "path",
         }
     }
 }

@@ -8,6 +8,7 @@ use backon::{ExponentialBuilder, Retryable};
 use mesh::{
     authorize::Message,
     identity::{Identity, NodeId},
+    tasks::once,
     wire::{Epoch, MeetingId, Term, control::RefusedReason},
 };
 use tokio::time::timeout;
@@ -52,7 +53,7 @@ impl Meetings {
         epoch: Epoch,
     ) -> Result<Arc<Meeting>, NotHere> {
         let (this, cause) = (self.clone(), Cause::Called(edge.clone(), epoch));
-        let claiming = tokio::spawn(async move { this.claim(id, term, cause).await });
+        let claiming = once("claim", async move { this.claim(id, term, cause).await });
         let ended = match self.claims.is_shared() {
             // It goes on: the edge asks again.
             true => timeout(CALL_WAIT, claiming).await.map_err(|_| NotHere::from(RefusedReason::Full))?,

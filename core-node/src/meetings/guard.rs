@@ -2,10 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use mesh::wire::request::Request;
+use mesh::{tasks, wire::request::Request};
 use tokio::time::timeout;
 
 use super::{Meetings, forget_live};
@@ -19,15 +19,19 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Meetings {
-    /// Runs `work`, a task of `meeting`. Should it panic the meeting fails, and no other notices.
-    pub(super) async fn guarded(
+    /// Runs `work`, which is of `meeting`. Should it panic the meeting fails, and no other notices; then there is no result.
+    pub async fn guarded<T>(
         self: Arc<Self>,
         meeting: Arc<Meeting>,
         what: &'static str,
-        work: impl Future<Output = ()> + Send,
-    ) {
-        if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-            self.fail(&meeting, format!("{what} broke: {}", message(&*panic))).await;
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                self.fail(&meeting, format!("{what} broke: {}", tasks::message(&*panic))).await;
+                None
+            }
         }
     }
 
@@ -68,16 +72,10 @@ impl Meetings {
         for (_, owner) in meeting.record().captors() {
             let (mesh, edge) = (self.placer.mesh.clone(), owner.edge.clone());
             let release = Request::Release { meeting: id, key: meeting.key().for_edge(&edge) };
-            tokio::spawn(async move { mesh.request(&edge, &release).await });
+            tasks::once("release", async move { mesh.request(&edge, &release).await });
         }
         forget_live(&self.live, id);
         self.release(meeting.clone());
         self.seal(id).await;
     }
-}
-
-/// What a panic said, cut at 200 characters.
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("without a word").chars().take(200).collect()
 }

@@ -31,7 +31,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 /// Why an edge has not taken a meeting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Declined {
-    /// There was no answer within [`ANSWER_DEADLINE`]. If it joins all the same, its lease is waited out.
+    /// There was no answer within [`ANSWER_DEADLINE`], nor has it opened the meeting. If it does so later while none else is
+    /// asked, it is the meeting's edge all the same (`supervise`).
     #[error("no answer within {ANSWER_DEADLINE:?}")]
     Silent,
     /// It will not, or the meeting is not to be had.
@@ -89,7 +90,12 @@ pub(super) async fn invite(
     };
     let lease = peers.rtt(&edge).map_or(LEASE_MAX, lease_for);
     let request = if leases { join(meeting, regions, &edge, assignment, lease) } else { Request::Assign(assignment) };
-    match in_time(peers.request(&edge, &request)).await?.map_err(Declined::Refused)? {
+    let answer = match in_time(peers.request(&edge, &request)).await {
+        // Where its answer is late or lost: what it has opened it has taken.
+        Err(_) | Ok(Err(_)) if meeting.grantor(slot).held(Instant::now()) == Some(epoch) => Response::Accepted,
+        answer => answer?.map_err(Declined::Refused)?,
+    };
+    match answer {
         Response::Accepted => {
             tracing::info!(meeting = %meeting.id, %edge, epoch = epoch.0, leases, "meeting placed");
             Ok(())

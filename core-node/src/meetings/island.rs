@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use mesh::{
     identity::{NodeId, Role},
+    tasks::once,
     wire::{
         MeetingId, Term,
         request::{Request, Response},
@@ -78,7 +79,7 @@ impl Meetings {
             for Told { by, core, term } in self.ask(meeting.id, Some(&meeting.record())).await {
                 let superseded = meeting.replication.with(|m, _| m.handle_other(&core, term));
                 if !superseded && by == core && core != *self.me() {
-                    tokio::spawn(tell_former(Arc::downgrade(self), meeting.id, core, mine));
+                    once("former core", tell_former(Arc::downgrade(self), meeting.id, core, mine));
                 }
             }
         }

@@ -13,7 +13,8 @@
 //!
 //! **Order.** What an edge says, the end of its placement, what membership finds and what the API asks come by ways of their
 //! own, in any order. An edge may be live before the answer that it takes the meeting has been read: what it says until then
-//! is kept (`early`). `orders` holds this against all pairs.
+//! is kept (`early`). One that was given up, or whose answer was missed, may turn out to have the meeting: as long as nobody
+//! else has been granted it, it is *back*. `orders` holds this against all pairs.
 
 mod early;
 #[cfg(test)]
@@ -70,6 +71,9 @@ const HOMING: Duration = Duration::from_secs(150);
 /// Placements in a row without a meeting that goes live, before it fails.
 const MAX_PLACEMENTS: u32 = 5;
 
+/// How long an edge is sought for a meeting that was live, if none can be had: its own may be cut off, and listen on.
+const SEEK: Duration = Duration::from_secs(150);
+
 /// What the shell is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -106,6 +110,10 @@ pub struct Lifecycle {
     homing: Option<Instant>,
     /// An edge is being sought.
     placing: bool,
+    /// Where it stood when the edge of `epoch` was given up.
+    given_up: Status,
+    /// Until when another is sought for a meeting that was live, however often that fails.
+    seek: Option<Instant>,
     early: Early,
     placements: u32,
     edge_gone: bool,
@@ -145,6 +153,8 @@ impl Lifecycle {
             wait: None,
             homing: None,
             placing: false,
+            given_up: Status::Connecting,
+            seek: None,
             early: Early::default(),
             placements: 0,
             edge_gone: false,
@@ -224,15 +234,43 @@ impl Lifecycle {
         }
     }
 
+    /// The edge of `epoch` has the meeting, although it was given up, or was not known to have taken it: nobody else is sought.
+    pub fn handle_back(&mut self, epoch: Epoch, now: Instant) {
+        if !self.is_sought() || epoch < self.epoch {
+            return;
+        }
+        self.actions.retain(|action| *action != Action::Place);
+        if epoch > self.epoch {
+            (self.wait, self.placing) = (None, true);
+            return self.handle_assigned(epoch, now);
+        }
+        (self.placing, self.early) = (false, Early::default());
+        match self.status {
+            Status::Placing if self.given_up == Status::Active => {
+                (self.status, self.wait, self.placements) = (Status::Active, None, 0);
+            }
+            Status::Placing => {
+                self.status = Status::Connecting;
+                self.set_wait(Wait::Open, now);
+            }
+            Status::Finishing if !self.edge_gone => {
+                self.actions.push(Action::Leave);
+                self.see_off(now);
+            }
+            _ => {}
+        }
+    }
+
     /// No edge took it.
     pub fn handle_unplaced(&mut self, why: Unplaced, now: Instant) {
         if !std::mem::take(&mut self.placing) {
             return;
         }
-        self.early = Early::default();
         match self.status {
             Status::Active if self.leaving.is_some() => self.set_wait(Wait::Retry, now),
-            Status::Placing if why.retry && self.placements < MAX_PLACEMENTS => self.set_wait(Wait::Retry, now),
+            Status::Placing if why.retry && (self.placements < MAX_PLACEMENTS || self.is_patient(now)) => {
+                self.set_wait(Wait::Retry, now)
+            }
             Status::Placing => {
                 self.fail(why.code, Some(why.detail));
                 self.leave_behind(now);
@@ -490,7 +528,7 @@ impl Lifecycle {
     }
 
     /// Whether an edge is being sought, or is to be.
-    fn is_sought(&self) -> bool {
+    pub fn is_sought(&self) -> bool {
         self.placing || matches!(self.wait, Some((Wait::Retry, _)))
     }
 
@@ -516,7 +554,7 @@ impl Lifecycle {
 
     /// Whether `epoch` is, or may be, of the edge that is being sought.
     fn is_early(&self, epoch: Epoch) -> bool {
-        self.placing && epoch > self.epoch
+        self.is_sought() && epoch > self.epoch
     }
 
     fn place_again(&mut self, now: Instant) {
@@ -526,8 +564,16 @@ impl Lifecycle {
             self.fail("no_edge", Some(format!("{MAX_PLACEMENTS} edges in a row did not get in")));
             self.leave_behind(now);
         } else {
+            self.given_up = self.status;
+            if self.status == Status::Active {
+                self.seek = Some(now + SEEK);
+            }
             self.place();
         }
+    }
+
+    fn is_patient(&self, now: Instant) -> bool {
+        self.seek.is_some_and(|until| now < until)
     }
 
     /// There is no edge, or it does not answer: what is here is all there will be.

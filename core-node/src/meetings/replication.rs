@@ -8,6 +8,7 @@ use geo::RegionId;
 use mesh::{
     identity::{Identity, NodeId, Role},
     node::Member,
+    tasks::once,
     wire::{
         Version,
         request::{Replica, Request, Response},
@@ -175,7 +176,7 @@ impl Pairing {
             Event::Superseded(core, term) => {
                 let (meetings, id) = (self.meetings.clone(), self.meeting.id);
                 // In a task of its own: it ends this one.
-                tokio::spawn(async move { meetings.step_down(id, core, term).await });
+                once("step down", async move { meetings.step_down(id, core, term).await });
                 return Ok(false);
             }
         }

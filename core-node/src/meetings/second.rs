@@ -6,6 +6,8 @@
 //!   └────────── after a pause ──────┴─────────────────────┴─────────────────┘
 //! ```
 //!
+//! One is sought, too, to *relieve* a first whose speech has no way here; then it takes the first's place as soon as it is live.
+//!
 //! The meeting's status follows the first edge alone ([`super::lifecycle`]); with two that capture, losing either is no gap.
 
 use std::time::{Duration, Instant};
@@ -23,6 +25,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Second {
     wanted: bool,
+    /// One is sought in any case: the first is to be relieved.
+    relief: bool,
     slot: u8,
     state: State,
     failures: u32,
@@ -48,7 +52,7 @@ enum State {
 impl Second {
     /// None yet; never one if it is not `wanted`.
     pub fn new(wanted: bool) -> Self {
-        Self { wanted, slot: 1, state: State::Absent { until: None }, failures: 0, early: None }
+        Self { wanted, relief: false, slot: 1, state: State::Absent { until: None }, failures: 0, early: None }
     }
 
     /// As it was before this core started: the edge of `epoch`, in `slot`, is expected back.
@@ -81,7 +85,7 @@ impl Second {
     /// Whether an edge is to be sought now. The answer is awaited then.
     pub fn poll_place(&mut self, now: Instant) -> bool {
         let State::Absent { until } = self.state else { return false };
-        let due = self.wanted && until.is_none_or(|until| until <= now);
+        let due = self.is_sought() && until.is_none_or(|until| until <= now);
         if due {
             self.state = State::Placing;
         }
@@ -139,7 +143,7 @@ impl Second {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Joining { until, .. } => Some(until),
-            State::Absent { until } if self.wanted => until,
+            State::Absent { until } if self.is_sought() => until,
             _ => None,
         }
     }
@@ -151,9 +155,28 @@ impl Second {
         Some(epoch)
     }
 
+    /// The first is to be relieved, or not any more; whether that is new.
+    pub fn relieve(&mut self, relief: bool) -> bool {
+        std::mem::replace(&mut self.relief, relief) != relief
+    }
+
+    /// Whether the first is to be relieved.
+    pub fn relieves(&self) -> bool {
+        self.relief
+    }
+
+    /// Whether the meeting is to have one at all times.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    fn is_sought(&self) -> bool {
+        self.wanted || self.relief
+    }
+
     /// The meeting ends: no other is sought.
     pub fn stop(&mut self) {
-        self.wanted = false;
+        (self.wanted, self.relief) = (false, false);
     }
 
     fn note_early(&mut self, said: Early) {
@@ -178,6 +201,18 @@ mod tests {
     #![allow(clippy::disallowed_methods)]
 
     use super::*;
+
+    #[test]
+    fn one_is_sought_to_relieve_the_first_and_none_after_that() {
+        let now = Instant::now();
+        let mut second = Second::new(false);
+        assert!(second.relieve(true) && !second.relieve(true));
+        assert!(second.poll_place(now));
+        second.handle_assigned(Epoch(2), now);
+        second.handle_live(Epoch(2));
+        assert_eq!(second.promote(0), Some(Epoch(2)));
+        assert!(second.relieve(false) && !second.poll_place(now));
+    }
 
     #[test]
     fn one_is_sought_only_where_two_are_wanted() {

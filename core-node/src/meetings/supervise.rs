@@ -5,6 +5,7 @@
 
 mod gaps;
 mod placing;
+mod relief;
 
 use std::{
     collections::BTreeSet,
@@ -16,6 +17,7 @@ use std::{
 
 use mesh::{
     node::Member,
+    tasks::once,
     wire::{
         Epoch,
         control::{CloseReason, EdgeState},
@@ -24,6 +26,7 @@ use mesh::{
 };
 use tokio::{
     sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
     time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
@@ -44,6 +47,10 @@ use crate::{
 /// How long an edge that lost its lease has to bring the rest of what it was sending, before that ends where it is. What
 /// comes later makes an utterance of its own.
 const LATE_GRACE: Duration = Duration::from_secs(2);
+
+/// How long an edge that was given up and renews its lease again is watched before it is believed that it has captured all the
+/// while: one that stood still finds out at once that it must leave, and its beats may be faster.
+const SURE: Duration = Duration::from_secs(2);
 
 /// Which of a meeting's edges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +83,14 @@ pub(super) struct Supervisor {
     members: watch::Receiver<Arc<Vec<Member>>>,
     /// Nobody captures it, since when and why.
     gap: Option<Gap>,
+    /// This edge has the meeting again, and is believed from then on to have captured all the while.
+    back: Option<(Epoch, Instant)>,
+    /// What edges that were relieved have captured and not brought yet.
+    owed: Vec<(Epoch, Gap)>,
     /// The owner has been seen alive since it became the owner.
     owner_seen: bool,
+    /// What former owners left open is ended by these.
+    ending: JoinSet<()>,
     told: Option<Status>,
 }
 
@@ -108,7 +121,10 @@ impl Supervisor {
             closed: None,
             members,
             gap,
+            back: None,
+            owed: vec![],
             owner_seen: false,
+            ending: JoinSet::new(),
             told: None,
         }
     }
@@ -125,8 +141,9 @@ impl Supervisor {
             if self.lifecycle.status().ended() {
                 return self.withdraw().await;
             }
+            let back = self.back.map(|(_, sure)| sure);
             let timeouts = [self.lifecycle.poll_timeout(), self.second.poll_timeout(), self.leave_timeout()];
-            let timeout = timeouts.into_iter().flatten().min();
+            let timeout = timeouts.into_iter().chain([back, self.relief_due()]).flatten().min();
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(notice) = notices.recv() => {
@@ -147,6 +164,7 @@ impl Supervisor {
                 }
                 Ok(()) = self.members.changed() => self.handle_members().await,
                 () = self.meeting.progressed() => {}
+                Some(ended) = self.ending.join_next() => as_here(ended),
                 (which, placed) = placed(&mut self.placing) => {
                     if self.handle_placed(which, placed).await.is_err() {
                         return;
@@ -172,6 +190,8 @@ impl Supervisor {
             Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail, now),
             Notice::Closed(epoch, reason) => self.handle_closed(epoch, reason, now).await?,
             Notice::Late(_) if self.is_finishing() => {}
+            // What it owes is on its way.
+            Notice::Late(epoch) if self.owed.iter().any(|(of, _)| *of == epoch) => {}
             Notice::Late(epoch) => self.handle_closed(epoch, CloseReason::LeaseOver, now).await?,
             // `act` relieves it.
             Notice::HandOver(epoch) => self.leaves = self.leaves.max(Some(epoch)),
@@ -205,13 +225,14 @@ impl Supervisor {
     }
 
     async fn handle_closed(&mut self, epoch: Epoch, reason: CloseReason, now: Instant) -> Result<(), LogClosed> {
+        self.handle_paid(epoch, now);
         if self.is_spare(epoch, now).await? {
             return Ok(());
         }
         if matches!(reason, CloseReason::Drain | CloseReason::LeaseOver | CloseReason::Failed) {
             self.meeting.retire(epoch).await?;
         }
-        if !self.waits_for_second(epoch, reason) {
+        if !self.waits_for_second(epoch, reason) && !self.waits_for_owed(epoch, reason) {
             self.lifecycle.handle_closed(epoch, reason, now);
         }
         // One that was on its way comes too late.
@@ -286,12 +307,16 @@ impl Supervisor {
     async fn handle_timeout(&mut self, now: Instant) -> Result<(), LogClosed> {
         if let Some(epoch) = self.second.handle_timeout(now) {
             tracing::warn!(epoch = epoch.0, "the second edge did not get in");
-            self.meeting.wishes.handle_unmet(Wish::Redundancy, "the second edge did not get in", wall());
+            self.meeting.wishes.handle_unmet(self.second_wish(), "the second edge did not get in", wall());
             self.leave(epoch).await;
             self.give_up(epoch).await?;
         }
+        if let Some((epoch, _)) = self.back.take_if(|(_, sure)| *sure <= now) {
+            self.note_back(epoch);
+        }
         if self.lifecycle.poll_timeout().is_some_and(|at| at <= now) {
-            if self.lives(self.lifecycle.epoch()) {
+            let awaited = self.closed.is_none() || self.second.epoch().is_some() || self.owes();
+            if awaited && self.lives(self.lifecycle.epoch()) {
                 self.lifecycle.handle_edge_alive(now);
             }
             self.lifecycle.handle_timeout(now);
@@ -379,14 +404,14 @@ impl Supervisor {
         if !leased && !there {
             return self.meeting.seal_former(epoch).await;
         }
-        let (meeting, stop) = (self.meeting.clone(), self.meeting.stop.clone());
-        tokio::spawn(stop.run_until_cancelled_owned(async move {
+        let meeting = self.meeting.clone();
+        self.ending.spawn(async move {
             tokio::time::sleep(LATE_GRACE).await;
             match leased {
                 true => meeting.end_open(epoch, &meeting.captors()).await,
                 false => meeting.seal_former(epoch).await,
             }
-        }));
+        });
     }
 
     /// Does what the lifecycle asks, and tells the world where the meeting stands.
@@ -419,6 +444,7 @@ impl Supervisor {
 
     /// What was said before it could be acted upon is, as soon as it can.
     async fn catch_up(&mut self) -> Result<(), LogClosed> {
+        self.take_back(Instant::now());
         let captors = self.meeting.captors();
         self.live.retain(|epoch| captors.contains(epoch));
         if self.is_captured() {
@@ -428,6 +454,7 @@ impl Supervisor {
             self.meeting.wishes.handle_met(Wish::Redundancy);
         }
         let now = Instant::now();
+        self.relieve_detoured(now).await?;
         let alone = |epoch| !self.live.iter().any(|other| *other != epoch);
         match self.leaves {
             Some(epoch) if self.second.epoch() == Some(epoch) && alone(epoch) => return Ok(()),
@@ -460,7 +487,7 @@ impl Supervisor {
         self.meeting.tell_edge(epoch, ToLink::Leave { meeting }).await;
         let Some(owner) = self.meeting.owner(epoch) else { return };
         let (mesh, key) = (self.placer.mesh.clone(), self.meeting.key().for_edge(&owner.edge));
-        tokio::spawn(async move {
+        once("release", async move {
             if let Err(error) = mesh.request(&owner.edge, &Request::Release { meeting, key }).await {
                 tracing::debug!(edge = %owner.edge, error, "release not answered");
             }
@@ -474,6 +501,7 @@ impl Supervisor {
         }
         if status.ended() {
             self.end_gap().await?;
+            self.name_owed().await?;
         }
         let failure = self.lifecycle.failure().filter(|_| status == Status::Failed).cloned();
         let left = || {
@@ -501,6 +529,13 @@ impl Supervisor {
         }
         self.told = Some(status);
         Ok(())
+    }
+}
+
+/// What broke in a task of the supervisor's breaks the supervisor.
+fn as_here(ended: Result<(), JoinError>) {
+    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+        std::panic::resume_unwind(panic);
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use mesh::{
     authorize::{Message, Relation, Residency},
     identity::{Identity, NodeId},
+    tasks::once,
     wire::{
         Epoch, MeetingId, Term,
         control::RefusedReason,
@@ -155,7 +156,7 @@ impl Meetings {
         metrics::counter!("nearfield_core_takeovers_total").increment(1);
         metrics::histogram!("nearfield_core_takeover_seconds").record(begun.elapsed().as_secs_f64());
         if let Some(former) = former {
-            tokio::spawn(tell_former(Arc::downgrade(self), id, former, term));
+            once("former core", tell_former(Arc::downgrade(self), id, former, term));
         }
         self.live(id).ok_or_else(|| RefusedReason::Ended.into())
     }
@@ -267,7 +268,7 @@ pub(super) async fn watch(meetings: Weak<Meetings>, stop: CancellationToken) {
         this.note_tables();
         if claims.as_ref().is_none_or(JoinHandle::is_finished) {
             let this = this.clone();
-            claims = Some(tokio::spawn(async move { this.look_at_claims().await }));
+            claims = Some(once("claims in doubt", async move { this.look_at_claims().await }));
         }
         for record in this.orphans(&mut absent) {
             this.adopt(record).await;

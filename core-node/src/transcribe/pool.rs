@@ -8,13 +8,13 @@ use std::{
     },
 };
 
+use mesh::tasks::once;
 use metrics::{counter, gauge, histogram};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::Instant,
 };
-use tracing::Instrument;
 
 use super::{Clip, Text, TranscribeError, Transcriber, whole};
 
@@ -140,7 +140,7 @@ impl Pool {
             drop(permits);
             result
         };
-        tokio::spawn(work.in_current_span())
+        once("transcription", work)
     }
 }
 

@@ -10,6 +10,7 @@ use mesh::{
     authorize::{Denied, Message, Why},
     identity::{Identity, NodeId},
     node::Peer,
+    tasks::once,
     wire::{MeetingAlias, Term, control::ToCore},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -96,7 +97,7 @@ impl Cores {
                 tokio::time::sleep_until((down + ASK_AFTER).into()).await;
                 let (links, meeting, key) = (self.links.clone(), self.origin.meeting, self.origin.key);
                 let away = self.serving.clone();
-                self.asking = Some(tokio::spawn(async move { links.who_serves(meeting, &key, &away).await }));
+                self.asking = Some(once("who serves", async move { links.who_serves(meeting, &key, &away).await }));
             }
             if let Some(asking) = &mut self.asking {
                 let answer = asking.await.ok().flatten();

@@ -18,6 +18,8 @@ pub(super) enum Disk {
 pub(super) enum Done {
     Written(Result<Vec<SpurtKey>, String>),
     Read(SpurtKey, Vec<Item>),
+    /// It broke: nothing can be read or written any more.
+    Gone(String),
 }
 
 impl Disk {
@@ -59,7 +61,7 @@ impl Disk {
             }
             Err(error) => {
                 *self = Self::Off;
-                Done::Written(Err(error.to_string()))
+                Done::Gone(error.to_string())
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use mesh::tasks::once;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use crate::connect::{
     ConnectError, Connector, Event,
@@ -32,7 +32,7 @@ impl Relay {
         {
             let (events_tx, events) = inbox();
             let leave = CancellationToken::new();
-            let task = tokio::spawn(connector.run(events_tx, leave.clone()).in_current_span());
+            let task = once("relay", connector.run(events_tx, leave.clone()));
             *self = Self::Running { task, events, leave };
         }
     }

@@ -9,6 +9,7 @@ use std::{
 
 use mesh::{
     clock::Micros,
+    tasks::once,
     wire::{cause::Cause, control::EdgeTotals, request::VadSettings, spurt::Item},
 };
 use nix::{
@@ -75,17 +76,17 @@ pub async fn run(
     limit(memory);
     let stop = CancellationToken::new();
     let leave = stop.clone();
-    tokio::spawn(async move {
+    once("parent's word", async move {
         // Whatever comes next, the end of the parent included, means to leave.
         let _ = stream::receive::<ToChild>(&mut input).await;
         leave.cancel();
     });
     let (said, queue) = mpsc::channel(QUEUE);
-    let writer = tokio::spawn(write(output, queue));
+    let writer = once("child's words", write(output, queue));
     let failure = match connect::connector(&source, &tools.connect) {
         Ok(connector) => {
             let (events_tx, events) = mpsc::channel(EVENTS);
-            let relay = tokio::spawn(connector.run(events_tx, stop.clone()));
+            let relay = once("relay", connector.run(events_tx, stop.clone()));
             let failure = Media::new(vad, tools, Anchor::of_monotonic(clock), said.clone()).serve(events, &stop).await;
             failure.or(match relay.await {
                 Ok(ended) => ended.err().as_ref().map(Failure::from),

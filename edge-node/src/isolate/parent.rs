@@ -8,9 +8,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mesh::wire::{
-    control::EdgeState,
-    request::{Source, VadSettings},
+use mesh::{
+    tasks::once,
+    wire::{
+        control::EdgeState,
+        request::{Source, VadSettings},
+    },
 };
 use tokio::{
     process::{Child, ChildStdin, Command},
@@ -91,7 +94,7 @@ impl Isolated {
             return died(&mut child, &error.to_string()).await;
         }
         let (said_tx, mut said) = mpsc::channel(QUEUE);
-        let _reader = AbortOnDropHandle::new(tokio::spawn(async move {
+        let _reader = AbortOnDropHandle::new(once("child's words", async move {
             while let Ok(Some(message)) = stream::receive::<FromChild>(&mut stdout).await {
                 if said_tx.send(message).await.is_err() {
                     return;

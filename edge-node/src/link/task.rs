@@ -14,6 +14,7 @@ use mesh::{
     mandate::EdgeKey,
     node::{Node, Peer},
     stream::{MessageReceiver, MessageSender, StreamError},
+    tasks::once,
     transport::{close, congestion::Path},
     wire::{
         Epoch, MeetingAlias, MeetingId, Version,
@@ -52,6 +53,7 @@ pub(super) struct Link {
     core: NodeId,
     born: Instant,
     meetings: BTreeMap<MeetingAlias, Place>,
+    commands: mpsc::Receiver<Command>,
 }
 
 struct Place {
@@ -95,11 +97,19 @@ struct Up {
 }
 
 impl Link {
-    pub(super) fn new(node: Node, software: String, core: NodeId, born: Instant) -> Self {
-        Self { node, software, core, born, meetings: BTreeMap::new() }
+    pub(super) fn new(
+        node: Node,
+        software: String,
+        core: NodeId,
+        born: Instant,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self { node, software, core, born, meetings: BTreeMap::new(), commands }
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Runs until nobody can want the link any more. Should it break, it may be run again: to its meetings that is a lost stream.
+    pub(super) async fn run(&mut self) {
+        self.tell_all(|| LinkEvent::Disconnected);
         let backoff = || {
             ExponentialBuilder::new()
                 .with_min_delay(BACKOFF.0)
@@ -111,13 +121,13 @@ impl Link {
         let (mut waits, mut wait) = (backoff(), Duration::ZERO);
         let mut detours = Detours::new(self.node.clone(), self.core.clone(), self.born);
         loop {
-            match self.down(&mut commands, &mut detours, wait).await {
+            match self.down(&mut detours, wait).await {
                 None => return,
                 Some(Err(why)) => debug!(core = %self.core, why, "core not reached"),
                 Some(Ok(dialled)) => {
                     waits = backoff();
                     info!(core = %self.core, wire = ?dialled.peer.wire(), "control stream up");
-                    match self.up(&mut commands, &mut detours, Up::new(dialled)).await {
+                    match self.up(&mut detours, Up::new(dialled)).await {
                         Lost::Closed => return,
                         Lost::Stream(why) => info!(core = %self.core, why, "control stream lost"),
                     }
@@ -130,24 +140,19 @@ impl Link {
     }
 
     /// Without a stream: waits, dials, and meanwhile takes commands. `None` when nobody can want the link any more.
-    async fn down(
-        &mut self,
-        commands: &mut mpsc::Receiver<Command>,
-        detours: &mut Detours,
-        wait: Duration,
-    ) -> Option<Result<Dialled, String>> {
+    async fn down(&mut self, detours: &mut Detours, wait: Duration) -> Option<Result<Dialled, String>> {
         let attempt = dial(self.node.clone(), self.core.clone(), self.software.clone(), wait);
         tokio::pin!(attempt);
         loop {
             tokio::select! {
                 done = &mut attempt => return Some(done),
-                command = commands.recv() => { self.handle_down(command?); }
+                command = self.commands.recv() => { self.handle_down(command?); }
                 answer = detours.next() => self.handle_detour(answer, detours, true),
             }
         }
     }
 
-    async fn up(&mut self, commands: &mut mpsc::Receiver<Command>, detours: &mut Detours, mut up: Up) -> Lost {
+    async fn up(&mut self, detours: &mut Detours, mut up: Up) -> Lost {
         self.tell_all(|| LinkEvent::Connected(up.peer.clone()));
         loop {
             let step = tokio::select! {
@@ -156,7 +161,7 @@ impl Link {
                     Some(Ok(None)) | None => Err("the core closed it".into()),
                     Some(Err(e)) => Err(e.to_string()),
                 },
-                command = commands.recv() => match command {
+                command = self.commands.recv() => match command {
                     None => return Lost::Closed,
                     Some(Command::Reset(why)) => Err(why.into()),
                     Some(Command::Send(message)) => self.send(&mut up, message).await,
@@ -349,7 +354,7 @@ impl Link {
 impl Up {
     fn new(Dialled { peer, send, mut recv }: Dialled) -> Self {
         let (tx, incoming) = mpsc::channel(EVENTS);
-        let reader = tokio::spawn(async move {
+        let reader = once("link reader", async move {
             loop {
                 let message = recv.recv::<ToEdge>().await;
                 let last = !matches!(message, Ok(Some(_)));

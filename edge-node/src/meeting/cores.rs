@@ -61,6 +61,7 @@ impl Meeting {
         }
         self.say_state();
         self.say_hand_over();
+        self.say_given_up(true);
         if let Phase::Flushing { said, .. } = &mut self.phase {
             *said = false;
         }

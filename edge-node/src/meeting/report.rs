@@ -11,6 +11,7 @@ impl Meeting {
             *said = true;
             let reason = *reason;
             self.say_totals();
+            self.say_given_up(false);
             if let Some(alias) = self.opened {
                 self.say(ToCore::Close { alias, reason });
             }
@@ -48,6 +49,14 @@ impl Meeting {
         totals.packets_forwarded += forwarded;
         if let Some(totals) = self.totals.report(totals) {
             self.say(ToCore::Stats { alias, totals });
+        }
+    }
+
+    /// When speech was said that never comes: what is new of it, or all of it on a new stream.
+    pub(super) fn say_given_up(&mut self, new_stream: bool) {
+        let Some(alias) = self.opened else { return };
+        if let Some(spans) = self.uplink.take_given_up(new_stream) {
+            self.say(ToCore::GivenUp { alias, spans });
         }
     }
 

@@ -7,8 +7,7 @@
 //! | record, many times | 2, big-endian: length; 4: CRC-32; then a codec body holding the [`Record`] |
 //!
 //! A record's checksum begins with the origin's, so that a record of one meeting is none in another's file. A file ends
-//! where writing stopped, which may be within a record. A damaged record is passed over, if its length still leads to a
-//! sound one; else the file ends there.
+//! where writing stopped, which may be within a record. What is damaged is passed over, up to the next record that is sound.
 
 use mesh::{
     clock::Micros,
@@ -173,11 +172,10 @@ impl<'a> Reader<'a> {
         self.damaged
     }
 
-    /// A sound record follows after the next one, which is not sound.
+    /// The next record is not sound: from where on one is, wherever it begins. A torn one has no length to go by.
     fn after_damage(&self) -> Option<&'a [u8]> {
-        let len = length(self.rest)?;
-        let rest = self.rest.get(HEAD + len..)?;
-        take_part(rest, self.seed).map(|_| rest)
+        let sound = |from: usize| self.rest.get(from..).filter(|rest| take_part(rest, self.seed).is_some());
+        (1..self.rest.len()).find_map(sound)
     }
 }
 
@@ -311,6 +309,22 @@ mod tests {
             let before = file(&origin(1), &records[..at]).len();
             let mut bytes = file(&origin(1), &records);
             bytes[before + HEAD] ^= 0x55;
+            let (_, got, damaged) = read(&bytes).unwrap();
+            prop_assert_eq!((got.len(), damaged), (records.len() - 1, 1));
+        }
+
+        #[test]
+        fn a_torn_record_costs_only_itself(
+            records in records(),
+            at in any::<prop::sample::Index>(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            prop_assume!(records.len() > 2);
+            let at = at.index(records.len() - 1);
+            let (before, after) = (file(&origin(1), &records[..at]), file(&origin(1), &records[..=at]));
+            let torn = before.len() + 1 + cut.index(after.len() - before.len() - 1);
+            let mut bytes = after[..torn].to_vec();
+            bytes.extend_from_slice(&file(&origin(1), &records)[after.len()..]);
             let (_, got, damaged) = read(&bytes).unwrap();
             prop_assert_eq!((got.len(), damaged), (records.len() - 1, 1));
         }

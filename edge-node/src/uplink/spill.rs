@@ -28,7 +28,7 @@ use super::{
 };
 
 /// A segment is closed when it is this long.
-const SEGMENT: u64 = 1024 * 1024;
+pub(super) const SEGMENT: u64 = 1024 * 1024;
 /// How often what is written is synced to the disk.
 const SYNC: Duration = Duration::from_secs(1);
 
@@ -91,15 +91,37 @@ impl Spill {
     /// Writes `records`; the spurts that the bound has cost.
     ///
     /// # Errors
-    /// The disk refuses; what was written before stays.
+    /// The disk refuses; what was written before stays, and what there was to be done away with is.
     pub fn write(&mut self, records: Vec<Record>) -> io::Result<Vec<SpurtKey>> {
+        // It may make the room that the rest needs.
+        let (done, rest): (Vec<_>, Vec<_>) = records.into_iter().partition(|r| matches!(r, Record::Done { .. }));
+        let written = self.put(done).and_then(|()| self.put(rest)).and_then(|()| self.sync());
+        if let Err(error) = written {
+            self.leave_off();
+            return Err(error);
+        }
+        Ok(self.bound())
+    }
+
+    fn put(&mut self, records: Vec<Record>) -> io::Result<()> {
         let mut buffer = vec![];
         for record in records {
             self.write_one(record, &mut buffer)?;
         }
-        self.append(&mut buffer)?;
-        self.sync()?;
-        Ok(self.bound())
+        self.append(&mut buffer)
+    }
+
+    /// After a write that failed: the segment ends with its last whole record, and the next begins another, with the table.
+    fn leave_off(&mut self) {
+        let (Some(file), Some(segment)) = (self.file.take(), self.segments.back()) else { return };
+        if segment.bytes == 0 {
+            delete(&segment.path);
+            self.segments.pop_back();
+        } else if let Err(error) = file.set_len(segment.bytes) {
+            // What is torn there is passed over by whoever reads it.
+            warn!(path = %segment.path.display(), %error, "spilled speech: a torn record stays");
+        }
+        self.forget(&[]);
     }
 
     /// The items of a spurt, in order; a damaged one is a gap. What is missing at the end is missing.
@@ -174,9 +196,10 @@ impl Spill {
 
     /// Closes the segment being written and begins the next.
     fn begin(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
-        if let Some(file) = self.file.take() {
+        if let Some(file) = &self.file {
             file.sync_data()?;
         }
+        self.file = None;
         self.forget(&[]);
         // Speech is in it: nobody else's business.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;

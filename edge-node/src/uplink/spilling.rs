@@ -10,17 +10,32 @@ use mesh::{
     wire::spurt::{Item, SpurtEnd},
 };
 
-use super::{OVERHEAD, Record, Spurt, SpurtKey, Stream, Uplink, cost};
+use super::{OVERHEAD, Record, SLOT, Spurt, SpurtKey, Stream, Uplink, cost, length};
 
 /// Speech that the core has had so long and does not hold is spilled.
 const AGE: Duration = Duration::from_secs(1);
 
+/// A disk that refused is tried again after this.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
+
+/// What makes room on a disk that refuses, in bytes: it is given back in whole segments.
+const ROOM: usize = 2 * super::spill::SEGMENT as usize;
+
 /// How much of a spurt has been handed out to be written.
-#[derive(Debug)]
-pub(super) struct OnDisk {
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
     started: bool,
     items: u32,
     ended: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct OnDisk {
+    mark: Mark,
+    /// Something of it may be there, whatever the mark says.
+    touched: bool,
+    /// Bytes of it there, about.
+    bytes: usize,
     /// The disk has given it up: it is not spilled again.
     refused: bool,
     /// How many items there were when.
@@ -34,6 +49,10 @@ pub(super) struct Spilling {
     dirty: BTreeSet<u64>,
     /// Spurts whose last part is being written.
     writing: Vec<u64>,
+    /// What is being written, with its marks before.
+    batch: Vec<(SpurtKey, Mark)>,
+    /// The disk refused: until then nothing is written.
+    refused_until: Option<Instant>,
     /// Whole on disk, and in memory.
     evictable: BTreeSet<u64>,
     /// Of what is on disk, what is of no use any more.
@@ -41,14 +60,15 @@ pub(super) struct Spilling {
     wanted: Option<SpurtKey>,
     /// In memory only to be sent.
     loaded: Option<SpurtKey>,
-    failed: bool,
+    /// There is no disk any more.
+    gone_for_good: bool,
     /// The process is about to end: all of it at once.
     all: bool,
 }
 
 impl OnDisk {
     pub(super) fn new(now: Instant) -> Self {
-        Self { started: false, items: 0, ended: false, refused: false, aged: (now, 0) }
+        Self { mark: Mark::default(), touched: false, bytes: 0, refused: false, aged: (now, 0) }
     }
 }
 
@@ -63,7 +83,7 @@ impl Spilling {
         self.writing.retain(|order| *order != spurt.order);
         self.loaded.take_if(|loaded| *loaded == key);
         self.wanted.take_if(|wanted| *wanted == key);
-        if spurt.on_disk.started && !spurt.on_disk.refused {
+        if spurt.on_disk.touched && !spurt.on_disk.refused {
             self.gone.push_back(key);
         }
     }
@@ -74,6 +94,10 @@ impl Spilling {
 }
 
 impl Spurt {
+    fn is_whole_on_disk(&self) -> bool {
+        self.on_disk.mark.ended && !self.on_disk.refused
+    }
+
     /// Its items are on disk only.
     pub(super) fn is_evicted(&self) -> bool {
         self.items.is_empty() && self.count > 0
@@ -96,28 +120,28 @@ impl Spurt {
     /// Appends what is to be written of it; whether it is whole on disk then.
     fn spill(&mut self, key: SpurtKey, upto: u32, out: &mut Vec<Record>) -> bool {
         let SpurtKey { participant, spurt } = key;
-        if upto > self.on_disk.items {
-            if !self.on_disk.started {
-                self.on_disk.started = true;
+        let (from, mark) = (self.on_disk.mark.items, &mut self.on_disk.mark);
+        if upto > from {
+            if !mark.started {
+                mark.started = true;
                 out.push(Record::Start { participant, spurt, captured: self.captured });
             }
-            for (item, offset) in
-                self.items[self.on_disk.items as usize..upto as usize].iter().zip(self.on_disk.items..)
-            {
+            for (item, offset) in self.items[from as usize..upto as usize].iter().zip(from..) {
+                self.on_disk.bytes += cost(item);
                 let packet = if let Item::Frame(packet) = item { Some(packet.to_vec()) } else { None };
                 out.push(Record::Item { participant, spurt, offset, packet });
             }
-            self.on_disk.items = upto;
+            (mark.items, self.on_disk.touched) = (upto, true);
         }
         if let Some(end) = self.end
-            && self.on_disk.items == self.count
-            && self.on_disk.started
-            && !self.on_disk.ended
+            && mark.items == self.count
+            && mark.started
+            && !mark.ended
         {
-            self.on_disk.ended = true;
+            mark.ended = true;
             out.push(Record::End { participant, spurt, end });
         }
-        self.on_disk.ended
+        mark.ended
     }
 }
 
@@ -126,10 +150,12 @@ impl Uplink {
     /// [`Uplink::handle_spilled`] follows before the next.
     pub fn poll_spill(&mut self, max: usize, now: Instant) -> Vec<Record> {
         let mut out: Vec<Record> = vec![];
+        self.spilling.batch.clear();
         while let Some(SpurtKey { participant, spurt }) = self.spilling.gone.pop_front() {
             out.push(Record::Done { participant, spurt });
         }
-        if !self.settings.spill || self.spilling.failed {
+        let waits = self.spilling.refused_until.is_some_and(|until| now < until);
+        if !self.settings.spill || self.spilling.gone_for_good || waits {
             return out;
         }
         let at_once = self.spilling.all || self.core.is_none() || self.bytes > self.settings.max_bytes / 2;
@@ -143,7 +169,8 @@ impl Uplink {
                 self.spilling.dirty.remove(&order);
                 continue;
             };
-            let upto = spurt.due(at_once, now);
+            let (upto, before) = (spurt.due(at_once, now), spurt.on_disk.mark);
+            self.spilling.batch.push((key, before));
             if spurt.spill(key, upto, &mut out) {
                 self.spilling.dirty.remove(&order);
                 self.spilling.writing.push(order);
@@ -157,16 +184,43 @@ impl Uplink {
         self.spilling.all = true;
     }
 
-    /// What was last polled is written; or it could not be, and nothing more is to be spilled.
-    pub fn handle_spilled(&mut self, written: bool) {
-        let writing = std::mem::take(&mut self.spilling.writing);
+    /// What was last polled is written; or it could not be: what was before stays, and the rest is tried again.
+    pub fn handle_spilled(&mut self, written: bool, now: Instant) {
+        let (writing, batch) = (std::mem::take(&mut self.spilling.writing), std::mem::take(&mut self.spilling.batch));
         if written {
+            self.spilling.refused_until = None;
             self.spilling.evictable.extend(writing);
             return;
         }
-        self.spilling.failed = true;
-        let lost: Vec<SpurtKey> = self.spurts.iter().filter(|(_, s)| s.is_evicted()).map(|(key, _)| *key).collect();
+        for (key, before) in batch {
+            if let Some(spurt) = self.spurts.get_mut(&key) {
+                spurt.on_disk.mark = before;
+                self.spilling.dirty.insert(spurt.order);
+            }
+        }
+        let room = self.bytes > self.settings.max_bytes / 4 * 3 && self.make_room_on_disk();
+        self.spilling.refused_until = Some(if room { now } else { now + RETRY });
+    }
+
+    /// Memory is nearly full, and so is the disk: the oldest speech on it makes room. Whether there was any.
+    fn make_room_on_disk(&mut self) -> bool {
+        let mut freed = 0;
+        while freed < ROOM
+            && let Some(key) = self.order.values().find(|key| self.spurts.get(key).is_some_and(Spurt::is_whole_on_disk))
+        {
+            let key = *key;
+            freed += self.spurts.get(&key).map_or(0, |spurt| spurt.on_disk.bytes);
+            self.give_up(key);
+        }
+        freed > 0
+    }
+
+    /// There is no disk any more: what was only there is lost.
+    pub fn handle_disk_gone(&mut self) {
+        self.spilling.gone_for_good = true;
+        self.spilling.writing.clear();
         self.spilling.evictable.clear();
+        let lost: Vec<SpurtKey> = self.spurts.iter().filter(|(_, s)| s.is_evicted()).map(|(key, _)| *key).collect();
         lost.into_iter().for_each(|key| self.give_up(key));
     }
 
@@ -200,7 +254,9 @@ impl Uplink {
         }
         if found < spurt.count {
             self.overflowed += u64::from(spurt.count - found);
-            spurt.count = found;
+            let kept = length(&items);
+            self.lost.note(spurt.captured.plus(kept), spurt.captured.plus(spurt.spoken));
+            (spurt.count, spurt.spoken) = (found, kept);
         }
         self.spilling.wanted.take_if(|wanted| *wanted == key);
         spurt.items = items;
@@ -230,7 +286,10 @@ impl Uplink {
         if let Some(spurt) = self.spurts.get_mut(&key) {
             spurt.count = items;
             spurt.end = Some(SpurtEnd { items, ..end });
-            spurt.on_disk = OnDisk { started: true, items, ended: true, refused: false, aged: (now, items) };
+            spurt.spoken = SLOT * items;
+            let mark = Mark { started: true, items, ended: true };
+            spurt.on_disk =
+                OnDisk { mark, touched: true, bytes: items as usize * OVERHEAD, refused: false, aged: (now, items) };
             self.spilling.dirty.remove(&spurt.order);
             self.refresh(key);
         }

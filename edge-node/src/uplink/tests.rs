@@ -3,7 +3,7 @@
 use mesh::wire::spurt::EdgeStages;
 use proptest::prelude::*;
 
-use super::*;
+use super::{spilling::RETRY, *};
 
 fn node(n: u8) -> NodeId {
     format!("core-{n}").parse().unwrap()
@@ -74,7 +74,7 @@ fn what_a_core_has_not_made_words_of_is_sent_as_the_next_part_from_memory_and_fr
         if evicted {
             uplink.spill_all();
             assert!(!uplink.poll_spill(99, now).is_empty());
-            uplink.handle_spilled(true);
+            uplink.handle_spilled(true, now);
             assert!(uplink.evict_oldest());
         }
         uplink.handle_done_to(ParticipantAlias(0), SpurtNo(3), 4, now);
@@ -202,6 +202,90 @@ fn the_oldest_goes_first_when_full_and_the_spoken_one_last() {
     assert_eq!(uplink.overflowed(), 2, "the ended one, though it began later");
     uplink.handle_connected(&node(1), now);
     assert_eq!(transmitted(&mut uplink), ["open 1/1@0", "items 1/1 3", "open 0/0@0", "items 0/0 2"]);
+}
+
+/// Writes all there is to be spilled to a disk that has room for it, or not.
+fn spill(uplink: &mut Uplink, room: bool, now: Instant) -> usize {
+    let records = uplink.poll_spill(9999, now).len();
+    uplink.handle_spilled(room, now);
+    records
+}
+
+fn spilling(max_bytes: usize) -> (Uplink, Instant) {
+    (Uplink::new(Settings { max_bytes, spill: true, ..Settings::default() }), Instant::now())
+}
+
+#[test]
+fn a_disk_that_refuses_keeps_what_it_has_and_is_tried_again() {
+    let (mut uplink, now) = spilling(1 << 20);
+    speak(&mut uplink, key(0, 0), 50, true, now);
+    assert_eq!(spill(&mut uplink, true, now), 52);
+    assert!(uplink.evict_oldest());
+    speak(&mut uplink, key(0, 1), 50, true, now);
+    assert_eq!(spill(&mut uplink, false, now), 52);
+    assert_eq!((uplink.overflowed(), uplink.take_given_up(false)), (0, None));
+    assert!(uplink.poll_spill(9999, now + RETRY - Duration::from_millis(1)).is_empty(), "not at once");
+    assert_eq!(spill(&mut uplink, true, now + RETRY), 52, "all that was not written");
+    assert!(uplink.evict_oldest());
+    uplink.handle_connected(&node(1), now);
+    for n in [1, 0] {
+        assert_eq!(uplink.poll_transmit(Micros(99)), None);
+        assert_eq!(uplink.poll_load(), Some(key(0, n)), "on disk only, and there");
+        uplink.handle_loaded(key(0, n), (0..50).map(frame).collect());
+        assert_eq!(transmitted(&mut uplink).len(), 3);
+    }
+}
+
+#[test]
+fn only_where_memory_is_nearly_full_too_the_oldest_on_a_full_disk_makes_room_and_is_named() {
+    let cost = 64 + 50 * 124;
+    let (mut uplink, now) = spilling(cost * 8);
+    speak(&mut uplink, key(0, 0), 50, true, now);
+    spill(&mut uplink, true, now);
+    assert!(uplink.evict_oldest());
+    (1..=5).for_each(|n| speak(&mut uplink, key(0, n), 50, true, now));
+    spill(&mut uplink, false, now);
+    assert_eq!(uplink.overflowed(), 0, "there is room here");
+    (6..=7).for_each(|n| speak(&mut uplink, key(0, n), 50, true, now));
+    spill(&mut uplink, false, now + RETRY);
+    assert_eq!(uplink.overflowed(), 50);
+    // 50 frames of 40 ms, captured at 7.
+    assert_eq!(uplink.take_given_up(false), Some(vec![(Micros(7), Micros(2_000_007))]));
+    let at_once = uplink.poll_spill(9999, now + RETRY);
+    assert!(matches!(at_once[0], Record::Done { .. }) && at_once.len() > 300, "with the room that makes");
+}
+
+#[test]
+fn memory_that_is_full_gives_up_what_is_in_it_and_not_what_is_on_disk() {
+    let cost = 64 + 50 * 124;
+    let (mut uplink, now) = spilling(cost * 3);
+    speak(&mut uplink, key(0, 0), 50, true, now);
+    spill(&mut uplink, true, now);
+    assert!(uplink.evict_oldest());
+    (1..=3).for_each(|n| speak(&mut uplink, key(0, n), 50, true, now));
+    assert!(uplink.spurts[&key(0, 0)].is_evicted());
+    assert!(!uplink.spurts.contains_key(&key(0, 1)));
+}
+
+#[test]
+fn all_that_is_said_of_a_spurt_that_was_given_up_is_named() {
+    let (mut uplink, now) = (Uplink::new(Settings { max_bytes: 64 + 124 * 3, ..Settings::default() }), Instant::now());
+    speak(&mut uplink, key(0, 0), 10, true, now);
+    assert_eq!(uplink.take_given_up(false), Some(vec![(Micros(7), Micros(400_007))]));
+}
+
+#[test]
+fn a_disk_that_is_gone_costs_what_was_only_there() {
+    let (mut uplink, now) = spilling(1 << 20);
+    speak(&mut uplink, key(0, 0), 50, true, now);
+    spill(&mut uplink, true, now);
+    assert!(uplink.evict_oldest());
+    speak(&mut uplink, key(0, 1), 50, true, now);
+    uplink.handle_disk_gone();
+    assert_eq!(uplink.overflowed(), 50);
+    assert!(uplink.take_given_up(false).is_some());
+    uplink.handle_connected(&node(1), now);
+    assert_eq!(transmitted(&mut uplink).len(), 3);
 }
 
 #[test]

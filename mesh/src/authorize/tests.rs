@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::*;
 
-const MESSAGES: [Message; 38] = {
+const MESSAGES: [Message; 39] = {
     use Message::*;
     [
         Probe,
@@ -35,6 +35,7 @@ const MESSAGES: [Message; 38] = {
         Confirm,
         HandOver,
         Forget,
+        GivenUp,
         CoreHello,
         CoreBeat,
         Drain,
@@ -89,6 +90,7 @@ close           core edge | - - - - - in in
 confirm         core edge | - - - - - in in
 hand_over       core edge | - - - - - in in
 forget          core edge | - - - - - in in
+given_up        core edge | - - - - - in in
 core_hello      edge core | any - - - - - -
 core_beat       edge core | any - - - - - -
 drain           edge core | any - - - - - -
@@ -101,7 +103,7 @@ standby         edge core | - - - in - - -
 moved           edge core | - - - in in - -
 ";
 
-/// Every cell of the table: 38 messages, 3 receivers, 3 senders, 7 relations, inside and outside. Lines without a yes are left out.
+/// Every cell of the table: 39 messages, 3 receivers, 3 senders, 7 relations, inside and outside. Lines without a yes are left out.
 fn printed() -> String {
     let mut text = "\nmessage         at   from | itself nobody new core standby owner former\n".to_owned();
     for message in MESSAGES {

@@ -13,6 +13,7 @@ use crate::{
         certs::{CertError, CertPaths, Credentials},
     },
     membership, node, seeds,
+    tasks::Tasks,
 };
 
 /// `[node]`: who this is. Must agree with the certificate.
@@ -147,6 +148,7 @@ pub fn node_settings(
         seeds: seed_settings(source, mesh)?,
         swim: membership::Settings::default(),
         software: software.to_owned(),
+        tasks: Tasks::default(),
     })
 }
 

@@ -165,7 +165,7 @@ async fn short_of_file_descriptors_one_connection_makes_room() {
 #[tokio::test]
 async fn a_real_listener_full_of_silent_connections_still_answers() {
     let limits = Limits { connections: 8, per_address: 8 };
-    let addr = serve("127.0.0.1:0".parse().unwrap(), router(), limits).await.unwrap();
+    let addr = serve("127.0.0.1:0".parse().unwrap(), router(), limits, &Default::default()).await.unwrap();
     let mut silent = vec![];
     for _ in 0..8 {
         silent.push(TcpStream::connect(addr).await.unwrap());

@@ -15,6 +15,8 @@ use crate::{
 /// | leased | refused: [`NotYet`] | refused: [`NotYet`] | later end | vacant | lapsed |
 /// | lapsed | vacant | offered to the next | leased | vacant | |
 ///
+/// Once it was [closed](Grantor::close) its owner renews in vain, so that its end comes.
+///
 /// All instants are of the core's own monotonic clock. Two duties are the caller's:
 ///
 /// 1. **Store first.** [`Grantor::next_epoch`] is written through the authority, and acknowledged by the standby where there is
@@ -24,6 +26,10 @@ use crate::{
 pub struct Grantor {
     term: Term,
     newest: Epoch,
+    /// Leases of epochs up to this are renewed no more.
+    closed: Option<Epoch>,
+    /// Its owner has not been heard since this core began to serve.
+    assumed: bool,
     state: State,
 }
 
@@ -63,7 +69,7 @@ pub enum Refusal {
     /// Another epoch has been granted since, or none to this edge.
     #[error("another edge owns it by now")]
     NotOwner,
-    /// The edge had released it.
+    /// The edge had released it, or another is being sought.
     #[error("it was released")]
     Released,
 }
@@ -71,7 +77,7 @@ pub enum Refusal {
 impl Grantor {
     /// For a new meeting, in its first term.
     pub fn new(term: Term) -> Self {
-        Self { term, newest: Epoch(0), state: State::Vacant }
+        Self { term, newest: Epoch(0), closed: None, assumed: false, state: State::Vacant }
     }
 
     /// For a meeting whose leases another process may have renewed until this very instant: after this core's restart, or as
@@ -80,7 +86,7 @@ impl Grantor {
     pub fn resumed(term: Term, owner: Option<Owner>, lease: Duration, now: Instant) -> Self {
         let mut this = Self::new(term);
         if let Some(owner) = owner {
-            this.newest = owner.epoch;
+            (this.newest, this.assumed) = (owner.epoch, true);
             this.state = State::Leased { owner, until: end(lease, now), told: false };
         }
         this
@@ -110,6 +116,25 @@ impl Grantor {
             State::Leased { until, .. } if now < *until => Err(NotYet::Leased(*until)),
             _ => Ok(()),
         }
+    }
+
+    /// Another owner is to be found: what was granted so far is renewed no more, and ends by itself if it has not ended.
+    pub fn close(&mut self) {
+        self.closed = Some(self.newest);
+    }
+
+    /// Whose lease runs at `now` and may be renewed; nobody's, while it is only assumed that it runs.
+    pub fn held(&self, now: Instant) -> Option<Epoch> {
+        match &self.state {
+            State::Leased { owner, until, .. } if now < *until && !self.is_closed(owner.epoch) && !self.assumed => {
+                Some(owner.epoch)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_closed(&self, epoch: Epoch) -> bool {
+        self.closed.is_some_and(|closed| epoch <= closed)
     }
 
     /// Ends for good what may not be held any more: from here on its owner renews in vain, so that the next epoch can be stored
@@ -143,6 +168,11 @@ impl Grantor {
     /// `edge` does not own `epoch`, or no more.
     pub fn renew(&mut self, edge: &NodeId, epoch: Epoch, lease: Duration, now: Instant) -> Result<(), Refusal> {
         let owner = match &self.state {
+            State::Offered(owner) | State::Leased { owner, .. }
+                if self.is_closed(epoch) && owner.epoch == epoch && owner.edge == *edge =>
+            {
+                return Err(Refusal::Released);
+            }
             State::Offered(owner) | State::Leased { owner, .. } if owner.epoch == epoch && owner.edge == *edge => {
                 owner.clone()
             }
@@ -151,6 +181,7 @@ impl Grantor {
         };
         let until = end(lease, now).max(self.poll_timeout().unwrap_or(now));
         self.state = State::Leased { owner, until, told: false };
+        self.assumed = false;
         Ok(())
     }
 
@@ -282,6 +313,21 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_was_closed_for_the_next_runs_out_however_its_owner_renews() {
+        let t0 = Instant::now();
+        let mut grantor = leased(t0);
+        assert_eq!(grantor.held(t0), Some(Epoch(1)));
+        grantor.close();
+        assert_eq!((grantor.held(t0), grantor.is_leased(t0)), (None, true), "what was promised is kept");
+        assert_eq!(grantor.renew(&edge("a"), Epoch(1), LEASE, t0 + ms(500)), Err(Refusal::Released));
+        assert_eq!(grantor.revoke(t0 + ms(1799)), Err(NotYet::Leased(t0 + ms(1800))));
+        grantor.revoke(t0 + ms(1800)).unwrap();
+        grantor.grant(edge("b"), Epoch(2), t0 + ms(1800)).unwrap();
+        grantor.renew(&edge("b"), Epoch(2), LEASE, t0 + ms(1800)).unwrap();
+        assert_eq!(grantor.held(t0 + ms(1800)), Some(Epoch(2)), "the next is another");
+    }
+
+    #[test]
     fn a_shorter_lease_does_not_take_back_what_was_promised() {
         let t0 = Instant::now();
         let mut grantor = leased(t0);
@@ -296,6 +342,7 @@ mod tests {
         let mut grantor = Grantor::resumed(Term(2), Some(owner), LEASE, t0);
         assert_eq!(grantor.next_epoch(), Some(Epoch::of(Term(2), 1)));
         assert_eq!(grantor.may_grant(t0), Err(NotYet::Leased(t0 + ms(1800))));
+        assert_eq!(grantor.held(t0), None, "it may be, but was not heard of");
         grantor.renew(&edge("a"), Epoch(7), LEASE, t0 + ms(100)).unwrap();
         assert_eq!(grantor.grant(edge("b"), Epoch(8), t0 + ms(5000)), Err(NotYet::Stale), "an epoch of the old term");
         grantor.grant(edge("b"), Epoch::of(Term(2), 1), t0 + ms(5000)).unwrap();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::{debug, info, trace, warn};
 
 use super::{
@@ -19,6 +19,7 @@ use crate::{
     clock::Micros,
     identity::{Identity, NodeId},
     membership::{Event, Fingerprint, Membership, Settings, Transmit},
+    tasks,
     transport::close as code,
     wire::{self, report::Extension},
 };
@@ -70,19 +71,26 @@ struct Outbox {
     quiet_until: Instant,
 }
 
-/// Runs until told to leave. Holds `_inbound` so that its reader sees the end when this task ends.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    settings: Settings,
-    mut inputs: mpsc::Receiver<Input>,
-    members: watch::Sender<Arc<Vec<Member>>>,
-    _inbound: mpsc::Sender<Inbound>,
-) {
+/// The task's ends of what others hold. They outlive it, should it have to be started again.
+#[derive(Clone)]
+pub(super) struct Ends {
+    pub(super) inputs: Arc<Mutex<mpsc::Receiver<Input>>>,
+    pub(super) members: watch::Sender<Arc<Vec<Member>>>,
+    /// Held so that its reader sees the end when this task ends.
+    pub(super) _inbound: mpsc::Sender<Inbound>,
+}
+
+/// Runs until told to leave.
+pub(super) async fn run(shared: Arc<Shared>, settings: Settings, ends: Ends) {
+    let Ends { inputs, members, _inbound } = ends;
+    let mut inputs = inputs.lock().await;
     let now = Instant::now();
     // Rises with every start, so that what others remember of an earlier run of this node loses.
     let clock = (Micros::from_system(SystemTime::now()).as_millis(), now);
     let (me, keys) = (shared.me.clone(), shared.keyring.clone());
-    let membership = Membership::new(me, shared.advertise, keys, clock, settings, rand::random());
+    let mut membership = Membership::new(me, shared.advertise, keys, clock, settings, rand::random());
+    // Whom this task knew before it broke knows the others.
+    members.borrow().iter().for_each(|member| membership.announce(member.addr, now));
     let mut gossip = Gossip {
         shared: shared.clone(),
         membership,
@@ -262,8 +270,11 @@ impl Gossip {
         if !outbox.dialling {
             outbox.dialling = true;
             let shared = self.shared.clone();
-            tokio::spawn(async move {
-                let outcome = dial::connect(&shared, to, node.as_ref()).await;
+            tasks::once("dial", async move {
+                let (dialler, wanted) = (shared.clone(), node);
+                let dialled = async move { dial::connect(&dialler, to, wanted.as_ref()).await };
+                // Else the address would be held to be dialled for ever.
+                let outcome = tasks::caught("dial", dialled).await.unwrap_or(Err(ConnectError::Deadline));
                 // The task is gone only when the node is.
                 let _ = shared.gossip.send(Input::Dialled { addr: to, outcome }).await;
             });

@@ -24,6 +24,7 @@ use crate::{
         certs::{Unacceptable, shown},
     },
     stream::{self, MessageReceiver, MessageSender},
+    tasks,
     transport::{HandshakeError, close as code, connection_reason},
     wire::{self, request::Response},
 };
@@ -32,14 +33,18 @@ use crate::{
 const MAX_REQUESTS: usize = 64;
 
 /// Takes inbound connections until the endpoint closes.
-pub(super) async fn accept(shared: Arc<Shared>) {
-    let transport = shared.transport.clone();
+///
+/// # Errors
+/// It has closed although the node goes on.
+pub(super) async fn accept(shared: Arc<Shared>) -> Result<(), String> {
+    let (transport, stop) = (shared.transport.clone(), shared.stop.clone());
     transport
         .accept(move |from, outcome| match outcome {
             Ok((identity, connection)) => welcome(&shared, identity, connection),
             Err(e) => turn_away(from, &e),
         })
         .await;
+    if stop.is_cancelled() { Ok(()) } else { Err("the QUIC endpoint has ended".into()) }
 }
 
 fn welcome(shared: &Arc<Shared>, identity: Identity, connection: Connection) {
@@ -74,16 +79,27 @@ pub(super) fn take_in(shared: &Arc<Shared>, peer: Peer) -> Result<(), ConnectErr
         return Err(ConnectError::TooMany(peer.identity.node));
     }
     let span = debug_span!("peer", me = %shared.me.node, node = %peer.identity.node);
-    tokio::spawn(serve(shared.clone(), peer).instrument(span));
+    tasks::once("peer", serve(shared.clone(), peer).instrument(span));
     Ok(())
 }
 
 async fn serve(shared: Arc<Shared>, peer: Peer) {
+    let talk = talk(shared.clone(), peer.clone()).in_current_span();
+    let end = tasks::caught("peer", talk).await.unwrap_or_else(|_broken| {
+        // Nobody reads it any more: it is not to be taken for one that is well.
+        close(&peer.connection, code::BROKEN, "an internal error");
+        ConnectionError::LocallyClosed
+    });
+    lose(&shared, &peer, &end).await;
+}
+
+/// Takes what comes over the connection until its end, and says how it ended.
+async fn talk(shared: Arc<Shared>, peer: Peer) -> ConnectionError {
     debug!(addr = %peer.connection.remote_address(), "connected");
     let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
     meet(&shared, &peer).await;
     let mut unacceptable = pin!(vigil::watch(&shared, &peer));
-    let end = loop {
+    loop {
         tokio::select! {
             why = &mut unacceptable => break end_for(&peer, why),
             datagram = peer.connection.read_datagram() => match datagram {
@@ -91,19 +107,18 @@ async fn serve(shared: Arc<Shared>, peer: Peer) {
                 Err(e) => break e,
             },
             stream = peer.connection.accept_uni() => match stream {
-                Ok(recv) => drop(tokio::spawn(uni(shared.clone(), peer.clone(), recv).in_current_span())),
+                Ok(recv) => drop(tasks::once("stream", uni(shared.clone(), peer.clone(), recv))),
                 Err(e) => break e,
             },
             stream = peer.connection.accept_bi() => match stream {
                 Ok(stream) => {
                     let task = bi(shared.clone(), peer.clone(), stream, requests.clone());
-                    tokio::spawn(task.in_current_span());
+                    tasks::once("stream", task);
                 }
                 Err(e) => break e,
             },
         }
-    };
-    lose(&shared, &peer, &end).await;
+    }
 }
 
 /// A peer's handshake has shown its certificate: what it signs need not wait for that to be fetched.

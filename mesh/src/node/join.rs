@@ -21,7 +21,7 @@ use crate::seeds::{Found, Seeds};
 const ALONE: Duration = Duration::from_secs(2);
 
 /// Looks seeds up and announces to those that are no members yet, until the node stops.
-pub(super) async fn run(shared: Arc<Shared>, seeds: Seeds) {
+pub(super) async fn run(shared: Arc<Shared>, seeds: Arc<Seeds>) {
     if seeds.is_empty() {
         return;
     }

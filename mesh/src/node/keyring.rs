@@ -19,7 +19,7 @@ use crate::{
         certs::{Accepted, Credentials, NotProven},
     },
     membership::{Fetch, Fingerprint, Keys, MAX_MEMBERS_KNOWN},
-    wire,
+    tasks, wire,
 };
 
 /// The most certificates held: two for each node, since they are renewed.
@@ -123,7 +123,7 @@ impl Keys for Keyring {
 pub(super) fn fetch(shared: &Arc<Shared>, fetch: Fetch) {
     let Some(peer) = shared.pool.newest(&fetch.from) else { return };
     let shared = shared.clone();
-    tokio::spawn(async move {
+    tasks::once("certificate fetch", async move {
         let asked = async {
             let (mut send, mut recv) = peer.connection.open_bi().await?;
             send.write_all(&[wire::STREAM_CERTIFICATE]).await?;

@@ -42,6 +42,7 @@ fn settings(authority: &Authority, node: &str, seeds: &[SocketAddr]) -> Settings
         seeds: seeds::Settings { addresses: seeds.iter().map(ToString::to_string).collect(), ..Default::default() },
         swim: membership::Settings::default(),
         software: "test".into(),
+        tasks: Default::default(),
     }
 }
 
@@ -478,4 +479,51 @@ async fn a_seed_of_a_family_that_the_socket_does_not_speak_is_told_so() {
     let (a, _a_in) = start(&authority, "a", &["[::1]:9".parse().unwrap()]).await;
     counted(&counters, "nearfield_mesh_handshakes_failed_total{side=\"dialler\",reason=\"family\"}", 1).await;
     dialled(&a, "[::1]:9 cannot be reached from 127.0.0.1").await;
+}
+
+#[tokio::test]
+async fn whichever_of_a_node_s_tasks_breaks_it_is_in_the_mesh_again() {
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    let (b, _b_in) = start(&authority, "b", &[a.address()]).await;
+    sees(&a, &["b"]).await;
+    for name in a.tasks().kept() {
+        a.tasks().break_now(name);
+    }
+    let running = ["gossip", "locate"];
+    timeout(PATIENCE, async {
+        while !running.iter().all(|name| a.tasks().breaks(name) == 1) || !a.tasks().ailing().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    // By what it says itself since, and hears.
+    let (c, _c_in) = start(&authority, "c", &[a.address()]).await;
+    sees(&c, &["a", "b"]).await;
+    sees(&a, &["b", "c"]).await;
+    sees(&b, &["a", "c"]).await;
+    a.publish(|report| report.meetings = 7);
+    let mut members = b.members();
+    let told = |members: &Arc<Vec<Member>>| {
+        let reports = members.iter().filter_map(|m| m.report.as_ref());
+        reports.into_iter().any(|report| report.node.as_str() == "a" && report.meetings == 7)
+    };
+    timeout(PATIENCE, members.wait_for(told)).await.unwrap().unwrap();
+    for node in [a, b, c] {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_endpoint_has_ended_ends_the_program() {
+    let authority = authority();
+    let (a, _a_in) = start(&authority, "a", &[]).await;
+    a.shared.transport.shutdown(Duration::ZERO).await;
+    let why = timeout(PATIENCE, a.tasks().failed()).await.unwrap();
+    assert_eq!(why, "the task `accept` broke: the QUIC endpoint has ended");
+    assert_eq!(a.tasks().ailing(), ["accept"]);
+    let (b, _b_in) = start(&authority, "b", &[]).await;
+    b.shutdown().await;
+    assert!(timeout(Duration::from_millis(50), b.tasks().failed()).await.is_err(), "in good order");
 }

@@ -6,6 +6,7 @@ use super::metric::{Metric, counter, gauge};
 pub const METRICS: &[Metric] = &[
     gauge("nearfield_http_connections", "HTTP connections that are open."),
     counter("nearfield_http_connections_closed_total", "HTTP connections closed or refused by this side, by reason."),
+    counter("nearfield_log_lines_lost_total", "Lines of the log that could not be written."),
     gauge("nearfield_mesh_addresses_shared", "Addresses that more than one node advertises as its own."),
     gauge("nearfield_mesh_certificate_expires_timestamp_seconds", "When this node's certificate expires, Unix time."),
     gauge("nearfield_mesh_certificate_refused", "1 while the certificate files hold something that cannot be used."),
@@ -35,6 +36,7 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_mesh_peers_refused_total", "Peers that were not let in, by reason."),
     counter("nearfield_mesh_denied_total", "Messages that the sender may not send here, by kind and reason."),
     counter("nearfield_mesh_requests_refused_total", "Requests of peers that were not heard, by reason."),
+    counter("nearfield_task_panics_total", "Tasks that broke, by name."),
     gauge("nearfield_mesh_twins", "Other nodes met in the last 90 seconds that have this node's id."),
     counter("nearfield_mesh_unknown_total", "Things of a kind this version does not know, by what carried them."),
 ];

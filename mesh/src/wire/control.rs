@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term, cause::Cause};
-use crate::{identity::NodeId, trace::TraceContext};
+use crate::{clock::Micros, identity::NodeId, trace::TraceContext};
 
 /// What an edge tells a core.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,7 +122,18 @@ pub enum ToCore {
         /// this number.
         participant: ParticipantAlias,
     },
+    /// Speech captured in these spans of time has been given up, for want of room or because it was too old: it never comes.
+    /// All of them, at most [`MAX_GIVEN_UP`]; sent again when there are more, and on each new stream.
+    GivenUp {
+        /// The meeting.
+        alias: MeetingAlias,
+        /// From and to, capture time.
+        spans: Vec<(Micros, Micros)>,
+    },
 }
+
+/// Spans in [`ToCore::GivenUp`].
+pub const MAX_GIVEN_UP: usize = 32;
 
 /// What a core tells an edge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -255,3 +255,71 @@ fn a_dead_edge_that_was_to_be_relieved_is_forgotten_with_its_deadline() {
     l.handle_timeout(now + LEAVING);
     assert_eq!((l.status(), l.capturing(), l.leaving()), (Status::Active, Some(Epoch(2)), None));
 }
+
+#[test]
+fn an_edge_that_was_given_up_and_is_back_before_another_was_found_goes_on() {
+    let now = Instant::now();
+    let nobody = || Unplaced { code: "no_edge", detail: "none".into(), retry: true };
+    for retrying in [false, true] {
+        let mut l = active(now);
+        l.handle_edge_down(Epoch(1), now);
+        if retrying {
+            assert_eq!(actions(&mut l), [Action::Place]);
+            l.handle_unplaced(nobody(), now);
+        }
+        l.handle_back(Epoch(1), now);
+        assert_eq!((l.status(), l.capturing(), l.poll_timeout()), (Status::Active, Some(Epoch(1)), None));
+        assert_eq!(actions(&mut l), []);
+        l.handle_hand_over(Epoch(1), now);
+        assert_eq!(actions(&mut l), [Action::Place], "and can hand over");
+    }
+    let mut connecting = Lifecycle::new();
+    connecting.handle_assigned(Epoch(1), now);
+    connecting.handle_edge_down(Epoch(1), now);
+    connecting.handle_back(Epoch(1), now);
+    assert_eq!(connecting.status(), Status::Connecting);
+    assert!(connecting.poll_timeout().is_some(), "it is not in yet");
+}
+
+#[test]
+fn an_edge_whose_answer_was_missed_is_the_meetings_edge_once_it_has_opened_it() {
+    let now = Instant::now();
+    let mut l = Lifecycle::new();
+    assert_eq!(actions(&mut l), [Action::Place]);
+    l.handle_unplaced(Unplaced { code: "no_edge", detail: "silent".into(), retry: true }, now);
+    l.handle_opened(Epoch(1));
+    l.handle_edge_state(Epoch(1), EdgeState::Live, None, now);
+    l.handle_back(Epoch(1), now);
+    assert_eq!((l.status(), l.capturing(), l.poll_timeout()), (Status::Active, Some(Epoch(1)), None));
+}
+
+#[test]
+fn an_edge_that_is_back_when_the_meeting_is_to_end_is_told_to_leave() {
+    let now = Instant::now();
+    let mut l = active(now);
+    l.handle_edge_down(Epoch(1), now);
+    assert_eq!(actions(&mut l), [Action::Place]);
+    l.handle_stop(now);
+    l.handle_back(Epoch(1), now);
+    assert_eq!((l.status(), actions(&mut l)), (Status::Finishing, vec![Action::Leave]));
+}
+
+#[test]
+fn a_meeting_that_was_live_does_not_fail_for_a_cut_in_which_no_edge_can_be_had() {
+    let nobody = || Unplaced { code: "no_edge", detail: "none".into(), retry: true };
+    let failed_after = |mut l: Lifecycle, start: Instant| {
+        let mut now = start;
+        while l.status() == Status::Placing {
+            actions(&mut l);
+            l.handle_unplaced(nobody(), now);
+            now = l.poll_timeout().unwrap_or(now);
+            l.handle_timeout(now);
+        }
+        now - start
+    };
+    let start = Instant::now();
+    let mut live = active(start);
+    live.handle_edge_down(Epoch(1), start);
+    assert!((SEEK..SEEK + Duration::from_secs(10)).contains(&failed_after(live, start)));
+    assert!(failed_after(Lifecycle::new(), start) < Duration::from_secs(20), "one that never was");
+}

@@ -19,13 +19,21 @@ impl Supervisor {
     /// Gaps begin when the last edge that captures, or its relay, is lost, and end when one is live again.
     pub(super) fn note_gap(&mut self, notice: &Notice) {
         match notice {
-            Notice::State(epoch, EdgeState::Live, _) => drop(self.live.insert(*epoch)),
+            Notice::State(epoch, EdgeState::Live, _) => {
+                if self.back.take_if(|(back, _)| back == epoch).is_some() {
+                    self.note_back(*epoch);
+                }
+                self.live.insert(*epoch);
+            }
             Notice::State(epoch, EdgeState::Reconnecting, _) => self.note_lost(*epoch, GapReason::RelayLost, wall()),
             Notice::Closed(epoch, CloseReason::Drain) => self.note_lost(*epoch, GapReason::EdgeLeft, wall()),
             Notice::Closed(epoch, CloseReason::LeaseOver) | Notice::Late(epoch) => {
                 self.note_lost(*epoch, GapReason::EdgeLost, self.meeting.heard_at());
             }
             Notice::State(epoch, EdgeState::Failed(_), _) | Notice::Closed(epoch, _) => {
+                if self.back.take_if(|(back, _)| back == epoch).is_some() {
+                    self.note_back(*epoch);
+                }
                 self.live.remove(epoch);
             }
             _ => {}
@@ -48,8 +56,17 @@ impl Supervisor {
         self.live.iter().any(|epoch| self.is_ours(*epoch))
     }
 
+    /// The edge of `epoch` was given up and has captured all the while: what it has comes, and nothing is missing.
+    pub(super) fn note_back(&mut self, epoch: Epoch) {
+        if self.is_ours(epoch) {
+            self.live.insert(epoch);
+            self.gap.take_if(|gap| gap.reason == GapReason::EdgeLost);
+        }
+    }
+
     /// The edge of `epoch` captures no more: a gap, unless another does.
     pub(super) fn note_lost(&mut self, epoch: Epoch, reason: GapReason, from: Micros) {
+        self.back.take_if(|(back, _)| *back == epoch);
         let was_ours = self.is_ours(epoch);
         self.live.remove(&epoch);
         if was_ours && !self.is_captured() && self.lifecycle.status() == Status::Active {
@@ -65,6 +82,10 @@ impl Supervisor {
         let Some(gap) = self.gap.take() else { return Ok(()) };
         let gap = Gap { to: Some(wall()), ..gap };
         metrics::histogram!("nearfield_core_gap_seconds").record(wall().since(gap.from).as_secs_f64());
+        self.publish_gap(gap).await
+    }
+
+    pub(super) async fn publish_gap(&mut self, gap: Gap) -> Result<(), LogClosed> {
         let meeting = self.meeting.clone();
         let keep = |gap: Gap| async move {
             meeting

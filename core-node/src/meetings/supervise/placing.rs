@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use mesh::wire::Epoch;
 
-use super::{Supervisor, Which};
+use super::{SURE, Supervisor, Which};
 use crate::{
     log::LogClosed,
-    meeting::{wall, wishes::Wish},
+    meeting::wall,
     meetings::lifecycle::Unplaced,
     record::{GapReason, Status},
     replicate::sender::Replicator,
@@ -47,7 +47,7 @@ impl Supervisor {
             (Which::Second, Err((_, why))) => {
                 tracing::warn!(code = why.code, detail = why.detail, "no second edge for now");
                 metrics::counter!("nearfield_core_second_edges_missed_total").increment(1);
-                self.meeting.wishes.handle_unmet(Wish::Redundancy, why.detail, wall());
+                self.meeting.wishes.handle_unmet(self.second_wish(), why.detail, wall());
                 self.second.handle_unplaced(now);
             }
         }
@@ -75,6 +75,21 @@ impl Supervisor {
         if self.placing.take().is_some() {
             self.leave(self.meeting.record().epoch).await;
         }
+    }
+
+    /// An edge that was given up, or whose answer was missed, holds the meeting's lease: as long as nobody else has been granted it
+    /// the meeting is its.
+    pub(super) fn take_back(&mut self, now: Instant) {
+        let slot = 1 - self.second.slot().min(1);
+        let held = self.meeting.grantor(slot).held(now).filter(|_| self.lifecycle.is_sought());
+        let Some(epoch) = held.filter(|epoch| self.asked(*epoch).is_none()) else { return };
+        tracing::info!(epoch = epoch.0, "the edge has the meeting after all");
+        metrics::counter!("nearfield_core_edges_back_total").increment(1);
+        // A lease is held: what is under way has granted nothing yet.
+        self.placing.take_if(|(which, _)| *which == Which::First);
+        self.place_next = false;
+        self.lifecycle.handle_back(epoch, now);
+        self.back = (self.lifecycle.capturing() == Some(epoch)).then_some((epoch, now + SURE));
     }
 
     pub(super) fn place(&mut self, which: Which) {

@@ -105,7 +105,7 @@ impl Sockets {
         let (commands, orders) = mpsc::channel(COMMANDS);
         let shard = Shard::new(sockets, orders).map_err(|e| ConnectError::Media(e.to_string()))?;
         let handle = Arc::new(Handle { commands, addresses: shard.addresses(), taken: Mutex::new(taken) });
-        tokio::spawn(shard.run());
+        mesh::tasks::once("sockets", shard.run());
         let mut open = lock(&self.0.open);
         open.retain(|open| open.handle.strong_count() > 0);
         open.push(Open { bind: bind.to_vec(), handle: Arc::downgrade(&handle) });

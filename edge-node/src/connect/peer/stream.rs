@@ -36,7 +36,7 @@ pub(super) async fn open(
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().ok()?;
     let (messages, waiting) = mpsc::channel(WAITING);
-    tokio::spawn(carry(stream, to, id, commands, waiting));
+    mesh::tasks::once("TURN stream", carry(stream, to, id, commands, waiting));
     Some((local, messages))
 }
 

@@ -132,3 +132,25 @@ fn speech_too_old_is_not_brought_home() {
     assert!(recover(&Settings { max_age: Duration::ZERO, ..settings(dir.path()) }).is_empty());
     assert!(recover(&settings(dir.path())).is_empty(), "and is deleted");
 }
+
+#[test]
+fn a_full_disk_costs_nothing_that_is_on_it_and_is_written_to_again_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spill = Spill::new(settings(dir.path()), origin());
+    spill.write([row(0)].into_iter().chain(spurt(key(0, 0), 5, 60, false)).collect()).unwrap();
+    let whole = spill.bytes();
+    // What a write leaves behind that the disk has no room for.
+    let mut torn = fs::File::options().append(true).open(&spill.segments[0].path).unwrap();
+    torn.write_all(&[0, 40, 1, 2, 3]).unwrap();
+    spill.leave_off();
+    assert_eq!(fs::metadata(&spill.segments[0].path).unwrap().len(), whole);
+    spill.file = Some(fs::File::options().append(true).open("/dev/full").unwrap());
+    assert!(spill.write(spurt(key(0, 1), 5, 60, false)).is_err());
+    assert_eq!(spill.read(key(0, 0)), frames(5, 60));
+    spill.write(spurt(key(0, 1), 5, 60, false)).unwrap();
+    assert_eq!(spill.segments.len(), 2, "another segment");
+    drop(spill);
+    let found = recover(&settings(dir.path())).pop().unwrap();
+    assert_eq!((found.spurts.len(), found.rows), (2, vec![row(0)]));
+    assert_eq!(found.spill.read(key(0, 1)), frames(5, 60));
+}

@@ -25,11 +25,8 @@ pub(crate) fn of(node: &Node) -> Directory {
 /// Keeps `directory` as the members are, until nobody reads it or the node is gone.
 pub(crate) async fn follow(node: Node, directory: watch::Sender<Arc<Directory>>) {
     let mut members = node.members();
-    while members.changed().await.is_ok() {
+    while directory.send(Arc::new(of(&node))).is_ok() && members.changed().await.is_ok() {
         members.mark_unchanged();
-        if directory.send(Arc::new(of(&node))).is_err() {
-            return;
-        }
     }
 }
 

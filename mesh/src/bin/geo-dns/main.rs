@@ -1,4 +1,5 @@
 //! `geo-dns --config dns.toml`: joins the mesh and answers DNS from what gossip says.
+#![warn(clippy::print_stderr)]
 
 mod config;
 mod directory;
@@ -18,7 +19,7 @@ use mesh::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Mutex, mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -38,6 +39,9 @@ struct Cli {
     /// Only checks the configuration, the certificate, and what would be opened.
     #[arg(long)]
     check: bool,
+    /// At SIGUSR1 every task that is started again when it breaks does so, one a second: a drill.
+    #[arg(long, hide = true)]
+    drill: bool,
 }
 
 fn main() -> ExitCode {
@@ -54,41 +58,59 @@ fn start(cli: Cli) -> Result<()> {
     let settings = node_settings(&source, Role::Dns, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
     let limits = config.http.limits(&source)?;
     for stray in source.strays::<Config>() {
-        eprintln!("warning: {stray}");
+        telemetry::warn_early(&stray.to_string());
     }
     if cli.check {
         return Ok(config.try_all(&source)?);
     }
-    runtime.block_on(run(&config, dns, settings, limits))
+    runtime.block_on(async {
+        if cli.drill {
+            settings.tasks.drill();
+        }
+        run(&config, dns, settings, limits).await
+    })
 }
 
 async fn run(config: &Config, mut dns: geo::server::Settings, settings: Settings, limits: http::Limits) -> Result<()> {
-    let metrics = telemetry::init(&config.log, config::METRICS)?;
+    let tasks = settings.tasks.clone();
+    let (metrics, _last_lines) = telemetry::init(&config.log, config::METRICS, &tasks)?;
     let fit = (http::descriptors() / 8).max(1);
     if fit < dns.tcp_connections {
         warn!(connections = fit, "fewer DNS connections over TCP than configured: the process may open too few files");
         dns.tcp_connections = fit;
     }
     let (node, inbound) = Node::start(settings).await?;
-    tokio::spawn(decline(inbound));
+    let inbound = Arc::new(Mutex::new(inbound));
+    tasks.keep("inbound", move || decline(inbound.clone()));
 
     let (directory_in, directory) = watch::channel(Arc::new(directory::of(&node)));
-    tokio::spawn(directory::follow(node.clone(), directory_in));
+    let followed = node.clone();
+    tasks.keep("directory", move || directory::follow(followed.clone(), directory_in.clone()));
     let server = Server::bind(dns, directory).await.context("dns.listen")?;
     let dns_addr: SocketAddr = server.local_addr();
     // It answers with itself from the first moment on, so it is ready when it is up.
-    http::serve(config.http.listen, health::router(metrics, || true), limits).await.context("http.listen")?;
+    http::serve(config.http.listen, health::router(metrics, tasks.clone(), || true), limits, &tasks)
+        .await
+        .context("http.listen")?;
     info!(node = %config.node.id, mesh = %node.address(), dns = %dns_addr, "geo-dns up");
 
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(server.run(stop.clone().cancelled_owned()));
-    wait_for_signal().await?;
+    let serving = tasks.need("dns", serve(server, stop.clone()));
+    let failed = tokio::select! {
+        signal = wait_for_signal() => signal.map(|()| None)?,
+        reason = tasks.failed() => Some(reason),
+    };
     node.publish(|report| report.draining = true);
     stop.cancel();
-    let served = serving.await.context("the DNS task broke")?;
+    serving.await.context("the DNS task was stopped")?;
     node.shutdown().await;
     info!("geo-dns down");
-    Ok(served?)
+    failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))
+}
+
+async fn serve(server: Server, stop: CancellationToken) -> Result<(), String> {
+    server.run(stop.clone().cancelled_owned()).await.map_err(|e| e.to_string())?;
+    if stop.is_cancelled() { Ok(()) } else { Err("the DNS sockets have closed".into()) }
 }
 
 async fn wait_for_signal() -> Result<()> {
@@ -101,7 +123,8 @@ async fn wait_for_signal() -> Result<()> {
 }
 
 /// No peer has anything to ask of a DNS server over the mesh; who does is told so.
-async fn decline(mut inbound: mpsc::Receiver<Inbound>) {
+async fn decline(inbound: Arc<Mutex<mpsc::Receiver<Inbound>>>) {
+    let mut inbound = inbound.lock().await;
     while let Some(inbound) = inbound.recv().await {
         if let Inbound::Request { reply, .. } = inbound {
             // The asker may be gone.

@@ -1,0 +1,106 @@
+//! Edges that were given up, or not known to have taken the meeting, and have it after all.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use mesh::wire::{
+    Epoch, MeetingId, Term,
+    control::{CloseReason, ToCore},
+};
+
+use crate::{
+    fakes::{ALIAS, Core, Edge},
+    meeting::Meeting,
+    record::{GapReason, Status},
+};
+
+/// A core near which there is one edge.
+fn core(dir: &tempfile::TempDir) -> Core {
+    let core = Core::start(&dir.path().join("core.redb"), false);
+    core.mesh.leasing.lock().unwrap().push("edge-a".into());
+    *core.mesh.rtt.lock().unwrap() = Some(Duration::ZERO);
+    core.mesh.members.send_modify(|members| {
+        *members = Arc::new(members.iter().filter(|m| m.identity.node.as_str() == "edge-a").cloned().collect());
+    });
+    core
+}
+
+async fn is(core: &Core, live: &Arc<Meeting>, status: Status) {
+    core.until(status.as_str(), |_| live.record().status == status).await;
+}
+
+/// An active meeting whose edge has fallen silent, and was given up.
+async fn given_up(core: &mut Core) -> (Arc<Meeting>, Edge) {
+    let id = core.create().await;
+    core.assigned().await;
+    let edge = core.connect("edge-a").await;
+    core.serve(&edge, id, Epoch(1), Term(1)).await;
+    let live = core.meetings.live(id).unwrap();
+    is(core, &live, Status::Active).await;
+    is(core, &live, Status::Placing).await;
+    (live, edge)
+}
+
+#[tokio::test]
+async fn a_meeting_whose_edge_was_cut_off_for_longer_than_its_lease_goes_on_with_it_and_names_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (live, edge) = given_up(&mut core).await;
+    core.beats(&edge);
+    is(&core, &live, Status::Active).await;
+    // Nothing was lost: it has captured all the while.
+    core.spurt(&edge, 0, 50, 0, false).await;
+    core.until("its words", |_| live.record().counts.frames_durable == 50).await;
+    core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Ended }).await;
+    is(&core, &live, Status::Done).await;
+    assert_eq!((live.record().gaps, live.record().epoch), (vec![], Epoch(1)));
+}
+
+#[tokio::test]
+async fn an_edge_that_stood_still_and_leaves_when_it_wakes_is_a_gap_from_where_it_was_last_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (live, edge) = given_up(&mut core).await;
+    let lost = live.heard_at();
+    // Its beats are faster than its meeting.
+    core.say(&edge, ToCore::Beat { seq: 1 }).await;
+    is(&core, &live, Status::Active).await;
+    core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::LeaseOver }).await;
+    is(&core, &live, Status::Placing).await;
+    let gap = live.record().gaps[0].clone();
+    assert_eq!((gap.from, gap.reason), (lost, GapReason::EdgeLost));
+}
+
+async fn asked(core: &mut Core) -> (MeetingId, Epoch) {
+    core.mesh.answers.send_replace(false);
+    let id = core.create().await;
+    (id, core.assigned().await.1.epoch)
+}
+
+#[tokio::test]
+async fn an_edge_whose_answer_is_lost_has_taken_what_it_has_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (id, epoch) = asked(&mut core).await;
+    let edge = core.connect("edge-a").await;
+    core.serve(&edge, id, epoch, Term(1)).await;
+    core.beats(&edge);
+    let live = core.meetings.live(id).unwrap();
+    is(&core, &live, Status::Active).await;
+    assert_eq!(live.record().epoch, epoch);
+}
+
+#[tokio::test]
+async fn nor_need_it_have_opened_it_before_its_answer_was_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (id, epoch) = asked(&mut core).await;
+    let live = core.meetings.live(id).unwrap();
+    core.until("it is given up", |c| c.meetings.tables()["silent_edges"] == 1).await;
+    let edge = core.connect("edge-a").await;
+    core.serve(&edge, id, epoch, Term(1)).await;
+    core.beats(&edge);
+    is(&core, &live, Status::Active).await;
+    assert_eq!(live.record().epoch, epoch);
+}

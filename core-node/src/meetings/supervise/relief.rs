@@ -1,0 +1,113 @@
+//! An edge that reaches this core by way of other nodes only keeps its lease, but its speech has no way here: a second is sought,
+//! and the meeting moves to it.
+
+#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
+
+use std::time::{Duration, Instant};
+
+use mesh::{
+    clock::Micros,
+    wire::{Epoch, control::CloseReason},
+};
+
+use super::Supervisor;
+use crate::{
+    log::LogClosed,
+    meeting::{wall, wishes::Wish},
+    record::{Gap, GapReason},
+};
+
+/// How long it may be so: longer than a link takes to come back after a short cut.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 8000 });
+
+impl Supervisor {
+    /// When it will have lasted for too long.
+    pub(super) fn relief_due(&self) -> Option<Instant> {
+        let (_, since, _) = self.detoured()?;
+        Some(since + PATIENCE).filter(|_| !self.second.relieves())
+    }
+
+    /// The first edge, if it is heard by way of others only: since when, and when it was last heard itself.
+    fn detoured(&self) -> Option<(Epoch, Instant, Micros)> {
+        let first = self.lifecycle.capturing().filter(|_| self.lifecycle.leaving().is_none())?;
+        let (since, heard) = self.meeting.detoured(first)?;
+        Some((first, since, heard))
+    }
+
+    /// Has the meeting move, or stay if the edge is heard itself again.
+    pub(super) async fn relieve_detoured(&mut self, now: Instant) -> Result<(), LogClosed> {
+        if self.lifecycle.capturing().is_none() || self.lifecycle.leaving().is_some() {
+            return Ok(());
+        }
+        let overdue = self.detoured().filter(|(_, since, _)| *since + PATIENCE <= now);
+        let Some((first, _, heard)) = overdue else { return self.end_relief(now).await };
+        if self.second.relieve(true) {
+            tracing::warn!(
+                epoch = first.0,
+                "the edge is heard by way of others only, and its speech is not: another is sought"
+            );
+            metrics::counter!("nearfield_core_edges_detoured_total").increment(1);
+            let why = "its edge is heard by way of other nodes only, and its speech does not come";
+            self.meeting.wishes.handle_unmet(Wish::Path, why, wall());
+        }
+        let reached = self.second.live().is_some_and(|epoch| self.meeting.detoured(epoch).is_none());
+        if reached && self.promote(first).await? {
+            // What it has captured comes when its way is open again.
+            let reason = GapReason::GivenUp;
+            self.owed.push((first, Gap { seq: 0, from: heard, to: Some(wall()), reason, segment: None }));
+            self.leave(first).await;
+        }
+        Ok(())
+    }
+
+    async fn end_relief(&mut self, now: Instant) -> Result<(), LogClosed> {
+        if self.second.relieve(false) {
+            self.meeting.wishes.handle_met(Wish::Path);
+        }
+        // It may have been on its way.
+        match self.second.epoch().filter(|_| !self.second.is_wanted() && !self.is_finishing()) {
+            Some(second) => self.relieve_second(second, now).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an edge that was relieved, and lives, has speech that did not come.
+    pub(super) fn owes(&self) -> bool {
+        self.owed.iter().any(|(of, _)| self.lives(*of))
+    }
+
+    /// At the end of a meeting: what a relieved edge has may still come, when the meeting's edge has left.
+    pub(super) fn waits_for_owed(&mut self, epoch: Epoch, reason: CloseReason) -> bool {
+        let waits = epoch == self.lifecycle.epoch() && self.is_finishing() && self.owes();
+        if waits {
+            self.closed.get_or_insert((epoch, reason));
+        }
+        waits
+    }
+
+    /// The edge of `epoch` has brought all that it had.
+    pub(super) fn handle_paid(&mut self, epoch: Epoch, now: Instant) {
+        let before = self.owed.len();
+        self.owed.retain(|(of, _)| *of != epoch);
+        if self.owed.len() < before
+            && self.second.epoch().is_none()
+            && !self.owes()
+            && let Some((first, reason)) = self.closed.take()
+        {
+            self.lifecycle.handle_closed(first, reason, now);
+        }
+    }
+
+    /// At the end of the meeting: what never came is a gap.
+    pub(super) async fn name_owed(&mut self) -> Result<(), LogClosed> {
+        for (_, gap) in std::mem::take(&mut self.owed) {
+            self.publish_gap(gap).await?;
+        }
+        Ok(())
+    }
+
+    /// What the second edge is sought for.
+    pub(super) fn second_wish(&self) -> Wish {
+        if self.second.is_wanted() { Wish::Redundancy } else { Wish::Path }
+    }
+}
