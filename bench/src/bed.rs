@@ -62,6 +62,12 @@ pub struct Manner {
     pub sets: Vec<String>,
     /// Variables of its environment.
     pub env: Vec<(String, String)>,
+    /// Further arguments.
+    pub args: Vec<String>,
+    /// Where its log goes, if not to a file of its own.
+    pub log: Option<PathBuf>,
+    /// A folder that is a file system of so many bytes to it.
+    pub disk: Option<(PathBuf, u64)>,
 }
 
 /// One node of the mesh.
@@ -230,12 +236,18 @@ impl Bed {
     /// Starts a node's program with the configuration written before; its log goes on where it was.
     fn spawn(&self, host: &Host, identity: &Identity) -> Result<Child> {
         let file = |ending: &str| self.plan.dir.join(format!("{}.{ending}", identity.node));
-        let log = fs::OpenOptions::new().create(true).append(true).open(file("log"))?;
         let manner = self.manner(&identity.node);
+        let log = manner.log.clone().unwrap_or_else(|| file("log"));
+        let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let binary = self.plan.binaries.join(binary(identity.role));
-        let mut command = tokio::process::Command::from(host.command(&binary));
+        let mut command = host.command(&binary);
+        if let Some((dir, bytes)) = &manner.disk {
+            fs::create_dir_all(dir)?;
+            world::with_disk(&mut command, dir, *bytes)?;
+        }
+        let mut command = tokio::process::Command::from(command);
         command.arg("--config").arg(file("toml")).kill_on_drop(true);
-        command.args(manner.sets.iter().flat_map(|set| ["--set", set]));
+        command.args(manner.sets.iter().flat_map(|set| ["--set", set])).args(&manner.args);
         command.envs(manner.env);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().with_context(|| format!("cannot start {}", binary.display()))

@@ -44,6 +44,9 @@ use crate::{
     world::World,
 };
 
+/// Of a disk that is full soon, in bytes.
+const SMALL_DISK: u64 = 64 << 10;
+
 /// How long the whole mesh may take to see itself before a meeting begins.
 const GATHERED: Duration = Duration::from_secs(30);
 
@@ -155,7 +158,7 @@ async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Out
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let mut stage = Stage::raise(World::enter(args.seed)?, wanted(scenario, args, &dir)?).await?;
     ensure!(stage.gathered(GATHERED).await.is_some(), "not all nodes see all: {:?}", stage.views().await);
-    say("the mesh is up: three regions, two cores, four edges, geo-dns");
+    say(&format!("the mesh is up: {}", stage.census()));
     let times = scenario.times(args.short);
     if scenario.has_janus() {
         stage.open_at_janus(HOME, script::dense(args.seed + 2, times.meeting, prompts)).await?;
@@ -221,6 +224,7 @@ fn wanted(scenario: Scenario, args: &Args, dir: &Path) -> Result<Wanted> {
         model: args.model.canonicalize().with_context(|| no_model(args))?,
         manners: manners(scenario, &dir),
         nats: scenario.has_nats(),
+        regions: scenario.regions(),
         dir,
         log: args.log.clone(),
     })
@@ -232,7 +236,15 @@ fn manners(scenario: Scenario, dir: &Path) -> BTreeMap<String, Manner> {
     for node in stage::NODES {
         let manner = manners.entry(node.to_owned()).or_default();
         if node.starts_with("edge") {
-            manner.sets.push(format!("uplink.spill_dir={}", dir.join(format!("{node}.spill")).display()));
+            let spill = dir.join(format!("{node}.spill"));
+            manner.sets.push(format!("uplink.spill_dir={}", spill.display()));
+            manner.disk = (scenario == Scenario::SpillFull).then_some((spill, SMALL_DISK));
+        }
+        if scenario == Scenario::LogFull {
+            manner.log = Some("/dev/full".into());
+        }
+        if scenario == Scenario::TaskPanics {
+            manner.args.push("--drill".into());
         }
         if node.starts_with("core") && scenario.has_nats() {
             nats::under(manner);

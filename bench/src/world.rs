@@ -37,7 +37,7 @@ use nix::{
 pub use self::{
     emulator::Strays,
     enter::{NotAllowed, respawn_unless_root},
-    host::Host,
+    host::{Host, with_disk},
     route::{PathReport, Place},
 };
 use self::{

@@ -76,6 +76,31 @@ fn an_edge_that_reaches_no_core_for_a_while_loses_nothing() {
 }
 
 #[test]
+fn a_cut_longer_than_a_lease_between_the_only_edge_and_the_only_core_changes_nothing() {
+    shows_what_it_must("cut-6s");
+}
+
+#[test]
+fn a_meeting_whose_edge_reaches_everybody_but_the_core_moves() {
+    shows_what_it_must("partial-partition");
+}
+
+#[test]
+fn a_full_disk_for_speech_costs_nothing_that_is_on_it() {
+    shows_what_it_must("spill-full");
+}
+
+#[test]
+fn logs_that_cannot_be_written_stop_nobody() {
+    shows_what_it_must("log-full");
+}
+
+#[test]
+fn whichever_task_breaks_the_meeting_goes_on() {
+    shows_what_it_must("task-panics");
+}
+
+#[test]
 fn a_meeting_that_is_ended_while_its_edge_is_cut_off_loses_nothing_either() {
     shows_what_it_must("ended-in-cut");
 }

@@ -82,7 +82,7 @@ impl Sink {
         }
         // What a disk would be given.
         if !self.meeting.poll_spill(now).is_empty() {
-            self.meeting.handle_spilled(Ok(vec![]));
+            self.meeting.handle_spilled(Ok(vec![]), now);
         }
     }
 

@@ -333,6 +333,7 @@ fn wanted(args: &Args, dir: &Path) -> Result<Wanted> {
         model: args.model.canonicalize().with_context(no_model)?,
         manners: BTreeMap::new(),
         nats: false,
+        regions: super::stage::WIDE,
         dir: dir.canonicalize()?,
         log: args.log.clone(),
     })

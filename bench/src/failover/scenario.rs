@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::findings::Findings;
+use super::{
+    findings::Findings,
+    stage::{self, Regions},
+};
 
 /// A fault. In the order in which they are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -17,8 +20,19 @@ pub enum Scenario {
     EdgeKilled,
     /// The same where two edges capture.
     EdgeKilledRedundant,
-    /// The edge reaches no core for a minute; then it does again.
+    /// The edge reaches no core for a moment, shorter than it would take for the meeting to move.
     LinkCut,
+    /// The only edge and the only core do not reach each other for six seconds: longer than a lease.
+    #[value(name = "cut-6s")]
+    CutSixSeconds,
+    /// The edge reaches the other edges, and not the only core; then it does again.
+    PartialPartition,
+    /// The same for the only edge, whose disk for speech is full soon.
+    SpillFull,
+    /// The logs of all nodes are on a full disk; `kill -9` of the edge in the meeting.
+    LogFull,
+    /// Each task of each node that is started again when it breaks breaks.
+    TaskPanics,
     /// The meeting is ended while its edge reaches no core; then it does again.
     EndedInCut,
     /// The meeting's region is cut off for two minutes, then healed.
@@ -82,7 +96,12 @@ impl Scenario {
             Self::CoreKilled | Self::CoreKilledNats | Self::EdgeKilled | Self::EdgeKilledRedundant => {
                 Times { meeting: pick(32, 22), fault: pick(10, 7), outage: s(0) }
             }
-            Self::LinkCut => lasting(pick(60, 10)),
+            Self::LinkCut => lasting(s(7)),
+            Self::CutSixSeconds => lasting(s(6)),
+            Self::PartialPartition => lasting(pick(60, 25)),
+            Self::SpillFull => lasting(s(25)),
+            Self::LogFull => Times { meeting: pick(32, 22), fault: pick(10, 7), outage: s(0) },
+            Self::TaskPanics => lasting(s(45)),
             Self::EndedInCut => Times { meeting: s(20), fault: s(8), outage: pick(60, 30) },
             Self::RegionIsolated => lasting(pick(120, 20)),
             Self::Stall => lasting(s(8)),
@@ -102,6 +121,15 @@ impl Scenario {
     /// Whether a Janus is needed.
     pub(super) fn has_janus(self) -> bool {
         self == Self::HandOverTalking
+    }
+
+    /// In what mesh it plays.
+    pub(super) fn regions(self) -> Regions {
+        match self {
+            Self::CutSixSeconds | Self::SpillFull => stage::PAIR,
+            Self::PartialPartition => stage::ONE_CORE,
+            _ => stage::WIDE,
+        }
     }
 
     /// Whether the cores share an authority.
@@ -147,10 +175,38 @@ impl Scenario {
                 one_owner: true,
                 ..nothing
             },
+            Self::CutSixSeconds => Row {
+                promise: "0 lost, no gap; the meeting is active again",
+                resume: Some(s(12)),
+                one_owner: true,
+                ..nothing
+            },
+            Self::PartialPartition => Row {
+                promise: "0 lost; the meeting moves within 15 s, and says why",
+                resume: Some(s(15)),
+                any_order: true,
+                delay: self.times(short).outage.mul_f64(0.5),
+                ..nothing
+            },
+            Self::SpillFull => Row {
+                promise: "0 lost: a full disk keeps what it has, memory the rest",
+                delay: self.times(short).outage.mul_f64(0.8),
+                any_order: true,
+                one_owner: true,
+                ..nothing
+            },
+            Self::LogFull => Row {
+                promise: "as with a log: another edge joins, the gap is named; the loss of lines is counted",
+                rejoin: Some(s(3)),
+                gap: true,
+                one_owner: true,
+                ..nothing
+            },
+            Self::TaskPanics => Row { promise: "0 lost, no process ended; all are ready again", ..nothing },
             Self::EndedInCut => Row {
                 promise: "0 lost: what was said is brought home",
                 delay: self.times(short).outage.mul_f64(0.5),
-                one_owner: true,
+                any_order: true,
                 ..nothing
             },
             Self::RegionIsolated => Row {

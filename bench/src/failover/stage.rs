@@ -106,17 +106,30 @@ pub(super) struct Wanted {
     pub(super) manners: BTreeMap<String, bed::Manner>,
     /// Whether there is a nats-server at home.
     pub(super) nats: bool,
+    /// Its regions, each with so many edges and cores.
+    pub(super) regions: Regions,
 }
 
+/// Regions, each with so many edges and cores.
+pub(super) type Regions = &'static [(&'static str, usize, usize)];
+
+/// Two edges and a core at home, one of each away, and an edge far away.
+pub(super) const WIDE: Regions = &[(HOME, 2, 1), (AWAY, 1, 1), (FAR, 1, 0)];
+
+/// The only core, and two edges that reach it.
+pub(super) const ONE_CORE: Regions = &[(HOME, 2, 1)];
+
+/// One edge and one core, and nobody else who could pass anything on.
+pub(super) const PAIR: Regions = &[(HOME, 1, 1)];
+
 impl Stage {
-    /// Raises the mesh: two edges and a core at home, one of each away, and an edge far away.
+    /// Raises the mesh.
     pub(super) async fn raise(world: World, wanted: Wanted) -> Result<Self> {
-        let regions: [RegionId; 3] = [HOME.parse()?, AWAY.parse()?, FAR.parse()?];
-        lay_distances(&world, &regions)?;
-        let [home, away, far] = regions;
-        let Wanted { binaries, model, dir, log, manners, nats } = wanted;
-        let nats = nats.then(|| nats::start(&world, &home, &dir)).transpose()?;
-        let regions = vec![(home, 2, 1), (away, 1, 1), (far, 1, 0)];
+        lay_distances(&world, &[HOME.parse()?, AWAY.parse()?, FAR.parse()?])?;
+        let Wanted { binaries, model, dir, log, manners, nats, regions } = wanted;
+        let nats = nats.then(|| nats::start(&world, &HOME.parse()?, &dir)).transpose()?;
+        let named = regions.iter().map(|(region, edges, cores)| Ok((region.parse()?, *edges, *cores)));
+        let regions = named.collect::<Result<_>>()?;
         let plan = bed::Plan { regions, binaries, model, dir, log, workers: 1, manners };
         Ok(Self { bed: Bed::raise(&world, plan).await?, meetings: vec![], nats, world })
     }
@@ -222,6 +235,30 @@ impl Stage {
             gauges.insert(node.identity.node.to_string(), value);
         }
         gauges
+    }
+
+    /// Who is in it, in words.
+    pub(super) fn census(&self) -> String {
+        let count = |role| self.names(role).len();
+        format!("{} cores, {} edges, geo-dns", count(Role::Core), count(Role::Edge))
+    }
+
+    /// What every node's `/readyz` answers but those that are ready; those that do not answer, too.
+    pub(super) async fn unready(&self) -> BTreeMap<String, String> {
+        let mut unready = BTreeMap::new();
+        for node in &self.bed.nodes {
+            let api = node.api;
+            let call = node.host.run(move || async move { Client::new(api)?.text("/readyz").await });
+            let answer = tokio::time::timeout(Duration::from_secs(2), call).await;
+            let said = match answer {
+                Ok(Ok(Ok(text))) if text.starts_with("ready") => continue,
+                Ok(Ok(Ok(text))) => text,
+                Ok(Ok(Err(error))) => error.to_string(),
+                _ => "no answer".into(),
+            };
+            unready.insert(node.identity.node.to_string(), said);
+        }
+        unready
     }
 
     /// Whether every node sees every other.

@@ -2,12 +2,13 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::OsStr,
+    ffi::{CStr, CString, OsStr},
     fs::File,
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr},
-    os::unix::process::CommandExt,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
+    path::Path,
     process::Command,
     sync::Arc,
     thread,
@@ -15,6 +16,7 @@ use std::{
 
 use geo::RegionId;
 use nix::{
+    mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::{prctl, signal::Signal},
     unistd::{getpid, getppid, gettid},
@@ -144,6 +146,24 @@ impl Host {
     fn failed(&self, error: io::Error) -> WorldError {
         WorldError::Host { name: self.name.clone(), error }
     }
+}
+
+/// Has the program find a file system of `bytes` in `dir`, which only it sees and which ends with it.
+///
+/// # Errors
+/// The folder's name has a zero byte in it.
+pub fn with_disk(command: &mut Command, dir: &Path, bytes: u64) -> io::Result<()> {
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    let options = CString::new(format!("size={bytes},mode=700"))?;
+    let mount_it = move || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(None::<&CStr>, c"/", None::<&CStr>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>)?;
+        mount(Some(c"tmpfs"), &*dir, Some(c"tmpfs"), MsFlags::empty(), Some(&*options))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the hook makes three system calls and takes no lock.
+    unsafe { command.pre_exec(mount_it) };
+    Ok(())
 }
 
 /// The kernel keeps 15 bytes of a thread's name.

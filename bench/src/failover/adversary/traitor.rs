@@ -135,6 +135,7 @@ async fn live(
         seeds: seeds::Settings { addresses: vec![pass.seed.to_string()], ..seeds::Settings::default() },
         swim: membership::Settings::default(),
         software: env!("CARGO_PKG_VERSION").into(),
+        tasks: Default::default(),
     };
     let (node, inbound) = Node::start(settings).await?;
     tokio::spawn(ears.listen(node.identity().node.clone(), inbound));

@@ -17,6 +17,8 @@ use crate::{
 
 /// Within which everybody must see everybody again.
 const HEALED: Duration = Duration::from_secs(30);
+/// Within which a meeting must be active again.
+const ACTIVE: Duration = Duration::from_secs(5);
 /// Bursts that lose everything, together a fifth of the time.
 const BURST: Bursts = Bursts { apart: Duration::from_millis(240), length: Duration::from_millis(60), loss: 1.0 };
 /// A link that lets less pass than one who speaks sends, with a queue of a second before it.
@@ -47,6 +49,73 @@ pub(super) async fn cut(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> 
     let now = stage.serving().await?;
     broken.must(now.1 == edge, || format!("{edge} was replaced by {}", now.1));
     broken.note("cores", vec![core.to_string(), now.0.to_string()]);
+    Ok(broken)
+}
+
+/// Cuts the only edge off from the only core, for longer than a lease and shorter than the edge listens without one.
+pub(super) async fn cut_pair(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let (edge, broken) = cut_off(stage, times, say).await?;
+    tokio::time::sleep(times.outage).await;
+    heal(stage, &edge, say);
+    is_active_again(stage, &edge, broken).await
+}
+
+/// The same, until the edge's disk is full.
+pub(super) async fn fill_disk(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let (edge, mut broken) = cut_off(stage, times, say).await?;
+    tokio::time::sleep(times.outage).await;
+    let all = stage.gauges("nearfield_edge_spill_failures_total").await;
+    let failures = all.get(edge.as_str()).copied().flatten();
+    broken.must(failures.is_some_and(|failures| failures > 0.0), || "the disk was never full".into());
+    broken.note("spill_failures", failures);
+    broken.note("spilled_bytes", spilled(stage, &edge).await);
+    heal(stage, &edge, say);
+    is_active_again(stage, &edge, broken).await
+}
+
+/// Cuts the edge off from the only core, but not from the other edges, by way of which it renews its lease.
+pub(super) async fn part(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let (edge, mut broken) = cut_off(stage, times, say).await?;
+    tokio::time::sleep(times.outage.mul_f64(0.9)).await;
+    let meeting = stage.meeting().view().await?;
+    let to = meeting["owner"]["edge"].as_str().unwrap_or("nobody").to_owned();
+    broken.must(to != edge.as_str(), || format!("the meeting stayed with {edge}, which cannot be heard"));
+    broken.must(meeting["status"] == "active", || format!("the meeting is {}", meeting["status"]));
+    broken.note("to", to);
+    tokio::time::sleep(times.outage.mul_f64(0.1)).await;
+    heal(stage, &edge, say);
+    let told = stage.gauges("nearfield_core_edges_detoured_total").await.values().flatten().sum::<f64>();
+    broken.must(told > 0.0, || "no core told of it".into());
+    Ok(broken)
+}
+
+async fn cut_off(stage: &Stage, times: Times, say: &dyn Fn(&str)) -> Result<(NodeId, Broken)> {
+    let (_, edge) = stage.serving().await?;
+    let word = stage.meeting().wait_for_word(times.fault).await?;
+    let at = now();
+    for core in stage.names(Role::Core) {
+        stage.world.partition(host(&edge), host(&core));
+    }
+    say(&format!("{edge} reaches no core, from the middle of `{}` on", word.word));
+    Ok((edge, Broken::in_word(at, Resumes::WithNewSpeech, stage.meeting().started, &word)))
+}
+
+fn heal(stage: &Stage, edge: &NodeId, say: &dyn Fn(&str)) {
+    stage.names(Role::Core).iter().for_each(|core| stage.world.heal(host(edge), host(core)));
+    say("the cut is healed");
+}
+
+/// Soon after the cut the meeting is what it was before.
+async fn is_active_again(stage: &Stage, edge: &NodeId, mut broken: Broken) -> Result<Broken> {
+    let healed = Instant::now();
+    let mut meeting = stage.meeting().view().await?;
+    while meeting["status"] != "active" && healed.elapsed() < ACTIVE {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        meeting = stage.meeting().view().await?;
+    }
+    broken.must(meeting["status"] == "active", || format!("{ACTIVE:?} after the cut it is {}", meeting["status"]));
+    broken.must(meeting["owner"]["edge"] == edge.as_str(), || format!("its edge is {}", meeting["owner"]["edge"]));
+    broken.note("active_ms", healed.elapsed().as_millis() as u64);
     Ok(broken)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use mesh::identity::NodeId;
 use nix::sys::signal::Signal;
 
 use super::{Broken, Resumes, Stage, Times, now};
@@ -10,6 +11,8 @@ use crate::relay;
 
 /// How long a core stays dead before it is started again: long enough for the meeting to be elsewhere.
 const DEAD: Duration = Duration::from_secs(6);
+/// Every node has as many tasks that are started again.
+const FEWEST_TASKS: f64 = 6.0;
 /// How long a stalled edge that wakes may take to leave the relay.
 const FENCED: Duration = Duration::from_secs(2);
 
@@ -45,6 +48,45 @@ pub(super) async fn kill_edge(stage: &mut Stage, times: Times, say: &dyn Fn(&str
     broken.note("from", edge.to_string());
     tokio::time::sleep(DEAD).await;
     note_new_edge(stage, &mut broken, edge.as_str()).await;
+    Ok(broken)
+}
+
+/// Kills the edge in the meeting, while no node can write its log.
+pub(super) async fn kill_edge_without_logs(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let mut broken = kill_edge(stage, times, say).await?;
+    let lost = stage.gauges("nearfield_log_lines_lost_total").await;
+    let silent = |(node, lines): (&String, &Option<f64>)| lines.is_none_or(|n| n == 0.0).then(|| node.clone());
+    // The dead edge answers nothing.
+    let silent: Vec<String> = lost.iter().filter_map(silent).filter(|node| broken.detail["from"] != **node).collect();
+    broken.must(silent.is_empty(), || format!("no lost line was counted by {silent:?}"));
+    Ok(broken)
+}
+
+/// Has each task break of the core that serves, then of the edge, then of all others at once.
+pub(super) async fn break_tasks(stage: &mut Stage, times: Times, say: &dyn Fn(&str)) -> Result<Broken> {
+    let (core, edge) = stage.serving().await?;
+    stage.meeting().wait_until(times.fault).await;
+    let mut broken = Broken::new(now(), Resumes::LongestPause);
+    let nodes: Vec<NodeId> = stage.bed.nodes.iter().map(|node| node.identity.node.clone()).collect();
+    let processes = |stage: &Stage| nodes.iter().map(|node| stage.bed.process(node)).collect::<Vec<_>>();
+    let before = processes(stage);
+    let others: Vec<NodeId> = nodes.iter().filter(|node| **node != core && **node != edge).cloned().collect();
+    for turn in [vec![core], vec![edge], others] {
+        for node in &turn {
+            stage.bed.signal(node, Signal::SIGUSR1)?;
+        }
+        say(&format!("the tasks of {} nodes break in turn", turn.len()));
+        tokio::time::sleep(times.outage / 3).await;
+    }
+    let panics = stage.gauges("nearfield_task_panics_total").await;
+    for (node, count) in &panics {
+        broken.must(count.is_some_and(|count| count >= FEWEST_TASKS), || format!("{node} had {count:?} panics"));
+        broken.note(&format!("panics {node}"), *count);
+    }
+    let unready = stage.unready().await;
+    broken.must(unready.is_empty(), || format!("not ready: {unready:?}"));
+    broken.must(before == processes(stage), || "a process has ended".into());
+    broken.must(stage.all_see_all().await, || "not all nodes see all".into());
     Ok(broken)
 }
 
