@@ -122,7 +122,7 @@ async fn a_core_that_runs_hands_out_a_copy_of_its_store() {
     let core = Core::start(&file, false);
     core.create().await;
     let listen = "127.0.0.1:0".parse().unwrap();
-    let api = mesh::http::serve(listen, core.router(), Default::default()).await.unwrap();
+    let api = mesh::http::serve(listen, core.router(), Default::default(), &Default::default()).await.unwrap();
     let mut place = place("core-1", &api.to_string());
     place.config.store.path = file;
     let _ = rustls::crypto::ring::default_provider().install_default();
