@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use geo::RegionId;
 use mesh::{
     clock::Micros,
     identity::{NodeId, Role},
