@@ -51,7 +51,7 @@ fn welcome(shared: &Arc<Shared>, identity: Identity, connection: Connection) {
     if identity.node == shared.me.node {
         // Our own dial of a seed that is ourselves, or a node with a copy of our certificate.
         let shared = shared.clone();
-        tokio::spawn(async move {
+        tasks::once("twin", async move {
             if !twins::is_here(&shared, &connection).await {
                 twins::note(&shared, connection.remote_address(), Instant::now());
             }

@@ -15,7 +15,10 @@ use super::{
     lock,
     outside::{self, Outside},
 };
-use crate::seeds::{Found, Seeds};
+use crate::{
+    seeds::{Found, Seeds},
+    tasks::once,
+};
 
 /// How often seeds are looked up while no member is known.
 const ALONE: Duration = Duration::from_secs(2);
@@ -50,7 +53,7 @@ fn announce(shared: &Arc<Shared>, addr: SocketAddr) {
     if addr == shared.advertise {
         // Most likely this node itself; if not, nobody else will find out.
         let shared = shared.clone();
-        tokio::spawn(async move {
+        once("dial", async move {
             let outcome = dial::connect(&shared, addr, None).await;
             lock(&shared.dials).note(addr, outside::told(&outcome));
         });
