@@ -175,7 +175,7 @@ async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Out
     say("the meeting goes on to its end");
     let mut all = vec![];
     for meeting in &stage.meetings {
-        all.push(findings::find(&evidence(meeting).await?, broken.moment)?);
+        all.push(findings::find(&evidence(meeting, args.patience).await?, broken.moment)?);
     }
     say("it has ended");
     judge(scenario, args, &stage, broken, all).await
@@ -198,8 +198,8 @@ async fn judge(scenario: Scenario, args: &Args, stage: &Stage, broken: Broken, a
 }
 
 /// All there is to know of a meeting, once it has ended.
-async fn evidence(meeting: &Meeting) -> Result<Evidence> {
-    let ended = meeting.ends().await?;
+async fn evidence(meeting: &Meeting, patience: u32) -> Result<Evidence> {
+    let ended = meeting.ends(patience).await?;
     let get = async |what: &str| meeting.cores.get(&format!("{}/{what}", meeting.path)).await;
     // What a core does not say any more is missing, and judged as such.
     let (spurts, transcript) = (get("spurts").await, get("transcript?format=json").await);

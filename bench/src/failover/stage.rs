@@ -336,12 +336,12 @@ impl Meeting {
     }
 
     /// Waits until the relay has said all, tells the meeting to end, and waits for its last word. How it
-    /// stood then, if it came to stand anywhere.
-    pub(super) async fn ends(&self) -> Result<Option<Value>> {
+    /// stood then, if it came to stand anywhere; a machine may be so many times as slow.
+    pub(super) async fn ends(&self, patience: u32) -> Result<Option<Value>> {
         self.falls_silent().await?;
         let begun = Instant::now();
         let mut asked = false;
-        while begun.elapsed() < LAST_WORDS {
+        while begun.elapsed() < LAST_WORDS * patience {
             asked = asked || self.end().await.is_ok();
             if let Ok(meeting) = self.view().await
                 && ["done", "failed"].iter().any(|end| meeting["status"] == **end)
