@@ -108,8 +108,7 @@ pub fn restore(config: &Config, from: &Path) -> Result<String> {
         Ok(copied)
     });
     let copied = copied.inspect_err(|_| drop(fs::remove_file(&part)))?;
-    let aside = set_aside(&store, "before-restore")?;
-    put_in_place(&part, &store)?;
+    let aside = replace(&part, &store, "before-restore")?;
     Ok(format!(
         "{}: {}{}",
         store.display(),
@@ -138,8 +137,7 @@ pub fn repair(config: &Config) -> Result<String> {
         Ok(copied)
     });
     let copied = copied.inspect_err(|_| drop(fs::remove_file(&part)))?;
-    let aside = set_aside(&store, "damaged")?.unwrap_or_default();
-    put_in_place(&part, &store)?;
+    let aside = replace(&part, &store, "damaged")?.unwrap_or_default();
     let lost = match copied.broken.len() {
         0 => "nothing is missing".to_owned(),
         _ => format!("rows are missing of: {}", copied.broken.join(", ").to_lowercase()),
@@ -160,24 +158,33 @@ fn fill(part: &Path, copy: impl FnOnce(File) -> Result<Copied, StoreError>) -> R
     Ok(copy(file)?)
 }
 
-/// Renames what is at `path`, if anything is.
-fn set_aside(path: &Path, why: &str) -> Result<Option<PathBuf>> {
+/// Puts `part` in the place of `path`, and what is there, if anything is, aside. There is a file at `path` at every moment, the one or
+/// the other: a core that starts meanwhile, or after a crash, would make an empty one.
+fn replace(part: &Path, path: &Path, why: &str) -> Result<Option<PathBuf>> {
     if !path.exists() {
+        // Unlike a rename it fails if a core has made one meanwhile.
+        fs::hard_link(part, path).with_context(|| path.display().to_string())?;
+        fs::remove_file(part).with_context(|| part.display().to_string())?;
+        sync_folder(path)?;
         return Ok(None);
     }
     let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let aside = beside(path, &format!("{why}-{now}"));
     ensure!(!aside.exists(), "{} is there already", aside.display());
-    fs::rename(path, &aside).with_context(|| aside.display().to_string())?;
+    fs::hard_link(path, &aside).with_context(|| aside.display().to_string())?;
+    put_in_place(part, path)?;
     Ok(Some(aside))
 }
 
 /// The disk has `part` as `path` when this returns.
 fn put_in_place(part: &Path, path: &Path) -> Result<()> {
     fs::rename(part, path).with_context(|| path.display().to_string())?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir)?.sync_all()?;
-    Ok(())
+    Ok(File::open(dir)?.sync_all()?)
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {

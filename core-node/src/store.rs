@@ -40,7 +40,10 @@ mod write;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use mesh::{
@@ -58,7 +61,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::value::{is_within, survives};
 pub use self::{
-    copy::{Copied, new_file},
+    copy::{Copied, CopyPlace, new_file},
     damage::{Damaged, MAX_NAMED},
     open::{Held, LOCK_WAIT, Opening},
     value::MAX_DEPTH,
@@ -74,6 +77,9 @@ use crate::{
     transcript::Segment,
     utterance::Cover,
 };
+
+/// Live meetings need so much room on the disk to come to their end, in bytes: below it no others are made, and no copies.
+pub const DISK_RESERVE: u64 = 64 << 20;
 
 /// Why the store could not do what was asked: the disk's or the file's fault, never a caller's.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +121,16 @@ pub enum StoreError {
     /// One copy at a time.
     #[error("store: another copy is being made")]
     Copying,
+    /// A copy would fill the disk, and the store would fail with it.
+    #[error(
+        "store: a copy needs {needed} bytes beside the {DISK_RESERVE} that live meetings need, and the disk has {left}"
+    )]
+    NoRoomForCopy {
+        /// Bytes.
+        needed: u64,
+        /// Bytes that the disk has.
+        left: u64,
+    },
     /// The database failed.
     #[error("store: {0}")]
     Database(Box<redb::Error>),
@@ -279,7 +295,7 @@ pub struct Store {
     /// Transactions since the start.
     commits: AtomicU64,
     /// A copy is being made.
-    copying: AtomicBool,
+    copying: Arc<AtomicBool>,
 }
 
 impl Store {

@@ -12,7 +12,10 @@ mod nearest;
 mod owner;
 mod settings;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use hickory_proto::{
     op::ResponseCode,
@@ -169,7 +172,11 @@ impl Zone {
     /// The edges nearest to `from`, each address family ranked by itself: a caller uses only one of them.
     fn edges(&self, question: &Question<'_>, from: &RegionId, directory: &Directory) -> Vec<Record> {
         let family = |v4: bool| {
-            let edges = directory.open().filter(move |node| node.role == "edge" && node.addr.is_ipv4() == v4);
+            // Edges behind one address are one record: RFC 2181 section 5 has no duplicates in a set.
+            let mut seen = BTreeSet::new();
+            let edges = directory
+                .open()
+                .filter(move |node| node.role == "edge" && node.addr.is_ipv4() == v4 && seen.insert(node.addr.ip()));
             Ranked::new(edges, from, &self.latency, question.turn).nearest(self.edges_per_answer)
         };
         let chosen = family(true).into_iter().chain(family(false));

@@ -367,8 +367,8 @@ impl Membership {
         self.hints.clear(&src.node);
         self.ring.clear(&src.node);
         self.accusers.clear(&src.node);
-        if let Message::ForwardedAck { origin, .. } = &header.message {
-            self.hints.clear(&origin.node);
+        if let Message::ForwardedAck { origin, probe_number: upkeep::HINT_PROBE } = &header.message {
+            self.hints.vouch(&origin.node, &src.node);
         }
         self.note_answer(&src.node, &header.message, now);
         self.note_alive(&src, &header.message, now);
@@ -423,8 +423,8 @@ impl Membership {
             return;
         }
         let Some(member) = self.active(node).cloned() else { return };
-        self.probe(member.id(), &[]);
-        self.hints.add(&member, false, now + self.settings.probe_period);
+        let helpers = self.probe(member.id(), &[]);
+        self.hints.add(&member, helpers, false, now + self.settings.probe_period);
     }
 
     /// Says of this node what `report` says; its `node` is set to this one.

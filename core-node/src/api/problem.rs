@@ -189,6 +189,9 @@ impl From<StoreError> for Problem {
         if matches!(error, StoreError::Copying) {
             return Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Another copy of the store is being made.");
         }
+        if matches!(error, StoreError::NoRoomForCopy { .. }) {
+            return Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_copy", error.to_string());
+        }
         tracing::error!(%error, "store failed under a request");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", "The store could not be read.")
     }

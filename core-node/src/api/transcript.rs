@@ -122,13 +122,18 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let since = last_event_id(&headers)?;
-    let record = record(&app, &id).await?;
+    let mut record = record(&app, &id).await?;
     if let Some(live) = app.meetings.live(record.id) {
         let listener = live.publisher.listen(app.meetings.store().clone(), since).map_err(not_yet)?;
         let (ip, stalled) = client
             .map_or((Ipv4Addr::UNSPECIFIED.into(), CancellationToken::new()), |Extension(c)| (c.addr.ip(), c.stalled));
         let seat = app.streams.admit(record.id, ip)?;
         return Ok(sse(events(Running { meeting: record.id, listener, seat, stalled })));
+    }
+    if record.last_seq == 0 {
+        // Its core died after it had ended the meeting and before it wrote this. All its numbers are below the next one.
+        let id = record.id;
+        record.last_seq = app.meetings.reads().run(move |store| store.sequence(id)).await?;
     }
     if since > record.last_seq {
         return Err(not_yet(NotYet(record.last_seq)));

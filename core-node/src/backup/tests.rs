@@ -122,12 +122,20 @@ async fn a_core_that_runs_hands_out_a_copy_of_its_store() {
     let core = Core::start(&file, false);
     core.create().await;
     let listen = "127.0.0.1:0".parse().unwrap();
-    let api = mesh::http::serve(listen, core.router(), Default::default(), &Default::default()).await.unwrap();
-    let mut place = place("core-1", &api.to_string());
-    place.config.store.path = file;
+    let token = mesh::wire::request::Secret("t0ken".into());
+    let app = crate::api::App { token: Some(token.clone()), ..core.app.clone() };
+    let open = mesh::http::serve(listen, core.router(), Default::default(), &Default::default()).await.unwrap();
+    let closed =
+        mesh::http::serve(listen, crate::api::router(app), Default::default(), &Default::default()).await.unwrap();
+    let [mut place, mut without] = [closed, open].map(|api| place("core-1", &api.to_string()));
+    (place.config.store.path, without.config.store.path) = (file.clone(), file);
+    place.config.api.token = Some(token);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let to = place.path("backup");
     let (config, told_to) = (place.config.clone(), to.clone());
+    let refused = tokio::task::spawn_blocking(move || backup(&without.config, &without.path("backup"))).await.unwrap();
+    let refused = format!("{:#}", refused.unwrap_err());
+    assert!(refused.contains("api.token"), "a proxy on this machine speaks for everybody: {refused}");
     let told = tokio::task::spawn_blocking(move || backup(&config, &told_to)).await.unwrap().unwrap();
     assert!(told.contains("1 meetings"), "{told}");
     let copy = Store::open(&to).unwrap();

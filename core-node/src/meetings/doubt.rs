@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Meetings;
-use crate::replicate::sender::Replicator;
+use crate::{lock, replicate::sender::Replicator};
 
 /// For so long after the start others are told.
 const TELL_FOR: Duration = Duration::from_secs(60);
@@ -40,11 +40,23 @@ pub(super) async fn tell(meetings: Weak<Meetings>, resumed: Vec<MeetingId>, stop
         let Some(this) = meetings.upgrade() else { return };
         let members = this.placer.mesh.members().borrow().clone();
         let cores = members.iter().map(|m| &m.identity).filter(|i| i.role == Role::Core && i.node != *this.me());
-        let pairs = cores.flat_map(|core| resumed.iter().map(move |id| (core.clone(), *id)));
+        let cores: Vec<Identity> = cores.cloned().collect();
+        // Core by core within each meeting: one that does not answer is left for the next round, and holds nobody up.
+        let pairs = resumed.iter().flat_map(|id| cores.iter().map(move |core| (core.clone(), *id)));
         let due: Vec<_> = pairs.filter(|(core, id)| !told.contains(&(core.node.clone(), *id))).collect();
+        let silent = Mutex::new(BTreeSet::new());
         let telling = stream::iter(due).map(|(core, id)| {
-            let this = this.clone();
-            async move { this.tell_one(&core, id).await.then_some((core.node, id)) }
+            let (this, silent) = (this.clone(), &silent);
+            async move {
+                if lock(silent).contains(&core.node) {
+                    return None;
+                }
+                if !this.tell_one(&core, id).await {
+                    lock(silent).insert(core.node);
+                    return None;
+                }
+                Some((core.node, id))
+            }
         });
         let telling = telling.buffer_unordered(AT_A_TIME).filter_map(std::future::ready).collect::<Vec<_>>();
         let Some(heard) = stop.run_until_cancelled(telling).await else { return };

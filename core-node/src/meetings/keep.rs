@@ -51,9 +51,6 @@ pub enum NotRemoved {
     Log(#[from] LogClosed),
 }
 
-/// Live meetings need so much room on the disk to come to their end, in bytes: below it no others are made.
-const DISK_RESERVE: u64 = 64 << 20;
-
 /// What the store lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortage {
@@ -134,7 +131,7 @@ impl Meetings {
         if self.store.size() > self.settings.max_store_bytes {
             return Some(Shortage::Limit);
         }
-        (self.store.disk_left() < DISK_RESERVE).then_some(Shortage::Disk)
+        (self.store.disk_left() < crate::store::DISK_RESERVE).then_some(Shortage::Disk)
     }
 
     /// Why the store has failed, if it has: then this core ends.

@@ -106,6 +106,10 @@ impl Meetings {
         if known.is_none() && self.store_shortage().is_some() {
             return refused("this core's store takes no more meetings");
         }
+        if replica.is_word() && known.is_none() {
+            // Before it takes a place: a core that starts says a word of each of its meetings to every other.
+            return Response::Unknown;
+        }
         let Some(receiver) = self.standbys.receiver(id, self.settings.meetings) else {
             return refused("this core is the standby of as many meetings as it can be");
         };

@@ -8,7 +8,10 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::atomic::Ordering,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use mesh::identity::NodeId;
@@ -18,7 +21,7 @@ use redb::{
 };
 
 use self::wreck::Wreck;
-use super::{Store, StoreError, remove::Room, tables::*};
+use super::{DISK_RESERVE, Store, StoreError, remove::Room, tables::*};
 
 /// Bytes of rows in one transaction of the copy: they are in memory until it is committed.
 const BATCH_BYTES: usize = 8 << 20;
@@ -53,18 +56,39 @@ trait Source {
     ) -> Result<Part, StoreError>;
 }
 
+/// Held while a copy takes room on the disk.
+#[derive(Debug)]
+pub struct CopyPlace(Arc<AtomicBool>);
+
+impl Drop for CopyPlace {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 impl Store {
     /// Writes all that the store holds at this moment to `file`, which is empty; others go on writing to the store.
     ///
     /// # Errors
-    /// Another copy is being made, the disk is full, or something cannot be read: `file` is of no use then.
+    /// The disk is full, or something cannot be read: `file` is of no use then.
     pub fn copy_to(&self, file: File) -> Result<Copied, StoreError> {
+        copy(&mut Whole(self.db.begin_read()?), Some(file))
+    }
+
+    /// The place of the one copy that there may be at a time, on the store's own disk.
+    ///
+    /// # Errors
+    /// Another copy has it, or the disk has no room for one.
+    pub fn place_for_copy(&self) -> Result<CopyPlace, StoreError> {
         if self.copying.swap(true, Ordering::AcqRel) {
             return Err(StoreError::Copying);
         }
-        let copied = self.db.begin_read().map_err(StoreError::from).and_then(|read| copy(&mut Whole(read), Some(file)));
-        self.copying.store(false, Ordering::Release);
-        copied
+        let place = CopyPlace(self.copying.clone());
+        let (needed, left) = (self.size(), self.disk_left());
+        if left < needed.saturating_add(DISK_RESERVE) {
+            return Err(StoreError::NoRoomForCopy { needed, left });
+        }
+        Ok(place)
     }
 
     /// Copies a whole store that is not in use to an empty file, or only reads it through.

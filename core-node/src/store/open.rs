@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::atomic::{AtomicBool, AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -115,8 +115,7 @@ impl Store {
         index::build(&transaction, &damage)?;
         let room = Room::read(&transaction)?;
         transaction.commit()?;
-        let (path, scrubbed, commits, copying) =
-            (path.into(), AtomicU64::new(0), AtomicU64::new(1), AtomicBool::new(false));
+        let (path, scrubbed, commits, copying) = (path.into(), AtomicU64::new(0), AtomicU64::new(1), Arc::default());
         Ok(Self { db, path, damage, room, scrubbed, commits, copying })
     }
 

@@ -1,6 +1,10 @@
 //! Any server that speaks OpenAI's `POST /v1/audio/transcriptions`.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
@@ -47,6 +51,8 @@ pub struct OpenAi {
     model: String,
     key: Option<Secret>,
     deadline: Duration,
+    /// The model knows no `verbose_json`: it gives text only.
+    plain: AtomicBool,
 }
 
 /// Why one attempt failed.
@@ -99,15 +105,21 @@ impl OpenAi {
             .redirect(redirect::Policy::none())
             .build()
             .map_err(|e| TranscribeError::Setting { key: "url", cause: without_url(e) })?;
-        Ok(Self { client, endpoint, model: settings.model, key: settings.key, deadline: settings.deadline })
+        let Settings { model, key, deadline, .. } = settings;
+        Ok(Self { client, endpoint, model, key, deadline, plain: AtomicBool::new(false) })
     }
 
     async fn attempt(&self, clip: &Clip, wav: &[u8]) -> Result<Text, Failure> {
-        let mut request = self.client.post(self.endpoint.clone()).multipart(self.form(clip, wav));
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(&key.0);
+        let mut response = self.send(clip, wav, self.plain.load(Ordering::Relaxed)).await?;
+        if response.status() == StatusCode::BAD_REQUEST && !self.plain.load(Ordering::Relaxed) {
+            // Some models know no `verbose_json`.
+            let plain = self.send(clip, wav, true).await?;
+            if plain.status().is_success() {
+                tracing::info!("the engine gives text without times");
+                self.plain.store(true, Ordering::Relaxed);
+                response = plain;
+            }
         }
-        let response = request.send().await.map_err(Failure::passing)?;
         if !response.status().is_success() {
             return Err(Failure::status(response.status(), response.headers()));
         }
@@ -116,15 +128,24 @@ impl OpenAi {
         Ok(answer.into_text(clip))
     }
 
-    fn form(&self, clip: &Clip, wav: &[u8]) -> Form {
+    async fn send(&self, clip: &Clip, wav: &[u8], plain: bool) -> Result<Response, Failure> {
+        let mut request = self.client.post(self.endpoint.clone()).multipart(self.form(clip, wav, plain));
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(&key.0);
+        }
+        request.send().await.map_err(Failure::passing)
+    }
+
+    fn form(&self, clip: &Clip, wav: &[u8], plain: bool) -> Form {
         let file = Part::bytes(wav.to_vec()).file_name("clip.wav");
         let file = file.mime_str("audio/wav").expect("a constant media type");
-        let form = Form::new()
-            .part("file", file)
-            .text("model", self.model.clone())
-            .text("response_format", "verbose_json")
-            .text("timestamp_granularities[]", "word")
-            .text("timestamp_granularities[]", "segment");
+        let form = Form::new().part("file", file).text("model", self.model.clone());
+        let form = if plain {
+            form.text("response_format", "json")
+        } else {
+            let form = form.text("response_format", "verbose_json").text("timestamp_granularities[]", "word");
+            form.text("timestamp_granularities[]", "segment")
+        };
         match &clip.language {
             Some(language) => form.text("language", language.clone()),
             None => form,

@@ -57,7 +57,7 @@ pub(super) async fn transcribe(
     let mut whole = Whole::new(text?, speech, clip.duration().as_millis() as u32);
     while let Some(window) = whole.poll_window() {
         histogram!("nearfield_core_transcribe_again_seconds").record(f64::from(window.length_ms()) / 1000.0);
-        match engine.transcribe(cut(&clip, window)).await {
+        match engine.transcribe(cut(&clip, window, whole.language())).await {
             Ok(text) => whole.handle_words(text),
             Err(error) => {
                 tracing::debug!(%error, "a part could not be decoded again");
@@ -87,9 +87,13 @@ async fn find_speech(samples: Arc<[f32]>) -> Vec<Span> {
     tokio::task::spawn_blocking(move || speech::find(&samples)).await.unwrap_or_default()
 }
 
-fn cut(clip: &Clip, window: Span) -> Clip {
+/// A part of `clip`, which is in `language` if that is known: found out anew, a short part may come out in another one.
+fn cut(clip: &Clip, window: Span, language: Option<String>) -> Clip {
     let at = |ms: u32| (ms as usize * SAMPLE_RATE / 1000).min(clip.samples.len());
-    Clip { samples: clip.samples[at(window.start_ms)..at(window.end_ms)].into(), language: clip.language.clone() }
+    Clip {
+        samples: clip.samples[at(window.start_ms)..at(window.end_ms)].into(),
+        language: clip.language.clone().or(language),
+    }
 }
 
 /// A text that is to cover a clip's speech.
@@ -106,6 +110,10 @@ impl Whole {
         let mut text = located(text, length_ms);
         believe(&mut text, &speech);
         Self { speech, text, tried: vec![], again_ms: 0 }
+    }
+
+    fn language(&self) -> Option<String> {
+        self.text.language.clone()
     }
 
     /// What to have transcribed next.

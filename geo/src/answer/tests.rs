@@ -56,6 +56,13 @@ fn a_caller_gets_the_edges_of_its_own_region_and_one_of_the_next() {
 }
 
 #[test]
+fn edges_behind_one_address_are_one_record() {
+    let nodes =
+        (0..3).map(|n| LiveNode { addr: ([10, 1, 0, 1], 4433 + n).into(), ..node("e", "edge", "eu-central", [0; 4]) });
+    assert_eq!(addresses(&a(&Directory { nodes: nodes.collect() }, "edge.mesh.example.")), ["10.1.0.1"]);
+}
+
+#[test]
 fn a_regions_own_name_gives_its_edges_whoever_asks() {
     let found = addresses(&a(&directory(), "AP-northeast.edge.mesh.example."));
     assert_eq!(found[..2], ["10.2.0.1", "10.2.0.2"]);

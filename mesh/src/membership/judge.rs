@@ -280,8 +280,8 @@ impl Membership {
         if self.hints.contains(&suspicion.id().node) || !self.limits.allow(Limit::Look, &me, now) {
             return;
         }
-        self.probe(suspicion.id(), std::slice::from_ref(suspicion));
-        self.hints.add(suspicion, true, now + self.settings.probe_period);
+        let helpers = self.probe(suspicion.id(), std::slice::from_ref(suspicion));
+        self.hints.add(suspicion, helpers, true, now + self.settings.probe_period);
     }
 
     /// Probes `node` now, and suspects it if there is no answer.

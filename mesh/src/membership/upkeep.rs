@@ -225,13 +225,15 @@ impl Membership {
         }
     }
 
-    /// Probes `peer` directly and through others, at once, and tells it `what`.
-    pub(super) fn probe(&mut self, peer: &Peer, what: &[Member<Peer>]) {
+    /// Probes `peer` directly and through others, at once, and tells it `what`. Returns who the others are.
+    pub(super) fn probe(&mut self, peer: &Peer, what: &[Member<Peer>]) -> Vec<NodeId> {
         self.send(peer.clone(), Message::Ping(HINT_PROBE), what);
         let others = self.foca.iter_members().map(|m| m.id().clone()).filter(|id| id != peer).collect();
-        for helper in some_of(others, self.settings.indirect_probes.get(), &mut self.rng) {
+        let helpers = some_of(others, self.settings.indirect_probes.get(), &mut self.rng);
+        for helper in helpers.iter().cloned() {
             self.send(helper, Message::PingReq { target: peer.clone(), probe_number: HINT_PROBE }, &[]);
         }
+        helpers.into_iter().map(|helper| helper.node).collect()
     }
 
     /// Suspects a member that has not answered, which can refute it as it can any suspicion.

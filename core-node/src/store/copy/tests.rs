@@ -60,6 +60,16 @@ fn tables(store: &Store) -> Vec<String> {
 }
 
 #[test]
+fn there_is_a_place_for_one_copy_until_it_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("core.redb")).unwrap();
+    let place = store.place_for_copy().unwrap();
+    assert!(matches!(store.place_for_copy(), Err(StoreError::Copying)));
+    drop(place);
+    assert!(store.place_for_copy().is_ok());
+}
+
+#[test]
 fn a_copy_of_a_store_that_is_written_to_is_whole_and_of_one_moment() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("core.redb")).unwrap();

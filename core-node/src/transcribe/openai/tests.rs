@@ -97,6 +97,21 @@ async fn the_request_has_every_field_and_the_answer_is_read() {
 }
 
 #[tokio::test]
+async fn a_model_that_knows_no_verbose_json_is_asked_for_plain_text_from_then_on() {
+    let refusal = (400, vec![], json!({"error": {"message": "response_format 'verbose_json' is not compatible"}}));
+    let answers =
+        vec![(refusal.0, refusal.1, refusal.2.to_string()), (200, vec![], json!({"text": "yes"}).to_string())];
+    let (server, addr) = Server::start(answers).await;
+    let engine = engine(addr);
+    for requests in [2, 3] {
+        assert_eq!(engine.transcribe(clip()).await.unwrap().text, "yes");
+        assert_eq!(server.requests(), requests);
+    }
+    let last = String::from_utf8_lossy(&server.seen.lock().unwrap()[2].1).into_owned();
+    assert!(last.contains("name=\"response_format\"\r\n\r\njson") && !last.contains("granularities"));
+}
+
+#[tokio::test]
 async fn words_without_times_are_laid_over_the_clip() {
     let (_server, addr) = Server::start(vec![(200, vec![], json!({"text": "one two"}).to_string())]).await;
     let text = engine(addr).transcribe(clip()).await.unwrap();
@@ -130,7 +145,8 @@ async fn a_refusal_is_final_and_names_neither_key_nor_words() {
         let text = format!("{error} {error:?}");
         assert!(text.contains(word) && text.contains(&status.to_string()), "{text}");
         assert!(!text.contains(KEY) && !text.contains("secret"), "{text}");
-        assert_eq!(server.requests(), 1);
+        // A model without `verbose_json` says 400, so that is asked once more, without.
+        assert_eq!(server.requests(), if status == 400 { 2 } else { 1 });
     }
 }
 
@@ -238,7 +254,7 @@ async fn empty_answers_to_speech_are_told_and_not_asked_for_without_end() {
 
 #[tokio::test]
 async fn a_server_that_fails_in_between_costs_no_word_that_is_there() {
-    let (text, requests) = whole(vec![segment(SENTENCE, 0.0, 2.6), (400, vec![], String::new())]).await;
+    let (text, requests) = whole(vec![segment(SENTENCE, 0.0, 2.6), (404, vec![], String::new())]).await;
     let text = text.unwrap();
     assert_eq!((text.text.as_str(), text.missing.len(), requests), (SENTENCE, 1, 2));
 }

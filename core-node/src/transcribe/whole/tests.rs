@@ -179,3 +179,14 @@ proptest! {
         prop_assert!(text.missing.windows(2).all(|two| two[0].end_ms <= two[1].start_ms));
     }
 }
+
+#[test]
+fn a_part_is_in_the_language_of_the_whole() {
+    let clip =
+        |language: Option<&str>| Clip { samples: vec![0.0; SAMPLE_RATE].into(), language: language.map(Into::into) };
+    let of = |said, found: Option<&str>| cut(&clip(said), span((0, 500)), found.map(Into::into)).language;
+    assert_eq!(
+        (of(None, Some("de")), of(Some("fr"), Some("de")), of(None, None)),
+        (Some("de".into()), Some("fr".into()), None)
+    );
+}

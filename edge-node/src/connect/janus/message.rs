@@ -111,6 +111,8 @@ pub(super) struct Room {
     pub(super) videoroom: Option<String>,
     pub(super) error_code: Option<i64>,
     pub(super) error: Option<String>,
+    /// In `joined`: what ties our subscription to us, which some rooms ask for (`require_pvtid`).
+    pub(super) private_id: Option<u64>,
     /// Who publishes: all of them in `joined`, the new and changed ones in `event`.
     pub(super) publishers: Option<Vec<Publisher>>,
     /// What we receive, by mid, in `attached` and `updated`.
@@ -136,6 +138,8 @@ pub(super) struct Publisher {
     pub(super) dummy: bool,
     #[serde(default)]
     pub(super) streams: Vec<Published>,
+    /// How Janus 0.x says what is published: it has no `streams`.
+    pub(super) audio_codec: Option<String>,
 }
 
 /// One of a publisher's streams.

@@ -160,6 +160,8 @@ pub(super) struct Room {
     display: String,
     access: Access,
     session: Option<u64>,
+    /// What Janus calls us towards ourselves only.
+    private_id: Option<u64>,
     roster: Option<u64>,
     media: Media,
     /// Who publishes, and what of theirs cannot be heard, if nothing can.
@@ -190,6 +192,7 @@ impl Room {
             display,
             access,
             session: None,
+            private_id: None,
             roster: None,
             media: Media::None,
             present: BTreeMap::new(),
@@ -385,7 +388,7 @@ impl Room {
             self.count_offers(offer.is_some(), now)?;
             self.handle_media(plugin.data, offer);
         } else {
-            self.handle_roster(plugin.data);
+            self.handle_roster(plugin.data)?;
         }
         Ok(())
     }
@@ -401,7 +404,8 @@ impl Room {
         Err(ConnectError::BadMessage { what: "number of offers", why })
     }
 
-    fn handle_roster(&mut self, event: RoomEvent) {
+    fn handle_roster(&mut self, event: RoomEvent) -> Result<(), ConnectError> {
+        self.private_id = event.private_id.or(self.private_id);
         if event.videoroom.as_deref() == Some("joined") {
             self.actions.push_back(Action::Entered);
         }
@@ -412,6 +416,10 @@ impl Room {
             self.actions.push_back(Action::Joined { feed, name: Some(name), unheard });
         }
         for publisher in event.publishers.into_iter().flatten().filter(|publisher| !publisher.dummy) {
+            if publisher.streams.is_empty() && publisher.audio_codec.is_some() {
+                let why = "it has no `streams`: Janus 1.0 or later is needed".into();
+                return Err(ConnectError::BadMessage { what: "list of publishers", why });
+            }
             self.publishes(publisher);
         }
         // We leave by ending the session: if it is us who are `leaving`, we were kicked.
@@ -422,6 +430,7 @@ impl Room {
         for feed in [event.unpublished, event.leaving, event.kicked].into_iter().flatten() {
             self.is_gone(feed);
         }
+        Ok(())
     }
 
     /// Janus calls us `ok`; so may somebody else be called where ids are texts.
@@ -523,6 +532,9 @@ impl Room {
                     "request": "join", "ptype": "subscriber", "room": self.room, "use_msid": true,
                     "streams": list(&missing),
                 });
+                if let Some(id) = self.private_id {
+                    body["private_id"] = json!(id);
+                }
                 self.add_pin(&mut body);
                 self.exchanging = true;
                 self.message(Purpose::Subscribe, handle, body, None, now);

@@ -116,6 +116,22 @@ fn a_placeholder_of_janus_own_is_nobody() {
 }
 
 #[test]
+fn a_room_that_asks_for_our_private_id_gets_it() {
+    let mut bench = Bench::new().attached();
+    let joined = json!({ "videoroom": "joined", "id": 99, "private_id": 5, "publishers": [publisher(7, "Ada")] });
+    bench.answer(plugin(ROSTER, joined));
+    assert_eq!(bench.sent().pop().unwrap()["body"]["private_id"], 5);
+}
+
+#[test]
+fn a_janus_of_before_1_0_is_named_not_waited_for() {
+    let mut bench = Bench::entered(json!([]));
+    let old = json!({ "id": 7, "display": "Ada", "audio_codec": "opus", "video_codec": "vp8" });
+    let told = bench.hear(plugin(ROSTER, json!({ "videoroom": "event", "publishers": [old] }))).unwrap_err();
+    assert!(told.to_string().contains("Janus 1.0"), "{told}");
+}
+
+#[test]
 fn the_first_voice_is_subscribed_to_with_its_audio_only() {
     let mut bench = Bench::entered(json!([]));
     bench.actions();
