@@ -14,6 +14,7 @@ pub(super) fn finish(document: &OpenApi) -> Value {
     document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
     let bearer = json!({"type": "http", "scheme": "bearer", "description": "`api.token`, where the core has one"});
     document["components"]["securitySchemes"] = json!({ "bearer": bearer });
+    unsigned(&mut document);
     for schema in children(&mut document["components"]["schemas"]) {
         close_variants(schema.1);
     }
@@ -26,6 +27,22 @@ pub(super) fn finish(document: &OpenApi) -> Value {
         }
     }
     document
+}
+
+/// Numbers that are never negative reach twice as far as those that may be: their format says so.
+fn unsigned(value: &mut Value) {
+    if value["minimum"] == 0 {
+        match value["format"].as_str() {
+            Some("int32") => value["format"] = "uint32".into(),
+            Some("int64") => value["format"] = "uint64".into(),
+            _ => {}
+        }
+    }
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(unsigned),
+        Value::Object(members) => members.values_mut().for_each(unsigned),
+        _ => {}
+    }
 }
 
 /// Adds what every guarded resource has: the token, and the answers that are not its own.

@@ -120,7 +120,7 @@ pub(super) async fn one(State(app): State<App>, Path(id): Path<String>) -> Resul
 /// One that is over already stays as it is, unless `purge=true` says that it is to be removed for good.
 #[utoipa::path(delete, operation_id = "end_meeting", path = "/v1/meetings/{id}", tag = "meetings", params(("id" = Uuid, Path), EndQuery),
     responses((status = 202, body = MeetingView), (status = 204, description = "Nothing of it is kept any more"),
-              (status = 404, body = Problem), (status = 409, body = Problem)))]
+              (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn end(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -6,15 +6,29 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use utoipa::ToSchema;
+
 use super::{App, meetings::record, problem::Problem};
 use crate::meetings::receipts::NoReceipt;
+
+/// A JSON Web Signature.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document alone: it is sent as it was signed")]
+pub(super) struct SignedReceipt {
+    /// The receipt: base64url of JSON.
+    payload: String,
+    /// The signature's header: base64url of JSON.
+    protected: String,
+    /// Of both, base64url.
+    signature: String,
+}
 
 /// Every node and region that had part in a meeting, signed by a core of them.
 ///
 /// A JSON Web Signature (RFC 7515, flattened JSON) with the signer's certificates in `x5c`; `core-node verify-receipt`
 /// checks it offline. There is none before the meeting has ended.
 #[utoipa::path(get, operation_id = "get_receipt", path = "/v1/meetings/{id}/receipt", tag = "meetings", params(("id" = Uuid, Path)),
-    responses((status = 200, content_type = "application/jose+json", body = String), (status = 404, body = Problem),
+    responses((status = 200, content_type = "application/jose+json", body = SignedReceipt), (status = 404, body = Problem),
               (status = 409, body = Problem, description = "The meeting has not ended"), (status = 503, body = Problem)))]
 pub(super) async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = record(&app, &id).await?.id;

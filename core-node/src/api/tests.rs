@@ -368,6 +368,13 @@ async fn a_client_can_be_made_of_the_openapi_document() {
         let properties = source["properties"].as_object().unwrap();
         assert!(properties.values().all(|property| property["type"] != "object"), "{source}");
     }
+    let receipt = &document["paths"]["/v1/meetings/{id}/receipt"]["get"]["responses"]["200"]["content"];
+    assert_eq!(receipt["application/jose+json"]["schema"]["$ref"], "#/components/schemas/SignedReceipt");
+    let ending = &document["paths"]["/v1/meetings/{id}"]["delete"]["responses"];
+    assert!(ending["422"].is_object(), "a query that cannot be read: {ending}");
+    let since = &document["paths"]["/v1/meetings/{id}/transcript"]["get"]["parameters"];
+    let since = since.as_array().unwrap().iter().find(|p| p["name"] == "since").unwrap();
+    assert_eq!(since["schema"]["format"], "uint64", "{since}");
     let copy = &document["paths"]["/v1/backup"]["get"]["responses"]["200"]["content"]["application/octet-stream"];
     assert_eq!(document["components"]["schemas"]["StoreFile"]["format"], "binary", "{copy}");
     let file = _dir.path().join("openapi.json");
