@@ -77,6 +77,10 @@ struct Listening {
     heard: Heard,
 }
 
+fn is_lost(state: EdgeState) -> bool {
+    matches!(state, EdgeState::Reconnecting { .. })
+}
+
 #[derive(Default)]
 struct Heard {
     /// By participant: the spurt under way, and its items.
@@ -176,8 +180,8 @@ async fn a_meeting_s_process_that_is_killed_is_replaced_and_the_meeting_beside_i
     assert!(Command::new("kill").args(["-9", &victim.to_string()]).status().unwrap().success());
     let ends = killed.heard.ends;
     killed.until("what was open ends", |h| h.ends > ends && h.open.values().all(Option::is_none)).await;
-    killed.until("its end is told", |h| h.states.iter().any(|s| s.0 == EdgeState::Reconnecting)).await;
-    let why = killed.heard.states.iter().find_map(|(state, d)| d.clone().filter(|_| *state == EdgeState::Reconnecting));
+    killed.until("its end is told", |h| h.states.iter().any(|s| is_lost(s.0))).await;
+    let why = killed.heard.states.iter().find_map(|(state, d)| d.clone().filter(|_| is_lost(*state)));
     assert!(why.as_ref().is_some_and(|w| w.contains("signal: 9")), "{why:?}");
     let (frames, counted) = (killed.heard.frames, killed.heard.tallied);
     killed.until("speech again", |h| h.frames >= frames + 50).await;
@@ -187,7 +191,7 @@ async fn a_meeting_s_process_that_is_killed_is_replaced_and_the_meeting_beside_i
     sound.until("speech beside it, still", |h| h.frames >= mark + 50).await;
     let (heard, ended) = sound.leave().await;
     assert!(ended.is_ok() && heard.open.values().all(Option::is_none), "its last spurt ended: {:?}", heard.open);
-    assert!(heard.states.iter().all(|(state, _)| *state != EdgeState::Reconnecting), "{:?}", heard.states);
+    assert!(heard.states.iter().all(|(state, _)| !is_lost(*state)), "{:?}", heard.states);
     let (heard, ended) = killed.leave().await;
     assert!(ended.is_ok() && heard.open.values().all(Option::is_none));
     let of_both = counted + heard.frames - frames;

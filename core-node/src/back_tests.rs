@@ -6,12 +6,12 @@ use std::{sync::Arc, time::Duration};
 
 use mesh::wire::{
     Epoch, MeetingId, Term,
-    control::{CloseReason, ToCore},
+    control::{CloseReason, EdgeState, ToCore},
 };
 
 use crate::{
     fakes::{ALIAS, Core, Edge},
-    meeting::Meeting,
+    meeting::{Meeting, wall},
     record::{GapReason, Status},
 };
 
@@ -70,6 +70,32 @@ async fn an_edge_that_stood_still_and_leaves_when_it_wakes_is_a_gap_from_where_i
     is(&core, &live, Status::Placing).await;
     let gap = live.record().gaps[0].clone();
     assert_eq!((gap.from, gap.reason), (lost, GapReason::EdgeLost));
+}
+
+#[tokio::test]
+async fn a_relay_s_loss_is_a_gap_from_when_it_fell_silent_and_no_gap_begins_within_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let id = core.create().await;
+    core.assigned().await;
+    let edge = core.connect("edge-a").await;
+    core.serve(&edge, id, Epoch(1), Term(1)).await;
+    core.beats(&edge);
+    let live = core.meetings.live(id).unwrap();
+    is(&core, &live, Status::Active).await;
+    let noticed = wall();
+    for gaps in [1, 2] {
+        for state in [EdgeState::Reconnecting { silent_ms: 5000 }, EdgeState::Live] {
+            core.say(&edge, ToCore::State { alias: ALIAS, state, detail: None }).await;
+        }
+        core.until("it is over", |_| live.record().gaps.len() == gaps).await;
+    }
+    let record = live.record();
+    let [one, two] = &record.gaps[..] else { panic!() };
+    assert_eq!((one.reason, two.reason), (GapReason::RelayLost, GapReason::RelayLost));
+    // The meeting is younger than the silence.
+    assert!(one.from <= noticed && one.from >= record.created_at, "{one:?} {noticed:?}");
+    assert_eq!(Some(two.from), one.to);
 }
 
 async fn asked(core: &mut Core) -> (MeetingId, Epoch) {

@@ -385,6 +385,8 @@ struct Stay {
     lasted: Duration,
     /// The relay took leave of us when we were last live.
     farewell: bool,
+    /// The relay is lost, since then.
+    lost_since: Option<Instant>,
     /// The state last told.
     told: Option<EdgeState>,
 }
@@ -400,6 +402,7 @@ impl Stay {
             since: None,
             lasted: Duration::ZERO,
             farewell: false,
+            lost_since: None,
             told: None,
         }
     }
@@ -410,10 +413,19 @@ impl Stay {
         self.since = (state == EdgeState::Live).then_some(now);
         self.live |= state == EdgeState::Live;
         self.was_live |= self.live;
+        if state == EdgeState::Live {
+            self.lost_since = None;
+        }
         if self.told.replace(state) == Some(state) && detail.is_none() {
             return;
         }
         self.tell(Event::State { state, detail }).await;
+    }
+
+    /// The relay is lost, since then if it was not before.
+    async fn lost(&mut self, since: Instant, why: String) {
+        let since = *self.lost_since.get_or_insert(since);
+        self.state(EdgeState::silent(since.elapsed()), Some(why)).await;
     }
 
     /// An attempt begins.
@@ -491,7 +503,7 @@ async fn keep(
         };
         tracing::info!(%error, ?delay, "the relay is lost; trying again");
         metrics::counter!("nearfield_edge_connect_reconnects_total").increment(1);
-        stay.state(EdgeState::Reconnecting, Some(error.to_string())).await;
+        stay.lost(Instant::now(), error.to_string()).await;
         tokio::select! {
             () = stay.stopped() => return Ok(()),
             () = tokio::time::sleep(delay) => {}
@@ -667,6 +679,27 @@ mod tests {
         assert_eq!(kept(live, vec![lost(), refused(403)]).await.1, Err(Cause::AccessDenied));
         let gone = ConnectError::Unreachable { cause: Cause::ConnectionRefused, why: "refused".into() };
         assert_eq!(kept(live, vec![ConnectError::Closed, gone]).await.1, Err(Cause::ConnectionRefused));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loss_is_told_with_how_long_nothing_has_come_until_the_relay_is_live_again() {
+        let (events, mut told) = mpsc::channel(8);
+        let mut stay = Stay::new(events, CancellationToken::new());
+        let begun = Instant::now();
+        let mut silent = async |stay: &mut Stay, since| {
+            stay.lost(since, "gone".into()).await;
+            match told.recv().await {
+                Some(Event::State { state: EdgeState::Reconnecting { silent_ms }, .. }) => silent_ms,
+                other => panic!("{other:?}"),
+            }
+        };
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(silent(&mut stay, begun).await, 5000);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(silent(&mut stay, Instant::now()).await, 15_000, "it has not come back in between");
+        stay.told = Some(EdgeState::Live);
+        stay.state(EdgeState::Live, None).await;
+        assert_eq!(silent(&mut stay, Instant::now()).await, 0);
     }
 
     #[test]

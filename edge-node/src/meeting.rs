@@ -156,7 +156,7 @@ pub struct Meeting {
     budget: Budget,
     /// The media path is in another process, which has not ended.
     apart: bool,
-    state: (EdgeState, Option<String>),
+    state: (EdgeState, Option<String>, Instant),
     phase: Phase,
     /// The lease is over: what is left is late speech.
     late: bool,
@@ -221,7 +221,7 @@ impl Meeting {
             participants: BTreeMap::new(),
             last_alias: None,
             first_spurt: SpurtNo::default(),
-            state: (EdgeState::Connecting, None),
+            state: (EdgeState::Connecting, None, now),
             phase: Phase::Listening,
             late: false,
             recovered: false,
@@ -279,7 +279,7 @@ impl Meeting {
             Event::Packet(packet) => self.handle_packet(packet, now),
             Event::Joined { id, name, unheard } => self.handle_joined(id, name, unheard, now),
             Event::Left { id } => self.handle_left(&id, now),
-            Event::State { state, detail } => self.handle_state(state, detail),
+            Event::State { state, detail } => self.handle_state(state, detail, now),
             Event::Apart => self.apart = true,
             Event::Speech { id, output } => self.handle_speech(&id, output, now),
             Event::Tally { id, totals } => {
@@ -298,7 +298,7 @@ impl Meeting {
         self.apart = false;
         match failure {
             Some(Failure { cause, why }) => {
-                self.handle_state(EdgeState::Failed(cause), Some(why));
+                self.handle_state(EdgeState::Failed(cause), Some(why), now);
                 self.leave(CloseReason::Failed, now, wall);
             }
             None => self.leave(CloseReason::Ended, now, wall),
@@ -495,8 +495,8 @@ impl Meeting {
         })
     }
 
-    fn handle_state(&mut self, state: EdgeState, detail: Option<String>) {
-        self.state = (state, detail);
-        self.say_state();
+    fn handle_state(&mut self, state: EdgeState, detail: Option<String>, now: Instant) {
+        self.state = (state, detail, now);
+        self.say_state(now);
     }
 }

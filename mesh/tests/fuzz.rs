@@ -142,7 +142,7 @@ fn control() -> Vec<Vec<u8>> {
             name: Some("N".into()),
             unheard: Some("PCMU".into()),
         },
-        ToCore::State { alias, state: EdgeState::Reconnecting, detail: Some("lost".into()) },
+        ToCore::State { alias, state: EdgeState::Reconnecting { silent_ms: 5000 }, detail: Some("lost".into()) },
         ToCore::Stats { alias, totals: EdgeTotals::default() },
         ToCore::Close { alias, reason: CloseReason::Asked },
         ToCore::Standby { alias, core: Some(core.clone()), number: 7 },

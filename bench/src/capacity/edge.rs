@@ -214,7 +214,7 @@ impl Run {
     fn handle(&mut self, event: Event, now: Instant) {
         match &event {
             Event::Packet(packet) => self.note(&packet.participant.clone(), packet.sequence, packet.timestamp),
-            Event::State { state: EdgeState::Failed(_) | EdgeState::Reconnecting, .. } => {
+            Event::State { state: EdgeState::Failed(_) | EdgeState::Reconnecting { .. }, .. } => {
                 self.tally.broken.fetch_add(1, Ordering::Relaxed);
             }
             _ => {}

@@ -16,6 +16,7 @@ use std::{
 };
 
 use mesh::{
+    clock::Micros,
     node::Member,
     tasks::once,
     wire::{
@@ -83,6 +84,8 @@ pub(super) struct Supervisor {
     members: watch::Receiver<Arc<Vec<Member>>>,
     /// Nobody captures it, since when and why.
     gap: Option<Gap>,
+    /// Since when somebody has captured it without a gap, as far as that is known.
+    whole_from: Micros,
     /// This edge has the meeting again, and is believed from then on to have captured all the while.
     back: Option<(Epoch, Instant)>,
     /// What edges that were relieved have captured and not brought yet.
@@ -105,6 +108,7 @@ impl Supervisor {
         let members = placer.mesh.members();
         let record = meeting.record();
         let leave = Leave::new(&record.spec.leave, wall(), Instant::now());
+        let whole_from = record.gaps.iter().filter_map(|gap| gap.to).max().unwrap_or_default();
         let gap = record.gaps.into_iter().find(|g| g.to.is_none());
         Self {
             meeting,
@@ -121,6 +125,7 @@ impl Supervisor {
             closed: None,
             members,
             gap,
+            whole_from,
             back: None,
             owed: vec![],
             owner_seen: false,

@@ -222,10 +222,10 @@ impl Session<'_> {
                 Woken::Due => self.room.handle_timeout(Instant::now())?,
                 Woken::Link(Link::Up) => self.connected = true,
                 Woken::Link(Link::Candidate(candidate)) => self.room.handle_candidate(&candidate, Instant::now()),
-                Woken::Link(Link::Silent) => {
+                Woken::Link(Link::Silent(since)) => {
                     self.connected = false;
                     if !self.hears_all() {
-                        stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await;
+                        stay.lost(since.into(), "the relay is silent".into()).await;
                     }
                     self.room.handle_silence(Instant::now())?;
                 }

@@ -79,8 +79,8 @@ pub(super) struct Voice {
 pub(super) enum Link {
     /// Media flow, or could and nobody sends any.
     Up,
-    /// The relay is silent; it may come back.
-    Silent,
+    /// The relay is silent, since then; it may come back.
+    Silent(std::time::Instant),
     /// We are to be reached at this too, as in `a=candidate`: no description says so.
     Candidate(String),
 }
@@ -298,7 +298,7 @@ impl Peer {
                     self.connect_by = None;
                     return Ok(Link::Up);
                 }
-                Phase::Silent => return Ok(Link::Silent),
+                Phase::Silent(since) => return Ok(Link::Silent(since)),
                 Phase::Closed => return Err(ConnectError::Closed),
                 Phase::Failed(why) => return Err(ConnectError::MediaLost(why.into())),
             }

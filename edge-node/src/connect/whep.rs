@@ -199,8 +199,8 @@ impl Whep {
             };
             match change {
                 Link::Up => stay.state(EdgeState::Live, None).await,
-                Link::Silent => {
-                    stay.state(EdgeState::Reconnecting, Some("the relay is silent".into())).await;
+                Link::Silent(since) => {
+                    stay.lost(since.into(), "the relay is silent".into()).await;
                     if offered {
                         tokio::select! {
                             restarted = self.restart(&mut peer, known.as_mut()) => restarted?,

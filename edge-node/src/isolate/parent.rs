@@ -59,8 +59,15 @@ enum Ended {
     Said(Option<Failure>),
     /// It was told to, or nobody listens.
     Told,
-    /// Otherwise.
-    Died(String),
+    /// Otherwise, and since when it did nothing.
+    Died(String, Instant),
+}
+
+impl Ended {
+    /// It died just now.
+    fn died(why: String) -> Self {
+        Self::Died(why, Instant::now())
+    }
 }
 
 impl Isolated {
@@ -82,16 +89,16 @@ impl Isolated {
     async fn once(&self, told: &mut Translator, events: &mpsc::Sender<Event>, stop: &CancellationToken) -> Ended {
         let mut child = match self.spawn() {
             Ok(child) => child,
-            Err(error) => return Ended::Died(format!("it could not be started: {error}")),
+            Err(error) => return Ended::died(format!("it could not be started: {error}")),
         };
         let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Ended::Died("it has no pipes".into());
+            return Ended::died("it has no pipes".into());
         };
         tracing::info!(pid = child.id(), "the meeting has a process of its own");
         let (memory, clock) = (self.settings.memory, self.clock.at_monotonic_zero());
         let begin = ToChild::Begin { source: self.source.clone(), vad: self.vad, memory, clock };
         if let Err(error) = stream::send(&mut stdin, &begin).await {
-            return died(&mut child, &error.to_string()).await;
+            return died(&mut child, &error.to_string(), Instant::now()).await;
         }
         let (said_tx, mut said) = mpsc::channel(QUEUE);
         let _reader = AbortOnDropHandle::new(once("child's words", async move {
@@ -103,7 +110,7 @@ impl Isolated {
         }));
         let ended = listen(&mut said, told, events, stop, &mut stdin).await;
         match ended {
-            Ended::Died(why) => died(&mut child, &why).await,
+            Ended::Died(why, since) => died(&mut child, &why, since).await,
             ended => {
                 // It has said its last; should it linger, it is killed when dropped.
                 let _ = timeout(LEAVE, child.wait()).await;
@@ -141,15 +148,18 @@ async fn listen(
                 }
                 Ok(None) if leaving.is_some() => return Ended::Told,
                 Err(_) if leaving.is_some() => return Ended::Told,
-                Ok(None) => return Ended::Died("it ended without a word".into()),
-                Err(_) => return Ended::Died(format!("it said nothing for {STILL:?}")),
+                Ok(None) => return Ended::died("it ended without a word".into()),
+                Err(_) => {
+                    let since = Instant::now().checked_sub(STILL).unwrap_or_else(Instant::now);
+                    return Ended::Died(format!("it said nothing for {STILL:?}"), since);
+                }
             },
         }
     }
 }
 
 /// Makes sure that it is dead, and says of what.
-async fn died(child: &mut Child, why: &str) -> Ended {
+async fn died(child: &mut Child, why: &str, since: Instant) -> Ended {
     let status = match timeout(Duration::from_millis(200), child.wait()).await {
         Ok(Ok(status)) => Some(status),
         _ => {
@@ -158,7 +168,7 @@ async fn died(child: &mut Child, why: &str) -> Ended {
             None
         }
     };
-    Ended::Died(status.map_or_else(|| why.to_owned(), |status| format!("{why} ({status})")))
+    Ended::Died(status.map_or_else(|| why.to_owned(), |status| format!("{why} ({status})")), since)
 }
 
 #[async_trait]
@@ -169,10 +179,10 @@ impl Connector for Isolated {
         // A closed queue is found out by the next to send.
         let _ = events.send(Event::Apart).await;
         loop {
-            let why = match self.once(&mut told, &events, &stop).await {
+            let (why, since) = match self.once(&mut told, &events, &stop).await {
                 Ended::Said(None) | Ended::Told => return Ok(()),
                 Ended::Said(Some(failure)) => return Err(ConnectError::Apart(failure)),
-                Ended::Died(why) => why,
+                Ended::Died(why, since) => (why, since),
             };
             for event in told.handle_gone() {
                 let _ = events.send(event).await;
@@ -187,7 +197,8 @@ impl Connector for Isolated {
             metrics::counter!("nearfield_edge_meeting_processes_lost_total").increment(1);
             let gone = ConnectError::ProcessGone { deaths: deaths.len(), why };
             let again = deaths.len() < MAX_DEATHS;
-            let state = if again { EdgeState::Reconnecting } else { EdgeState::Failed(gone.cause()) };
+            let state =
+                if again { EdgeState::silent(now.duration_since(since)) } else { EdgeState::Failed(gone.cause()) };
             let _ = events.send(Event::State { state, detail: Some(gone.to_string()) }).await;
             if !again {
                 return Err(gone);

@@ -59,7 +59,7 @@ impl Meeting {
                 self.control.push_back(ToCore::Left { alias, participant: participant.alias });
             }
         }
-        self.say_state();
+        self.say_state(now);
         self.say_hand_over();
         self.say_given_up(true);
         if let Phase::Flushing { said, .. } = &mut self.phase {

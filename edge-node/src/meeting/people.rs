@@ -275,6 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn a_core_that_comes_later_hears_how_long_the_relay_has_been_silent_by_then() {
+        let now = Instant::now();
+        let mut meeting = meeting(now);
+        let lost = mesh::wire::control::EdgeState::Reconnecting { silent_ms: 5000 };
+        meeting.handle_event(Event::State { state: lost, detail: None }, now);
+        let said = |meeting: &mut Meeting| {
+            let said = std::iter::from_fn(|| meeting.poll_control());
+            said.filter_map(|m| if let ToCore::State { state, .. } = m { Some(state) } else { None }).last()
+        };
+        assert_eq!(said(&mut meeting), Some(lost));
+        meeting.handle_opening(MeetingAlias(2), false, now + std::time::Duration::from_secs(3));
+        let later = mesh::wire::control::EdgeState::Reconnecting { silent_ms: 8000 };
+        assert_eq!(said(&mut meeting), Some(later));
+    }
+
+    #[test]
     fn those_who_came_and_went_make_room_for_any_number_more() {
         let now = Instant::now();
         let (mut meeting, mut rows) = (meeting(now), BTreeMap::new());

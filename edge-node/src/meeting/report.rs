@@ -1,5 +1,7 @@
 //! What the serving core is told of the meeting, besides its speech.
 
+use std::time::Instant;
+
 use mesh::wire::control::ToCore;
 
 use super::{Meeting, Phase};
@@ -18,12 +20,13 @@ impl Meeting {
         }
     }
 
-    pub(super) fn say_state(&mut self) {
+    pub(super) fn say_state(&mut self, now: Instant) {
         if self.late {
             // It is not in the meeting any more.
             return;
         }
-        let (state, detail) = self.state.clone();
+        let (state, detail, since) = self.state.clone();
+        let state = state.after(now.saturating_duration_since(since));
         if let Some(alias) = self.opened {
             self.say(ToCore::State { alias, state, detail });
         }

@@ -1,5 +1,7 @@
 //! The control stream between one edge and one core. The edge opens it and speaks first.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term, cause::Cause};
@@ -224,9 +226,29 @@ pub enum EdgeState {
     /// Media may flow.
     Live,
     /// The relay was lost; the edge is trying again.
-    Reconnecting,
+    Reconnecting {
+        /// Since when nothing has come from it, in milliseconds before this is said: a loss is noticed late.
+        silent_ms: u32,
+    },
     /// Given up, and why.
     Failed(Cause),
+}
+
+impl EdgeState {
+    /// The relay has been silent for so long.
+    pub fn silent(silence: Duration) -> Self {
+        Self::Reconnecting { silent_ms: u32::try_from(silence.as_millis()).unwrap_or(u32::MAX) }
+    }
+
+    /// The same, said so much later.
+    pub fn after(self, by: Duration) -> Self {
+        match self {
+            Self::Reconnecting { silent_ms } => {
+                Self::silent(by.saturating_add(Duration::from_millis(silent_ms.into())))
+            }
+            other => other,
+        }
+    }
 }
 
 /// Why an edge left a meeting.

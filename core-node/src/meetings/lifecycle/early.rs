@@ -51,7 +51,7 @@ mod tests {
     fn only_what_the_edge_that_took_it_said_is_heeded_and_no_edge_fills_the_table() {
         let mut early = Early::default();
         early.keep(Epoch(1), Said::Opened);
-        (0..100).for_each(|_| early.keep(Epoch(2), Said::State(EdgeState::Reconnecting, None)));
+        (0..100).for_each(|_| early.keep(Epoch(2), Said::State(EdgeState::Reconnecting { silent_ms: 0 }, None)));
         early.keep(Epoch(2), Said::Closed(CloseReason::Drain));
         let said = early.take(Epoch(2));
         assert_eq!((said.len(), said.last()), (MAX_EARLY, Some(&Said::Closed(CloseReason::Drain))));

@@ -73,7 +73,7 @@ fn say(l: &mut Lifecycle, epoch: Epoch, word: Word, now: Instant) {
     match word {
         Open => l.handle_opened(epoch),
         Live => l.handle_edge_state(epoch, EdgeState::Live, None, now),
-        Lost => l.handle_edge_state(epoch, EdgeState::Reconnecting, None, now),
+        Lost => l.handle_edge_state(epoch, EdgeState::Reconnecting { silent_ms: 0 }, None, now),
         Failed => l.handle_edge_state(epoch, EdgeState::Failed(Cause::MediaLost), Some("no room".into()), now),
         HandOver => l.handle_hand_over(epoch, now),
         Close(reason) => l.handle_closed(epoch, reason, now),

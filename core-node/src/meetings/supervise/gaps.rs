@@ -1,5 +1,7 @@
 //! When nobody captures a meeting: since when, and why.
 
+use std::time::Duration;
+
 use mesh::{
     clock::Micros,
     wire::{
@@ -15,6 +17,9 @@ use crate::{
     record::{Gap, GapReason, Status},
 };
 
+/// An edge notices a silent relay within seconds: what it says of longer silence is not believed.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
+
 impl Supervisor {
     /// Gaps begin when the last edge that captures, or its relay, is lost, and end when one is live again.
     pub(super) fn note_gap(&mut self, notice: &Notice) {
@@ -23,9 +28,15 @@ impl Supervisor {
                 if self.back.take_if(|(back, _)| back == epoch).is_some() {
                     self.note_back(*epoch);
                 }
+                if self.lifecycle.status() != Status::Active {
+                    self.whole_from = wall();
+                }
                 self.live.insert(*epoch);
             }
-            Notice::State(epoch, EdgeState::Reconnecting, _) => self.note_lost(*epoch, GapReason::RelayLost, wall()),
+            Notice::State(epoch, EdgeState::Reconnecting { silent_ms }, _) => {
+                let silence = Duration::from_millis((*silent_ms).into());
+                self.note_lost(*epoch, GapReason::RelayLost, silent_from(wall(), silence, self.whole_from));
+            }
             Notice::Closed(epoch, CloseReason::Drain) => self.note_lost(*epoch, GapReason::EdgeLeft, wall()),
             Notice::Closed(epoch, CloseReason::LeaseOver) | Notice::Late(epoch) => {
                 self.note_lost(*epoch, GapReason::EdgeLost, self.meeting.heard_at());
@@ -80,8 +91,9 @@ impl Supervisor {
 
     pub(super) async fn end_gap(&mut self) -> Result<(), LogClosed> {
         let Some(gap) = self.gap.take() else { return Ok(()) };
-        let gap = Gap { to: Some(wall()), ..gap };
-        metrics::histogram!("nearfield_core_gap_seconds").record(wall().since(gap.from).as_secs_f64());
+        self.whole_from = wall();
+        let gap = Gap { to: Some(self.whole_from), ..gap };
+        metrics::histogram!("nearfield_core_gap_seconds").record(self.whole_from.since(gap.from).as_secs_f64());
         self.publish_gap(gap).await
     }
 
@@ -96,5 +108,26 @@ impl Supervisor {
                 .await
         };
         self.meeting.publisher.gap(gap, keep).await
+    }
+}
+
+/// When a relay that is silent for so long fell silent; not before `whole_from`, since when nothing was missing.
+fn silent_from(now: Micros, silence: Duration, whole_from: Micros) -> Micros {
+    let silence = silence.min(MAX_SILENCE).as_micros() as u64;
+    Micros(now.0.saturating_sub(silence)).max(whole_from.min(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_fell_silent_before_that_was_noticed_but_not_while_it_was_heard() {
+        let at = |seconds: u64| Micros(seconds * 1_000_000);
+        let from = |silence, whole_from| silent_from(at(1000), Duration::from_secs(silence), at(whole_from));
+        assert_eq!(from(5, 0), at(995));
+        assert_eq!(from(5, 998), at(998), "it was live then, or the gap before ended");
+        assert_eq!(from(86_400, 0), at(940));
+        assert_eq!(from(5, 2000), at(1000), "the clock was set back");
     }
 }

@@ -95,8 +95,8 @@ pub(super) enum Phase {
     Up,
     /// Media flow.
     Flowing,
-    /// The relay is silent.
-    Silent,
+    /// The relay is silent, since then.
+    Silent(Instant),
     /// The relay has taken leave.
     Closed,
     /// It is over.
@@ -153,6 +153,8 @@ pub(super) struct Session {
     /// Our candidates that no description has, as in `a=candidate`.
     fresh: VecDeque<String>,
     phase: Phase,
+    /// When the last packet of anybody's came.
+    heard: Option<Instant>,
     /// When the agent was last looked after.
     checked: Instant,
     steps: Steps,
@@ -263,6 +265,7 @@ impl Session {
             transmits: VecDeque::new(),
             fresh: VecDeque::new(),
             phase: Phase::New,
+            heard: None,
             checked: now,
             steps: Steps::new("", now),
         })
@@ -446,6 +449,7 @@ impl Session {
     /// Opens a packet of somebody's.
     pub(super) fn handle_rtp(&mut self, bytes: &[u8], now: Instant, wall: Micros) -> Result<RtpPacket, Fault> {
         let packet = self.streams.handle(bytes, now, wall)?;
+        self.heard = Some(now);
         if self.phase == Phase::Up {
             self.phase = Phase::Flowing;
             self.streams.hurried = true;
@@ -559,7 +563,7 @@ impl Session {
                     }
                     self.begin_handshake(now);
                 }
-                Event::ConnectionStateChange(state) => self.handle_ice(state),
+                Event::ConnectionStateChange(state) => self.handle_ice(state, now),
                 _ => {}
             }
         }
@@ -593,7 +597,7 @@ impl Session {
     }
 
     /// A step of the way to media is done.
-    fn handle_ice(&mut self, state: ConnectionState) {
+    fn handle_ice(&mut self, state: ConnectionState, now: Instant) {
         tracing::debug!(%state, "ICE");
         if self.phase.is_over() {
             return;
@@ -605,7 +609,7 @@ impl Session {
             {
                 self.phase = Phase::Up;
             }
-            ConnectionState::Disconnected => self.phase = Phase::Silent,
+            ConnectionState::Disconnected => self.phase = Phase::Silent(silent_since(self.heard, now)),
             ConnectionState::Failed => self.phase = Phase::Failed("no path to the relay answers"),
             _ => {}
         }
@@ -668,6 +672,15 @@ impl Session {
     }
 }
 
+/// When a relay fell silent that is found to be `now`: with the last packet, or, where nobody had sent any for long, with
+/// the last answer to a check.
+fn silent_since(heard: Option<Instant>, now: Instant) -> Instant {
+    match heard.filter(|heard| now.saturating_duration_since(*heard) < 2 * ICE_DISCONNECTED) {
+        Some(heard) => heard,
+        None => now.checked_sub(ICE_DISCONNECTED).unwrap_or(now),
+    }
+}
+
 /// The `n`th of our own addresses, each preferred to the next (RFC 8445 section 5.1.2.1).
 fn host(address: SocketAddr, n: usize) -> Result<Candidate, Error> {
     const HOST: u32 = 126 << 24;
@@ -689,5 +702,19 @@ fn at(address: SocketAddr) -> CandidateConfig {
         port: address.port(),
         component: 1,
         ..CandidateConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "any instant will do to count from")]
+    use super::*;
+
+    #[test]
+    fn a_relay_is_silent_since_the_last_packet_or_the_last_answer() {
+        let (heard, second) = (Instant::now(), Duration::from_secs(1));
+        assert_eq!(silent_since(Some(heard), heard + 6 * second), heard);
+        assert_eq!(silent_since(Some(heard), heard + 3600 * second), heard + 3595 * second, "nobody spoke");
+        assert_eq!(silent_since(None, heard + 9 * second), heard + 4 * second);
     }
 }

@@ -439,7 +439,12 @@ async fn silence(relay: &Silent, url: &str) {
     told(&mut seen, |event| matches!(event, Event::Packet(_))).await;
     let orders = relay.orders.lock().unwrap().clone().unwrap();
     orders.send(Order::Mute).await.ok().unwrap();
-    told(&mut seen, is_state(EdgeState::Reconnecting)).await;
+    // It falls silent, checks and all, at most a second after the last answer to one.
+    let is_lost = |event: &Event| match event {
+        Event::State { state: EdgeState::Reconnecting { silent_ms }, .. } => *silent_ms >= 4000,
+        _ => false,
+    };
+    told(&mut seen, is_lost).await;
     told(&mut seen, is_state(EdgeState::Live)).await;
     told(&mut seen, |event| matches!(event, Event::Packet(_))).await;
     stop.cancel();

@@ -127,6 +127,20 @@ fn a_hello_that_a_relay_is_not_ready_for_is_said_again_within_10_ms_until_it_ans
     assert!(!us.sends().iter().any(is_handshake), "it was heard");
 }
 
+#[test]
+fn a_relay_that_answers_no_checks_any_more_has_been_silent_since_the_last_answer() {
+    let begun = Instant::now();
+    let (mut us, ..) = chosen(begun);
+    let since = loop {
+        let now = us.session.poll_timeout().unwrap();
+        us.session.handle_timeout(now);
+        if let Phase::Silent(since) = us.session.phase() {
+            break since;
+        }
+    };
+    assert!(since >= begun && since <= begun + Duration::from_secs(1), "{:?}", since - begun);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_up_with_the_first_packet_or_after_a_second_without_any() {
     let (events, _meeting) = mpsc::channel(1);
@@ -137,8 +151,9 @@ async fn a_connection_is_up_with_the_first_packet_or_after_a_second_without_any(
     assert!(tokio::time::timeout(300 * MS, peer.changed()).await.is_err(), "media can flow, and none has");
     session.send_replace(Phase::Flowing);
     assert_eq!((peer.changed().await.unwrap(), after(begun)), (Link::Up, 300));
-    session.send_replace(Phase::Silent);
-    assert_eq!(peer.changed().await.unwrap(), Link::Silent);
+    let since = begun.into_std();
+    session.send_replace(Phase::Silent(since));
+    assert_eq!(peer.changed().await.unwrap(), Link::Silent(since));
     session.send_replace(Phase::Up);
     assert_eq!((peer.changed().await.unwrap(), after(begun)), (Link::Up, 1300), "nobody sends any");
 }
