@@ -363,7 +363,8 @@ mod tests {
             Mark { key: news::Key::of(&node), at, steps, link }
         };
         assert!(matches!(reports.hear_mark(&node, &mark(10_000, 2, chain)), Heard::News { .. }));
-        assert_eq!(reports.get(&node).unwrap().at, Micros(30_000_000));
+        // The first link says only that it was signed, the second that it has stood for a period.
+        assert_eq!(reports.get(&node).unwrap().at, Micros(20_000_000));
         assert_eq!(reports.hear_mark(&node, &mark(10_000, 1, chain)), Heard::Known);
         assert_eq!(reports.hear_mark(&node, &mark(10_000, 3, next)), Heard::Forged);
 
