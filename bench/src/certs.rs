@@ -184,7 +184,7 @@ mod tests {
         step(&["--new-ca"]);
         step(&["--revoke", "edge-1"]);
         let error = load(dir.path(), "edge-1").unwrap_err();
-        assert!(error.contains("Revoked"), "{error}");
+        assert!(error.contains("it was revoked"), "{error}");
         load(dir.path(), "edge-2").unwrap();
         step(&["--revoke", "edge-2", "--renew"]);
         load(dir.path(), "edge-1").and(load(dir.path(), "edge-2")).unwrap();
