@@ -64,7 +64,14 @@ pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<(Lines, Last
     let (to, queue) = channel();
     let tally = Arc::<Tally>::default();
     let shared = tally.clone();
-    thread::Builder::new().name("log".into()).spawn(move || write_lines(out, &queue, &shared))?;
+    // A limit on memory may be set as soon as this returns; a thread that starts under it may find none for itself, and aborts.
+    let (up, is_up) = std::sync::mpsc::sync_channel(1);
+    let run = move || {
+        let _ = up.send(());
+        write_lines(out, &queue, &shared);
+    };
+    thread::Builder::new().name("log".into()).spawn(run)?;
+    let _ = is_up.recv();
     Ok((Lines { to: to.clone(), tally }, LastLines(to)))
 }
 
