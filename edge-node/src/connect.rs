@@ -60,6 +60,9 @@ pub const GIVE_UP: Duration = Duration::from_secs(120);
 /// A relay that was live for less is the same loss as the one before.
 const STEADY: Duration = Duration::from_secs(10);
 
+/// See [`Settings::nobody_after`].
+const NOBODY_AFTER: Duration = Duration::from_secs(60);
+
 /// What happens in a meeting, in order.
 ///
 /// A packet of a participant who has just left may still come after its `Left`: let it fall.
@@ -120,7 +123,7 @@ pub trait Connector: Send {
 }
 
 /// What all connectors of a node share.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Addresses media is received on, as ICE host candidates. Empty: the one this host would reach
     /// the relay's signalling from, which is right wherever signalling and media share a network.
@@ -133,6 +136,22 @@ pub struct Settings {
     pub sockets: Sockets,
     /// Where sources and relays may send it.
     pub egress: Policy,
+    /// Where nobody has sent a packet for so long, though media could flow, nobody is there. Longer: a meeting without anybody is
+    /// left later. Below half a second Opus that stops in silence is taken for nobody.
+    pub nobody_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bind: vec![],
+            ice_servers: vec![],
+            relay_only: false,
+            sockets: Sockets::default(),
+            egress: Policy::default(),
+            nobody_after: NOBODY_AFTER,
+        }
+    }
 }
 
 impl Settings {

@@ -188,7 +188,8 @@ fn two_children() -> Vec<u8> {
 
 /// Two voices and a camera.
 const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE a b v\r\na=ice-ufrag:abcd\r\n\
-    a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 AA:BB\r\n\
+    a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:\
+    00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF\r\n\
     m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:a\r\na=sendonly\r\na=setup:actpass\r\n\
     a=rtpmap:111 opus/48000/2\r\na=rtcp-fb:111 nack\r\na=extmap:3/sendonly urn:ietf:params:rtp-hdrext:ssrc-audio-level\r\n\
     a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid\r\na=msid:alice t\r\na=ssrc:1 cname:x\r\na=ssrc:1 msid:alice t\r\n\

@@ -221,6 +221,8 @@ impl Session<'_> {
                 Woken::Text(text) => self.room.handle_text(&text, Instant::now())?,
                 Woken::Due => self.room.handle_timeout(Instant::now())?,
                 Woken::Link(Link::Up) => self.connected = true,
+                // Who is there the room says.
+                Woken::Link(Link::Idle) => {}
                 Woken::Link(Link::Candidate(candidate)) => self.room.handle_candidate(&candidate, Instant::now()),
                 Woken::Link(Link::Silent(since)) => {
                     self.connected = false;

@@ -11,6 +11,7 @@ mod describe;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod far;
+mod fingerprint;
 pub(super) mod fuzzing;
 mod opening;
 mod rtp;
@@ -28,16 +29,18 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use mesh::wire::cause::Cause;
 use rtc::ice::candidate::Candidate;
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, watch},
+    time::timeout,
 };
 
 pub use self::sockets::Sockets;
 use self::{
-    describe::{Credentials, Local, Remote},
+    describe::{Credentials, Local, MAX_CANDIDATES, Named, Remote},
     session::{Identity, Phase, Session},
     shard::Command,
     sockets::Place,
@@ -47,7 +50,10 @@ use super::{
     ice_server::{At, IceServer, MAX_SERVERS},
     sdp::Description,
 };
-use crate::{egress::Policy, media::ParticipantId};
+use crate::{
+    egress::{NoAddress, Policy},
+    media::ParticipantId,
+};
 
 /// From the exchange of descriptions to DTLS done.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
@@ -55,7 +61,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 /// Where media can flow and none does for so long, nobody sends any: Opus that stops in silence still sends a packet each 400 ms.
 const NONE_FLOW: Duration = Duration::from_secs(1);
 
-/// For the name of a TURN server, and for a connection to one over TCP.
+/// For the name of a TURN server or of a candidate, and for a connection to one over TCP.
 const SERVER_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Letters of our credentials, six bits each: at least 24 and 128 bits are asked for (RFC 8445 section 5.3).
@@ -79,6 +85,8 @@ pub(super) struct Voice {
 pub(super) enum Link {
     /// Media flow, or could and nobody sends any.
     Up,
+    /// Media could flow, and nobody has sent any for long; [`Link::Up`] follows when somebody does.
+    Idle,
     /// The relay is silent, since then; it may come back.
     Silent(std::time::Instant),
     /// We are to be reached at this too, as in `a=candidate`: no description says so.
@@ -199,9 +207,10 @@ impl Peer {
     pub(super) async fn accept(&mut self, answer: &Description, voices: Voices) -> Result<(), ConnectError> {
         let remote = Remote::read(&answer.clean).map_err(|e| bad("SDP answer", e))?;
         let Some(joined) = &mut self.joined else { return Err(gone()) };
+        let named = remote.named.clone();
         joined.describe(remote, voices, true, None).await?;
         self.negotiated();
-        Ok(())
+        self.find(named).await
     }
 
     /// Our answer to an offer of the relay's, the first or a later one.
@@ -220,8 +229,10 @@ impl Peer {
             joined.local.credentials = ours.clone();
         }
         let answer = remote.answer(&joined.local);
+        let named = remote.named.clone();
         joined.describe(remote, voices, false, ours).await?;
         self.negotiated();
+        self.find(named).await?;
         Ok(answer)
     }
 
@@ -246,11 +257,15 @@ impl Peer {
         let joined = self.joined.as_mut().ok_or_else(gone)?;
         let (remote, voices) = joined.remote.clone().ok_or_else(gone)?;
         joined.local.credentials = restart.ours.clone();
-        joined.describe(remote.restarted(theirs, candidates), voices, true, Some(restart.ours)).await
+        joined.describe(remote.restarted(theirs, candidates), voices, true, Some(restart.ours)).await?;
+        self.find(describe::read_named(fragment)).await
     }
 
     /// Takes a candidate of the relay's that came after its description.
     pub(super) async fn add_candidate(&mut self, candidate: &str) -> Result<(), ConnectError> {
+        if let Some(named) = Named::read(candidate) {
+            return self.find(vec![named]).await;
+        }
         let found = describe::candidate(candidate).ok_or_else(|| ConnectError::BadMessage {
             what: "ICE candidate",
             why: "it is no address to send UDP to".into(),
@@ -260,6 +275,23 @@ impl Peer {
             return Ok(());
         }
         joined.command(Command::Candidate(joined.place.id, Box::new(found))).await
+    }
+
+    /// Takes candidates that name a host, where that is an address that this edge goes to. What is not found is passed over: the relay's
+    /// checks show where it is.
+    async fn find(&mut self, named: Vec<Named>) -> Result<(), ConnectError> {
+        let Some(joined) = &mut self.joined else { return Ok(()) };
+        let egress = joined.egress.clone();
+        let asked = named.iter().map(|named| timeout(SERVER_DEADLINE, egress.resolve(&named.host, named.port)));
+        for (named, found) in named.iter().zip(join_all(asked).await) {
+            match found {
+                Ok(Ok(found)) => joined.try_at(named, &found).await?,
+                Ok(Err(NoAddress::Denied(_))) => joined.denied += 1,
+                Ok(Err(error)) => tracing::debug!(%error, "a candidate's host"),
+                Err(_) => tracing::debug!(host = named.host, "a candidate's host is not found in time"),
+            }
+        }
+        Ok(())
     }
 
     /// Waits for media, or for the connection to be in doubt. Cancel safe.
@@ -298,6 +330,7 @@ impl Peer {
                     self.connect_by = None;
                     return Ok(Link::Up);
                 }
+                Phase::Idle => return Ok(Link::Idle),
                 Phase::Silent(since) => return Ok(Link::Silent(since)),
                 Phase::Closed => return Err(ConnectError::Closed),
                 Phase::Failed(why) => return Err(ConnectError::MediaLost(why.into())),
@@ -327,6 +360,7 @@ impl Peer {
             Session::new(self.identity.clone(), &place.handle.addresses, relay_only, credentials.clone(), now)
                 .map_err(media)?
                 .within(settings.egress.clone())
+                .idle_after(settings.nobody_after)
                 .via(self.via);
         let local = Local {
             id: self.identity.random_number().map_err(media)? >> 2,
@@ -378,6 +412,20 @@ impl Joined {
         self.remote = Some((remote.clone(), voices.clone()));
         let (id, remote) = (self.place.id, Box::new(remote));
         self.command(Command::Describe { id, remote, voices, offered, ours }).await
+    }
+
+    /// The host of a candidate is there.
+    async fn try_at(&mut self, named: &Named, found: &[SocketAddr]) -> Result<(), ConnectError> {
+        for candidate in found.iter().filter_map(|at| named.at(at.ip())) {
+            // Another path may be asked for, and the relay tell nothing new.
+            if let Some((remote, _)) = &mut self.remote
+                && remote.candidates.len() < MAX_CANDIDATES
+            {
+                remote.candidates.push(candidate.clone());
+            }
+            self.command(Command::Candidate(self.place.id, Box::new(candidate))).await?;
+        }
+        Ok(())
     }
 
     /// Whether checks may be sent there: a relay that names addresses inside would have us knock at their doors.
@@ -530,6 +578,39 @@ mod tests {
         assert_eq!(peer.denied(), 2);
         let error = ConnectError::MediaUnreachable { after: CONNECT_DEADLINE, denied: peer.denied() }.to_string();
         assert!(error.contains("2 of the relay's addresses are not public"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_names_a_host_is_reached_where_that_is() {
+        let relay = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let line = |host: &str| format!("1 1 udp 2130706431 {host} {} typ host", relay.local_addr().unwrap().port());
+        for trickled in [false, true] {
+            let (events, _seen) = mpsc::channel(8);
+            let mut peer = Peer::new("", &Settings::on_loopback(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+            let told = if trickled { String::new() } else { format!("a=candidate:{}\r\n", line("localhost")) };
+            // What is not found keeps nobody from what is.
+            let text = format!("{}a=candidate:{}\r\n{told}", sdp::tests::offer(), line("nobody.invalid"));
+            peer.answer(&sdp::read(&text, sdp::Side::Offer).unwrap(), Voices::new()).await.unwrap();
+            if trickled {
+                peer.add_candidate(&line("localhost")).await.unwrap();
+            }
+            let mut buffer = [0; 1500];
+            timeout(Duration::from_secs(30), relay.recv_from(&mut buffer)).await.unwrap().unwrap();
+            peer.close().await;
+            while relay.try_recv(&mut buffer).is_ok() {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_inside_that_a_relay_names_is_not_knocked_at() {
+        let inside = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let line = format!("1 1 udp 2130706431 localhost {} typ host", inside.local_addr().unwrap().port());
+        let (events, _seen) = mpsc::channel(8);
+        let mut peer = Peer::new("", &Settings::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
+        let text = format!("{}a=candidate:{line}\r\n", sdp::tests::offer());
+        peer.answer(&sdp::read(&text, sdp::Side::Offer).unwrap(), Voices::new()).await.unwrap();
+        assert_eq!(peer.denied(), 1);
+        assert!(inside.try_recv(&mut [0; 1500]).is_err());
     }
 
     #[test]

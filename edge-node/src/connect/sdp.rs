@@ -302,7 +302,8 @@ pub(super) mod tests {
     use super::*;
 
     const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 a b v\r\na=ice-ufrag:abcd\r\n\
-        a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 AA:BB\r\n";
+        a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:\
+        00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF\r\n";
 
     fn section(kind: &str, mid: &str, rest: &str) -> String {
         format!(

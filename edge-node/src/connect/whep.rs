@@ -10,7 +10,8 @@
 //!
 //! WHEP has no roster. A participant's id is the media stream id of its section (`a=msid`); of sections
 //! that share one, or have none, the mid. An answer without a stream id is the participant
-//! [`ONLY`]. Names come from the source's list. Nobody joins or leaves while connected.
+//! [`ONLY`]. Names come from the source's list. Nobody joins or leaves while connected, but that nobody is there while no
+//! packet comes at all for a minute: a session may live on without a stream, and is left then as any meeting without people is.
 
 pub(super) mod fuzzing;
 
@@ -189,7 +190,7 @@ impl Whep {
                 }
             }
         };
-        self.introduce(stay, audio).await;
+        self.introduce(stay, &audio).await;
         // From here on the resource is only spoken to.
         let mut known = resource.clone();
         loop {
@@ -198,7 +199,14 @@ impl Whep {
                 () = stay.stopped() => break,
             };
             match change {
-                Link::Up => stay.state(EdgeState::Live, None).await,
+                Link::Up => {
+                    self.introduce(stay, &audio).await;
+                    stay.state(EdgeState::Live, None).await;
+                }
+                Link::Idle => {
+                    tracing::info!("nobody sends anything: nobody is there");
+                    self.introduce(stay, &[]).await;
+                }
                 Link::Silent(since) => {
                     stay.lost(since.into(), "the relay is silent".into()).await;
                     if offered {
@@ -252,11 +260,11 @@ impl Whep {
     }
 
     /// Tells who is there: known from signalling, before anyone has spoken.
-    async fn introduce(&self, stay: &mut Stay, people: Vec<Present>) {
-        for (id, unheard) in &people {
+    async fn introduce(&self, stay: &mut Stay, people: &[Present]) {
+        for (id, unheard) in people {
             stay.roster.join(id.clone(), self.names.get(id.as_str()).cloned(), unheard.clone());
         }
-        stay.roster.retain(&people.into_iter().map(|(id, _)| id).collect::<BTreeSet<_>>());
+        stay.roster.retain(&people.iter().map(|(id, _)| id.clone()).collect::<BTreeSet<_>>());
         stay.tell_roster().await;
     }
 

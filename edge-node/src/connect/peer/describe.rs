@@ -7,10 +7,12 @@ use rtc::{
     sdp::{MediaDescription, SessionDescription},
 };
 
-use super::{super::sdp, Voices, rtp::Section};
+use super::{super::sdp, Voices, fingerprint::Fingerprint, rtp::Section};
 
 /// Candidates of the relay's that are tried; more are passed over.
 pub(super) const MAX_CANDIDATES: usize = 16;
+/// Candidates of its that name a host; more are passed over.
+const MAX_NAMED: usize = 4;
 /// What Opus is called in our offer.
 const OPUS: u8 = 111;
 /// Ids of the extensions in our offer.
@@ -36,12 +38,14 @@ pub(super) enum Setup {
 #[derive(Debug, Clone)]
 pub(super) struct Remote {
     pub(super) credentials: Credentials,
-    /// SHA-256 of the certificates it may show, in lower case.
-    pub(super) fingerprints: Vec<String>,
+    /// Of the certificates it may show.
+    pub(super) fingerprints: Vec<Fingerprint>,
     pub(super) setup: Setup,
     /// It only answers connectivity checks.
     pub(super) lite: bool,
     pub(super) candidates: Vec<Candidate>,
+    /// Those of which it gives the name of a host.
+    pub(super) named: Vec<Named>,
     media: Vec<Media>,
 }
 
@@ -86,7 +90,7 @@ pub(super) enum Unusable {
     Malformed,
     #[error("it has no ICE credentials")]
     Credentials,
-    #[error("it has no SHA-256 fingerprint")]
+    #[error("it has no SHA-256, SHA-384 or SHA-512 fingerprint")]
     Fingerprint,
 }
 
@@ -106,7 +110,7 @@ impl Remote {
         let everywhere = session.attributes.iter().chain(first.into_iter().flat_map(|m| &m.attributes));
         let values =
             |key: &'static str| everywhere.clone().filter(move |a| a.key == key).filter_map(|a| a.value.as_deref());
-        let fingerprints: Vec<String> = values("fingerprint").filter_map(sha256).collect();
+        let fingerprints = Fingerprint::strongest(values("fingerprint").filter_map(Fingerprint::read).collect());
         if fingerprints.is_empty() {
             return Err(Unusable::Fingerprint);
         }
@@ -116,19 +120,21 @@ impl Remote {
             _ => Setup::ActPass,
         };
         let all = session.media_descriptions.iter().flat_map(|m| &m.attributes).chain(&session.attributes);
-        let candidates = all.filter(|a| a.key == "candidate").filter_map(|a| candidate(a.value.as_deref()?));
+        let told: Vec<&str> = all.filter(|a| a.key == "candidate").filter_map(|a| a.value.as_deref()).collect();
         Ok(Self {
             credentials: Credentials { ufrag, password },
             fingerprints,
             setup,
             lite: session.attributes.iter().any(|a| a.key == "ice-lite"),
-            candidates: candidates.take(MAX_CANDIDATES).collect(),
+            candidates: told.iter().filter_map(|text| candidate(text)).take(MAX_CANDIDATES).collect(),
+            named: told.iter().filter_map(|text| Named::read(text)).take(MAX_NAMED).collect(),
             media,
         })
     }
 
     /// With what a fragment says of the relay.
     pub(super) fn restarted(mut self, credentials: Credentials, candidates: Vec<Candidate>) -> Self {
+        self.named.clear();
         // Where it says nothing of them it is where it was.
         if !candidates.is_empty() {
             self.candidates = candidates;
@@ -196,6 +202,12 @@ pub(super) fn read_fragment(text: &str) -> Option<(Credentials, Vec<Candidate>)>
     Some((credentials, values("a=candidate:").filter_map(candidate).take(MAX_CANDIDATES).collect()))
 }
 
+/// Those of a fragment's candidates that name a host.
+pub(super) fn read_named(text: &str) -> Vec<Named> {
+    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("a=candidate:"));
+    lines.filter_map(Named::read).take(MAX_NAMED).collect()
+}
+
 /// Our offer: one section of audio to receive.
 pub(super) fn offer(local: &Local) -> String {
     let media = Media {
@@ -230,9 +242,34 @@ pub(super) fn candidate(text: &str) -> Option<Candidate> {
     unmarshal_candidate(text).ok().filter(|candidate| candidate.port() != 0)
 }
 
-fn sha256(line: &str) -> Option<String> {
-    let (algorithm, value) = line.split_once(' ')?;
-    algorithm.eq_ignore_ascii_case("sha-256").then(|| value.trim().to_ascii_lowercase())
+/// A candidate that names a host instead of an address: of a relay whose address changes, or a browser's that hides its own
+/// (draft-ietf-mmusic-mdns-ice-candidates). Where the name leads nowhere, the relay's checks still show where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) host: String,
+    pub(super) port: u16,
+    words: Vec<String>,
+}
+
+impl Named {
+    /// What [`candidate`] cannot use for want of an address.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let text = text.trim().strip_prefix("candidate:").unwrap_or(text.trim());
+        let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
+        let [_, _, transport, _, host, port, ..] = &words[..] else { return None };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        let is_name = host.len() <= 253 && host.chars().all(plain) && host.parse::<std::net::IpAddr>().is_err();
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let named = Self { host: host.clone(), port, words: words.clone() };
+        (transport.eq_ignore_ascii_case("udp") && is_name).then_some(named)
+    }
+
+    /// The candidate, its host being there.
+    pub(super) fn at(&self, ip: std::net::IpAddr) -> Option<Candidate> {
+        let mut words = self.words.clone();
+        words[4] = ip.to_string();
+        candidate(&words.join(" "))
+    }
 }
 
 impl Local {
@@ -437,5 +474,22 @@ mod tests {
         }
         let good = candidate("candidate:1 1 UDP 2122194687 10.0.0.1 5000 typ host generation 0").unwrap();
         assert_eq!(good.addr(), SocketAddr::from(([10, 0, 0, 1], 5000)));
+    }
+
+    #[test]
+    fn a_candidate_that_names_a_host_is_one_where_that_is() {
+        let named = Named::read("candidate:1 1 UDP 2122194687 sfu.example 5000 typ host generation 0").unwrap();
+        assert_eq!((named.host.as_str(), named.port), ("sfu.example", 5000));
+        let at = named.at([10, 0, 0, 7].into()).unwrap();
+        assert_eq!(at.addr(), SocketAddr::from(([10, 0, 0, 7], 5000)));
+        assert!(Named::read("1 1 udp 1 5b3f29cc-0a1c-4d2c-a2a9-6b5d25d6b2de.local 9 typ host").is_some());
+        for bad in
+            ["", "1 1 tcp 1 a.example 9 typ host", "1 1 udp 1 10.0.0.1 9 typ host", "1 1 udp 1 a.example 0 typ host"]
+        {
+            assert_eq!(Named::read(bad), None, "{bad}");
+        }
+        let line = "a=candidate:1 1 udp 1 a.example 9 typ host\r\n";
+        let text = sdp::tests::offer().replacen("a=ice-ufrag", &(line.repeat(50) + "a=ice-ufrag"), 1);
+        assert_eq!(remote(&text).named.len(), MAX_NAMED);
     }
 }

@@ -108,7 +108,7 @@ impl Far {
                     }
                 }
                 () = sleep_until(due.into()) => self.session.handle_timeout(Instant::now().into_std()),
-                _ = ticks.tick(), if self.session.phase() == Phase::Up && !mute => {
+                _ = ticks.tick(), if self.session.phase().is_open() && !mute => {
                     n += 1;
                     for packet in script(n - 1).into_iter().flatten() {
                         self.send(&packet).await;

@@ -18,7 +18,7 @@ use std::{
 use bytes::BytesMut;
 use mesh::{clock::Micros, wire::request::Secret};
 use rtc::{
-    crypto::{HashAlgorithm, RTCCryptoProvider, default_provider},
+    crypto::{RTCCryptoProvider, default_provider},
     dtls::{
         config::{ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig, VerifyPeerCertificateFn},
         crypto::Certificate,
@@ -52,6 +52,7 @@ use super::{
     },
     Voices,
     describe::{Credentials, Remote, Setup},
+    fingerprint::{self, Fingerprint},
     opening::{Check, Hello, Nomination},
     rtp::{Fault, Keys, Streams},
     turn::{Outcome, Turn},
@@ -95,6 +96,8 @@ pub(super) enum Phase {
     Up,
     /// Media flow.
     Flowing,
+    /// Media could flow, and nobody has sent any for long.
+    Idle,
     /// The relay is silent, since then.
     Silent(Instant),
     /// The relay has taken leave.
@@ -105,8 +108,8 @@ pub(super) enum Phase {
 
 impl Phase {
     /// Whether media can flow.
-    fn is_open(self) -> bool {
-        matches!(self, Self::Up | Self::Flowing)
+    pub(super) fn is_open(self) -> bool {
+        matches!(self, Self::Up | Self::Flowing | Self::Idle)
     }
 
     /// Whether nothing comes of it any more.
@@ -155,6 +158,9 @@ pub(super) struct Session {
     phase: Phase,
     /// When the last packet of anybody's came.
     heard: Option<Instant>,
+    /// Since when media can flow.
+    open: Option<Instant>,
+    nobody_after: Duration,
     /// When the agent was last looked after.
     checked: Instant,
     steps: Steps,
@@ -172,7 +178,7 @@ impl Identity {
         let provider = default_provider().map_err(|e| Error::Crypto(e.to_string()))?;
         let certificate = Certificate::generate_self_signed(vec!["nearfield".to_owned()], provider.crypto())?;
         let der = certificate.certificate.first().ok_or(Error::ErrNonCertificate)?;
-        let fingerprint = fingerprint(&*provider, der)?.to_ascii_uppercase();
+        let fingerprint = fingerprint::ours(der);
         Ok(Self { provider, certificate, fingerprint })
     }
 
@@ -192,11 +198,14 @@ impl Identity {
     }
 
     /// As WebRTC has it: the peer's certificate is known by its fingerprint and nothing else.
-    fn handshake(&self, fingerprints: Vec<String>, client: bool) -> Result<HandshakeConfig, Error> {
-        let provider = self.provider.clone();
+    fn handshake(&self, fingerprints: Vec<Fingerprint>, client: bool) -> Result<HandshakeConfig, Error> {
         let verify: VerifyPeerCertificateFn = Arc::new(move |certificates, _| {
-            let shown = fingerprint(&*provider, certificates.first().ok_or(Error::ErrNonCertificate)?)?;
-            if fingerprints.contains(&shown) { Ok(()) } else { Err(Error::ErrNoMatchingCertificateFingerprint) }
+            let der = certificates.first().ok_or(Error::ErrNonCertificate)?;
+            if fingerprints.iter().any(|known| known.is_of(der)) {
+                Ok(())
+            } else {
+                Err(Error::ErrNoMatchingCertificateFingerprint)
+            }
         });
         ConfigBuilder::default()
             .with_crypto_provider(self.provider.clone())
@@ -214,12 +223,6 @@ impl Identity {
             .with_flight_interval(FLIGHT)
             .build(client, None)
     }
-}
-
-/// SHA-256 of a certificate, as in `a=fingerprint`, in lower case.
-fn fingerprint(provider: &dyn RTCCryptoProvider, der: &[u8]) -> Result<String, Error> {
-    let hash = provider.crypto().hash(HashAlgorithm::Sha256, der).map_err(|e| Error::Crypto(e.to_string()))?;
-    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":"))
 }
 
 impl Session {
@@ -266,6 +269,8 @@ impl Session {
             fresh: VecDeque::new(),
             phase: Phase::New,
             heard: None,
+            open: None,
+            nobody_after: Duration::MAX,
             checked: now,
             steps: Steps::new("", now),
         })
@@ -274,6 +279,12 @@ impl Session {
     /// Only what comes from addresses within `egress` makes a path.
     pub(super) fn within(mut self, egress: Policy) -> Self {
         self.egress = egress;
+        self
+    }
+
+    /// It is idle where nobody has sent a packet for so long.
+    pub(super) fn idle_after(mut self, nobody_after: Duration) -> Self {
+        self.nobody_after = nobody_after;
         self
     }
 
@@ -450,7 +461,7 @@ impl Session {
     pub(super) fn handle_rtp(&mut self, bytes: &[u8], now: Instant, wall: Micros) -> Result<RtpPacket, Fault> {
         let packet = self.streams.handle(bytes, now, wall)?;
         self.heard = Some(now);
-        if self.phase == Phase::Up {
+        if matches!(self.phase, Phase::Up | Phase::Idle) {
             self.phase = Phase::Flowing;
             self.streams.hurried = true;
             self.steps.reach("media", now);
@@ -495,6 +506,9 @@ impl Session {
             let outcome = self.turns[n].handle_timeout(now);
             self.settle_turn(n, outcome);
         }
+        if self.idle_at().is_some_and(|at| at <= now) {
+            self.phase = Phase::Idle;
+        }
         self.report(now);
         self.drive(now);
     }
@@ -508,7 +522,7 @@ impl Session {
         let dtls = self.dtls.as_ref().and_then(|dtls| dtls.poll_timeout(&PEER()));
         let turn = self.turns.iter_mut().filter_map(Turn::poll_timeout).min();
         let hello = self.hello.as_ref().and_then(Hello::poll_timeout);
-        [self.agent_due(), dtls, hello, self.streams.poll_timeout(), turn].into_iter().flatten().min()
+        [self.agent_due(), dtls, hello, self.streams.poll_timeout(), turn, self.idle_at()].into_iter().flatten().min()
     }
 
     /// Whether [`Session::poll_timeout`] has something new to say though only RTP has come.
@@ -542,6 +556,12 @@ impl Session {
         let due = self.agent.poll_timeout()?;
         let calm = self.phase.is_open() && self.agent.state() == ConnectionState::Connected;
         Some(if calm { due.max(self.checked + ICE_KEEPALIVE) } else { due })
+    }
+
+    /// When nobody will have sent a packet for long, if none comes.
+    fn idle_at(&self) -> Option<Instant> {
+        let waits = matches!(self.phase, Phase::Up | Phase::Flowing);
+        self.heard.max(self.open).filter(|_| waits)?.checked_add(self.nobody_after)
     }
 
     fn report(&mut self, now: Instant) {
@@ -608,6 +628,7 @@ impl Session {
                 if self.reports.is_some() && !self.phase.is_open() =>
             {
                 self.phase = Phase::Up;
+                self.open = Some(now);
             }
             ConnectionState::Disconnected => self.phase = Phase::Silent(silent_since(self.heard, now)),
             ConnectionState::Failed => self.phase = Phase::Failed("no path to the relay answers"),
@@ -622,6 +643,7 @@ impl Session {
                 self.streams.unlock(keys, now);
                 self.reports = Some(reports);
                 self.phase = Phase::Up;
+                self.open = Some(now);
                 self.steps.reach("keys", now);
             }
             Err(error) => {

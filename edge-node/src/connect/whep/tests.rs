@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -477,4 +477,39 @@ async fn a_relay_that_knows_no_restart_is_entered_anew_at_once() {
 async fn a_relay_that_names_an_absurd_pause_is_not_waited_for() {
     let error = error_of((Status::SERVICE_UNAVAILABLE, [("retry-after", "18446744073709551615")])).await;
     assert!(matches!(error, ConnectError::Refused { status: 503, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_is_there_while_a_session_lives_on_without_a_stream() {
+    let pause = 10..60;
+    let relay = Router::new().route("/whep", post(move |offer: String| paused(offer, pause.clone())));
+    let url = serve(relay.route("/resource/{id}", any(|| async {}))).await;
+    let settings = Settings { nobody_after: Duration::from_millis(300), ..Settings::on_loopback() };
+    let connector = Box::new(Whep::new(&url, None, &[], settings).unwrap());
+    let (events, mut seen) = mpsc::channel(1024);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(connector.run(events, stop.clone()));
+    let joined = |event: &Event| matches!(event, Event::Joined { .. });
+    told(&mut seen, joined).await;
+    told(&mut seen, |event| matches!(event, Event::Packet(_))).await;
+    told(&mut seen, |event| matches!(event, Event::Left { .. })).await;
+    // The relay is there all the while.
+    let again = |event: &Event| {
+        assert!(!matches!(event, Event::State { state: EdgeState::Reconnecting { .. }, .. }), "{event:?}");
+        joined(event)
+    };
+    told(&mut seen, again).await;
+    stop.cancel();
+    while seen.recv().await.is_some() {}
+    running.await.unwrap().unwrap();
+}
+
+/// Answers an offer, and sends nothing during those ticks of 20 ms.
+async fn paused(offer: String, pause: std::ops::Range<u32>) -> Answer {
+    let (far, (_orders, taken)) = (Far::new().await, mpsc::channel(4));
+    let answer = far.answer("voice", 1);
+    let packet = |n: u32| Plain { ssrc: 1, sequence: n as u16, payload: vec![8, 1], ..Plain::default() };
+    let script = Box::new(move |n| Some(if pause.contains(&n) { vec![] } else { vec![packet(n)] }));
+    tokio::spawn(async move { far.serve(&offer, Side::Offer, script, taken).await });
+    (Status::CREATED, [("location", "/resource/1"), ("content-type", "application/sdp")], answer).into_response()
 }
