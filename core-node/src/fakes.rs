@@ -190,6 +190,8 @@ pub(crate) struct FakeEngine {
     pub(crate) heard: Arc<Mutex<Vec<f32>>>,
     /// It answers, but has no words.
     pub(crate) mute: Arc<AtomicBool>,
+    /// It refuses every clip.
+    pub(crate) refuses: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -205,6 +207,10 @@ impl Transcriber for FakeEngine {
     async fn transcribe(&self, clip: Clip) -> Result<Text, TranscribeError> {
         if self.stuck {
             std::future::pending::<()>().await;
+        }
+        if self.refuses.load(Ordering::Relaxed) {
+            let cause = "the key is wrong".into();
+            return Err(TranscribeError::Status { engine: "fake", status: 401, cause });
         }
         let half = &clip.samples[clip.samples.len() / 2..];
         let power = half.iter().map(|s| s * s).sum::<f32>() / half.len().max(1) as f32;
@@ -231,6 +237,7 @@ pub(crate) struct Core {
     pub(crate) app: App,
     pub(crate) heard: Arc<Mutex<Vec<f32>>>,
     pub(crate) mute: Arc<AtomicBool>,
+    pub(crate) refuses: Arc<AtomicBool>,
     assigned: mpsc::UnboundedReceiver<(String, Assignment)>,
 }
 
@@ -335,8 +342,9 @@ impl Core {
         let store = Arc::new(Store::open(file).unwrap());
         let log = Log::start(store.clone()).unwrap();
         let heard = Arc::<Mutex<Vec<f32>>>::default();
-        let mute = Arc::<AtomicBool>::default();
-        let pool = Pool::new(Arc::new(FakeEngine { stuck, heard: heard.clone(), mute: mute.clone() }), 2, 4);
+        let (mute, refuses) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let engine = FakeEngine { stuck, heard: heard.clone(), mute: mute.clone(), refuses: refuses.clone() };
+        let pool = Pool::new(Arc::new(engine), 2, 4);
         let placer = Placer::new(mesh.clone(), LatencyModel::new(RegionMap::built_in()));
         let claims = claims.unwrap_or_else(|| Claims::embedded(store.clone()));
         let tasks = Tasks::default();
@@ -353,7 +361,7 @@ impl Core {
             token: None,
             streams: Streams::new(Default::default()),
         };
-        Self { meetings, acceptor, mesh, app, heard, mute, assigned }
+        Self { meetings, acceptor, mesh, app, heard, mute, refuses, assigned }
     }
 
     pub(crate) fn router(&self) -> axum::Router {

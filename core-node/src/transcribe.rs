@@ -2,6 +2,8 @@
 
 pub mod align;
 mod coverage;
+mod health;
+mod invented;
 mod loops;
 pub mod openai;
 pub mod pool;

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -16,7 +16,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Clip, Text, TranscribeError, Transcriber, whole};
+use super::{Clip, Text, TranscribeError, Transcriber, health::Health, whole};
+use crate::lock;
 
 /// A fixed number of workers in front of one engine.
 ///
@@ -33,6 +34,7 @@ pub struct Pool {
     workers: Arc<Semaphore>,
     partials: Arc<Semaphore>,
     answered: Arc<AtomicU64>,
+    health: Arc<Mutex<Health>>,
 }
 
 /// What a clip is transcribed for.
@@ -55,7 +57,13 @@ impl Pool {
             workers: Arc::new(Semaphore::new(workers)),
             partials: Arc::new(Semaphore::new((workers - 1).max(1))),
             answered: Arc::default(),
+            health: Arc::default(),
         }
+    }
+
+    /// What the engine says to every clip of late, if it makes words of none.
+    pub fn refusal(&self) -> Option<String> {
+        lock(&self.health).refusal()
     }
 
     /// How many finals the engine has made.
@@ -122,7 +130,7 @@ impl Pool {
         kind: Kind,
         permits: Vec<OwnedSemaphorePermit>,
     ) -> JoinHandle<Result<Text, TranscribeError>> {
-        let (engine, answered) = (self.engine.clone(), self.answered.clone());
+        let (engine, answered, health) = (self.engine.clone(), self.answered.clone(), self.health.clone());
         let work = async move {
             let (since, media, name) = (Instant::now(), clip.duration(), kind.name());
             let result = match kind {
@@ -131,8 +139,9 @@ impl Pool {
                     answered.fetch_add(text.is_ok().into(), Ordering::Relaxed);
                     text
                 }
-                Kind::Partial => engine.transcribe(clip).await,
+                Kind::Partial => whole::partial(&*engine, clip).await,
             };
+            lock(&health).handle(result.as_ref().map(|_| ()));
             let outcome = if result.is_ok() { "ok" } else { "error" };
             histogram!("nearfield_core_transcribe_run_seconds", "kind" => name).record(since.elapsed());
             counter!("nearfield_core_transcribe_clips_total", "kind" => name, "outcome" => outcome).increment(1);
@@ -181,13 +190,13 @@ async fn finish(work: JoinHandle<Result<Text, TranscribeError>>) -> Result<Text,
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::{sync::Mutex, time::Duration};
+    use std::time::Duration;
 
     use futures_util::{FutureExt, future::join_all};
 
     use super::*;
 
-    /// Takes as many virtual milliseconds as the clip has samples; panics on an empty one.
+    /// Takes as many virtual milliseconds as the clip has samples; panics on an empty one, and refuses one of 777.
     #[derive(Default)]
     struct Slow {
         running: Mutex<(usize, usize)>,
@@ -208,6 +217,9 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(clip.samples.len() as u64)).await;
             self.running.lock().unwrap().0 -= 1;
+            if clip.samples.len() == 777 {
+                return Err(TranscribeError::Status { engine: "slow", status: 404, cause: "no such model".into() });
+            }
             Ok(Text { text: clip.samples.len().to_string(), ..Text::default() })
         }
     }
@@ -271,6 +283,18 @@ mod tests {
         let waited = since.elapsed().as_millis();
         assert!((105..130).contains(&waited), "{waited} ms");
         assert_eq!(engine.running.lock().unwrap().1, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_refuses_everything_is_known_by_what_it_says_until_it_answers() {
+        let (pool, _) = pool(1, 1);
+        for _ in 0..3 {
+            assert_eq!(pool.refusal(), None);
+            assert!(pool.transcribe_final(clip(777), None).await.is_err());
+        }
+        assert_eq!(pool.refusal().as_deref(), Some("slow answered 404: no such model"));
+        pool.transcribe_final(clip(3), None).await.unwrap();
+        assert_eq!(pool.refusal(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ use metrics::histogram;
 use super::{
     Clip, SAMPLE_RATE, Span, Text, TranscribeError, Transcriber, Word,
     coverage::{believe, letters, uncovered, voiced_ms},
-    speech,
+    invented, speech,
 };
 
 /// Windows of one clip that are tried.
@@ -68,6 +68,18 @@ pub(super) async fn transcribe(
     Ok(counted(whole.finish(shown)))
 }
 
+/// The words of `clip` so far.
+///
+/// # Errors
+/// The engine's.
+pub(super) async fn partial(engine: &dyn Transcriber, clip: Clip) -> Result<Text, TranscribeError> {
+    let mut text = engine.transcribe(clip.clone()).await?;
+    if invented::is_suspect(&text) {
+        invented::strip(&mut text, &find_speech(clip.samples).await);
+    }
+    Ok(text)
+}
+
 /// What is told of `clip` where the engine has no words for it: those `shown`, and what is missing.
 pub(super) async fn without_engine(clip: &Clip, shown: Option<&Text>) -> Text {
     let speech = find_speech(clip.samples.clone()).await;
@@ -108,6 +120,7 @@ struct Whole {
 impl Whole {
     fn new(text: Text, speech: Vec<Span>, length_ms: u32) -> Self {
         let mut text = located(text, length_ms);
+        invented::strip(&mut text, &speech);
         believe(&mut text, &speech);
         Self { speech, text, tried: vec![], again_ms: 0 }
     }
