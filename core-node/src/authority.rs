@@ -15,10 +15,13 @@
 //! then (`mesh::lease`). And [`nats`], a bucket that all cores of a region share: then a core that cannot reach it takes nothing over,
 //! goes nowhere alone, and lets no words out that a standby lacks, so that no two ever serve.
 //! There a request's keys stand as well while its meeting lives, so that of two cores that make one under the same key one does.
+//! A claim or key that nobody goes on with gives way to a new meeting under the same key (`meetings::leftover`): each core says there every few
+//! seconds that it lives, and is asked itself if it can be.
 //! A question whose answer was lost may have been heeded all the same; so whoever asks again looks first.
 
 pub mod claim;
 pub mod embedded;
+pub mod lives;
 pub mod nats;
 pub mod standing;
 #[cfg(test)]
@@ -52,7 +55,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// How often claims that change under a core's hand are looked at anew before it gives up.
 const ROUNDS: usize = 4;
 
-/// How often a shared authority is asked whether it is there, for want of other questions.
+/// How often a core says at a shared authority that it lives.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// The same while it is not.
 const PROBE_AGAIN: Duration = Duration::from_secs(1);
@@ -137,6 +140,22 @@ pub trait Authority: Send + Sync {
     async fn let_go(&self, _key: &KeyDigest, _meeting: MeetingId) -> Result<(), AuthorityError> {
         Ok(())
     }
+
+    /// Says that the core `me` lives. Where no other core sees it there is nothing to do.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    async fn live(&self, _me: &NodeId) -> Result<(), AuthorityError> {
+        Ok(())
+    }
+
+    /// The newest sign of `core`'s life; `None` if it never gave one.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    async fn life(&self, _core: &NodeId) -> Result<Option<Revision>, AuthorityError> {
+        Ok(None)
+    }
 }
 
 /// An authority with patience: asks again until it is answered or the time is up, and knows whether it is there. Cheap to clone.
@@ -169,17 +188,19 @@ impl Claims {
         *self.up.borrow()
     }
 
-    /// Asks now and then whether the authority is there, so that [`Claims::is_up`] is of now; this core's own only when it was not.
-    /// Runs until it is dropped.
-    pub async fn watch(self) {
+    /// Says now and then that the core `me` lives, so that the others know, and that [`Claims::is_up`] is of now; asks this core's own
+    /// authority only when it was not there. Runs until it is dropped.
+    pub async fn watch(self, me: NodeId) {
         let mut news = self.up.subscribe();
         loop {
-            if !self.is_shared() {
+            if self.is_shared() {
+                let _ = self.ask("live", || self.authority.live(&me)).await;
+            } else {
                 // The sender is here.
                 let _ = news.wait_for(|up| !up).await;
+                // No meeting's: nothing stands there.
+                let _ = self.read(MeetingId::from_u128(0)).await;
             }
-            // No meeting's: nothing stands there.
-            let _ = self.read(MeetingId::from_u128(0)).await;
             let wait = if self.is_up() { PROBE_EVERY } else { PROBE_AGAIN };
             sleep(wait.mul_f64(rand::random_range(0.75..1.25))).await;
         }
@@ -251,6 +272,14 @@ impl Claims {
             self.ask("let_go", || self.authority.let_go(key, meeting)).await?;
         }
         Ok(())
+    }
+
+    /// The newest sign of `core`'s life.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    pub async fn life(&self, core: &NodeId) -> Result<Option<Revision>, AuthorityError> {
+        self.ask("life", || self.authority.life(core)).await
     }
 
     /// Takes a meeting over for `me` in `term`, from the core that served it as far as `me` knows.

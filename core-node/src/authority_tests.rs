@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use mesh::{
-    identity::Role,
+    identity::{NodeId, Role},
     mandate::Statement,
     trace::TraceContext,
     wire::{
@@ -108,6 +108,16 @@ impl Authority for Way {
     async fn let_go(&self, key: &KeyDigest, meeting: MeetingId) -> Result<(), AuthorityError> {
         self.pass()?;
         self.to.let_go(key, meeting).await
+    }
+
+    async fn live(&self, me: &NodeId) -> Result<(), AuthorityError> {
+        self.pass()?;
+        self.to.live(me).await
+    }
+
+    async fn life(&self, core: &NodeId) -> Result<Option<Revision>, AuthorityError> {
+        self.pass()?;
+        self.to.life(core).await
     }
 }
 
@@ -269,7 +279,7 @@ async fn a_standby_whose_claim_was_heeded_unheard_takes_over_though_it_has_been_
     let (meeting, term, to) = (pair.meeting, Term(1), "core-2".parse().unwrap());
     let key = pair.second.core.meetings.record(meeting).unwrap().unwrap().key;
     let proof = key.prove(&Statement::Serves { meeting, core: &from.node, term, from: &from.node, to: &to });
-    let replica = Replica { meeting, term, stream, first: 0, entries: dropped, proof };
+    let replica = Replica { meeting, term, stream, first: 0, entries: dropped, resumed: None, proof };
     let answer = pair.second.core.meetings.handle_replica(&from, replica).await;
     assert_eq!(answer, Response::Replicated { next: 2 });
     let serving = pair.second.core.meetings.record(pair.meeting).unwrap().unwrap().serving;
@@ -440,4 +450,69 @@ async fn cores_that_only_the_authority_connects_make_one_meeting_under_a_key() {
     let (winner, other) = if first.is_ok() { (made(&first), second) } else { (made(&second), first) };
     assert!(matches!(other, Err(CreateError::Duplicate(id)) if Some(id) == winner), "{:?}", other.err());
     assert_eq!(one.core.meetings.live_count() + two.core.meetings.live_count(), 1);
+}
+
+/// A core with a meeting under a key, which ends while the authority is away; then the core ends.
+async fn leave_a_claim(server: &NatsServer, dir: &Path) -> MeetingId {
+    let mut node = Node::start(server, "core-1", dir, |_| {}).await;
+    node.core.mesh.leasing.lock().unwrap().push("edge-a".into());
+    let meeting = made(&standup(&node).await).unwrap();
+    node.core.assigned().await;
+    let edge = node.core.connect("edge-a").await;
+    node.core.serve(&edge, meeting, Epoch(1), Term(1)).await;
+    node.cut(true);
+    node.core.meetings.stop(meeting).await;
+    node.core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Asked }).await;
+    node.core.until("done", |c| c.meetings.live(meeting).is_none()).await;
+    // Its store is open as long as its tasks run.
+    node.core.meetings.finish(Instant::now()).await;
+    meeting
+}
+
+async fn standup(node: &Node) -> Result<Created, CreateError> {
+    let spec = Spec { deduplication_key: Some("standup".into()), ..fakes::spec() };
+    node.core.meetings.create(spec, TraceContext::new(7), None).await
+}
+
+fn made(outcome: &Result<Created, CreateError>) -> Option<MeetingId> {
+    outcome.as_ref().ok().map(|created| created.record.id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_its_core_has_left_behind_keeps_no_meeting_from_its_key() {
+    for elsewhere in [false, true] {
+        let (server, dir) = (NatsServer::start(), tempfile::tempdir().unwrap());
+        let left = leave_a_claim(&server, dir.path()).await;
+        let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+        assert!(claims.read(left).await.unwrap().is_some(), "it was left");
+        let again = dir.path().join("again");
+        std::fs::create_dir(&again).unwrap();
+        std::fs::copy(dir.path().join("core-1.redb"), again.join("core-1.redb")).unwrap();
+        let one = Node::start(&server, "core-1", &again, |_| {}).await;
+        let two = Node::start(&server, "core-2", &again, |_| {}).await;
+        one.core.introduce(&two.core);
+        let asked = if elsewhere { &two } else { &one };
+        let new = standup(asked).await;
+        assert!(new.is_ok(), "elsewhere {elsewhere}: {:?}", new.err());
+        assert_eq!(claims.read(left).await.unwrap(), None);
+        // The control: what lives gives no way, whoever asks.
+        for node in [&one, &two] {
+            assert!(matches!(standup(node).await, Err(CreateError::Duplicate(id)) if Some(id) == made(&new)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_that_cannot_be_asked_keeps_its_meeting_s_key_while_it_may_live() {
+    let (server, dir) = (NatsServer::start(), tempfile::tempdir().unwrap());
+    let one = Node::start(&server, "core-1", dir.path(), |_| {}).await;
+    let two = Node::start(&server, "core-2", dir.path(), |s| s.failover.takeover = Duration::ZERO).await;
+    let first = standup(&one).await;
+    for _ in 0..2 {
+        assert!(matches!(standup(&two).await, Err(CreateError::Duplicate(id)) if Some(id) == made(&first)));
+    }
+    let core = "core-1".parse().unwrap();
+    let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+    assert!(claims.life(&core).await.unwrap().is_some(), "it says that it lives");
+    assert_eq!(claims.life(&"core-9".parse().unwrap()).await.unwrap(), None);
 }

@@ -59,7 +59,7 @@ fn replica(record: &MeetingRecord, term: Term, from: &Identity, entries: &[Entry
     let said = Statement::Serves { meeting: record.id, core: &from.node, term, from: &from.node, to: &to };
     let proof = if key { record.key.prove(&said) } else { Proof::default() };
     let entries = entries.iter().flat_map(Entry::pieces).collect();
-    Replica { meeting: record.id, term, stream: 1, first: 0, entries, proof }
+    Replica { meeting: record.id, term, stream: 1, first: 0, entries, resumed: None, proof }
 }
 
 fn reason(response: Response) -> String {

@@ -128,9 +128,9 @@ async fn a_replica_that_is_dropped_anywhere_is_taken_whole_and_the_next_goes_on_
         let (id, term, me) = (record.id, Term(1), identity("core-1", Role::Core, "eu-central").node);
         let said = Statement::Serves { meeting: id, core: &other.node, term, from: &other.node, to: &me };
         let proof = record.key.prove(&said);
-        let replica = Replica { meeting: id, term, stream: 1, first: 0, entries, proof };
+        let replica = Replica { meeting: id, term, stream: 1, first: 0, entries, resumed: None, proof };
         _ = polled(polls, core.meetings.clone().answer(&other, Request::Replicate(replica))).await;
-        let rest = Replica { meeting: id, term, stream: 1, first: next, entries: vec![], proof };
+        let rest = Replica { meeting: id, term, stream: 1, first: next, entries: vec![], resumed: None, proof };
         let answer = core.meetings.clone().answer(&other, Request::Replicate(rest)).await;
         assert_eq!(answer, Response::Replicated { next });
         assert!(core.meetings.store().meeting(record.id).unwrap().is_some());

@@ -12,10 +12,12 @@ mod island;
 pub mod keep;
 mod keys;
 pub mod leave;
+mod leftover;
 pub mod lifecycle;
 pub mod list;
 pub mod place;
 pub mod receipts;
+mod removal;
 mod replication;
 mod reserve;
 mod review;
@@ -37,6 +39,7 @@ use std::{
 use geo::RegionId;
 use mesh::{
     authorize::Denials,
+    clock::Micros,
     lease::{self, Grantor, LEASE_MAX},
     mandate::MeetingKey,
     tasks::Tasks,
@@ -58,13 +61,13 @@ use self::{
     standby::Standbys,
 };
 use crate::{
-    authority::{AuthorityError, Claim, Claims, Stands, standing::Standing},
+    authority::{AuthorityError, Claim, Claims, Stands, lives::Lives, standing::Standing},
     ingest::{Ingest, Limits},
     lock,
     log::{Log, LogClosed},
     meeting::{Meeting, Notice, Parts, wall},
     publish::Publisher,
-    record::{CoreRole, MeetingRecord, Participant, SLOTS, Spec},
+    record::{CoreRole, MeetingRecord, Participant, SLOTS, Spec, removal::Removal},
     replicate::{
         handle::Replication,
         sender::{self, Replicator},
@@ -214,6 +217,12 @@ pub struct Meetings {
     unsettled: Mutex<BTreeSet<MeetingId>>,
     live: Live,
     reservations: Mutex<Reservations>,
+    /// Meetings that were removed.
+    removals: Mutex<BTreeMap<MeetingId, Removal>>,
+    /// Signs of other cores at a shared authority.
+    lives: Mutex<Lives>,
+    /// When this core was started: what it sends of meetings is numbered from here on.
+    started: Micros,
     standbys: Standbys,
     /// Held while a meeting changes hands here, so that it does so once.
     hands: tokio::sync::Mutex<()>,
@@ -243,6 +252,7 @@ impl Meetings {
         let this = Arc::new(Self {
             settings,
             reads: Reads::new(store.clone()),
+            removals: Mutex::new(store.removals()?),
             store,
             log,
             pool,
@@ -251,6 +261,8 @@ impl Meetings {
             unsettled: Mutex::default(),
             live: Mutex::default(),
             reservations: Mutex::default(),
+            lives: Mutex::default(),
+            started: wall(),
             standbys: Standbys::default(),
             hands: tokio::sync::Mutex::default(),
             sealing: tokio::sync::Mutex::default(),
@@ -259,42 +271,40 @@ impl Meetings {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let mut resumed = vec![];
         for record in this.store.under_way()? {
             if this.is_unsettled(&record) {
                 lock(&this.unsettled).insert(record.id);
             }
             match record.serving.role {
-                CoreRole::Serving => {
-                    resumed.push(record.id);
-                    this.take_up(record, None)?;
-                }
+                CoreRole::Serving => this.take_up(record, None)?,
                 CoreRole::Standby => this.standbys.hold(record.id),
                 CoreRole::Moved => {}
             }
         }
-        this.begin(tasks, resumed);
+        this.begin(tasks);
         Ok(this)
     }
 
     /// Starts what goes on beside the meetings.
-    fn begin(self: &Arc<Self>, tasks: &Tasks, resumed: Vec<MeetingId>) {
+    fn begin(self: &Arc<Self>, tasks: &Tasks) {
         let of = || (Arc::downgrade(self), self.stop.clone());
         let (this, stop) = of();
-        let doubting = tasks.keep("doubts", move || doubt::tell(this.clone(), resumed.clone(), stop.clone()));
+        let doubting = tasks.keep("doubts", move || doubt::tell(this.clone(), stop.clone()));
+        let (this, stop) = of();
+        let removing = tasks.keep("removals", move || removal::tell(this.clone(), stop.clone()));
         let (store, stop) = (Arc::downgrade(&self.store), self.stop.clone());
         let settling = tasks.keep("settling", move || keep::settle(store.clone(), stop.clone()));
         let (this, stop) = of();
         let scrubbing = tasks.keep("scrubbing", move || keep::scrub(this.clone(), stop.clone()));
         let (this, stop) = of();
         let watching = tasks.keep("takeovers", move || takeover::watch(this.clone(), stop.clone()));
-        let (claims, stop) = (self.claims.clone(), self.stop.clone());
+        let (claims, me, stop) = (self.claims.clone(), self.me().clone(), self.stop.clone());
         let claiming = tasks.keep("claims", move || {
-            let watch = stop.clone().run_until_cancelled_owned(claims.clone().watch());
+            let watch = stop.clone().run_until_cancelled_owned(claims.clone().watch(me.clone()));
             async move { _ = watch.await }
         });
         // The end waits for them.
-        for task in [doubting, settling, scrubbing, watching, claiming] {
+        for task in [doubting, removing, settling, scrubbing, watching, claiming] {
             self.tasks.spawn(task);
         }
     }
@@ -349,7 +359,11 @@ impl Meetings {
     async fn write_down(&self, meeting: &Arc<Meeting>, record: &MeetingRecord) -> Result<(), CreateError> {
         let core = self.placer.mesh.identity().node.clone();
         let claim = Claim { core, term: Term(1), epoch: Epoch(0), standby: None };
-        meeting.standing.make(claim).await?;
+        if let Err(error) = meeting.standing.make(claim).await {
+            // It may have been heeded.
+            self.release(meeting.clone());
+            return Err(error.into());
+        }
         if let Err(error) = self.hold_keys(record).await {
             // It is not made: nothing is to stand for it.
             self.release(meeting.clone());

@@ -4,15 +4,20 @@
 
 use std::path::PathBuf;
 
-use mesh::wire::{
-    Epoch, MeetingId, SpurtNo, Term,
-    control::{CloseReason, ToCore, ToEdge},
+use mesh::{
+    identity::Role,
+    mandate::Statement,
+    wire::{
+        Epoch, MeetingId, SpurtNo, Term,
+        control::{CloseReason, ToCore, ToEdge},
+        request::{Held, Replica, Response, Resumed},
+    },
 };
 
 use crate::{
-    fakes::{ALIAS, ALICE, Core, Edge, next},
-    record::{CoreRole, Status},
-    store::new_file,
+    fakes::{ALIAS, ALICE, Core, Edge, identity, next},
+    record::{CoreRole, MeetingRecord, Status},
+    store::{Op, Store, new_file},
 };
 
 struct World {
@@ -109,4 +114,65 @@ async fn words_that_a_standby_holds_outlast_an_older_copy_of_its_core_s_store() 
     assert_eq!(second.meetings.store().segments(meeting, 0).unwrap(), words);
     // It is the standby now, and has all.
     again.until("the words come back", |c| c.meetings.store().segments(meeting, 0).unwrap() == words).await;
+}
+
+#[tokio::test]
+async fn words_of_a_standby_that_the_older_copy_does_not_know_outlast_it_too() {
+    let World { second, meeting, older, _dir } = world(Since::Words, false).await;
+    let words = second.meetings.store().segments(meeting, 0).unwrap();
+    // It ships nothing to anybody: only what it says at its start tells how far its copy goes.
+    let again = Core::named("core-1", &older, false, |settings| settings.failover.standby = false);
+    again.introduce(&second);
+    second.until("it takes over", |c| c.meetings.live(meeting).is_some()).await;
+    again.until("it steps down", |c| c.meetings.live(meeting).is_none()).await;
+    assert_eq!(second.meetings.store().segments(meeting, 0).unwrap(), words);
+}
+
+/// What `core-1` says at a start then, and it arrives now.
+async fn word(second: &Core, meeting: MeetingId, since: u64) -> Response {
+    let (first, to) = (identity("core-1", Role::Core, "eu-central"), "core-2".parse().unwrap());
+    let said = Statement::Serves { meeting, core: &first.node, term: Term(1), from: &first.node, to: &to };
+    let proof = second.meetings.record(meeting).unwrap().unwrap().key.prove(&said);
+    let resumed = Resumed { held: Held { ended: false, newest: 0 }, since };
+    second.meetings.handle_replica(&first, Replica::word(meeting, Term(1), Some(resumed), proof)).await
+}
+
+#[tokio::test]
+async fn a_word_that_comes_late_makes_no_second_core_of_a_meeting_that_has_ended_meanwhile() {
+    let World { second, meeting, _dir, .. } = world(Since::End, true).await;
+    let role = || second.meetings.record(meeting).unwrap().unwrap().serving.role;
+    word(&second, meeting, 0).await;
+    assert_eq!(role(), CoreRole::Standby);
+    // The control: said by a core that was started after it had sent all that is known here.
+    word(&second, meeting, u64::MAX).await;
+    assert_eq!(role(), CoreRole::Serving);
+}
+
+#[tokio::test]
+async fn of_two_cores_that_hold_an_ended_meeting_one_gives_it_to_the_other() {
+    let World { second, meeting, older, _dir } = world(Since::End, true).await;
+    // The meeting has ended at the first core as well.
+    let store = Store::open(&older).unwrap();
+    let ended = MeetingRecord { status: Status::Done, ..store.meeting(meeting).unwrap().unwrap() };
+    store.write([&Op::Meeting(Box::new(ended))]).unwrap();
+    drop(store);
+    let again = Core::start_as("core-1", &older);
+    let role = |core: &Core| core.meetings.record(meeting).unwrap().unwrap().serving.role;
+    assert_eq!(role(&again), CoreRole::Serving);
+    again.introduce(&second);
+    // What it said at its start comes late, and nobody is there to hear the answer.
+    word(&second, meeting, u64::MAX).await;
+    assert_eq!(role(&second), CoreRole::Serving);
+    again.until("it leaves it to the other", |c| role(c) == CoreRole::Moved).await;
+}
+
+#[tokio::test]
+async fn what_was_removed_is_gone_on_every_core_also_on_one_that_was_away_or_has_an_older_copy() {
+    let World { second, meeting, older, _dir } = world(Since::End, true).await;
+    assert!(second.meetings.remove(meeting).await.is_ok());
+    let again = Core::start_as("core-1", &older);
+    assert!(again.meetings.live(meeting).is_some(), "as its store has it");
+    again.introduce(&second);
+    again.until("it is gone", |c| c.meetings.record(meeting).unwrap().is_none()).await;
+    assert!(second.meetings.record(meeting).unwrap().is_none());
 }

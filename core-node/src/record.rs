@@ -1,6 +1,7 @@
 //! What is remembered of a meeting.
 
 pub mod owners;
+pub mod removal;
 pub mod turns;
 
 use std::collections::BTreeMap;

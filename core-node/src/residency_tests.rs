@@ -113,7 +113,8 @@ async fn a_core_outside_the_residency_refuses_to_stand_by() {
         let entries = entries.iter().flat_map(Entry::pieces).collect();
         let (term, core_2) = (Term(1), core.mesh.identity().node.clone());
         let said = Statement::Serves { meeting: id, core: &from.node, term, from: &from.node, to: &core_2 };
-        let replica = Replica { meeting: id, term, stream: 1, first: 0, entries, proof: key.prove(&said) };
+        let replica =
+            Replica { meeting: id, term, stream: 1, first: 0, entries, resumed: None, proof: key.prove(&said) };
         let answer = core.meetings.clone().answer(&from, Request::Replicate(replica)).await;
         assert_eq!(matches!(answer, Response::Replicated { .. }), taken, "{region}: {answer:?}");
         assert_eq!(core.meetings.store().meeting(id).unwrap().is_some(), taken, "{region}");

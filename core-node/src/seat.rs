@@ -25,13 +25,14 @@ use std::{cmp::Ordering, ops::Bound, time::Duration};
 use mesh::{
     clock::Micros,
     identity::{Identity, NodeId},
-    wire::{Epoch, Term, control::RefusedReason},
+    wire::{
+        Epoch, Term,
+        control::RefusedReason,
+        request::{Held, Resumed},
+    },
 };
 
-use crate::{
-    record::{CoreRole, MeetingRecord, Owner, Serving},
-    replicate::entry::Held,
-};
+use crate::record::{CoreRole, MeetingRecord, Owner, Serving};
 
 /// How far an edge's clock may be from this core's where speech is judged by its capture time.
 pub const CLOCK_MARGIN: Duration = Duration::from_secs(2);
@@ -169,6 +170,17 @@ pub fn outlasts(known: &MeetingRecord, newest: u64, from: &NodeId, term: Term, t
     of_it && (known.status.ended() && !theirs.ended || newest > theirs.newest)
 }
 
+/// The same of a core that has only started, and says how it has `resumed` the meeting. Not of what it has sent since: its word and that
+/// may come in any order.
+pub fn outlasts_start(known: &MeetingRecord, newest: u64, from: &NodeId, term: Term, resumed: &Resumed) -> bool {
+    known.serving.stream < resumed.since && outlasts(known, newest, from, term, resumed.held)
+}
+
+/// Whether this core, where the meeting is over, leaves it to the one that holds it in the later `term`.
+pub fn cedes(known: &MeetingRecord, term: Term) -> bool {
+    known.serving.role == CoreRole::Serving && known.status.ended() && term > known.serving.term
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -277,6 +289,33 @@ mod tests {
         assert!(!outlasts(&known, 7, &c1, Term(1), Held { ended: true, ..full }));
         known.serving.role = CoreRole::Moved;
         assert!(!outlasts(&known, 9, &c1, Term(1), full), "it is not the standby");
+    }
+
+    #[test]
+    fn what_a_core_has_sent_since_its_start_outlasts_nothing_whenever_its_first_word_arrives() {
+        let (mut known, c1) = (standby(), node("c1"));
+        let started = |since| Resumed { held: Held { ended: false, newest: 7 }, since };
+        assert!(outlasts_start(&known, 8, &c1, Term(1), &started(6)), "its stream 5 was before that");
+        assert!(
+            !outlasts_start(&known, 8, &c1, Term(1), &started(5))
+                && !outlasts_start(&known, 7, &c1, Term(1), &started(6))
+        );
+        known.status = crate::record::Status::Done;
+        assert!(
+            outlasts_start(&known, 0, &c1, Term(1), &started(6))
+                && !outlasts_start(&known, 0, &c1, Term(1), &started(5))
+        );
+    }
+
+    #[test]
+    fn of_two_that_hold_a_meeting_that_is_over_the_one_of_the_later_term_does() {
+        let mut known = standby();
+        known.serving = Serving::here(Term(1));
+        assert!(!cedes(&known, Term(2)), "it is not over here");
+        known.status = crate::record::Status::Done;
+        assert!(cedes(&known, Term(2)) && !cedes(&known, Term(1)));
+        known.serving.role = CoreRole::Standby;
+        assert!(!cedes(&known, Term(2)));
     }
 
     fn any_serving() -> impl Strategy<Value = Serving> {

@@ -16,6 +16,7 @@
 //! | standing | [`Status`](crate::record::Status) as a number, meeting | –: an index |
 //! | keys | digest of a key of a request | the meeting made under it, and the digest of the request's body: an index |
 //! | taken | meeting | of the replica that this core holds: term and core that it is of, and its newest final |
+//! | removed | meeting | [`Removal`], JSON: that it was removed, and which cores have not heard |
 //! | about | `node` | whose store it is |
 //!
 //! JSON is packed where that is shorter (`value`). What is written was read back before; what cannot be read all the same, because
@@ -73,7 +74,7 @@ use self::{
 };
 use crate::{
     key::SpurtKey,
-    record::{MeetingRecord, Participant},
+    record::{MeetingRecord, Participant, removal::Removal},
     transcript::Segment,
     utterance::Cover,
 };
@@ -269,8 +270,10 @@ pub enum Op {
     Receipt(MeetingId, String),
     /// Another core serves the meeting: speech whose words are not out here is forgotten.
     Forget(MeetingId),
-    /// Nothing is to be kept of a meeting that is over.
-    Remove(MeetingId),
+    /// Nothing is to be kept of a meeting that is over but that.
+    Remove(MeetingId, Removal),
+    /// That is remembered from now on of a meeting that was removed, or nothing any more.
+    Removal(MeetingId, Option<Removal>),
     /// Nothing: what was queued before it is on disk when it is answered.
     Barrier,
 }

@@ -18,7 +18,7 @@ async fn whichever_of_a_core_s_tasks_breaks_it_makes_meetings_and_words() {
     let dir = tempfile::tempdir().unwrap();
     let mut core = Core::start(&dir.path().join("core.redb"), false);
     let tasks = core.app.tasks.clone();
-    assert_eq!(tasks.kept(), ["claims", "doubts", "scrubbing", "settling", "takeovers"]);
+    assert_eq!(tasks.kept(), ["claims", "doubts", "removals", "scrubbing", "settling", "takeovers"]);
     let running = ["claims", "settling", "takeovers"];
     running.iter().for_each(|name| tasks.break_now(name));
     core.until("all have broken and run again", |_| {
@@ -44,4 +44,24 @@ async fn a_core_whose_task_breaks_again_and_again_is_not_ready() {
     assert_eq!(readyz(&core).await, 503);
     tasks.need("strong", async { panic!("once") });
     assert_eq!(tasks.failed().await, "the task `strong` broke: once");
+}
+
+#[tokio::test]
+async fn an_engine_that_makes_words_of_nothing_is_named_where_operators_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::start(&dir.path().join("core.redb"), false);
+    core.refuses.store(true, std::sync::atomic::Ordering::Relaxed);
+    let id = core.create().await;
+    let (name, assignment) = core.assigned().await;
+    let edge = core.connect(&name).await;
+    core.open(&edge, id, assignment.epoch).await;
+    for spurt in 0..4 {
+        core.spurt(&edge, spurt, 50, 0, false).await;
+    }
+    core.until("it is named", |c| c.meetings.shortcomings().iter().any(|line| line.contains("401"))).await;
+    let asked = Request::get("/readyz").body(Body::empty()).unwrap();
+    let answer = core.router().oneshot(asked).await.unwrap().into_body();
+    let text = axum::body::to_bytes(answer, 4096).await.unwrap();
+    let line = "degraded: the engine makes words of nothing: fake answered 401: the key is wrong";
+    assert!(String::from_utf8_lossy(&text).lines().any(|found| found == line), "{text:?}");
 }

@@ -57,6 +57,17 @@ pub enum Statement<'a> {
         /// Who is told.
         to: &'a NodeId,
     },
+    /// The meeting is over, in `term` or before, and nothing is to be kept of it.
+    Removed {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The last turn in which it was served, as far as who says so knows.
+        term: Term,
+        /// Who says so.
+        from: &'a NodeId,
+        /// Who is told.
+        to: &'a NodeId,
+    },
     /// The edge that has the key owns `epoch`, and wants its lease to be renewed.
     Renew {
         /// The meeting.

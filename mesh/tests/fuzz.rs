@@ -158,7 +158,15 @@ fn control() -> Vec<Vec<u8>> {
     let requests = [
         Request::Probe { relay: "relay:3478".into(), stun: true },
         Request::Join(Join { assignment, term, standby: Some(core.clone()), lease_ms: 1500, key, regions }),
-        Request::Replicate(Replica { meeting, term, stream: 1, first: 0, entries: vec![vec![1, 2, 3]], proof }),
+        Request::Replicate(Replica {
+            meeting,
+            term,
+            stream: 1,
+            first: 0,
+            entries: vec![vec![1, 2, 3]],
+            resumed: None,
+            proof,
+        }),
         Request::Renew { core: core.clone(), edge: "edge-1".parse().unwrap(), sent_ms: 9, leases },
     ];
     let responses = [

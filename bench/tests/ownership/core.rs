@@ -955,6 +955,7 @@ impl World {
                 stream: send.stream,
                 first: send.first,
                 entries: send.pieces,
+                resumed: None,
                 proof: Proof::default(),
             };
             let to = self.index(&send.core);
@@ -1187,6 +1188,7 @@ impl World {
             stream: 0,
             first: 0,
             entries: vec![],
+            resumed: None,
             proof: Proof::default(),
         };
         self.ask(c, former, Request::Replicate(replica), Asked::Former { tries: tries + 1 });

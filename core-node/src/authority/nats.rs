@@ -1,6 +1,7 @@
 //! Claims in a key-value bucket of NATS JetStream, which keeps them by Raft: one for all cores of a region.
 //!
-//! A key is the meeting's id, or `key-` and the digest of a request's key, which stands for a meeting; a revision the number of the message in the bucket's stream. A change names the revision that it
+//! A key is the meeting's id, or `key-` and the digest of a request's key, which stands for a meeting, or `core-` and a core's name, which
+//! is written again while it lives; a revision the number of the message in the bucket's stream. A change names the revision that it
 //! replaces (`Nats-Expected-Last-Subject-Sequence`), and the stream's leader takes it only after that one. Reads go to the
 //! leader too, not to a replica that may be behind. What is removed is purged, so that ended meetings leave nothing.
 
@@ -15,7 +16,10 @@ use async_nats::{
     },
 };
 use async_trait::async_trait;
-use mesh::wire::{MeetingId, keys::KeyDigest};
+use mesh::{
+    identity::NodeId,
+    wire::{MeetingId, keys::KeyDigest},
+};
 use tokio::{sync::OnceCell, time::timeout};
 
 use super::{
@@ -228,6 +232,16 @@ impl Nats {
         purge.await.map(|_| ()).map_err(unavailable)
     }
 
+    async fn sign(&self, core: &NodeId) -> Result<Option<Revision>, AuthorityError> {
+        let bucket = self.bucket().await?;
+        let subject = format!("{}{}", bucket.prefix, life_key(core));
+        match bucket.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => Ok(Some(Revision(message.sequence))),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, AuthorityError>>) -> Result<T, AuthorityError> {
         let late = |_| unavailable(format!("no answer within {:?}", self.settings.attempt));
         timeout(self.settings.attempt, work).await.map_err(late)?
@@ -284,6 +298,18 @@ impl Authority for Nats {
     async fn let_go(&self, key: &KeyDigest, meeting: MeetingId) -> Result<(), AuthorityError> {
         self.in_time(self.purge_held(key, meeting)).await
     }
+
+    async fn live(&self, me: &NodeId) -> Result<(), AuthorityError> {
+        let put = async {
+            let put = self.bucket().await?.put(life_key(me), Default::default()).await;
+            put.map(|_| ()).map_err(unavailable)
+        };
+        self.in_time(put).await
+    }
+
+    async fn life(&self, core: &NodeId) -> Result<Option<Revision>, AuthorityError> {
+        self.in_time(self.sign(core)).await
+    }
 }
 
 /// A change was not made.
@@ -303,6 +329,10 @@ impl From<Unreadable> for Refused {
     fn from(error: Unreadable) -> Self {
         Self::Authority(error.into())
     }
+}
+
+fn life_key(core: &NodeId) -> String {
+    format!("core-{core}")
 }
 
 fn held_key(key: &KeyDigest) -> String {

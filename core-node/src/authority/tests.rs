@@ -251,7 +251,7 @@ async fn without_an_answer_there_is_an_error_in_time_and_then_it_recovers(mut pl
     let next = claims.replace(MEETING, Some(&stands), claim("core-1", 1, 1)).await.unwrap();
     assert_eq!(next.claim, claim("core-1", 1, 1));
     let mut up = hasty.up.subscribe();
-    let probing = tokio::spawn(hasty.clone().watch());
+    let probing = tokio::spawn(hasty.clone().watch(node("core-1")));
     timeout(PATIENCE, up.wait_for(|up| *up)).await.unwrap().unwrap();
     assert_eq!(claims.read(MEETING).await.unwrap(), Some(next));
     probing.abort();

@@ -35,7 +35,7 @@ impl Meetings {
                 Err(error) => refused(&error.to_string()),
             },
             Request::Keys(keys) => self.handle_keys(from, keys).await,
-            Request::Remove { meeting } => self.handle_remove(from, meeting).await,
+            Request::Remove { meeting, term, proof } => self.handle_remove(from, meeting, term, &proof).await,
             Request::Renew { leases, .. } if leases.len() > MAX_RENEWED => refused("too many meetings"),
             Request::Renew { core, edge, sent_ms, leases } if core == *self.me() => {
                 self.renew(from, &edge, sent_ms, &leases)

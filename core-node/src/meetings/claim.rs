@@ -40,7 +40,7 @@ pub(super) enum Cause {
 const CALL_WAIT: Duration = Duration::from_millis(500);
 /// How long one takeover waits for what else is done of the meeting.
 const TURN_WAIT: Duration = Duration::from_secs(5);
-/// How long the end of a meeting waits to be noted; after that its claim stays for good.
+/// How long the end of a meeting waits to be noted; after that its claim stays until another meeting wants its key.
 const RELEASE_WAIT: Duration = Duration::from_secs(600);
 
 impl Meetings {
@@ -151,6 +151,12 @@ impl Meetings {
             CoreRole::Serving => false,
         };
         may && self.claims.is_shared() && !record.status.ended()
+    }
+
+    /// Whether a meeting is under way as far as this core knows, and it has, or may have, a part in it.
+    pub(super) fn may_take_up(&self, record: &MeetingRecord) -> bool {
+        let part = record.serving.role != CoreRole::Moved || self.is_unsettled(record);
+        part && !record.status.ended()
     }
 
     /// Looks at the claims that this core may be wrong about: of what it served when it stopped, of what it tried to take over, and

@@ -14,14 +14,14 @@ use mesh::{
     identity::{Identity, Role},
     wire::{
         MeetingId,
-        request::{Replica, Request, Response},
+        request::{Held, Replica, Request, Response, Resumed},
     },
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Meetings;
-use crate::{lock, replicate::sender::Replicator};
+use crate::{lock, record::CoreRole, replicate::sender::Replicator, seat};
 
 /// For so long after the start others are told.
 const TELL_FOR: Duration = Duration::from_secs(60);
@@ -32,12 +32,14 @@ const AT_A_TIME: usize = 16;
 /// A core that is told answers within this, or is told again.
 const TELL_WAIT: Duration = Duration::from_secs(2);
 
-/// Tells the others which meetings this core has `resumed`.
-pub(super) async fn tell(meetings: Weak<Meetings>, resumed: Vec<MeetingId>, stop: CancellationToken) {
+/// Tells the others which meetings this core goes on with that are older than its start.
+pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
     let until = Instant::now() + TELL_FOR;
-    let mut told = BTreeSet::new();
-    while !resumed.is_empty() && Instant::now() < until {
+    let (mut told, mut resumed) = (BTreeSet::new(), BTreeSet::new());
+    while Instant::now() < until {
         let Some(this) = meetings.upgrade() else { return };
+        // Also those that it takes over by what its store says. What ends meanwhile is told of once more.
+        resumed.extend(this.older_than_start());
         let members = this.placer.mesh.members().borrow().clone();
         let cores = members.iter().map(|m| &m.identity).filter(|i| i.role == Role::Core && i.node != *this.me());
         let cores: Vec<Identity> = cores.cloned().collect();
@@ -69,17 +71,31 @@ pub(super) async fn tell(meetings: Weak<Meetings>, resumed: Vec<MeetingId>, stop
 }
 
 impl Meetings {
+    fn older_than_start(&self) -> Vec<MeetingId> {
+        let live = lock(&self.live);
+        live.values().filter(|meeting| meeting.record().created_at < self.started).map(|meeting| meeting.id).collect()
+    }
+
     /// Whether `core` has heard that this one serves a meeting, or need not.
     async fn tell_one(self: &Arc<Self>, core: &Identity, id: MeetingId) -> bool {
-        let Some(meeting) = self.live(id) else { return true };
-        let (record, term) = (meeting.record(), meeting.replication.see(Replicator::term));
+        let record = self.record(id).ok().flatten().filter(|record| record.serving.role == CoreRole::Serving);
+        let Some(record) = record else { return true };
+        let term = self.live(id).map_or(record.serving.term, |meeting| meeting.replication.see(Replicator::term));
+        let held = Held { ended: record.status.ended(), newest: self.store.newest_final(id).unwrap_or(0) };
+        let resumed = Resumed { held, since: self.started.0 };
         let proof = self.prove_serving(&record, &core.node, term);
-        let word = Request::Replicate(Replica::word(id, term, proof));
+        let word = Request::Replicate(Replica::word(id, term, Some(resumed), proof));
         let Ok(Ok(answer)) = timeout(TELL_WAIT, self.placer.mesh.request(&core.node, &word)).await else {
             return false;
         };
-        if let Response::Serving { core, term, .. } = self.believed(core, &record, answer) {
-            meeting.replication.with(|m, _| m.handle_other(&core, term));
+        let Response::Serving { core: by, term, .. } = self.believed(core, &record, answer) else { return true };
+        if let Some(meeting) = self.live(id) {
+            meeting.replication.with(|m, _| m.handle_other(&by, term));
+        } else if by == core.node {
+            let _hands = self.hands.lock().await;
+            if let Some(record) = self.store.meeting(id).ok().flatten().filter(|record| seat::cedes(record, term)) {
+                self.cede(core, record, term).await;
+            }
         }
         true
     }

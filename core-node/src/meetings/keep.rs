@@ -1,26 +1,15 @@
-//! What is kept of meetings that are over: whether it can be read, whether there is room, and that it goes when it is to go.
+//! What is kept of meetings that are over: whether it can be read, and whether there is room.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Weak, time::Duration};
 
-use mesh::{
-    authorize::{Message, Relation, Residency},
-    identity::{Identity, Role},
-    wire::{
-        MeetingId,
-        request::{Request, Response},
-    },
-};
-use tokio::time::timeout;
+use mesh::wire::MeetingId;
 use tokio_util::sync::CancellationToken;
 
 use super::Meetings;
 use crate::{
     log::LogClosed,
-    record::{CoreRole, Status},
-    store::{Damaged, MAX_NAMED, Op, Store, reads::ReadError},
+    record::Status,
+    store::{Damaged, MAX_NAMED, Store, reads::ReadError},
 };
 
 /// Records looked at in one go at the start.
@@ -30,9 +19,6 @@ const SCRUB_PAUSE: Duration = Duration::from_millis(20);
 
 /// No write for so long: now is a good time to settle the store.
 const IDLE: Duration = Duration::from_millis(500);
-
-/// How long another core is waited for that is to forget a meeting.
-const REMOVE_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a meeting is kept.
 #[derive(Debug, thiserror::Error)]
@@ -77,55 +63,6 @@ impl Shortage {
 }
 
 impl Meetings {
-    /// Removes a meeting that is over, with its transcript and receipt, here and at the cores that can be reached.
-    ///
-    /// # Errors
-    /// See [`NotRemoved`].
-    pub async fn remove(self: &Arc<Self>, id: MeetingId) -> Result<(), NotRemoved> {
-        let record = self.look(id).await?.ok_or(NotRemoved::Unknown)?;
-        if !record.status.ended() || self.live(id).is_some() {
-            return Err(NotRemoved::NotEnded(record.status));
-        }
-        // Its receipt may be under way: what is written after the removal would stay.
-        let sealing = self.sealing.lock().await;
-        self.log.write(Op::Remove(id)).await?;
-        drop(sealing);
-        metrics::counter!("nearfield_core_meetings_removed_total").increment(1);
-        let members = self.placer.mesh.members().borrow().clone();
-        let mut asked = tokio::task::JoinSet::new();
-        for core in members.iter().filter(|m| m.identity.role == Role::Core).map(|m| m.identity.node.clone()) {
-            let mesh = self.placer.mesh.clone();
-            asked.spawn(async move {
-                let _ = timeout(REMOVE_WAIT, mesh.request(&core, &Request::Remove { meeting: id })).await;
-            });
-        }
-        asked.join_all().await;
-        Ok(())
-    }
-
-    /// `from`, which served the meeting, says that nothing is to be kept of it.
-    pub(super) async fn handle_remove(&self, from: &Identity, id: MeetingId) -> Response {
-        let refused = |reason: &str| Response::Refused { reason: reason.into() };
-        let record = match self.look(id).await {
-            Ok(Some(record)) => record,
-            Ok(None) => return Response::Unknown,
-            Err(error) => return refused(&error.to_string()),
-        };
-        let theirs = record.serving.role != CoreRole::Serving && record.serving.by.as_ref() == Some(&from.node);
-        let who = if theirs { Relation::Core } else { Relation::Nobody };
-        if let Err(denied) = self.admit(Message::Remove, from, who, Residency::Inside) {
-            return refused(&denied.to_string());
-        }
-        if self.live(id).is_some() {
-            return refused("it is served here");
-        }
-        self.standbys.forget(id);
-        match self.log.write(Op::Remove(id)).await {
-            Ok(_) => Response::Unknown,
-            Err(error) => refused(&error.to_string()),
-        }
-    }
-
     /// Why the store takes no more meetings, if so.
     pub fn store_shortage(&self) -> Option<Shortage> {
         if self.store.size() > self.settings.max_store_bytes {

@@ -203,7 +203,7 @@ impl Meetings {
     /// One stands for another meeting, or the authority cannot be reached.
     pub(super) async fn hold_keys(&self, record: &MeetingRecord) -> Result<(), CreateError> {
         let wanted = Wanted::of_record(record);
-        let Some(other) = self.claims.hold(&wanted.all(), record.id).await? else { return Ok(()) };
+        let Some(other) = self.hold_all(&wanted.all(), record.id).await? else { return Ok(()) };
         let deduplicated = wanted.meeting.is_some() && wanted.request.is_none();
         let serving = self.claims.read(other).await?.map(|stands| stands.claim.core);
         match serving {
@@ -285,7 +285,7 @@ impl Meetings {
         }
         let Some((record, body)) = self.keyed(key).await? else { return Ok(Found::Nothing) };
         // What has moved away may be over by now; who serves it knows.
-        let live = !record.status.ended() && record.serving.role != CoreRole::Moved;
+        let live = self.may_take_up(&record);
         let Some(core) = record.serving.core(self.me()).filter(|_| live || !body.is_empty()) else {
             return Ok(Found::Nothing);
         };

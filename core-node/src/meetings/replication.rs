@@ -222,8 +222,15 @@ impl Pairing {
         Box::pin(async move {
             let (mesh, meeting) = (meetings.placer.mesh.clone(), record.id);
             let proof = meetings.prove_serving(&record, &send.core, term);
-            let replica =
-                Replica { meeting, term, stream: send.stream, first: send.first, entries: send.pieces, proof };
+            let replica = Replica {
+                meeting,
+                term,
+                stream: send.stream,
+                first: send.first,
+                entries: send.pieces,
+                resumed: None,
+                proof,
+            };
             match mesh.request(&send.core, &Request::Replicate(replica)).await {
                 Ok(answer) => Some(meetings.believed(&asked, &record, answer)),
                 Err(error) => {

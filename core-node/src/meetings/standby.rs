@@ -26,7 +26,7 @@ use crate::{
     log::LogClosed,
     record::{MeetingRecord, Serving},
     replicate::{
-        entry::{Entry, Held},
+        entry::Entry,
         receiver::{Receiver, StreamId},
         snapshot::op,
     },
@@ -106,6 +106,9 @@ impl Meetings {
         if known.is_none() && self.store_shortage().is_some() {
             return refused("this core's store takes no more meetings");
         }
+        if known.is_none() && self.was_removed(id, from) {
+            return refused("this meeting is over, and was removed");
+        }
         if replica.is_word() && known.is_none() {
             // Before it takes a place: a core that starts says a word of each of its meetings to every other.
             return Response::Unknown;
@@ -128,12 +131,16 @@ impl Meetings {
         if replica.is_word() && known.is_none() {
             return Response::Unknown;
         }
-        // Who only says that it serves the meeting has it under way.
-        let word = Held { ended: false, newest: u64::MAX };
-        if let Some(record) =
-            known.as_ref().filter(|r| replica.is_word() && seat::outlasts(r, 0, &from.node, term, word))
-        {
-            return self.outlast_ended(from, record).await;
+        if let Some(record) = known.as_ref().filter(|record| replica.is_word() && seat::cedes(record, term)) {
+            return self.cede(from, record.clone(), term).await;
+        }
+        if let Some(record) = known.as_ref().filter(|record| self.outlasts_word(record, from, &replica)) {
+            let record = record.clone();
+            if record.status.ended() {
+                return self.outlast_ended(from, &record).await;
+            }
+            drop((receiver, hands));
+            return self.outlast(from, record).await;
         }
         if let Some(record) = &known
             && let Some((core, term)) = seat::outranked(&record.serving, self.me(), &from.node, term, stream)
@@ -155,7 +162,6 @@ impl Meetings {
             }
             let record = record.clone();
             drop((receiver, hands));
-            self.standbys.forget(id);
             return self.outlast(from, record).await;
         }
         match self.keep(from, known.as_ref(), &replica, entries).await {

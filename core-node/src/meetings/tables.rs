@@ -17,6 +17,8 @@ impl Meetings {
         let mut tables = BTreeMap::from([
             ("reserved_keys", lock(&self.reservations).rows()),
             ("unsettled_claims", lock(&self.unsettled).len()),
+            ("lives_looked_at", lock(&self.lives).rows()),
+            ("removed_meetings", lock(&self.removals).len()),
             ("tasks", self.tasks.len()),
         ]);
         tables.extend(self.standbys.tables());
@@ -48,7 +50,8 @@ impl Meetings {
         let tell = |(wish, (count, newest)): (Wish, (usize, Unmet))| {
             format!("{}: {count} of {live} live meetings lack it ({})", wish.as_str(), newest.why)
         };
-        self.unmet().into_iter().map(tell).collect()
+        let refusal = self.pool.refusal().map(|why| format!("the engine makes words of nothing: {why}"));
+        refusal.into_iter().chain(self.unmet().into_iter().map(tell)).collect()
     }
 
     pub(super) fn note_tables(&self) {

@@ -241,7 +241,7 @@ pub(super) async fn tell_former(meetings: Weak<Meetings>, id: MeetingId, former:
         let Some(this) = meetings.upgrade() else { return };
         let Ok(Some(record)) = this.record(id) else { return };
         let proof = this.prove_serving(&record, &former, term);
-        let word = Request::Replicate(Replica::word(id, term, proof));
+        let word = Request::Replicate(Replica::word(id, term, None, proof));
         if this.placer.mesh.request(&former, &word).await.is_ok() {
             return;
         }

@@ -3,7 +3,10 @@
 use mesh::{
     clock::Micros,
     trace::TraceContext,
-    wire::{Epoch, MeetingId, SpurtNo, request::MAX_REPLICA},
+    wire::{
+        Epoch, MeetingId, SpurtNo,
+        request::{Held, MAX_REPLICA},
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -68,25 +71,14 @@ pub enum Entry {
     Dropped,
 }
 
-/// How far a core's copy of a meeting goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// Whether the meeting is over.
-    pub ended: bool,
-    /// Number of its newest final; 0 if there is none.
-    pub newest: u64,
-}
-
-impl Held {
-    /// That of a snapshot.
-    pub fn of(snapshot: &[Entry]) -> Self {
-        let finals = snapshot.iter().filter_map(|entry| match entry {
-            Entry::Finish { segment: Some(segment), .. } => Some(segment.seq),
-            _ => None,
-        });
-        let ended = snapshot.iter().any(|entry| matches!(entry, Entry::Record(record) if record.status.ended()));
-        Self { ended, newest: finals.max().unwrap_or(0) }
-    }
+/// How far a snapshot goes.
+pub fn held(snapshot: &[Entry]) -> Held {
+    let finals = snapshot.iter().filter_map(|entry| match entry {
+        Entry::Finish { segment: Some(segment), .. } => Some(segment.seq),
+        _ => None,
+    });
+    let ended = snapshot.iter().any(|entry| matches!(entry, Entry::Record(record) if record.status.ended()));
+    Held { ended, newest: finals.max().unwrap_or(0) }
 }
 
 /// A spurt whose words are out.

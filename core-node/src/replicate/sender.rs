@@ -31,7 +31,7 @@ use mesh::{
     },
 };
 
-use super::entry::{Entry, Held};
+use super::entry::{Entry, held};
 
 /// Bytes that wait for the standby; beyond it, it is no good.
 pub const MAX_QUEUED: usize = 16 << 20;
@@ -267,7 +267,7 @@ impl Replicator {
             return;
         }
         let (Some(snapshot), Some(stream)) = (snapshot, &mut self.stream) else { return self.no_good(now) };
-        let begin = Entry::Begin { stream: self.next_stream, held: Some(Held::of(&snapshot)) };
+        let begin = Entry::Begin { stream: self.next_stream, held: Some(held(&snapshot)) };
         let pieces = std::iter::once(begin).chain(snapshot).flat_map(|e| e.pieces()).collect();
         stream.pieces = numbered(pieces, stream.covered).chain(std::mem::take(&mut stream.tail)).collect();
         stream.bytes = stream.pieces.iter().map(|(p, _)| p.len()).sum();

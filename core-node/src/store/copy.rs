@@ -177,7 +177,7 @@ fn fill(from: &mut impl Source, to: Option<&Database>) -> Result<Copied, StoreEr
         )*};
     }
     // Indexes as well: they are made anew only where something is missing.
-    tables!(ABOUT MEETINGS PARTICIPANTS PLACEMENTS SPURTS LOG SEQUENCES COVERS SEGMENTS RECEIPTS CLAIMS REVISIONS STANDING KEYS TAKEN);
+    tables!(ABOUT MEETINGS PARTICIPANTS PLACEMENTS SPURTS LOG SEQUENCES COVERS SEGMENTS RECEIPTS CLAIMS REVISIONS STANDING KEYS TAKEN REMOVED);
     Ok(copied)
 }
 

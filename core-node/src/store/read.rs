@@ -1,13 +1,13 @@
 //! Reading: what cannot be read is passed over where there is more than one row, and counted everywhere.
 
-use std::{ops::Bound, sync::atomic::Ordering};
+use std::{collections::BTreeMap, ops::Bound, sync::atomic::Ordering};
 
 use mesh::{
     clock::Micros,
     identity::NodeId,
     wire::{Epoch, MeetingId, SpurtNo, Term, keys::KeyDigest, spurt::Item},
 };
-use redb::ReadableDatabase;
+use redb::{ReadableDatabase, ReadableTable};
 
 use super::{
     Chunk, DoneMark, Speech, SpurtRecord, Store, StoreError,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     ingest::Restored,
     key::SpurtKey,
-    record::{MeetingRecord, Participant, Status},
+    record::{MeetingRecord, Participant, Status, removal::Removal},
     transcript::Segment,
     utterance::{Cover, Slot, duration_of},
 };
@@ -43,6 +43,30 @@ impl Store {
         let Some(row) = table.get(meeting.as_u128())? else { return Ok(0) };
         let (of, core, newest) = row.value();
         Ok(if (of, core) == (term.0, by.as_str()) { newest } else { 0 })
+    }
+
+    /// Number of a meeting's newest final; 0 if there is none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn newest_final(&self, meeting: MeetingId) -> Result<u64, StoreError> {
+        let table = self.db.begin_read()?.open_table(SEGMENTS)?;
+        let newest = table.range(both(meeting, 0))?.next_back().transpose()?;
+        Ok(newest.map_or(0, |(key, _)| key.value().1))
+    }
+
+    /// What is remembered of meetings that were removed.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn removals(&self) -> Result<BTreeMap<MeetingId, Removal>, StoreError> {
+        let mut removals = BTreeMap::new();
+        for row in self.db.begin_read()?.open_table(REMOVED)?.iter()? {
+            let (id, value) = row?;
+            let id = MeetingId::from_u128(id.value());
+            removals.extend(self.sift("removed", id, json("removed", value.value()))?.map(|removal| (id, removal)));
+        }
+        Ok(removals)
     }
 
     /// Meetings with ids below `before`, the greatest first: ids rise with time, so that is the newest first. `take` is shown each,

@@ -22,6 +22,7 @@ pub(super) const STANDING: TableDefinition<'_, (u8, u128), ()> = TableDefinition
 pub(super) const KEYS: TableDefinition<'_, &[u8], (u128, &str)> = TableDefinition::new("keys");
 pub(super) const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
 pub(super) const TAKEN: TableDefinition<'_, u128, (u32, &str, u64)> = TableDefinition::new("taken");
+pub(super) const REMOVED: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("removed");
 
 /// Receipts as text, before they were packed; they are made anew when they are asked for.
 pub(super) const OLD_RECEIPTS: TableDefinition<'_, u128, &str> = TableDefinition::new("receipts");

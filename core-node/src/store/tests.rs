@@ -178,7 +178,7 @@ fn a_key_stands_for_its_meeting_while_it_should() {
         Some((two.id, String::new())),
         "the first one's end is not the second's"
     );
-    store.write([&Op::Remove(one.id)]).unwrap();
+    store.write([&Op::Remove(one.id, Removal::told(&one, Micros(1)))]).unwrap();
     assert_eq!(store.keyed(&request).unwrap(), None);
 }
 
@@ -210,7 +210,7 @@ fn nothing_is_left_of_a_meeting_that_is_removed_and_its_room_is_counted() {
     let (one, two) = (fill(&store, 1), fill(&store, 2));
     let room = |store: &Store| fs::metadata(&path).unwrap().len() - store.size();
     assert_eq!(room(&store), 0);
-    store.write([&Op::Remove(one.id)]).unwrap();
+    store.write([&Op::Remove(one.id, Removal::told(&one, Micros(1)))]).unwrap();
     assert_eq!(store.meeting(one.id).unwrap(), None);
     assert_eq!((store.participants(one.id).unwrap(), store.placements(one.id).unwrap()), (vec![], vec![]));
     assert_eq!((store.held(one.id).unwrap(), store.sequence(one.id).unwrap()), (vec![], 1));

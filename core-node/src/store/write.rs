@@ -59,7 +59,10 @@ impl Op {
                 to_json("placements", decision).map(|row| vec![row])
             }
             Self::Receipt(_, receipt) => to_text("receipts", receipt).map(|row| vec![row]),
-            Self::Sequence(..) | Self::Forget(_) | Self::Remove(_) | Self::Barrier => Ok(vec![]),
+            Self::Remove(_, removal) | Self::Removal(_, Some(removal)) => {
+                to_json("removed", removal).map(|row| vec![row])
+            }
+            Self::Sequence(..) | Self::Forget(_) | Self::Removal(_, None) | Self::Barrier => Ok(vec![]),
         };
         values.map(Values)
     }
@@ -81,6 +84,7 @@ pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), StoreE
     transaction.open_table(KEYS)?;
     transaction.open_table(ABOUT)?;
     transaction.open_table(TAKEN)?;
+    transaction.open_table(REMOVED)?;
     Ok(())
 }
 
@@ -144,8 +148,15 @@ pub(super) fn apply(
             transaction.open_table(RECEIPTS)?.insert(meeting.as_u128(), next())?;
         }
         Op::Forget(meeting) => forget(transaction, *meeting)?,
-        Op::Remove(meeting) => {
+        Op::Removal(meeting, Some(_)) => {
+            transaction.open_table(REMOVED)?.insert(meeting.as_u128(), next())?;
+        }
+        Op::Removal(meeting, None) => {
+            transaction.open_table(REMOVED)?.remove(meeting.as_u128())?;
+        }
+        Op::Remove(meeting, _) => {
             damage.forget(*meeting);
+            transaction.open_table(REMOVED)?.insert(meeting.as_u128(), next())?;
             return remove::remove(transaction, *meeting);
         }
         Op::Barrier => {}

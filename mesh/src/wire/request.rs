@@ -57,10 +57,14 @@ pub enum Request {
     },
     /// To a core: has a meeting been made under these keys, or is one?
     Keys(Keys),
-    /// From the core that served a meeting which is over: nothing is to be kept of it.
+    /// From a core that served a meeting to its end: nothing is to be kept of it.
     Remove {
         /// The meeting.
         meeting: MeetingId,
+        /// The last turn in which it was served, as far as the sender knows.
+        term: Term,
+        /// By the meeting's key, that the sender was given it.
+        proof: Proof,
     },
 }
 
@@ -168,14 +172,34 @@ pub struct Replica {
     pub first: u64,
     /// Entries in the core's own stored form; together at most [`MAX_REPLICA`] bytes.
     pub entries: Vec<Vec<u8>>,
+    /// Of a word: how its sender has gone on with the meeting after a start. `None` where its turn has just begun.
+    pub resumed: Option<Resumed>,
     /// By the meeting's key, that the sender was given it. A core that does not know the meeting looks for the key in the record.
     pub proof: Proof,
 }
 
+/// How far a core's copy of a meeting goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Whether the meeting is over.
+    pub ended: bool,
+    /// Number of its newest final; 0 if there is none.
+    pub newest: u64,
+}
+
+/// A core that has started goes on with what its store says, which may be an older copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// How far that copy goes.
+    pub held: Held,
+    /// Streams that it has sent since its start have this number, or a greater one.
+    pub since: u64,
+}
+
 impl Replica {
-    /// Only that the sender serves the meeting in `term`: nothing of it.
-    pub fn word(meeting: MeetingId, term: Term, proof: Proof) -> Self {
-        Self { meeting, term, stream: 0, first: 0, entries: vec![], proof }
+    /// Only that the sender serves the meeting in `term`, or did to its end: nothing of it.
+    pub fn word(meeting: MeetingId, term: Term, resumed: Option<Resumed>, proof: Proof) -> Self {
+        Self { meeting, term, stream: 0, first: 0, entries: vec![], resumed, proof }
     }
 
     /// Whether it is one.

@@ -198,7 +198,7 @@ impl Evil {
                 ("serving", Request::Serving { meeting }),
                 ("replicate", Request::Replicate(self.claim_of(ground, Term(9)))),
                 ("keys", Request::Keys(Keys { making: Some(meeting), keys: vec![KeyDigest::of_meeting("any")] })),
-                ("remove", Request::Remove { meeting }),
+                ("remove", Request::Remove { meeting, term: Term(9), proof: Proof::default() }),
                 ("join", Request::Join(self.join(ground, Epoch(ground.epoch.0 + 1)))),
             ];
             for (what, request) in asked {
@@ -342,7 +342,7 @@ impl Evil {
             }
         }
         for core in &ground.cores {
-            let remove = Request::Remove { meeting: ground.meeting };
+            let remove = Request::Remove { meeting: ground.meeting, term: Term(9), proof: Proof::default() };
             self.ask(core, "remove", remove, tried, |r| !matches!(r, Response::Refused { .. })).await;
         }
         // Whoever believed it would come now.
@@ -451,7 +451,7 @@ impl Evil {
 
     fn claim_of(&self, ground: &Ground, term: Term) -> Replica {
         let meeting = ground.meeting;
-        Replica { meeting, term, stream: u64::MAX, first: 0, entries: vec![], proof: Proof::default() }
+        Replica { meeting, term, stream: u64::MAX, first: 0, entries: vec![], resumed: None, proof: Proof::default() }
     }
 
     fn join(&self, ground: &Ground, epoch: Epoch) -> Join {

@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use mesh::{
     identity::Identity,
-    wire::{Term, request::Response},
+    tasks::once,
+    wire::{
+        Term,
+        request::{Replica, Response},
+    },
 };
 
 use crate::{
     meeting::wall,
-    meetings::{Meetings, claim::Cause},
+    meetings::{Meetings, claim::Cause, takeover::tell_former},
     record::{MeetingRecord, Serving},
     replicate::entry::Entry,
     seat::{self, NotHere},
@@ -24,8 +28,26 @@ impl Meetings {
         seat::outlasts(known, newest, &from.node, term, *held)
     }
 
+    /// The same of a core that has started, and says so by `word`.
+    pub(super) fn outlasts_word(&self, known: &MeetingRecord, from: &Identity, word: &Replica) -> bool {
+        let Some(resumed) = word.resumed.filter(|_| word.is_word()) else { return false };
+        let newest = self.store.taken(known.id, &from.node, word.term).unwrap_or(0);
+        seat::outlasts_start(known, newest, &from.node, word.term, &resumed)
+    }
+
+    /// The meeting is over, and `from` holds it in a later term: whoever asks is sent there. `hands` is held.
+    pub(in crate::meetings) async fn cede(&self, from: &Identity, mut record: MeetingRecord, term: Term) -> Response {
+        tracing::warn!(meeting = %record.id, core = %from.node, "that core holds the meeting, which is over, in a later term");
+        record.serving = Serving::moved(from.node.clone(), term, 0);
+        let answer = self.serving_answer(from, &record, from.node.clone(), term);
+        match self.log.write(Op::Meeting(Box::new(record))).await {
+            Ok(_) => answer,
+            Err(closed) => Response::Refused { reason: closed.to_string() },
+        }
+    }
+
     /// The meeting is over, whatever `from` says, and this core has all of it: it serves it from now on. `hands` is held.
-    pub(super) async fn outlast_ended(&self, from: &Identity, known: &MeetingRecord) -> Response {
+    pub(super) async fn outlast_ended(self: &Arc<Self>, from: &Identity, known: &MeetingRecord) -> Response {
         let term = self.next_term(known.serving.term);
         tracing::warn!(meeting = %known.id, core = %from.node, "that core has an older copy of a meeting that is over: ours stands");
         metrics::counter!("nearfield_core_replicas_outlasted_total").increment(1);
@@ -34,12 +56,15 @@ impl Meetings {
             return Response::Refused { reason: closed.to_string() };
         }
         self.standbys.let_go(known.id);
+        // This answer may be lost, and the meeting end there as well: one of the two holds it then.
+        once("former core", tell_former(Arc::downgrade(self), known.id, from.node.clone(), term));
         self.serving_answer(from, &record, self.me().clone(), term)
     }
 
     /// The meeting goes on, and this core has more of it: it takes it over.
     pub(super) async fn outlast(self: &Arc<Self>, from: &Identity, known: MeetingRecord) -> Response {
         let term = self.next_term(known.serving.term);
+        self.standbys.forget(known.id);
         tracing::warn!(meeting = %known.id, core = %from.node, "that core has an older copy of the meeting: taking it over");
         metrics::counter!("nearfield_core_replicas_outlasted_total").increment(1);
         match self.claim(known.id, term, Cause::Outlasting(known.serving.clone())).await {
