@@ -1,5 +1,5 @@
 //! The edge's own WHEP connector and the stand-in relay, on two hosts of the emulated Internet.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::{
     collections::BTreeMap,

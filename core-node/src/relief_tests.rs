@@ -1,6 +1,6 @@
 //! Edges whose beats come by way of other nodes, and whose speech does not come.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
 //! The server on a real socket, asked by hickory-resolver, by `dig`, and by somebody who sends junk.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Spurts that nothing names, over connections as they are: an edge's node and a core's, on the loopback device.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use mesh::{
     identity::certs::{Authority, Credentials},

@@ -1,5 +1,7 @@
 //! Relays that mean harm, with meetings beside them on the same sockets that must lose nothing.
 
+#![allow(clippy::disallowed_methods)]
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},

@@ -1,5 +1,5 @@
 //! The connector against Januses that mean harm, beside one that does not.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_tungstenite::{
