@@ -240,6 +240,12 @@ fn manners(scenario: Scenario, dir: &Path) -> BTreeMap<String, Manner> {
             manner.sets.push(format!("uplink.spill_dir={}", spill.display()));
             manner.disk = (scenario == Scenario::SpillFull).then_some((spill, SMALL_DISK));
         }
+        if scenario == Scenario::Burst {
+            let rooms = [("core", "limits.meetings=600"), ("edge", "capacity.meetings=400")];
+            manner
+                .sets
+                .extend(rooms.iter().filter(|(role, _)| node.starts_with(role)).map(|(_, set)| (*set).to_owned()));
+        }
         if scenario == Scenario::LogFull {
             manner.log = Some("/dev/full".into());
         }

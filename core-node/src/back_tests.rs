@@ -2,11 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use mesh::wire::{
-    Epoch, MeetingId, Term,
-    control::{CloseReason, EdgeState, ToCore},
+use mesh::{
+    identity::Role,
+    wire::{
+        Epoch, MeetingId, Term,
+        control::{CloseReason, EdgeState, ToCore},
+    },
 };
 
 use crate::{
@@ -129,4 +135,52 @@ async fn nor_need_it_have_opened_it_before_its_answer_was_given_up() {
     core.beats(&edge);
     is(&core, &live, Status::Active).await;
     assert_eq!(live.record().epoch, epoch);
+}
+
+/// Its edge is heard of again, and says that it captures the meeting or not.
+async fn reappears(core: &Core, captures: Option<Epoch>) {
+    *core.mesh.captures.lock().unwrap() = captures;
+    core.mesh.members.send_modify(|members| {
+        let mut newer = (**members).clone();
+        newer.iter_mut().for_each(|member| *member = crate::fakes::member(member.identity.clone(), None));
+        *members = Arc::new(newer);
+    });
+    core.until("it is asked", |c| c.mesh.questions.load(Relaxed) > 0).await;
+}
+
+#[tokio::test]
+async fn an_edge_that_captures_still_is_waited_for_and_not_made_to_begin_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (live, edge) = given_up(&mut core).await;
+    reappears(&core, Some(Epoch(1))).await;
+    core.beats(&edge);
+    is(&core, &live, Status::Active).await;
+    assert_eq!((live.record().epoch, core.next_assigned()), (Epoch(1), None));
+}
+
+#[tokio::test]
+async fn one_that_does_not_is_asked_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (live, _edge) = given_up(&mut core).await;
+    reappears(&core, None).await;
+    let (edge, assignment) = core.assigned().await;
+    assert_eq!((edge.as_str(), assignment.epoch > Epoch(1)), ("edge-a", true));
+    is(&core, &live, Status::Connecting).await;
+}
+
+#[tokio::test]
+async fn an_edge_that_cannot_be_reached_takes_no_lease_from_one_that_may_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = core(&dir);
+    let (live, edge) = given_up(&mut core).await;
+    core.mesh.mute.lock().unwrap().push("edge-b".into());
+    core.mesh.leasing.lock().unwrap().push("edge-b".into());
+    let other = crate::fakes::member(crate::fakes::identity("edge-b", Role::Edge, "eu-central"), None);
+    core.mesh.members.send_modify(|members| *members = Arc::new(vec![other]));
+    core.until("it is asked in vain", |c| c.meetings.tables()["silent_edges"] == 2).await;
+    core.beats(&edge);
+    is(&core, &live, Status::Active).await;
+    assert_eq!((live.record().epoch, core.next_assigned()), (Epoch(1), None));
 }

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -103,6 +103,10 @@ pub(crate) struct FakeMesh {
     pub(crate) leasing: Mutex<Vec<String>>,
     /// Whether the answers of edges that take a meeting arrive, or are on their way for now.
     pub(crate) answers: watch::Sender<bool>,
+    /// What edges say they capture.
+    pub(crate) captures: Mutex<Option<Epoch>>,
+    /// How often they were asked.
+    pub(crate) questions: AtomicUsize,
     /// Other cores that can be reached.
     pub(crate) cores: Mutex<Vec<(Identity, std::sync::Weak<Meetings>)>>,
     assigned: mpsc::UnboundedSender<(String, Assignment)>,
@@ -153,6 +157,10 @@ impl Mesh for FakeMesh {
             Request::Assign(assignment) => self.take(node, assignment).await,
             Request::Join(join) => self.take(node, &join.assignment).await,
             Request::Release { .. } => Ok(Response::Released),
+            Request::Captures { .. } => {
+                self.questions.fetch_add(1, Ordering::Relaxed);
+                Ok(Response::Captures(*self.captures.lock().unwrap()))
+            }
             _ => Err("not in this stand-in".into()),
         }
     }
@@ -325,6 +333,8 @@ impl Core {
             asked: Mutex::default(),
             leasing: Mutex::default(),
             answers: watch::channel(true).0,
+            captures: Mutex::default(),
+            questions: AtomicUsize::new(0),
             cores: Mutex::default(),
             assigned: assigned_in,
         });
@@ -381,6 +391,11 @@ impl Core {
     /// The next assignment an edge took.
     pub(crate) async fn assigned(&mut self) -> (String, Assignment) {
         timeout(PATIENCE, self.assigned.recv()).await.expect("an assignment").unwrap()
+    }
+
+    /// The next assignment, if an edge has taken one.
+    pub(crate) fn next_assigned(&mut self) -> Option<Epoch> {
+        self.assigned.try_recv().ok().map(|(_, assignment)| assignment.epoch)
     }
 
     /// An edge that has connected and said hello.

@@ -635,7 +635,14 @@ impl Meetings {
         // A place that this node's map has lost since allows nothing, rather than everything.
         let residency = allowed(self.placer.model.map(), &spec.residency).unwrap_or_else(|_| Some(Default::default()));
         let policy = policy(residency, &spec.prefer, spec.max_rtt_ms);
-        Wanted { source: spec.source.clone(), stun: spec.stun.clone(), policy, slot: 0, apart: None }
+        Wanted {
+            source: spec.source.clone(),
+            stun: spec.stun.clone(),
+            policy,
+            slot: 0,
+            apart: None,
+            await_former: false,
+        }
     }
 }
 

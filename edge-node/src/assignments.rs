@@ -71,13 +71,19 @@ pub struct Assignments {
 }
 
 /// A meeting that is to be run.
-type Admitted = (Offer, Box<dyn connect::Connector>, watch::Receiver<Order>);
+struct Admitted {
+    offer: Offer,
+    connector: Box<dyn connect::Connector>,
+    orders: watch::Receiver<Order>,
+    pulse: Pulse,
+}
 
 struct Live {
     epoch: Epoch,
     core: NodeId,
     key: EdgeKey,
     orders: watch::Sender<Order>,
+    pulse: Pulse,
 }
 
 impl Live {
@@ -166,6 +172,7 @@ impl Assignments {
             // By cores only: `mesh::authorize`.
             Request::Probe { relay, stun } => self.probe(&relay, stun).await,
             Request::Release { meeting, key } => self.release(&from, meeting, &key),
+            Request::Captures { meeting, key } => self.captures(&from, meeting, &key),
             Request::Replicate(_) | Request::Serving { .. } | Request::Keys(_) | Request::Remove { .. } => {
                 refused("an edge serves no meeting's words")
             }
@@ -178,8 +185,8 @@ impl Assignments {
             // The asker will see a deadline; what it asked for is done all the same.
             debug!(%error, "an answer did not get through");
         }
-        if let Some((offer, connector, orders)) = admitted {
-            self.run(offer, connector, orders).await;
+        if let Some(admitted) = admitted {
+            self.run(admitted).await;
         }
     }
 
@@ -205,6 +212,17 @@ impl Assignments {
         }
     }
 
+    /// A core that seeks an edge for a meeting asks whether this one, which it has not heard for a lease, captures it all the same.
+    fn captures(&self, from: &Identity, meeting: MeetingId, key: &EdgeKey) -> Response {
+        let live = self.lock();
+        let held = live.get(&meeting);
+        let who = held.map_or(Relation::New, |held| held.relation(from, key));
+        match self.door(Message::Captures, from, who, Residency::Inside) {
+            Ok(()) => Response::Captures(held.filter(|held| held.pulse.captures()).map(|held| held.epoch)),
+            Err(denied) => refused(denied.to_string()),
+        }
+    }
+
     /// Whether `message` is taken from a node that is `who` to the meeting.
     fn door(&self, message: Message, from: &Identity, who: Relation, at: Residency) -> Result<(), Denied> {
         let admitted = authorize::check(message, Role::Edge, from.role, who, at);
@@ -226,17 +244,17 @@ impl Assignments {
         if let Err(denied) = self.door(message, from, self.offers(from, &offer), at) {
             return refused(denied.to_string());
         }
-        match self.admit(&offer) {
-            Ok((connector, orders)) => {
-                *admitted = Some((offer, connector, orders));
+        match self.admit(offer) {
+            Ok(taken) => {
+                *admitted = Some(taken);
                 Response::Accepted
             }
             Err(why) => refused(why),
         }
     }
 
-    fn admit(&self, offer: &Offer) -> Result<(Box<dyn connect::Connector>, watch::Receiver<Order>), String> {
-        let assignment = &offer.assignment;
+    fn admit(&self, offer: Offer) -> Result<Admitted, String> {
+        let (assignment, pulse) = (&offer.assignment, Pulse::default());
         let mut connector =
             connect::connector(&assignment.source, &self.settings.connect).map_err(|e| e.to_string())?;
         if let Some(isolate) = self.settings.isolate.clone() {
@@ -252,22 +270,20 @@ impl Assignments {
             return Err(format!("full: {} meetings", live.len()));
         }
         let (orders, ordered) = watch::channel(Order::Stay);
-        if let Some(former) = live.insert(
-            assignment.meeting,
-            Live { epoch: assignment.epoch, core: assignment.core.clone(), key: offer.key, orders },
-        ) {
+        let (epoch, core) = (assignment.epoch, assignment.core.clone());
+        let taken = Live { epoch, core, key: offer.key, orders, pulse: pulse.clone() };
+        if let Some(former) = live.insert(assignment.meeting, taken) {
             former.order(Order::Leave);
         }
         drop(live);
         self.report();
-        Ok((connector, ordered))
+        Ok(Admitted { offer, connector, orders: ordered, pulse })
     }
 
-    async fn run(&self, offer: Offer, connector: Box<dyn connect::Connector>, orders: watch::Receiver<Order>) {
+    async fn run(&self, Admitted { offer, connector, orders, pulse }: Admitted) {
         let (meeting, epoch) = (offer.assignment.meeting, offer.assignment.epoch);
         let _slot = Slot { of: self, meeting, epoch };
         let span = info_span!("meeting", %meeting, epoch = epoch.0, trace = %offer.assignment.trace);
-        let pulse = Pulse::default();
         let work = driver::run(offer.clone(), connector, self.tools(), orders.clone(), pulse.clone());
         if let Err(broken) = guard::watch(work.instrument(span.clone()), pulse).await {
             metrics::counter!("nearfield_edge_meetings_broken_total").increment(1);
@@ -379,7 +395,8 @@ mod tests {
     }
 
     fn live(key: EdgeKey) -> Live {
-        Live { epoch: Epoch(1), core: core("core-1").node, key, orders: watch::channel(Order::Stay).0 }
+        let (orders, pulse) = (watch::channel(Order::Stay).0, Pulse::default());
+        Live { epoch: Epoch(1), core: core("core-1").node, key, orders, pulse }
     }
 
     #[test]

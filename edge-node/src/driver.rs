@@ -127,7 +127,7 @@ impl Driver {
         self.act().await;
         let (mut batch, mut alarm) = (vec![], Alarm::default());
         while !self.meeting.is_over() {
-            self.pulse.beat();
+            self.pulse.beat(self.meeting.is_listening());
             self.flush().await;
             let deadline = self.writing.copies_due().into_iter().fold(self.meeting.poll_timeout(), Instant::min);
             tokio::select! {

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,9 +21,15 @@ const EVERY: Duration = Duration::from_secs(1);
 /// stopped no meeting is to blame.
 const STILL: u32 = 15;
 
-/// Beaten by a task each time it looks around: at least once a second.
+/// What a meeting's task shows of itself each time it looks around: at least once a second.
 #[derive(Debug, Clone, Default)]
-pub struct Pulse(Arc<AtomicU64>);
+pub struct Pulse(Arc<Shown>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    beats: AtomicU64,
+    captures: AtomicBool,
+}
 
 /// How a task ended that should have gone on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,13 +43,19 @@ pub enum Broken {
 }
 
 impl Pulse {
-    /// The task is at work.
-    pub fn beat(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    /// The task is at work, and captures its meeting or not.
+    pub fn beat(&self, captures: bool) {
+        self.0.beats.fetch_add(1, Ordering::Relaxed);
+        self.0.captures.store(captures, Ordering::Relaxed);
+    }
+
+    /// Whether it captured when it last looked around.
+    pub fn captures(&self) -> bool {
+        self.0.captures.load(Ordering::Relaxed)
     }
 
     fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.beats.load(Ordering::Relaxed)
     }
 }
 
@@ -97,7 +109,7 @@ mod tests {
         let work = async move {
             for _ in 0..60 {
                 sleep(Duration::from_secs(1)).await;
-                beating.beat();
+                beating.beat(true);
             }
         };
         assert_eq!(watch(work, pulse).await, Ok(()));

@@ -39,6 +39,7 @@ pub enum Message {
     Serving,
     Keys,
     Remove,
+    Captures,
     // Answers that speak of a meeting.
     ServingAnswer,
     Renewed,
@@ -149,6 +150,7 @@ const TABLE: &[Row] = {
         // Keys are asked for by their digests.
         any(Keys, Core, Core, &[Itself]),
         any(Remove, Core, Core, &[Serves]),
+        any(Captures, Edge, Core, &[New, Serves]),
         any(ServingAnswer, Core, Core, &[Serves]),
         any(ServingAnswer, Edge, Core, &[Serves]),
         any(Renewed, Edge, Core, &[Serves]),
@@ -278,6 +280,7 @@ impl Message {
             Request::Serving { .. } => Self::Serving,
             Request::Keys(_) => Self::Keys,
             Request::Remove { .. } => Self::Remove,
+            Request::Captures { .. } => Self::Captures,
         }
     }
 
@@ -330,6 +333,7 @@ impl Message {
             Self::Serving => "serving",
             Self::Keys => "keys",
             Self::Remove => "remove",
+            Self::Captures => "captures",
             Self::ServingAnswer => "serving_answer",
             Self::Renewed => "renewed",
             Self::ControlStream => "control_stream",

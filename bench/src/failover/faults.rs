@@ -1,5 +1,6 @@
 //! What is done to the mesh, scenario by scenario; and the proof that it was done.
 
+mod burst;
 mod hand_over;
 mod links;
 mod nodes;
@@ -70,6 +71,7 @@ pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, s
         Scenario::CutSixSeconds => links::cut_pair(stage, times, say).await,
         Scenario::PartialPartition => links::part(stage, times, say).await,
         Scenario::SpillFull => links::fill_disk(stage, times, say).await,
+        Scenario::Burst => burst::make(stage, times, say).await,
         Scenario::LogFull => nodes::kill_edge_without_logs(stage, times, say).await,
         Scenario::TaskPanics => nodes::break_tasks(stage, times, say).await,
         Scenario::EndedInCut => links::end_in_cut(stage, times, say).await,

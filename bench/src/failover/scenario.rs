@@ -29,6 +29,8 @@ pub enum Scenario {
     PartialPartition,
     /// The same for the only edge, whose disk for speech is full soon.
     SpillFull,
+    /// Hundreds of meetings are made within two seconds, on two edges.
+    Burst,
     /// The logs of all nodes are on a full disk; `kill -9` of the edge in the meeting.
     LogFull,
     /// Each task of each node that is started again when it breaks breaks.
@@ -100,6 +102,7 @@ impl Scenario {
             Self::CutSixSeconds => lasting(s(6)),
             Self::PartialPartition => lasting(pick(60, 25)),
             Self::SpillFull => lasting(s(25)),
+            Self::Burst => lasting(s(60)),
             Self::LogFull => Times { meeting: pick(32, 22), fault: pick(10, 7), outage: s(0) },
             Self::TaskPanics => lasting(s(45)),
             Self::EndedInCut => Times { meeting: s(20), fault: s(8), outage: pick(60, 30) },
@@ -127,7 +130,7 @@ impl Scenario {
     pub(super) fn regions(self) -> Regions {
         match self {
             Self::CutSixSeconds | Self::SpillFull => stage::PAIR,
-            Self::PartialPartition => stage::ONE_CORE,
+            Self::PartialPartition | Self::Burst => stage::ONE_CORE,
             _ => stage::WIDE,
         }
     }
@@ -195,6 +198,9 @@ impl Scenario {
                 one_owner: true,
                 ..nothing
             },
+            Self::Burst => {
+                Row { promise: "0 lost; all are active within 30 s, and so after a minute", one_owner: true, ..nothing }
+            }
             Self::LogFull => Row {
                 promise: "as with a log: another edge joins, the gap is named; the loss of lines is counted",
                 rejoin: Some(s(3)),

@@ -168,10 +168,23 @@ impl Stage {
         self.begin(meeting).await
     }
 
+    /// A relay at which nobody ever says anything.
+    pub(super) async fn quiet_relay(&self) -> Result<RelayProcess> {
+        self.relay_of(HOME, relay::Plan { start: relay::Start::Trigger, ..self.plan(&self.meeting().script, None)? })
+            .await
+    }
+
     async fn relay(&self, region: &str, script: &Script, janus: Option<relay::room::Plan>) -> Result<RelayProcess> {
+        self.relay_of(region, self.plan(script, janus)?).await
+    }
+
+    fn plan(&self, script: &Script, janus: Option<relay::room::Plan>) -> Result<relay::Plan> {
+        relay_plan(script, self.bed.dir(), self.meetings.len() as u8 + 1, janus)
+    }
+
+    async fn relay_of(&self, region: &str, plan: relay::Plan) -> Result<RelayProcess> {
         let number = self.meetings.len() as u8 + 1;
         let edges: Vec<&Running> = self.bed.nodes.iter().filter(|node| node.identity.role == Role::Edge).collect();
-        let plan = relay_plan(script, self.bed.dir(), number, janus)?;
         Ok(open_relay(&self.world, (&region.parse()?, number), &plan, &edges, self.bed.dir()).await?.0)
     }
 

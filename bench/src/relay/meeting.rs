@@ -23,7 +23,7 @@ use super::{
 const PACKET_TIME: Duration = Duration::from_millis(20);
 
 /// Subscribers at once.
-pub(super) const MAX_SUBSCRIBERS: usize = 64;
+pub(super) const MAX_SUBSCRIBERS: usize = 512;
 
 /// Comings and goings remembered; later ones are not.
 const MAX_VISITS: usize = 4096;

@@ -47,9 +47,11 @@ impl Meetings {
                     Err(denied) => refused(&denied.to_string()),
                 }
             }
-            Request::Probe { .. } | Request::Assign(_) | Request::Release { .. } | Request::Join(_) => {
-                refused("a core serves no meeting's media")
-            }
+            Request::Probe { .. }
+            | Request::Assign(_)
+            | Request::Release { .. }
+            | Request::Join(_)
+            | Request::Captures { .. } => refused("a core serves no meeting's media"),
         }
     }
 

@@ -35,6 +35,9 @@ pub(super) enum Declined {
     /// asked, it is the meeting's edge all the same (`supervise`).
     #[error("no answer within {ANSWER_DEADLINE:?}")]
     Silent,
+    /// It captures the meeting still, under the lease that has lapsed: it is to come back by itself, and no other is asked.
+    #[error("it captures the meeting still, and is expected back")]
+    Captures,
     /// It will not, or the meeting is not to be had.
     #[error("{0}")]
     Refused(String),
@@ -49,6 +52,26 @@ impl From<LogClosed> for Declined {
 impl From<Lost> for Declined {
     fn from(lost: Lost) -> Self {
         Self::Refused(lost.to_string())
+    }
+}
+
+/// Asks `edge`, before the lapsed lease of `slot` is ended for it, whether it is there and has not got that lease itself: nobody
+/// reached it for a while, perhaps, and it has gone on capturing. As long as no other epoch is granted it may come back
+/// ([`Grantor`](mesh::lease::Grantor)), and nothing that it has captured is lost.
+///
+/// # Errors
+/// It is not there, or it has the lease.
+pub(super) async fn reach(peers: &dyn Mesh, meeting: &Meeting, slot: u8, edge: &NodeId) -> Result<(), Declined> {
+    let Some(former) = meeting.grantor(slot).renewable().cloned() else { return Ok(()) };
+    if in_time(peers.wire(edge)).await? < Version::V2 {
+        return Ok(());
+    }
+    let question = Request::Captures { meeting: meeting.id, key: meeting.key().for_edge(edge) };
+    match in_time(peers.request(edge, &question)).await? {
+        Ok(Response::Captures(Some(epoch))) if (&former.edge, former.epoch) == (edge, epoch) => Err(Declined::Captures),
+        // It has none, or will not say; it is there.
+        Ok(_) => Ok(()),
+        Err(reason) => Err(Declined::Refused(reason)),
     }
 }
 

@@ -32,10 +32,10 @@ use tokio::sync::Semaphore;
 use self::{measure::Distances, memory::Memory, ramp::Ramp, target::Target};
 use super::{
     apart,
-    invite::{Declined, invite},
+    invite::{Declined, invite, reach},
     lifecycle::Unplaced,
 };
-use crate::{lock, log::LogClosed, meeting::Meeting, peers::Mesh, record::Owner};
+use crate::{lock, meeting::Meeting, peers::Mesh, record::Owner};
 
 /// Edges asked to take one meeting before it has to wait.
 const MAX_ASKED: usize = 3;
@@ -51,6 +51,9 @@ const MAX_REVIEWS: usize = 16;
 
 /// What was measured within this, for whatever meeting, is not measured again for a review.
 const REVIEWED: Duration = Duration::from_secs(20);
+
+/// [`Unplaced::code`] where the edge whose lease has lapsed captures the meeting still, and is expected back.
+pub(super) const RETURNS: &str = "edge_returns";
 
 /// Chooses edges.
 pub struct Placer {
@@ -76,6 +79,8 @@ pub struct Wanted {
     pub slot: u8,
     /// Where another edge of the meeting is already.
     pub apart: Option<RegionId>,
+    /// The edge whose lease has lapsed is waited for, if it says that it captures the meeting still.
+    pub await_former: bool,
 }
 
 impl Placer {
@@ -105,7 +110,11 @@ impl Placer {
             let owner = Owner { slot: wanted.slot, ..Owner::new(row.node.clone(), row.region.clone()) };
             match self.assign(meeting, &wanted, epoch, owner, &decision).await {
                 Ok(()) => return Ok(epoch),
-                Err(reason) => refusals.push(format!("{}: {reason}", row.node)),
+                Err(declined @ Declined::Captures) => {
+                    let detail = format!("{}: {declined}", row.node);
+                    return Err((epoch, failed(RETURNS, detail, true)));
+                }
+                Err(declined) => refusals.push(format!("{}: {declined}", row.node)),
             }
         }
         let edges = decision.rows.len();
@@ -161,21 +170,26 @@ impl Placer {
         epoch: Epoch,
         owner: Owner,
         decision: &Decision,
-    ) -> Result<(), String> {
+    ) -> Result<(), Declined> {
         let edge = owner.edge.clone();
-        let stopped = |LogClosed| LogClosed.to_string();
+        if wanted.await_former {
+            reach(&*self.mesh, meeting, wanted.slot, &edge).await.inspect_err(|declined| self.note(&edge, declined))?;
+        }
         let report = report_of(&self.mesh.members().borrow(), &edge).unwrap_or_default();
         lock(&self.ramp).handle_asked(&edge, report, Instant::now());
-        meeting.decided(epoch, shown(decision, epoch, Some(&edge))).await.map_err(stopped)?;
+        meeting.decided(epoch, shown(decision, epoch, Some(&edge))).await?;
         let regions = wanted.policy.residency.iter().flatten().cloned().collect();
         let asked = invite(&*self.mesh, regions, meeting, wanted.source.clone(), epoch, owner).await;
-        asked.map_err(|declined| {
+        asked.inspect_err(|declined| {
             lock(&self.ramp).handle_refused(&edge);
-            if declined == Declined::Silent {
-                self.handle_silent(&edge);
-            }
-            declined.to_string()
+            self.note(&edge, declined);
         })
+    }
+
+    fn note(&self, edge: &NodeId, declined: &Declined) {
+        if *declined == Declined::Silent {
+            self.handle_silent(edge);
+        }
     }
 
     /// How far edges are from `target`. In a `hurry` what was measured within the minute is enough.

@@ -79,6 +79,8 @@ pub(super) struct Supervisor {
     tried: Epoch,
     /// The first edge is to be placed as soon as the second is.
     place_next: bool,
+    /// How often in a row the edge was said to come back.
+    awaited: u32,
     /// The first edge has left; the second has not yet.
     closed: Option<(Epoch, CloseReason)>,
     members: watch::Receiver<Arc<Vec<Member>>>,
@@ -122,6 +124,7 @@ impl Supervisor {
             placing: None,
             tried: record.epoch,
             place_next: false,
+            awaited: 0,
             closed: None,
             members,
             gap,

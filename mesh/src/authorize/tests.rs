@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::*;
 
-const MESSAGES: [Message; 39] = {
+const MESSAGES: [Message; 40] = {
     use Message::*;
     [
         Probe,
@@ -17,6 +17,7 @@ const MESSAGES: [Message; 39] = {
         Serving,
         Keys,
         Remove,
+        Captures,
         ServingAnswer,
         Renewed,
         ControlStream,
@@ -70,6 +71,7 @@ serving         core edge | - - - - - any any
 serving         core core | - any - any any - -
 keys            core core | any - - - - - -
 remove          core core | - - - any - - -
+captures        edge core | - - any any - - -
 serving_answer  edge core | - - - any - - -
 serving_answer  core core | - - - any - - -
 renewed         edge edge | - - - any - - -
@@ -103,7 +105,7 @@ standby         edge core | - - - in - - -
 moved           edge core | - - - in in - -
 ";
 
-/// Every cell of the table: 39 messages, 3 receivers, 3 senders, 7 relations, inside and outside. Lines without a yes are left out.
+/// Every cell of the table: 40 messages, 3 receivers, 3 senders, 7 relations, inside and outside. Lines without a yes are left out.
 fn printed() -> String {
     let mut text = "\nmessage         at   from | itself nobody new core standby owner former\n".to_owned();
     for message in MESSAGES {

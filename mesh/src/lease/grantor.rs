@@ -123,6 +123,14 @@ impl Grantor {
         self.closed = Some(self.newest);
     }
 
+    /// Whose lease runs or has lapsed, and may be renewed.
+    pub fn renewable(&self) -> Option<&Owner> {
+        match &self.state {
+            State::Leased { owner, .. } if !self.is_closed(owner.epoch) => Some(owner),
+            _ => None,
+        }
+    }
+
     /// Whose lease runs at `now` and may be renewed; nobody's, while it is only assumed that it runs.
     pub fn held(&self, now: Instant) -> Option<Epoch> {
         match &self.state {

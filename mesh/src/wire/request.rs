@@ -66,6 +66,13 @@ pub enum Request {
         /// By the meeting's key, that the sender was given it.
         proof: Proof,
     },
+    /// To an edge that is to take a meeting whose lease has lapsed: are you there, and do you capture it still?
+    Captures {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The edge's key: what an edge captures is told to a core of the meeting only.
+        key: EdgeKey,
+    },
 }
 
 /// The most meetings one [`Request::Renew`] names.
@@ -118,6 +125,8 @@ pub enum Response {
     Unknown,
     /// Answer to `Keys`, in their order.
     Keys(Vec<Found>),
+    /// Answer to `Captures`: under which epoch; `None` if it does not.
+    Captures(Option<Epoch>),
 }
 
 /// An assignment with what version 2 adds.

@@ -199,6 +199,7 @@ impl Evil {
                 ("replicate", Request::Replicate(self.claim_of(ground, Term(9)))),
                 ("keys", Request::Keys(Keys { making: Some(meeting), keys: vec![KeyDigest::of_meeting("any")] })),
                 ("remove", Request::Remove { meeting, term: Term(9), proof: Proof::default() }),
+                ("captures", Request::Captures { meeting, key: EdgeKey::default() }),
                 ("join", Request::Join(self.join(ground, Epoch(ground.epoch.0 + 1)))),
             ];
             for (what, request) in asked {
@@ -506,5 +507,6 @@ fn kind(response: &Response) -> &'static str {
         Response::Serving { .. } => "told who serves",
         Response::Unknown => "told that it is not known",
         Response::Keys(_) => "told of keys",
+        Response::Captures(_) => "told of captures",
     }
 }

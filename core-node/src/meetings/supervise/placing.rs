@@ -10,10 +10,13 @@ use super::{SURE, Supervisor, Which};
 use crate::{
     log::LogClosed,
     meeting::wall,
-    meetings::lifecycle::Unplaced,
+    meetings::{lifecycle::Unplaced, place::RETURNS},
     record::{GapReason, Status},
     replicate::sender::Replicator,
 };
+
+/// How often in a row an edge that says it captures the meeting still, and does not come back, is waited for.
+const MAX_AWAITED: u32 = 5;
 
 impl Supervisor {
     pub(super) async fn handle_placed(
@@ -34,11 +37,12 @@ impl Supervisor {
                 if self.lifecycle.leaving().is_none() {
                     self.end_before(epoch, false).await;
                 }
-                self.owner_seen = false;
+                (self.owner_seen, self.awaited) = (false, 0);
                 self.handle_members().await;
             }
             (Which::First, Err((_, why))) => {
                 tracing::warn!(code = why.code, detail = why.detail, "not placed");
+                self.awaited += u32::from(why.code == RETURNS);
                 if !self.promote(self.lifecycle.epoch()).await? {
                     self.lifecycle.handle_unplaced(why, now);
                 }
@@ -87,7 +91,7 @@ impl Supervisor {
         metrics::counter!("nearfield_core_edges_back_total").increment(1);
         // A lease is held: what is under way has granted nothing yet.
         self.placing.take_if(|(which, _)| *which == Which::First);
-        self.place_next = false;
+        (self.place_next, self.awaited) = (false, 0);
         self.lifecycle.handle_back(epoch, now);
         self.back = (self.lifecycle.capturing() == Some(epoch)).then_some((epoch, now + SURE));
     }
@@ -99,6 +103,7 @@ impl Supervisor {
         let leaving = self.lifecycle.leaving().and_then(|epoch| meeting.owner(epoch));
         let other = if which == Which::First { second } else { first };
         wanted.slot = if which == Which::First { 1 - self.second.slot().min(1) } else { self.second.slot() };
+        wanted.await_former = which == Which::First && self.awaited < MAX_AWAITED;
         wanted.apart = other.as_ref().map(|owner| owner.region.clone());
         wanted.policy.without.extend(leaving.into_iter().chain(other).map(|owner| owner.edge));
         // The record may know of a later try than the lifecycle.
