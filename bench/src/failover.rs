@@ -13,6 +13,7 @@ mod doubled;
 mod faults;
 mod findings;
 mod nats;
+mod options;
 mod reader;
 mod report;
 mod scenario;
@@ -21,22 +22,21 @@ mod stage;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
-pub use self::scenario::Scenario;
 use self::{
     faults::Broken,
     findings::{Evidence, Findings},
     report::Outcome,
     stage::{AWAY, HOME, Meeting, Stage, Wanted},
 };
+pub use self::{options::Options, scenario::Scenario};
 use crate::{
     bed::Manner,
     janus, relay,
@@ -47,39 +47,15 @@ use crate::{
 /// Of a disk that is full soon, in bytes.
 const SMALL_DISK: u64 = 64 << 10;
 
-/// How long the whole mesh may take to see itself before a meeting begins.
-const GATHERED: Duration = Duration::from_secs(30);
-
 /// Options of `bench failover`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Only these; all if absent. May be given many times.
     #[arg(long, value_enum)]
     pub scenario: Vec<Scenario>,
-    /// Writes the figures there as JSON.
-    #[arg(long)]
-    pub json: Option<PathBuf>,
-    /// Shortens what takes long, for tests.
-    #[arg(long)]
-    pub short: bool,
-    /// Allows so many times the time: for a machine that is slow, or busy with other things.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
-    pub patience: u32,
-    /// Decides who says what when, and every chance of the emulated Internet.
-    #[arg(long, default_value_t = 5)]
-    pub seed: u64,
-    /// Keeps configuration, stores and logs, a folder for each scenario.
-    #[arg(long)]
-    pub keep_logs: Option<PathBuf>,
-    /// The Whisper model of the cores (ggml).
-    #[arg(long, env = "NEARFIELD_MODEL", default_value = ".cache/models/ggml-tiny.en-q8_0.bin")]
-    pub model: PathBuf,
-    /// Folder of recorded prompts (*.g722) and core-sounds-en.txt.
-    #[arg(long, env = "NEARFIELD_SPEECH", default_value = ".cache/speech/en")]
-    pub speech: PathBuf,
-    /// The nodes' log filter.
-    #[arg(long, default_value = "info")]
-    pub log: String,
+    /// The rest.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 /// The world of the first scenario. Call it before any thread is started.
@@ -87,9 +63,9 @@ pub struct Args {
 /// # Errors
 /// The model or a program that a scenario needs is missing, or namespaces are not allowed here: without them there is nothing to cut.
 pub fn enter(args: &Args) -> Result<World> {
-    ensure!(args.model.exists(), no_model(args));
+    args.options.model()?;
     has_programs(&wanted_scenarios(args), nats::program().as_deref(), janus::is_installed())?;
-    World::enter(args.seed).context("failover needs the emulated Internet")
+    World::enter(args.options.seed).context("failover needs the emulated Internet")
 }
 
 fn has_programs(wanted: &[Scenario], nats: Option<&Path>, janus: bool) -> Result<()> {
@@ -105,23 +81,14 @@ fn has_programs(wanted: &[Scenario], nats: Option<&Path>, janus: bool) -> Result
     }
 }
 
-fn no_model(args: &Args) -> String {
-    format!("{}: no such model; ./dev model fetches it", args.model.display())
-}
-
 /// Runs the scenarios, prints the table, writes the JSON. `Ctrl-C` ends it and leaves no process behind.
 ///
 /// # Errors
 /// A scenario failed, or could not be played.
 pub async fn run(world: World, args: Args) -> Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // It was entered for leave to make others; each scenario has its own.
     drop(world);
-    tokio::select! {
-        result = play_all(&args) => result,
-        _ = int.recv() => bail!("interrupted"),
-        _ = term.recv() => bail!("terminated"),
-    }
+    options::unless_stopped(play_all(&args)).await
 }
 
 fn wanted_scenarios(args: &Args) -> Vec<Scenario> {
@@ -129,20 +96,16 @@ fn wanted_scenarios(args: &Args) -> Vec<Scenario> {
 }
 
 async fn play_all(args: &Args) -> Result<()> {
-    let prompts = speech::load(&args.speech)?;
+    let prompts = speech::load(&args.options.speech)?;
     let wanted = wanted_scenarios(args);
-    let promises: Vec<&str> = wanted.iter().map(|scenario| scenario.row(args.short).promise).collect();
+    let promises: Vec<&str> = wanted.iter().map(|scenario| scenario.row(args.options.short).promise).collect();
     let mut outcomes = vec![];
     for scenario in wanted {
-        println!("\n{}: {}", scenario.name(), scenario.row(args.short).promise);
+        println!("\n{}: {}", scenario.name(), scenario.row(args.options.short).promise);
         let outcome = play(scenario, args, &prompts).await.unwrap_or_else(|error| Outcome::broken(scenario, &error));
         println!("{outcome}");
         outcomes.push(outcome);
-        // One that ends early must not take what was found with it.
-        if let Some(path) = &args.json {
-            let text = serde_json::to_vec_pretty(&outcomes)?;
-            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+        args.options.keep(&outcomes)?;
     }
     println!("\n{}", report::table(&outcomes, &promises));
     let failed = outcomes.iter().filter(|outcome| !outcome.pass).count();
@@ -154,18 +117,18 @@ async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Out
     let begun = Instant::now();
     let say = |what: &str| println!("[{:5.1} s] {what}", begun.elapsed().as_secs_f64());
     let temporary = tempfile::tempdir()?;
-    let dir = args.keep_logs.as_ref().map_or(temporary.path().to_owned(), |dir| dir.join(scenario.name()));
+    let dir = args.options.keep_logs.as_ref().map_or(temporary.path().to_owned(), |dir| dir.join(scenario.name()));
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let mut stage = Stage::raise(World::enter(args.seed)?, wanted(scenario, args, &dir)?).await?;
-    ensure!(stage.gathered(GATHERED).await.is_some(), "not all nodes see all: {:?}", stage.views().await);
+    let mut stage = Stage::raise(World::enter(args.options.seed)?, wanted(scenario, args, &dir)?).await?;
     say(&format!("the mesh is up: {}", stage.census()));
-    let times = scenario.times(args.short);
+    let times = scenario.times(args.options.short);
     if scenario.has_janus() {
-        stage.open_at_janus(HOME, script::dense(args.seed + 2, times.meeting, prompts)).await?;
+        stage.open_at_janus(HOME, script::dense(args.options.seed + 2, times.meeting, prompts)).await?;
     }
-    stage.open(HOME, script::dense(args.seed, times.meeting, prompts), scenario.redundancy()).await?;
+    stage.open(HOME, script::dense(args.options.seed, times.meeting, prompts), scenario.redundancy()).await?;
     if scenario.has_company() {
-        let apart = script::sparse(args.seed + 1, times.meeting.saturating_sub(Duration::from_secs(4)), prompts);
+        let apart =
+            script::sparse(args.options.seed + 1, times.meeting.saturating_sub(Duration::from_secs(4)), prompts);
         stage.open(AWAY, apart, 1).await?;
     }
     let (core, edge) = stage.serving().await?;
@@ -175,14 +138,14 @@ async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Out
     say("the meeting goes on to its end");
     let mut all = vec![];
     for meeting in &stage.meetings {
-        all.push(findings::find(&evidence(meeting, args.patience).await?, broken.moment)?);
+        all.push(findings::find(&evidence(meeting, args.options.patience).await?, broken.moment)?);
     }
     say("it has ended");
     judge(scenario, args, &stage, broken, all).await
 }
 
 async fn judge(scenario: Scenario, args: &Args, stage: &Stage, broken: Broken, all: Vec<Findings>) -> Result<Outcome> {
-    let row = scenario.row(args.short).patient(args.patience);
+    let row = scenario.row(args.options.short).patient(args.options.patience);
     let mut complaints = broken.complaints;
     for (n, found) in all.iter().enumerate() {
         let of = if n == 0 { "" } else { "the other meeting: " };
@@ -194,7 +157,7 @@ async fn judge(scenario: Scenario, args: &Args, stage: &Stage, broken: Broken, a
             complaints.push(format!("several cores say that they serve the meeting: {serving:?}"));
         }
     }
-    Ok(Outcome::new(scenario, args.seed, &all, complaints, broken.detail))
+    Ok(Outcome::new(scenario, args.options.seed, &all, complaints, broken.detail))
 }
 
 /// All there is to know of a meeting, once it has ended.
@@ -218,16 +181,9 @@ async fn evidence(meeting: &Meeting, patience: u32) -> Result<Evidence> {
 }
 
 fn wanted(scenario: Scenario, args: &Args, dir: &Path) -> Result<Wanted> {
-    let dir = dir.canonicalize()?;
-    Ok(Wanted {
-        binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
-        model: args.model.canonicalize().with_context(|| no_model(args))?,
-        manners: manners(scenario, &dir),
-        nats: scenario.has_nats(),
-        regions: scenario.regions(),
-        dir,
-        log: args.log.clone(),
-    })
+    let wanted = args.options.wanted(dir)?;
+    let manners = manners(scenario, &wanted.dir);
+    Ok(Wanted { manners, nats: scenario.has_nats(), regions: scenario.regions(), ..wanted })
 }
 
 /// What is otherwise for some nodes: edges may spill to disk, and one scenario has a list of revoked certificates.

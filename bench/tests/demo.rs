@@ -1,11 +1,7 @@
 //! `bench demo` does what the README says it does.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used)]
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
-};
+mod rig;
 
 use serde_json::Value;
 
@@ -14,36 +10,8 @@ const WER_LOST: f64 = 0.02;
 /// or these many words: a meeting of a minute has so few that two make more than that.
 const WORDS_LOST: f64 = 2.0;
 
-fn cached(variable: &str, default: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let path = std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
-    assert!(path.exists(), "{} is not there: ./dev test fetches it", path.display());
-    path
-}
-
-/// Two meshes at once would be too much for two cores.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 fn demo(arguments: &[&str]) -> (String, Value) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = tempfile::tempdir().unwrap();
-    let json = dir.path().join("demo.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
-        .arg("demo")
-        .arg("--model")
-        .arg(cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin"))
-        .arg("--speech")
-        .arg(cached("NEARFIELD_SPEECH", ".cache/speech/en"))
-        .arg("--json")
-        .arg(&json)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "the demo failed");
-    (text, serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap())
+    rig::bench(&[&["demo"], arguments].concat())
 }
 
 fn number(summary: &Value, key: &str) -> f64 {

@@ -1,43 +1,15 @@
 //! `bench failover` on this machine, with what takes long shortened.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used)]
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
-};
+mod rig;
 
 use serde_json::Value;
 
-/// Two meshes at once would be too much for two cores.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn cached(variable: &str, default: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let path = std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
-    assert!(path.exists(), "{} is not there: ./dev test fetches it", path.display());
-    path
-}
-
 /// Plays one scenario; it must show what it promises.
 fn shows_what_it_must(scenario: &str) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = tempfile::tempdir().unwrap();
-    let json = dir.path().join("failover.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
-        // A test is no measurement: it must not fail because other things run on the machine.
-        .args(["failover", "--short", "--patience", "4", "--scenario", scenario, "--model"])
-        .arg(cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin"))
-        .arg("--speech")
-        .arg(cached("NEARFIELD_SPEECH", ".cache/speech/en"))
-        .arg("--json")
-        .arg(&json)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{scenario} failed");
-    let outcomes: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    // A test is no measurement: it must not fail because other things run on the machine.
+    let arguments = ["failover", "--short", "--patience", "4", "--scenario", scenario];
+    let (_, outcomes) = rig::bench::<Value>(&arguments);
     assert_eq!(outcomes.as_array().unwrap().len(), 1);
     let outcome = &outcomes[0];
     assert_eq!((&outcome["fault"], &outcome["meetings_dropped"]), (&scenario.into(), &0.into()));

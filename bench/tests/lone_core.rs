@@ -1,6 +1,8 @@
 //! A lone core that dies in the middle of a sentence comes back with every word of it, once. With a standby: `failover.rs`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
+mod rig;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -30,13 +32,6 @@ const DEAD: Duration = Duration::from_secs(2);
 const SAME_MOMENT: u64 = 100;
 /// Deadline for everything that is waited for.
 const DEADLINE: Duration = Duration::from_secs(120);
-
-fn cached(variable: &str, default: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let path = std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
-    assert!(path.exists(), "{} is not there: ./dev test fetches it", path.display());
-    path
-}
 
 async fn get(host: &Host, api: SocketAddr, path: String) -> Option<Value> {
     host.run(move || async move { Client::new(api)?.get(&path).await }).await.unwrap().ok()
@@ -123,14 +118,14 @@ impl Stage {
         let plan = Plan {
             regions: vec![(region.clone(), 1, 1)],
             binaries: Path::new(env!("CARGO_BIN_EXE_bench")).parent().unwrap().to_owned(),
-            model: cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin"),
+            model: rig::model(),
             dir: dir.path().to_owned(),
             log: "info".into(),
             workers: 2,
             manners: std::collections::BTreeMap::new(),
         };
         let bed = Bed::raise(&world, plan).await.unwrap();
-        let prompts = speech::load(&cached("NEARFIELD_SPEECH", ".cache/speech/en")).unwrap();
+        let prompts = speech::load(&rig::speech()).unwrap();
         let script = Script::generate(SEED, 3, MEETING, &prompts, &Manner::default());
         let relay = world.host("relay", &region, Ipv4Addr::new(10, 77, 2, 1)).unwrap();
         let relay_at = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 2, 1)), 7000);

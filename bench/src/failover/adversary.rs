@@ -13,33 +13,32 @@ mod traitor;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::Ipv4Addr,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table};
 use mesh::{
-    identity::{Identity, Role, certs::Credentials},
+    identity::{Identity, NodeId, Role, certs::Credentials},
     wire::Epoch,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     attack::Attack,
     ears::Heard,
     traitor::{Ground, Pass, Traitor},
-    watch::Watch,
+    watch::{Look, Watch},
 };
 use super::{
-    GATHERED, script,
-    stage::{AWAY, FAR, HOME, Stage, Wanted, request},
+    Options, options, script,
+    stage::{AWAY, FAR, HOME, Stage, request},
 };
 use crate::{bed::TRUST_DOMAIN, certs, demo::stage::RelayProcess, speech, world::World};
 
@@ -58,39 +57,18 @@ pub struct Args {
     /// Only these; all if absent. May be given many times.
     #[arg(long, value_enum)]
     pub attack: Vec<Attack>,
-    /// Writes the figures there as JSON.
-    #[arg(long)]
-    pub json: Option<PathBuf>,
-    /// Tries less of what is many, for tests.
-    #[arg(long)]
-    pub short: bool,
-    /// Allows so many times the time: for a machine that is slow, or busy with other things. Beats and words that are late are then
-    /// told, and not judged.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
-    pub patience: u32,
-    /// Decides who says what when, and every chance of the emulated Internet.
-    #[arg(long, default_value_t = 5)]
-    pub seed: u64,
-    /// Keeps configuration, stores and logs there.
-    #[arg(long)]
-    pub keep_logs: Option<PathBuf>,
-    /// The Whisper model of the cores (ggml).
-    #[arg(long, env = "NEARFIELD_MODEL", default_value = ".cache/models/ggml-tiny.en-q8_0.bin")]
-    pub model: PathBuf,
-    /// Folder of recorded prompts (*.g722) and core-sounds-en.txt.
-    #[arg(long, env = "NEARFIELD_SPEECH", default_value = ".cache/speech/en")]
-    pub speech: PathBuf,
-    /// The nodes' log filter.
-    #[arg(long, default_value = "info")]
-    pub log: String,
+    /// The rest.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 /// The world. Call it before any thread is started.
 ///
 /// # Errors
-/// Namespaces are not allowed here.
+/// The model is missing, or namespaces are not allowed here.
 pub fn enter(args: &Args) -> Result<World> {
-    World::enter(args.seed).context("adversary needs the emulated Internet")
+    args.options.model()?;
+    World::enter(args.options.seed).context("adversary needs the emulated Internet")
 }
 
 /// Tries the attacks, prints the table, writes the JSON. `Ctrl-C` ends it and leaves no process behind.
@@ -98,12 +76,7 @@ pub fn enter(args: &Args) -> Result<World> {
 /// # Errors
 /// An attack reached something or cost somebody something, or could not be tried.
 pub async fn run(world: World, args: Args) -> Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        result = play(world, &args) => result,
-        _ = int.recv() => bail!("interrupted"),
-        _ = term.recv() => bail!("terminated"),
-    }
+    options::unless_stopped(play(world, &args)).await
 }
 
 /// What one attack came to.
@@ -127,6 +100,8 @@ struct Outcome {
     tries: usize,
     /// How often those that it went to counted it; 0 would mean that it never came there.
     turned_away: u64,
+    /// So many of them.
+    counted_by: usize,
     /// How much longer the core that was attacked has become in memory.
     grown_mb: u64,
     detail: Map<String, Value>,
@@ -136,10 +111,9 @@ async fn play(world: World, args: &Args) -> Result<()> {
     let begun = Instant::now();
     let say = |what: &str| println!("[{:5.1} s] {what}", begun.elapsed().as_secs_f64());
     let temporary = tempfile::tempdir()?;
-    let dir = args.keep_logs.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let dir = args.options.keep_logs.clone().unwrap_or_else(|| temporary.path().to_owned());
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let mut stage = Stage::raise(world, wanted(args, &dir)?).await?;
-    ensure!(stage.gathered(GATHERED).await.is_some(), "not all nodes see all: {:?}", stage.views().await);
+    let mut stage = Stage::raise(world, args.options.wanted(&dir)?).await?;
     say("the mesh is up: three regions, two cores, four edges, geo-dns");
     let attacks = match args.attack.is_empty() {
         true => Attack::value_variants().to_vec(),
@@ -149,7 +123,7 @@ async fn play(world: World, args: &Args) -> Result<()> {
     let ground = ground(&stage, args).await?;
     say(&format!("two meetings are under way: {} captures, {} serves", ground.edges[0], ground.cores[0]));
     let traitors = join(&stage, &dir)?;
-    let watch = Watch::new(&stage, &traitors, args.patience);
+    let watch = Watch::new(&stage, &traitors, args.options.patience);
     watch.arrived(&stage, ARRIVED).await?;
     say("three traitors have joined, an edge, a core and a name server, with certificates of us-east");
     let mut outcomes = vec![];
@@ -158,11 +132,7 @@ async fn play(world: World, args: &Args) -> Result<()> {
         say(&format!("{} {}", if outcome.held { "held" } else { "FAIL" }, outcome.attack));
         outcome.complaints.iter().for_each(|complaint| println!("          {complaint}"));
         outcomes.push(outcome);
-        // One that ends early must not take what was found with it.
-        if let Some(path) = &args.json {
-            let text = serde_json::to_vec_pretty(&outcomes)?;
-            fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+        args.options.keep(&outcomes)?;
     }
     let ended = watch.meetings(&stage).await;
     println!("\n{}", table(&outcomes));
@@ -174,10 +144,10 @@ async fn play(world: World, args: &Args) -> Result<()> {
 
 /// A meeting at home and one away, both within Europe, which go on for longer than the attacks take.
 async fn open(stage: &mut Stage, args: &Args, attacks: usize) -> Result<()> {
-    let prompts = speech::load(&args.speech)?;
-    let long = Duration::from_secs(30 + 8 * attacks as u64) * args.patience.min(2);
-    stage.open_as(HOME, script::dense(args.seed, long, &prompts), body).await?;
-    stage.open_as(AWAY, script::sparse(args.seed + 1, long, &prompts), body).await
+    let prompts = speech::load(&args.options.speech)?;
+    let long = Duration::from_secs(30 + 12 * attacks as u64) * args.options.patience.min(2);
+    stage.open_as(HOME, script::dense(args.options.seed, long, &prompts), body).await?;
+    stage.open_as(AWAY, script::sparse(args.options.seed + 1, long, &prompts), body).await
 }
 
 fn body(relay: &RelayProcess) -> Value {
@@ -190,7 +160,7 @@ fn body(relay: &RelayProcess) -> Value {
 async fn ground(stage: &Stage, args: &Args) -> Result<Ground> {
     let view = stage.meeting().view().await?;
     let (core, edge) = stage.serving().await?;
-    let other = |role: Role, node: &mesh::identity::NodeId| {
+    let other = |role: Role, node: &NodeId| {
         let of = |home: &str| {
             stage
                 .bed
@@ -205,7 +175,7 @@ async fn ground(stage: &Stage, args: &Args) -> Result<Ground> {
     let epoch = Epoch(view["owner"]["epoch"].as_u64().context("the meeting has no epoch")?);
     let meeting = view["id"].as_str().context("the meeting has no id")?.parse()?;
     let relay = stage.meeting().relay.address.to_string();
-    let half_open = if args.short { (7, 512) } else { (7, 4096) };
+    let half_open = if args.options.short { (7, 512) } else { (7, 4096) };
     Ok(Ground { meeting, epoch, cores, edges, relay, half_open })
 }
 
@@ -243,14 +213,14 @@ async fn attempt(
     let traitor = traitors.get(&attack.role()).context("there is no such traitor")?;
     let bait = async {
         match attack.is_for_others_to_come() {
-            true => bait::set(stage, watch, body(&stage.meeting().relay), args.patience).await,
+            true => bait::set(stage, watch, body(&stage.meeting().relay), args.options.patience).await,
             false => Ok(vec![]),
         }
     };
     let (tried, caught) = tokio::join!(traitor.attack(attack, ground), bait);
     let (tried, caught) = (tried?, caught.unwrap_or_else(|error| vec![format!("the bait: {error:#}")]));
     let during = watch.memory_mb(stage, &ground.cores[0]);
-    tokio::time::sleep(SETTLES * args.patience.min(4)).await;
+    tokio::time::sleep(SETTLES * args.options.patience.min(4)).await;
     let after = watch.look(stage, attack.counted()).await;
     let heard = heard().since(ears);
 
@@ -261,19 +231,19 @@ async fn attempt(
     let (beats_missed, words_late) = (after.beats_missed - before.beats_missed, after.words_late - before.words_late);
     let grown_mb = during.max(after.memory_mb).saturating_sub(before.memory_mb);
     let mut complaints = reached.clone();
-    let counted = |name: &&str| after.turned_away[*name].saturating_sub(before.turned_away[*name]);
-    let turned_away =
-        if attack.counted().is_empty() { after.lured } else { attack.counted().iter().map(counted).sum() };
-    if turned_away == 0 {
-        complaints.push("it did not come to those that it was meant for: nothing of it was counted".into());
-    }
+    let all = stage.bed.nodes.iter().map(|node| node.identity.node.to_string()).collect();
+    // Whom a lie is about may have better things to do than to count it.
+    let victims = [ground.cores[0].clone(), ground.edges[1].clone()];
+    let counted = Counted::of(attack, (&before, &after), &all, &victims);
+    complaints.extend((tried.tries == 0).then(|| "it was never tried".into()));
+    complaints.extend(counted.missing);
     if grown_mb > MAX_GROWN_MB {
         complaints.push(format!("the core has grown by {grown_mb} MB"));
     }
     if after.turned > before.turned {
         complaints.push(format!("{} links or leases were lost", after.turned - before.turned));
     }
-    if args.patience == 1 {
+    if args.options.patience == 1 {
         complaints.extend((beats_missed > 0).then(|| format!("{beats_missed} beats missed")));
         complaints.extend((words_late > 0).then(|| format!("{words_late} words late")));
     }
@@ -288,10 +258,51 @@ async fn attempt(
         words_late,
         complaints,
         tries: tried.tries,
-        turned_away,
+        turned_away: counted.times,
+        counted_by: counted.by.len(),
         grown_mb,
         detail,
     })
+}
+
+/// What those that it went to have counted of it.
+#[derive(Debug, Default)]
+struct Counted {
+    /// How often, all together.
+    times: u64,
+    /// Those who have.
+    by: BTreeSet<String>,
+    /// What did not come to whom.
+    missing: Vec<String>,
+}
+
+impl Counted {
+    fn of(attack: Attack, (before, after): (&Look, &Look), all: &BTreeSet<String>, victims: &[NodeId]) -> Self {
+        if attack.counted().is_empty() {
+            let missing = (after.lured == 0).then(|| "no core saw it".into()).into_iter().collect();
+            return Self { times: after.lured, missing, ..Self::default() };
+        }
+        let mut counted = Self::default();
+        for name in attack.counted() {
+            let since = |(node, count): (&String, &u64)| {
+                let before = before.turned_away.get(name).and_then(|counts| counts.get(node)).copied().unwrap_or(0);
+                (node.clone(), count.saturating_sub(before))
+            };
+            let new: BTreeMap<String, u64> = after.turned_away.get(name).into_iter().flatten().map(since).collect();
+            let times: u64 = new.values().sum();
+            if times == 0 {
+                counted.missing.push(format!("it did not come to those that it was meant for: {name} is as it was"));
+            }
+            counted.times += times;
+            counted.by.extend(new.into_iter().filter(|(_, count)| *count > 0).map(|(node, _)| node));
+        }
+        let is_victim = |node: &String| victims.iter().any(|victim| victim.as_str() == node);
+        if attack.is_told_to_all() {
+            let deaf = all.iter().filter(|node| !counted.by.contains(*node) && !is_victim(node));
+            counted.missing.extend(deaf.map(|node| format!("{node} was not told, or did not count it")));
+        }
+        counted
+    }
 }
 
 fn table(outcomes: &[Outcome]) -> Table {
@@ -301,6 +312,7 @@ fn table(outcomes: &[Outcome]) -> Table {
         "certificate",
         "tries",
         "turned away",
+        "by nodes",
         "reached",
         "beats missed",
         "words late",
@@ -313,6 +325,7 @@ fn table(outcomes: &[Outcome]) -> Table {
             outcome.role.to_owned(),
             outcome.tries.to_string(),
             outcome.turned_away.to_string(),
+            outcome.counted_by.to_string(),
             outcome.reached.to_string(),
             outcome.beats_missed.to_string(),
             outcome.words_late.to_string(),
@@ -320,21 +333,8 @@ fn table(outcomes: &[Outcome]) -> Table {
             if outcome.held { "held" } else { "FAIL" }.to_owned(),
         ]);
     }
-    for column in table.column_iter_mut().skip(2).take(6) {
+    for column in table.column_iter_mut().skip(2).take(7) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
-}
-
-fn wanted(args: &Args, dir: &Path) -> Result<Wanted> {
-    let no_model = || format!("{}: no such model; ./dev model fetches it", args.model.display());
-    Ok(Wanted {
-        binaries: std::env::current_exe()?.parent().context("no folder of binaries")?.to_owned(),
-        model: args.model.canonicalize().with_context(no_model)?,
-        manners: BTreeMap::new(),
-        nats: false,
-        regions: super::stage::WIDE,
-        dir: dir.canonicalize()?,
-        log: args.log.clone(),
-    })
 }

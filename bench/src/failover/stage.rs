@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use mesh::{
     clock::Micros,
     identity::{NodeId, Role},
@@ -53,6 +53,8 @@ pub(super) const NODES: [&str; 7] = [
     "edge-us-east-1",
 ];
 
+/// How long the whole mesh may take to see itself.
+const GATHERED: Duration = Duration::from_secs(30);
 /// Deadline for somebody to join the relay.
 const JOINED: Duration = Duration::from_secs(20);
 /// Deadline for the last words after the relay's last packet.
@@ -122,7 +124,7 @@ pub(super) const ONE_CORE: Regions = &[(HOME, 2, 1)];
 pub(super) const PAIR: Regions = &[(HOME, 1, 1)];
 
 impl Stage {
-    /// Raises the mesh.
+    /// Raises the mesh; each node sees all others.
     pub(super) async fn raise(world: World, wanted: Wanted) -> Result<Self> {
         lay_distances(&world, &[HOME.parse()?, AWAY.parse()?, FAR.parse()?])?;
         let Wanted { binaries, model, dir, log, manners, nats, regions } = wanted;
@@ -130,7 +132,9 @@ impl Stage {
         let named = regions.iter().map(|(region, edges, cores)| Ok((region.parse()?, *edges, *cores)));
         let regions = named.collect::<Result<_>>()?;
         let plan = bed::Plan { regions, binaries, model, dir, log, workers: 1, manners };
-        Ok(Self { bed: Bed::raise(&world, plan).await?, meetings: vec![], nats, world })
+        let stage = Self { bed: Bed::raise(&world, plan).await?, meetings: vec![], nats, world };
+        ensure!(stage.gathered(GATHERED).await.is_some(), "not all nodes see all: {:?}", stage.views().await);
+        Ok(stage)
     }
 
     /// Opens a meeting in `region` and waits until its script has begun.

@@ -5,13 +5,15 @@
 
 mod odd;
 mod peers;
+#[path = "../rig/mod.rs"]
+mod rig;
 mod silent_picture;
 mod ways;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,13 +37,6 @@ const WORDS: Duration = Duration::from_secs(150);
 /// A segment is a prompt if at most this share of its words is wrong.
 const SAME: f64 = 0.2;
 
-fn cached(variable: &str, default: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let path = std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
-    assert!(path.exists(), "{} is not there: ./dev test fetches it", path.display());
-    path
-}
-
 fn world() -> World {
     respawn_unless_root().unwrap();
     println!("seed {SEED}");
@@ -60,14 +55,14 @@ async fn mesh_of(world: &World, dir: &Path, manners: BTreeMap<String, bed::Manne
         assert!(binaries.join(program).exists(), "{program} is not built: cargo build --workspace --bins");
     }
     let regions = vec![("eu-central".parse().unwrap(), 1, 1)];
-    let model = cached("NEARFIELD_MODEL", ".cache/models/ggml-tiny.en-q8_0.bin");
+    let model = rig::model();
     let plan = Plan { regions, binaries, model, dir: dir.to_owned(), log: "info".into(), workers: 2, manners };
     Bed::raise(world, plan).await.unwrap()
 }
 
 /// Two sentences that are easy to tell apart.
 fn sentences() -> Vec<Prompt> {
-    let prompts = speech::load(&cached("NEARFIELD_SPEECH", ".cache/speech/en")).unwrap();
+    let prompts = speech::load(&rig::speech()).unwrap();
     let wanted = ["agent-pass", "conf-waitforleader"];
     let found: Vec<Prompt> = prompts.iter().filter(|prompt| wanted.contains(&prompt.name.as_str())).cloned().collect();
     assert_eq!(found.len(), 2, "the prompts {wanted:?} are not among those fetched");

@@ -138,7 +138,7 @@ async fn odd_publishers_are_heard_and_a_janus_that_no_udp_reaches_is_told() {
 }
 
 /// What lets a process believe in another time.
-fn faketime() -> PathBuf {
+fn faketime() -> std::path::PathBuf {
     let libraries = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
     let found = libraries.map(|path| path.join("faketime/libfaketime.so.1")).find(|path| path.exists());
     found.expect("libfaketime is not installed: ./dev test installs it")

@@ -44,12 +44,15 @@ impl Attack {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Where those that it goes to count what they turned away of it. None: nothing is turned away, and what came of it shows.
+    /// Where those that it goes to count what they turned away of it, each way that it takes. None: nothing is turned away, and
+    /// what came of it shows.
     pub(super) fn counted(self) -> &'static [&'static str] {
         const NOT_ALLOWED: &str = "nearfield_mesh_denied_total";
         const FALSE_CARD: &str = "nearfield_mesh_gossip_disbelieved_total{reason=\"certificate\"}";
         const FORGED_CARD: &str = "nearfield_mesh_gossip_disbelieved_total{reason=\"signature\"}";
         const FORGED_REPORT: &str = "nearfield_mesh_gossip_disbelieved_total{reason=\"report\"}";
+        const UNSEEN: &str = "nearfield_mesh_gossip_disbelieved_total{reason=\"unseen\"}";
+        const OTHER_NAME: &str = "nearfield_mesh_gossip_refused_total";
         const LATER_THAN_NOW: &str = "nearfield_mesh_gossip_disbelieved_total{reason=\"future\"}";
         match self {
             Self::EdgeAsCore | Self::DnsAsCore | Self::Renew | Self::Usurp | Self::Dismiss => &[NOT_ALLOWED],
@@ -62,15 +65,24 @@ impl Attack {
                 "nearfield_core_control_errors_total",
             ],
             Self::Lure => &[],
-            Self::DnsClaims | Self::EdgeClaims | Self::CoreClaims | Self::Ghosts => &[FALSE_CARD],
+            Self::DnsClaims | Self::EdgeClaims | Self::CoreClaims => &[FALSE_CARD, OTHER_NAME],
+            Self::Ghosts => &[FALSE_CARD],
             Self::Report => &[FORGED_REPORT],
-            Self::Evict => &[FALSE_CARD, FORGED_CARD, LATER_THAN_NOW],
+            Self::Evict => &[FALSE_CARD, FORGED_CARD, LATER_THAN_NOW, UNSEEN],
         }
     }
 
     /// Whether it is after meetings that are to come.
     pub(super) fn is_for_others_to_come(self) -> bool {
         matches!(self, Self::Lure | Self::DnsClaims | Self::EdgeClaims | Self::CoreClaims | Self::Ghosts)
+    }
+
+    /// Whether it is gossip that every node is told.
+    pub(super) fn is_told_to_all(self) -> bool {
+        matches!(
+            self,
+            Self::DnsClaims | Self::EdgeClaims | Self::CoreClaims | Self::Ghosts | Self::Report | Self::Evict
+        )
     }
 
     /// Whose certificate it takes.

@@ -36,7 +36,7 @@ use tokio::{
 use super::{
     attack::Attack,
     ears::Ears,
-    lies::{Liar, Named},
+    lies::{Liar, Named, Under},
 };
 use crate::world::Host;
 
@@ -148,6 +148,19 @@ async fn live(
     }
     evil.node.shutdown().await;
     Ok(())
+}
+
+/// What is told at once.
+#[derive(Default)]
+struct Lie {
+    /// In whose name it is told once more.
+    posing: Option<Named>,
+    /// By SWIM.
+    told: Vec<(Named, State)>,
+    /// Whom a card is of, whether it takes leave, and who seems to have signed it.
+    cards: Vec<(Named, bool, Under)>,
+    /// Whatever else.
+    items: Vec<Vec<u8>>,
 }
 
 struct Evil {
@@ -379,70 +392,93 @@ impl Evil {
         let Some(core) = self.member(&ground.cores[0]) else { return };
         let me = self.node.identity();
         let false_me = Identity { node: me.node.clone(), role, region: core.identity.region.clone() };
-        self.tell(tried, &[], |_, now| vec![(Named::new(&false_me, self.node.address(), now), State::Alive)]).await;
+        self.tell(tried, |_, now| {
+            let named = Named::new(&false_me, self.node.address(), now);
+            Lie {
+                posing: Some(named.clone()),
+                cards: vec![(named.clone(), false, Under::Own)],
+                told: vec![(named, State::Alive)],
+                ..Lie::default()
+            }
+        })
+        .await;
     }
 
     async fn ghosts(&self, ground: &Ground, tried: &mut Tried) {
         let Some(core) = self.member(&ground.cores[0]) else { return };
         let mut next = 0;
-        self.tell(tried, &[], |_, now| {
-            let ghosts = (0..12).map(|_| {
+        self.tell(tried, |_, now| {
+            let ghosts = (0..8).map(|_| {
                 next = next % GHOSTS + 1;
                 let node = format!("ghost-{next}").parse().expect("it is a node id");
                 let identity = Identity { node, role: Role::Edge, region: core.identity.region.clone() };
                 let addr = SocketAddr::new([10, 99, (next >> 8) as u8, next as u8].into(), 4433);
-                (Named::new(&identity, addr, now), State::Alive)
+                Named::new(&identity, addr, now)
             });
-            ghosts.collect()
+            let ghosts: Vec<Named> = ghosts.collect();
+            let cards = ghosts.iter().take(3).map(|ghost| (ghost.clone(), false, Under::Own)).collect();
+            Lie { cards, told: ghosts.into_iter().map(|ghost| (ghost, State::Alive)).collect(), ..Lie::default() }
         })
         .await;
     }
 
-    /// Says that the serving core drains, with its API here.
+    /// Says that the serving core drains, with its API here; and tells what others have signed before once more.
     async fn report(&self, ground: &Ground, tried: &mut Tried) {
         let report = Report {
             node: ground.cores[0].clone(),
             at: Micros(Micros::from_system(SystemTime::now()).0 + 3_600_000_000),
             stress_permille: 0,
             meetings: 0,
-            capacity: 10_000,
+            capacity: ROOMY - 1,
             draining: true,
             api: Some(format!("{}:8080", self.ip)),
             software: "evil".into(),
             rtts: vec![],
             extension: None,
         };
-        let Ok(bytes) = report.encode(true) else { return };
-        let item = [&[0, 2], &bytes[..]].concat();
-        self.tell(tried, &[item], |_, _| vec![]).await;
+        self.tell(tried, |liar, _| {
+            let forged = [Under::Theirs, Under::Nobodys].into_iter().filter_map(|under| liar.report(&report, under));
+            let again = liar.overheard.iter().take(2).cloned();
+            Lie { items: forged.chain(again).collect(), ..Lie::default() }
+        })
+        .await;
     }
 
     async fn evict(&self, ground: &Ground, tried: &mut Tried) {
         let victim = &ground.edges[1];
-        self.tell(tried, &[], |liar, _| {
-            let Some(victim) = liar.known.get(victim) else { return vec![] };
+        self.tell(tried, |liar, now| {
+            let Some(victim) = liar.known.get(victim) else { return Lie::default() };
             let lives = [victim.life(), victim.life() + 1, u64::MAX - 1, u64::MAX];
-            lives.map(|life| (victim.in_life(life), State::Down)).to_vec()
+            let gone = |life, under| (victim.in_life(life), true, under);
+            Lie {
+                told: lives.map(|life| (victim.in_life(life), State::Down)).to_vec(),
+                cards: vec![
+                    gone(victim.life(), Under::Own),
+                    gone(victim.life(), Under::Theirs),
+                    gone(now, Under::Nobodys),
+                    gone(u64::MAX, Under::Theirs),
+                ],
+                ..Lie::default()
+            }
         })
         .await;
     }
 
     /// Tells every node, again and again.
-    async fn tell(
-        &self,
-        tried: &mut Tried,
-        items: &[Vec<u8>],
-        mut what: impl FnMut(&Liar, u64) -> Vec<(Named, State)>,
-    ) {
-        let members = self.node.members().borrow().clone();
-        let liar = Liar::new(&self.credentials, (self.ip, self.node.address()), &members).await;
+    async fn tell(&self, tried: &mut Tried, mut what: impl FnMut(&Liar, u64) -> Lie) {
+        let liar = match Liar::new(&self.node, &self.credentials, self.ip).await {
+            Ok(liar) => liar,
+            Err(error) => return tracing::error!(%error, "no lie was told"),
+        };
         let begun = Instant::now();
         while begun.elapsed() < TELLING {
-            let told = what(&liar, Micros::from_system(SystemTime::now()).as_millis());
-            tried.tries += liar.tell(&told, items);
+            let lie = what(&liar, Micros::from_system(SystemTime::now()).as_millis());
+            let Lie { posing, told, cards, mut items } = lie;
+            items.extend(cards.iter().filter_map(|(named, gone, under)| liar.card(named, *gone, *under)));
+            tried.tries += liar.tell(None, &told, &items);
+            tried.tries += posing.map_or(0, |named| liar.tell(Some(&named), &told, &items));
             sleep(AGAIN).await;
         }
-        liar.close().await;
     }
 
     fn member(&self, node: &NodeId) -> Option<Member> {

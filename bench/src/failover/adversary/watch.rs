@@ -50,8 +50,8 @@ pub(super) struct Look {
     pub(super) words_late: u64,
     /// Links, leases and cores that edges have lost.
     pub(super) turned: u64,
-    /// What the nodes have counted as turned away, by metric.
-    pub(super) turned_away: BTreeMap<&'static str, u64>,
+    /// What each node has counted as turned away, by metric.
+    pub(super) turned_away: BTreeMap<&'static str, BTreeMap<String, u64>>,
     /// Cores that see a traitor report that it has much room.
     pub(super) lured: u64,
     /// Of the core that serves the meeting that is looked at.
@@ -95,7 +95,8 @@ impl Watch {
         }
         let mut turned_away = BTreeMap::new();
         for name in counted {
-            turned_away.insert(*name, sum(stage, name).await);
+            let counts = stage.gauges(name).await.into_iter();
+            turned_away.insert(*name, counts.map(|(node, count)| (node, count.unwrap_or(0.0) as u64)).collect());
         }
         let core = stage.serving().await.map(|(core, _)| core);
         Look {
