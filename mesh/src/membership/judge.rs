@@ -5,12 +5,12 @@
 //! | where a node is, its role, region and life | by its own signed card alone |
 //! | it is alive after all, or has left | by its own later card |
 //! | it is suspected | as SWIM does: it costs nothing but its answer |
-//! | it is down | of two tellers, of the node itself, or where our own probes find it so |
+//! | it is down | of the node itself; else where our own probes find it so, at once if two others say so too |
 //! | we are suspected, or down | and answered with a new incarnation or life, at the pace of [`Limit`] |
 //! | its report | with its signature alone, see `reports` |
 //!
-//! Whoever passes a Down on has seen for itself or was told by two, so of two tellers one has seen it, unless two
-//! certificates are in wrong hands.
+//! Whoever is told of a Down looks for itself. So however many certificates are in wrong hands, they take down nobody
+//! who answers; what two tellers save is the time that a suspect has to refute.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use crate::identity::NodeId;
 
 /// Tellers of a node's end count together within this.
 const TOGETHER: Duration = Duration::from_secs(30);
-/// How many must say that a node is down.
+/// So many must say that a node is down for our own unanswered probe to be enough.
 const TELLERS: usize = 2;
 /// How many nodes of a mesh look for themselves, on average, when they hear of a suspicion: they are the tellers that
 /// the rest waits for.
@@ -40,12 +40,19 @@ const CLOCK_DIFFERS: Duration = Duration::from_secs(30);
 pub(super) struct Accusers(BTreeMap<NodeId, BTreeMap<NodeId, Instant>>);
 
 impl Accusers {
-    /// `teller` says it too: how many do now.
-    fn add(&mut self, accused: &NodeId, teller: &NodeId, now: Instant) -> usize {
-        let tellers = self.0.entry(accused.clone()).or_default();
-        tellers.retain(|_, at| *at + TOGETHER > now);
-        tellers.insert(teller.clone(), now);
-        tellers.len()
+    /// `teller` says it too.
+    fn add(&mut self, accused: &NodeId, teller: &NodeId, now: Instant) {
+        self.0.entry(accused.clone()).or_default().insert(teller.clone(), now);
+    }
+
+    /// Whether enough others say that `accused` is down.
+    pub(super) fn are_enough(&self, accused: &NodeId, now: Instant) -> bool {
+        let said = self.0.get(accused).into_iter().flat_map(BTreeMap::values);
+        said.filter(|at| **at + TOGETHER > now).count() >= TELLERS
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// The node was heard, is down, or is on a later life.
@@ -242,17 +249,16 @@ impl Membership {
         }
     }
 
+    /// At once, if our own probe of it was not answered either; else it is looked at.
     fn believes_end(&mut self, from: &Peer, peer: &Peer, now: Instant) -> bool {
-        if self.active(&peer.node).is_none_or(|member| member.id() != peer) {
-            return false;
-        }
-        let tellers = self.accusers.add(&peer.node, &from.node, now);
-        if tellers >= TELLERS {
+        let Some(member) = self.active(&peer.node).filter(|member| member.id() == peer).cloned() else { return false };
+        self.accusers.add(&peer.node, &from.node, now);
+        if self.accusers.are_enough(&peer.node, now) && self.timers.suspects(&member) {
             self.accusers.clear(&peer.node);
             return true;
         }
-        self.disbelieve("one_teller");
-        self.look(&peer.node, now);
+        self.disbelieve("unseen");
+        self.look(&peer.node, from, now);
         false
     }
 
@@ -284,9 +290,9 @@ impl Membership {
         self.hints.add(suspicion, helpers, true, now + self.settings.probe_period);
     }
 
-    /// Probes `node` now, and suspects it if there is no answer.
-    pub(super) fn look(&mut self, node: &NodeId, now: Instant) {
-        if self.limits.allow(Limit::Look, &self.foca.identity().node.clone(), now) {
+    /// Probes `node` now, since `from` holds it down, and suspects it if there is no answer.
+    pub(super) fn look(&mut self, node: &NodeId, from: &Peer, now: Instant) {
+        if self.limits.allow(Limit::Look, &from.node, now) {
             self.hint_lost(node, now);
         }
     }

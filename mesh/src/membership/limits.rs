@@ -22,7 +22,7 @@ pub(super) enum Limit {
     Suspicion,
     /// New lives of one other node.
     Life,
-    /// Looking for ourselves whether a node is down of which we were told so.
+    /// Looking for ourselves whether a node is down of which one teller says so, or that any suspects.
     Look,
     /// Signatures checked of what one teller tells.
     Proof,
@@ -69,6 +69,10 @@ impl Limits {
         }
         self.0.insert((limit, node.clone()), due + period);
         true
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Forgets what has been made up for.

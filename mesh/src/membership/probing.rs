@@ -56,7 +56,7 @@ impl Membership {
             self.send(target.clone(), Message::Gossip, &[suspicion]);
         }
         // And whoever is about to hold one down, who may have been cut off when the suspicion arose.
-        for suspect in self.timers.suspects() {
+        for suspect in self.timers.all_suspects() {
             if let Some(suspicion) = self.suspicion_of(&suspect) {
                 self.send(suspect, Message::Gossip, &[suspicion]);
             }

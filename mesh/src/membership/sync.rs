@@ -97,7 +97,7 @@ impl Membership {
                 Item::Want(keys) => self.give_reports(from, &keys, now),
                 Item::Digest(theirs) => self.compare(from, theirs, now),
                 Item::Roll { answer, range, lives } => self.hear_roll(from, answer, range, &lives, now),
-                Item::Doubt(lives) => self.hear_doubt(&lives, now),
+                Item::Doubt(lives) => self.hear_doubt(from, &lives, now),
                 Item::Missing(lives) => self.introduce(from, &lives, now),
                 // Taken before: they count whoever the sender is.
                 Item::Card(_) | Item::Cards(_) | Item::Clock(_) => {}
@@ -293,11 +293,11 @@ impl Membership {
     }
 
     /// Somebody holds these lives to be over: see for ourselves.
-    fn hear_doubt(&mut self, lives: &[Key], now: Instant) {
+    fn hear_doubt(&mut self, from: &Peer, lives: &[Key], now: Instant) {
         let ours = self.lives((Key::FIRST, Key::LAST));
         let doubted: Vec<Peer> = lives.iter().take(MAX_DOUBTS).filter_map(|key| ours.get(key).cloned()).collect();
         for peer in doubted {
-            self.look(&peer.node, now);
+            self.look(&peer.node, from, now);
         }
     }
 

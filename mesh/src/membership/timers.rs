@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foca::{Timer, TimerToken};
+use foca::{Member, Timer, TimerToken};
 
 use super::peer::Peer;
 
@@ -44,6 +44,10 @@ impl Timers {
         self.token
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// When the next one is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse(entry)| entry.at)
@@ -56,12 +60,22 @@ impl Timers {
     }
 
     /// Whom this node will hold down if they do not answer.
-    pub(super) fn suspects(&self) -> Vec<Peer> {
+    pub(super) fn all_suspects(&self) -> Vec<Peer> {
         let suspect = |Reverse(entry): &Reverse<Entry>| match &entry.timer {
             Timer::ChangeSuspectToDown { member_id, .. } => Some(member_id.clone()),
             _ => None,
         };
         self.heap.iter().filter_map(suspect).collect()
+    }
+
+    /// Whether `member`, as it is now, is one of them: a probe of our own was not answered.
+    pub(super) fn suspects(&self, member: &Member<Peer>) -> bool {
+        self.heap.iter().any(|Reverse(entry)| match &entry.timer {
+            Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
+                (member_id, *incarnation) == (member.id(), member.incarnation())
+            }
+            _ => false,
+        })
     }
 
     /// The next one that is due at `now`.

@@ -236,10 +236,15 @@ impl Membership {
         helpers.into_iter().map(|helper| helper.node).collect()
     }
 
-    /// Suspects a member that has not answered, which can refute it as it can any suspicion.
+    /// Suspects a member that has not answered, which can refute it as it can any suspicion. It is down if others say so.
     fn suspect(&mut self, hint: &Hint, now: Instant) {
         let Some(member) = self.active(hint.node()).filter(|member| hint.is_of(member)).cloned() else { return };
         let (member_id, incarnation) = (member.id().clone(), member.incarnation());
+        if self.accusers.are_enough(hint.node(), now) {
+            // Others have suspected it, and it has not refuted that to them either.
+            self.apply(vec![Member::down(member_id)]);
+            return self.settle(now);
+        }
         let suspicion = Member::new(member_id.clone(), incarnation, State::Suspect);
         if let Err(error) = self.foca.apply_many([suspicion].into_iter(), true, &mut self.outbox) {
             tracing::debug!(%error, "suspicion not raised");

@@ -1,4 +1,4 @@
-//! One node whose certificate is sound says of others what is not so. Nothing of it is believed.
+//! One node, or several, whose certificates are sound say of others what is not so. Nothing of it is believed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,15 +35,27 @@ fn others() -> impl Iterator<Item = usize> {
 
 /// Has the traitor send to every other node what `lie` makes of an empty packet, ten times a second for `time`.
 fn lie(world: &mut World, time: Duration, lie: impl Fn(&mut Membership, Forgery, usize) -> Forgery) {
+    conspire(world, &[TRAITOR], time, lie);
+}
+
+/// Has all of `traitors` do so at the same moments.
+fn conspire(
+    world: &mut World,
+    traitors: &[usize],
+    time: Duration,
+    lie: impl Fn(&mut Membership, Forgery, usize) -> Forgery,
+) {
     let end = world.now() + time;
     while world.now() < end {
-        for to in others() {
-            let packet = world.with(TRAITOR, |swim, _| {
-                let empty = swim.forge(&id(to))?;
-                lie(swim, empty, to).packet()
-            });
-            if let Some(packet) = packet.flatten() {
-                world.send(TRAITOR, to, packet);
+        for to in (0..NODES).filter(|to| !traitors.contains(to)) {
+            for traitor in traitors {
+                let packet = world.with(*traitor, |swim, _| {
+                    let empty = swim.forge(&id(to))?;
+                    lie(swim, empty, to).packet()
+                });
+                if let Some(packet) = packet.flatten() {
+                    world.send(*traitor, to, packet);
+                }
             }
         }
         world.run_for(Duration::from_millis(100));
@@ -101,6 +113,35 @@ fn nobody_is_evicted_by_one_teller_whatever_life_it_names() {
         assert!(disbelieved["certificate"] > 0 && disbelieved["signature"] > 0, "{disbelieved:?}");
         let renewed = world.rejoins() - rejoins;
         assert!(renewed <= 3 * NODES as u64, "seed {seed}: {renewed} rejoins in 40 s");
+    }
+}
+
+#[test]
+fn nobody_who_answers_is_evicted_by_however_many_tellers() {
+    const CONSPIRATORS: [usize; 4] = [TRAITOR, 1, 6, 10];
+    for (seed, suspected) in [(215, false), (216, true)] {
+        let mut world = mesh(seed);
+        conspire(&mut world, &CONSPIRATORS, secs(30), |swim, mut packet, to| {
+            for victim in VICTIMS.into_iter().filter(|victim| *victim != to) {
+                if suspected {
+                    packet = packet.say(swim, &id(victim), Said::Suspect, 0, 0);
+                }
+                packet = packet.say(swim, &id(victim), Said::Down, 0, 0);
+            }
+            packet
+        });
+        world.run_for(secs(5));
+        let honest = |at: &usize| !CONSPIRATORS.contains(at);
+        let downs = world.log.iter().filter(|(_, at, event)| honest(at) && matches!(event, Event::Down(_))).count();
+        assert_eq!(downs, 0, "seed {seed}: {:?}", world.log);
+        let disbelieved = world.take_disbelieved();
+        assert!(disbelieved["unseen"] > 0, "{disbelieved:?}");
+        // Who is dead all the same is known to be, as soon as it is looked at.
+        world.forget();
+        let start = world.now();
+        world.crash(VICTIMS[0]);
+        world.run_for(secs(12));
+        assert_eq!(world.told(VICTIMS[0], true, start).len(), world.live().len(), "seed {seed}");
     }
 }
 
