@@ -80,6 +80,8 @@ mod older_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]
+mod places_tests;
+#[cfg(test)]
 mod redundancy_tests;
 #[cfg(test)]
 mod relief_tests;

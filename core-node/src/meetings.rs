@@ -277,7 +277,7 @@ impl Meetings {
             }
             match record.serving.role {
                 CoreRole::Serving => this.take_up(record, None)?,
-                CoreRole::Standby => this.standbys.hold(record.id),
+                CoreRole::Standby => this.standbys.hold(record.id, record.serving.by.as_ref().unwrap_or(this.me())),
                 CoreRole::Moved => {}
             }
         }

@@ -5,7 +5,6 @@
 //! deadline is over. A handler finds its [`Client`] in the request's extensions; streams ask it when to end.
 
 mod progress;
-mod share;
 mod table;
 mod watched;
 
@@ -26,13 +25,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-pub use self::share::{Address, Shares};
 use self::{
     progress::{Over, Progress},
     table::{Admission, Table},
     watched::Watched,
 };
-use crate::tasks::{self, Tasks};
+use crate::{
+    share::Address,
+    tasks::{self, Tasks},
+};
 
 /// Bytes that the head of a request may have, and that wait in this process to be written.
 const BUFFER: usize = 64 * 1024;

@@ -29,6 +29,7 @@ pub mod node;
 pub mod placement;
 pub mod redundancy;
 pub mod seeds;
+pub mod share;
 pub mod signals;
 #[cfg(feature = "sim")]
 pub mod sim;

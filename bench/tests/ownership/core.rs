@@ -903,7 +903,7 @@ impl World {
                         self.tell_edge(s, ToEdge::Standby { alias: ALIAS, core: core.clone(), number });
                     }
                 }
-                Ship::Avoid(core) => {
+                Ship::Avoid(core, _) => {
                     let (at, other) = (self.now + 5 * SECOND, self.index(&core));
                     if let Some(live) = &mut self.cores[c].live {
                         live.avoided[other] = at;

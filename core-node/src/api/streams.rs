@@ -7,7 +7,8 @@ use std::{
 };
 
 use mesh::{
-    http::{self, Address, Shares},
+    http,
+    share::{Address, Shares},
     wire::MeetingId,
 };
 use tokio_util::sync::CancellationToken;
@@ -117,18 +118,17 @@ impl Table {
         replaced: CancellationToken,
     ) -> Result<u64, TooManyStreams> {
         let Limits { all, per_meeting, per_address } = self.limits;
-        if self.shares.of(address) >= per_address {
+        if self.shares.of(&address) >= per_address {
             return Err(TooManyStreams::OfAddress(per_address));
         }
         let of_meeting = || self.rows.iter().filter(|(_, row)| row.meeting == meeting);
         let former = if of_meeting().count() >= per_meeting {
-            let mut shares = Shares::default();
-            of_meeting().for_each(|(_, row)| shares.take(row.address));
+            let shares: Shares = of_meeting().map(|(_, row)| row.address).collect();
             let places = of_meeting().map(|(id, row)| (*id, row.address, *id));
-            Some(shares.gives_way(address, MORE, places).ok_or(TooManyStreams::OfMeeting(per_meeting))?)
+            Some(shares.gives_way(&address, MORE, places).ok_or(TooManyStreams::OfMeeting(per_meeting))?)
         } else if self.rows.len() >= all {
             let places = self.rows.iter().map(|(id, row)| (*id, row.address, *id));
-            Some(self.shares.gives_way(address, MORE, places).ok_or(TooManyStreams::OfCore(all))?)
+            Some(self.shares.gives_way(&address, MORE, places).ok_or(TooManyStreams::OfCore(all))?)
         } else {
             None
         };
@@ -145,7 +145,7 @@ impl Table {
 
     fn leave(&mut self, id: u64) -> Option<Row> {
         let row = self.rows.remove(&id)?;
-        self.shares.give_back(row.address);
+        self.shares.give_back(&row.address);
         metrics::gauge!("nearfield_core_streams").set(self.rows.len() as f64);
         Some(row)
     }

@@ -70,7 +70,7 @@ impl Meetings {
         cause: Cause,
     ) -> Result<Arc<Meeting>, NotHere> {
         let me = self.me().clone();
-        let receiver = self.standbys.receiver(id, usize::MAX).ok_or(RefusedReason::Full)?;
+        let receiver = self.standbys.receiver(id, &me, usize::MAX).ok_or(RefusedReason::Full)?;
         let _turn = timeout(TURN_WAIT, receiver.lock()).await.map_err(|_| RefusedReason::Full)?;
         if let Some(meeting) = self.live(id) {
             return seat::opened(&me, meeting.replication.see(Replicator::term), term).map(|()| meeting);

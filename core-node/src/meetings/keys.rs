@@ -262,7 +262,7 @@ impl Meetings {
         }
         let mut answers = vec![];
         for key in asked.keys {
-            match self.found(key, asked.making).await {
+            match self.found(key, asked.making, &from.node).await {
                 Ok(found) => answers.push(found),
                 Err(error) => return Response::Refused { reason: error.to_string() },
             }
@@ -271,14 +271,14 @@ impl Meetings {
         Response::Keys(answers)
     }
 
-    async fn found(&self, key: KeyDigest, making: Option<MeetingId>) -> Result<Found, CreateError> {
+    async fn found(&self, key: KeyDigest, making: Option<MeetingId>, by: &NodeId) -> Result<Found, CreateError> {
         {
             let mut reservations = lock(&self.reservations);
             if let Some(own) = reservations.own(&key) {
                 return Ok(Found::Making { meeting: own, here: true });
             }
             if let Some(meeting) = making
-                && let Err(other) = reservations.promise(key, meeting, Instant::now())
+                && let Err(other) = reservations.promise(key, meeting, by, Instant::now())
             {
                 return Ok(Found::Making { meeting: other, here: false });
             }

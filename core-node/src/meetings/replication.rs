@@ -2,7 +2,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
-use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use geo::RegionId;
 use mesh::{
@@ -14,7 +20,10 @@ use mesh::{
         request::{Replica, Request, Response},
     },
 };
-use tokio::{sync::watch, time::sleep_until};
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Meetings;
@@ -30,6 +39,9 @@ use crate::{
     },
     store::Op,
 };
+
+/// Seconds between two goodbyes to a standby that does not answer.
+const FAREWELLS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 
 /// What was written down, by its number; `None` if it is another core's to do.
 type Persisting = Pin<Box<dyn Future<Output = Result<Option<u64>, LogClosed>> + std::marker::Send>>;
@@ -83,7 +95,7 @@ impl Pairing {
                 }
             }
             if let Some(send) = self.meeting.replication.see_mut(|m| m.poll_send(Instant::now())) {
-                self.answer = Some(self.send(send));
+                self.answer = Some(Box::pin(ask(self.meetings.clone(), self.meeting.clone(), send)));
             }
             let timeout = self.meeting.replication.see(Replicator::poll_timeout);
             tokio::select! {
@@ -158,7 +170,8 @@ impl Pairing {
     async fn handle(&mut self, event: Event) -> Result<bool, LogClosed> {
         match event {
             Event::Load => self.load().await?,
-            Event::Avoid(core) => {
+            Event::Avoid(core, stream) => {
+                self.say_farewell(core.clone(), stream);
                 tracing::warn!(standby = %core, "the standby is no good");
                 metrics::counter!("nearfield_core_standbys_dropped_total").increment(1);
                 self.meeting.update_here(|record| record.end_turn(&core, CoreRole::Standby, wall())).await?;
@@ -213,32 +226,22 @@ impl Pairing {
         Ok(())
     }
 
-    fn send(&self, send: Send) -> Answer {
-        let term = self.meeting.replication.see(Replicator::term);
-        let (meetings, record) = (self.meetings.clone(), self.meeting.record());
-        // Who answers is whom the connection was made with: a core of that name.
-        let node = send.core.clone();
-        let asked = Identity { node, role: Role::Core, region: meetings.placer.mesh.identity().region.clone() };
-        Box::pin(async move {
-            let (mesh, meeting) = (meetings.placer.mesh.clone(), record.id);
-            let proof = meetings.prove_serving(&record, &send.core, term);
-            let replica = Replica {
-                meeting,
-                term,
-                stream: send.stream,
-                first: send.first,
-                entries: send.pieces,
-                resumed: None,
-                proof,
-            };
-            match mesh.request(&send.core, &Request::Replicate(replica)).await {
-                Ok(answer) => Some(meetings.believed(&asked, &record, answer)),
-                Err(error) => {
-                    tracing::debug!(%meeting, standby = %send.core, error, "the standby did not answer");
-                    None
+    /// Whoever is dropped may not have heard of it when the meeting goes on without it: it would keep the meeting's secrets, and a place
+    /// for it.
+    fn say_farewell(&self, core: NodeId, stream: u64) {
+        let (meetings, meeting) = (self.meetings.clone(), self.meeting.clone());
+        once("farewell", async move {
+            for wait in FAREWELLS {
+                let send = Send::farewell(core.clone(), stream);
+                if ask(meetings.clone(), meeting.clone(), send).await.is_some() {
+                    return;
+                }
+                tokio::select! {
+                    () = sleep(Duration::from_secs(wait)) => {}
+                    () = meetings.stop.cancelled() => return,
                 }
             }
-        })
+        });
     }
 
     fn is_fit(&self, core: &NodeId) -> bool {
@@ -252,6 +255,31 @@ impl Pairing {
         let Some(core) = self.meeting.replication.see(|m| m.other().cloned()) else { return };
         if !self.is_fit(&core) {
             self.meeting.replication.with(Replicator::handle_unfit);
+        }
+    }
+}
+
+/// Sends it; the answer, if there is one.
+async fn ask(meetings: Arc<Meetings>, meeting: Arc<Meeting>, send: Send) -> Option<Response> {
+    let (term, record) = (meeting.replication.see(Replicator::term), meeting.record());
+    // Who answers is whom the connection was made with: a core of that name.
+    let mesh = meetings.placer.mesh.clone();
+    let asked = Identity { node: send.core.clone(), role: Role::Core, region: mesh.identity().region.clone() };
+    let proof = meetings.prove_serving(&record, &send.core, term);
+    let replica = Replica {
+        meeting: record.id,
+        term,
+        stream: send.stream,
+        first: send.first,
+        entries: send.pieces,
+        resumed: None,
+        proof,
+    };
+    match mesh.request(&send.core, &Request::Replicate(replica)).await {
+        Ok(answer) => Some(meetings.believed(&asked, &record, answer)),
+        Err(error) => {
+            tracing::debug!(meeting = %record.id, standby = %send.core, error, "the standby did not answer");
+            None
         }
     }
 }

@@ -9,12 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::wire::{MeetingId, keys::KeyDigest};
+use mesh::{
+    identity::NodeId,
+    share::Shares,
+    wire::{MeetingId, keys::KeyDigest},
+};
 
 /// How long another core's keys are kept free: longer than it takes to make a meeting.
 pub(super) const PROMISE: Duration = Duration::from_secs(5);
 
-/// The most keys that are promised to others at a time; the one that runs out first gives way.
+/// The most keys that are promised to others at a time; of the core that has the most the one that runs out first gives way.
 const MAX_PROMISES: usize = 4096;
 
 /// Keys that are taken for the moment.
@@ -22,8 +26,15 @@ const MAX_PROMISES: usize = 4096;
 pub(super) struct Reservations {
     /// For meetings that are being made here.
     own: BTreeMap<KeyDigest, MeetingId>,
-    /// For those that others make, until then.
-    promised: BTreeMap<KeyDigest, (MeetingId, Instant)>,
+    /// For those that others make.
+    promised: BTreeMap<KeyDigest, Promise>,
+}
+
+#[derive(Debug)]
+struct Promise {
+    meeting: MeetingId,
+    to: NodeId,
+    until: Instant,
 }
 
 impl Reservations {
@@ -48,25 +59,39 @@ impl Reservations {
         }
     }
 
-    /// Another core is about to make a meeting under `key`, unless one is being made already.
+    /// The core `to` is about to make a meeting under `key`, unless one is being made already.
     ///
     /// # Errors
     /// That one.
-    pub(super) fn promise(&mut self, key: KeyDigest, meeting: MeetingId, now: Instant) -> Result<(), MeetingId> {
+    pub(super) fn promise(
+        &mut self,
+        key: KeyDigest,
+        meeting: MeetingId,
+        to: &NodeId,
+        now: Instant,
+    ) -> Result<(), MeetingId> {
         if let Some(other) = self.taken(&key, now).filter(|other| *other != meeting) {
             return Err(other);
         }
-        self.promised.insert(key, (meeting, now + PROMISE));
-        if self.promised.len() > MAX_PROMISES {
-            let first = self.promised.iter().min_by_key(|(_, (_, until))| *until).map(|(key, _)| *key);
-            first.and_then(|key| self.promised.remove(&key));
+        if self.promised.len() >= MAX_PROMISES && !self.promised.contains_key(&key) {
+            self.give_way();
         }
+        self.promised.insert(key, Promise { meeting, to: to.clone(), until: now + PROMISE });
         Ok(())
+    }
+
+    fn give_way(&mut self) {
+        let shares: Shares<&NodeId> = self.promised.values().map(|promise| &promise.to).collect();
+        let most = |promise: &&Promise| std::cmp::Reverse(shares.of(&&promise.to));
+        let first = self.promised.iter().min_by_key(|(_, promise)| (most(promise), promise.until));
+        if let Some(key) = first.map(|(key, _)| *key) {
+            self.promised.remove(&key);
+        }
     }
 
     /// The other core has made it, or does not: nothing is to be kept free for it.
     pub(super) fn forget(&mut self, key: &KeyDigest, meeting: MeetingId) {
-        if self.promised.get(key).is_some_and(|(other, _)| *other == meeting) {
+        if self.promised.get(key).is_some_and(|promise| promise.meeting == meeting) {
             self.promised.remove(key);
         }
     }
@@ -83,8 +108,8 @@ impl Reservations {
 
     /// The meeting that is being made under it.
     fn taken(&mut self, key: &KeyDigest, now: Instant) -> Option<MeetingId> {
-        self.promised.retain(|_, (_, until)| *until > now);
-        self.own.get(key).copied().or_else(|| self.promised.get(key).map(|(meeting, _)| *meeting))
+        self.promised.retain(|_, promise| promise.until > now);
+        self.own.get(key).copied().or_else(|| self.promised.get(key).map(|promise| promise.meeting))
     }
 }
 
@@ -98,6 +123,10 @@ mod tests {
         MeetingId::from_u128(n)
     }
 
+    fn core(n: u8) -> NodeId {
+        format!("core-{n}").parse().unwrap()
+    }
+
     #[test]
     fn a_key_is_taken_by_one_until_it_is_released() {
         let (mut table, now) = (Reservations::default(), Instant::now());
@@ -105,7 +134,7 @@ mod tests {
         assert_ne!(one, two, "an idempotency key is no deduplication key");
         table.reserve(&[one, two], id(1), now).unwrap();
         assert_eq!(table.reserve(&[two], id(2), now), Err(id(1)));
-        assert_eq!(table.promise(one, id(3), now), Err(id(1)));
+        assert_eq!(table.promise(one, id(3), &core(1), now), Err(id(1)));
         table.release(&[one, two], id(9));
         assert_eq!(table.taken(&one, now), Some(id(1)), "another's release is none");
         table.release(&[one, two], id(1));
@@ -116,20 +145,23 @@ mod tests {
     fn what_was_promised_is_kept_for_a_while_and_by_one() {
         let (mut table, now) = (Reservations::default(), Instant::now());
         let key = KeyDigest::of_request("a");
-        table.promise(key, id(1), now).unwrap();
-        table.promise(key, id(1), now).unwrap();
-        assert_eq!(table.promise(key, id(2), now), Err(id(1)));
+        table.promise(key, id(1), &core(1), now).unwrap();
+        table.promise(key, id(1), &core(1), now).unwrap();
+        assert_eq!(table.promise(key, id(2), &core(2), now), Err(id(1)));
         assert_eq!(table.reserve(&[key], id(3), now), Err(id(1)));
         table.reserve(&[key], id(3), now + PROMISE).unwrap();
     }
 
     #[test]
-    fn promises_are_bounded() {
+    fn promises_are_bounded_and_one_core_s_do_not_cost_another_its_own() {
         let (mut table, now) = (Reservations::default(), Instant::now());
-        for n in 0..MAX_PROMISES as u64 + 50 {
-            let key = KeyDigest::of_request(&n.to_string());
-            table.promise(key, id(1), now + Duration::from_micros(n)).unwrap();
+        let key = |n: u64| KeyDigest::of_request(&n.to_string());
+        table.promise(key(0), id(1), &core(1), now).unwrap();
+        for n in 1..MAX_PROMISES as u64 + 50 {
+            table.promise(key(n), id(2), &core(2), now + Duration::from_micros(n)).unwrap();
         }
         assert_eq!(table.promised.len(), MAX_PROMISES);
+        assert_eq!(table.taken(&key(0), now), Some(id(1)));
+        assert_eq!((table.taken(&key(1), now), table.taken(&key(2), now)), (None, None), "its own gave way");
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use mesh::{
     authorize::Residency,
-    identity::Identity,
+    identity::{Identity, NodeId},
     wire::{
         MeetingId, Term,
         request::{Replica, Response},
@@ -34,22 +34,28 @@ use crate::{
     store::Op,
 };
 
-/// What comes in of meetings that other cores serve. At most as many streams as the core may have meetings live.
+/// What comes in of meetings that other cores serve. At most as many streams as the core may have meetings live; who serves more of
+/// them than others gives way to those.
 #[derive(Default)]
 pub(super) struct Standbys(Mutex<Table>);
 
 impl Standbys {
-    pub(super) fn receiver(&self, meeting: MeetingId, room: usize) -> Option<Arc<tokio::sync::Mutex<Receiver>>> {
-        self.change(|table, now| table.receiver(meeting, room, now))
+    pub(super) fn receiver(
+        &self,
+        meeting: MeetingId,
+        by: &NodeId,
+        room: usize,
+    ) -> Option<Arc<tokio::sync::Mutex<Receiver>>> {
+        self.change(|table, now| table.receiver(meeting, by, room, now))
     }
 
     pub(super) fn forget(&self, meeting: MeetingId) {
         self.change(|table, _| table.forget(meeting));
     }
 
-    /// This core is the standby of `meeting`.
-    pub(super) fn hold(&self, meeting: MeetingId) {
-        self.change(|table, now| table.hold(meeting, now));
+    /// This core is the standby of `meeting`, which `by` serves.
+    pub(super) fn hold(&self, meeting: MeetingId, by: &NodeId) {
+        self.change(|table, now| table.hold(meeting, by, now));
     }
 
     /// It is not, or the meeting has ended.
@@ -113,8 +119,11 @@ impl Meetings {
             // Before it takes a place: a core that starts says a word of each of its meetings to every other.
             return Response::Unknown;
         }
-        let Some(receiver) = self.standbys.receiver(id, self.settings.meetings) else {
-            return refused("this core is the standby of as many meetings as it can be");
+        let receiver = match self.standbys.receiver(id, &from.node, self.settings.meetings) {
+            Some(receiver) => receiver,
+            // It takes no place to hear that this core need not be the standby any more.
+            None if known.is_some() && Receiver::is_farewell(id, &replica) => Arc::default(),
+            None => return refused("this core is the standby of as many meetings as it can be"),
         };
         let mut receiver = receiver.lock().await;
         // Held until all is on disk: a takeover sees all of a batch or nothing.
@@ -197,7 +206,7 @@ impl Meetings {
                     if let Entry::Record(record) = &entry {
                         self.admit_record(from, known, replica, record).map_err(|denied| denied.to_string())?;
                         over = record.status.ended();
-                        self.standbys.hold(id);
+                        self.standbys.hold(id, &from.node);
                     }
                     op(id, entry, &from.node, term, stream)
                 }

@@ -4,10 +4,13 @@ use std::cmp::Ordering;
 
 use mesh::{
     identity::NodeId,
-    wire::{MeetingId, Term},
+    wire::{MeetingId, Term, request::Replica},
 };
 
 use super::entry::{Assembler, BadEntry, Entry};
+
+/// A farewell has so many pieces.
+const FAREWELL: usize = 2;
 
 /// Which stream; one that is newer is greater.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +35,14 @@ impl Receiver {
     /// The next piece wanted.
     pub fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Whether all that `replica` says of `meeting` is that its receiver need not be the standby.
+    pub fn is_farewell(meeting: MeetingId, replica: &Replica) -> bool {
+        let mut assembler = Assembler::default();
+        let entries: Result<Vec<Option<Entry>>, BadEntry> =
+            replica.entries.iter().take(FAREWELL + 1).map(|piece| assembler.push(meeting, piece)).collect();
+        matches!(entries.as_deref(), Ok([Some(Entry::Begin { .. }), Some(Entry::Dropped)]))
     }
 
     /// Takes pieces of `stream` of which the first has number `first`; returns the entries that are complete and new, in

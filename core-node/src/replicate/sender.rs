@@ -90,8 +90,8 @@ pub enum Event {
     /// Write down, at the authority and here, that this core, without a standby, serves in this term;
     /// [`Replicator::handle_begun`] follows, or [`Replicator::handle_not_begun`] if nothing was written anywhere.
     Begin(Term),
-    /// This core is no good as a standby for now.
-    Avoid(NodeId),
+    /// This core is no good as a standby for now, and is to hear so, under this stream, should it hear anything.
+    Avoid(NodeId, u64),
     /// Stop serving: this core does, in that term.
     Superseded(NodeId, Term),
 }
@@ -107,6 +107,14 @@ pub struct Send {
     pub first: u64,
     /// The pieces; none just to ask.
     pub pieces: Vec<Vec<u8>>,
+}
+
+impl Send {
+    /// That `core` need not be the standby any more.
+    pub fn farewell(core: NodeId, stream: u64) -> Self {
+        let entries = [Entry::Begin { stream, held: None }, Entry::Dropped];
+        Self { core, stream, first: 0, pieces: entries.iter().flat_map(Entry::pieces).collect() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -286,9 +294,7 @@ impl Replicator {
         let stream = self.stream.as_mut().filter(|s| s.in_flight.is_none() && s.due(dropping) <= now)?;
         if dropping {
             stream.in_flight = Some(0);
-            let begin = Entry::Begin { stream: self.next_stream, held: None };
-            let pieces = [begin, Entry::Dropped].iter().flat_map(Entry::pieces).collect();
-            return Some(Send { core: stream.core.clone(), stream: self.next_stream, first: 0, pieces });
+            return Some(Send::farewell(stream.core.clone(), self.next_stream));
         }
         let mut room = MAX_REPLICA;
         let fitting = stream.pieces.iter().map_while(|(piece, _)| {
@@ -502,16 +508,16 @@ impl Replicator {
     }
 
     fn no_good(&mut self, now: Instant) {
+        // Later than any of its streams, so that the goodbye is not taken for an old one.
+        self.next_stream += 1;
         if let Some(stream) = &mut self.stream {
-            self.events.push_back(Event::Avoid(stream.core.clone()));
+            self.events.push_back(Event::Avoid(stream.core.clone(), self.next_stream));
             stream.in_flight = None;
             stream.next_try = now;
         }
         if !self.binding {
             return self.alone();
         }
-        // Later than any of its streams, so that the goodbye is not taken for an old one.
-        self.next_stream += 1;
         self.announce(None);
         self.phase = Phase::Dropping { since: now, number: self.announced };
         if !self.told {

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::{
     Limits, lock,
     progress::{Over, Progress},
-    share::{Address, Shares},
 };
+use crate::share::{Address, Shares};
 
 /// What becomes of a newcomer.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl<T: Clone> Table<T> {
     /// A connection from `address` asks for a place. Where there is none, the address with the most connections gives one
     /// up, of those that wait for their client the one that has waited longest; an address at its own limit gives up its own.
     pub(super) fn admit(&mut self, address: Address, progress: Arc<Mutex<Progress>>, ends: T) -> Admission<T> {
-        let crowded = self.shares.of(address) >= self.limits.per_address;
+        let crowded = self.shares.of(&address) >= self.limits.per_address;
         let mut former = None;
         if crowded || self.rows.len() >= self.limits.connections {
             let Some(id) = self.gives_way(address, |row| !crowded || row.address == address) else {
@@ -72,14 +72,14 @@ impl<T: Clone> Table<T> {
         let places = self.waiting(|_| true);
         // Whoever comes holds none: anybody gives way to it.
         let nobody = Address::of(std::net::Ipv6Addr::UNSPECIFIED.into());
-        let id = self.shares.gives_way(nobody, 0, places.into_iter())?;
+        let id = self.shares.gives_way(&nobody, 0, places.into_iter())?;
         self.leave(id)
     }
 
     /// It is gone, or to be closed.
     pub(super) fn leave(&mut self, id: u64) -> Option<T> {
         let row = self.rows.remove(&id)?;
-        self.shares.give_back(row.address);
+        self.shares.give_back(&row.address);
         Some(row.ends)
     }
 
@@ -96,7 +96,7 @@ impl<T: Clone> Table<T> {
     }
 
     fn gives_way(&self, address: Address, among: impl Fn(&Row<T>) -> bool) -> Option<u64> {
-        self.shares.gives_way(address, 0, self.waiting(among).into_iter())
+        self.shares.gives_way(&address, 0, self.waiting(among).into_iter())
     }
 
     fn waiting(&self, among: impl Fn(&Row<T>) -> bool) -> Vec<(u64, Address, Instant)> {
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(admission, Admission::Free(0));
         assert_eq!(world.table.leave(0), Some(0));
         assert_eq!(world.table.leave(0), None);
-        assert_eq!(world.table.shares.of(Address::of([192, 0, 2, 1].into())), 0);
+        assert_eq!(world.table.shares.of(&Address::of([192, 0, 2, 1].into())), 0);
     }
 
     #[test]
