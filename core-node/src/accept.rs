@@ -7,6 +7,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+pub(crate) mod contain;
 mod copies;
 mod room;
 #[cfg(test)]
@@ -221,11 +222,16 @@ impl Acceptor {
     }
 
     /// Tables and their rows, over all edges.
-    pub fn tables(&self) -> [(&'static str, usize); 3] {
+    pub fn tables(&self) -> [(&'static str, usize); 4] {
         let links: Vec<Arc<Link>> = lock(&self.links).values().cloned().collect();
         let aliases = links.iter().map(|link| lock(&link.aliases).rows()).sum();
         let elsewhere = links.iter().map(|link| lock(&link.elsewhere).len()).sum();
-        [("links", links.len()), ("aliases", aliases), ("meetings_elsewhere", elsewhere)]
+        [
+            ("links", links.len()),
+            ("aliases", aliases),
+            ("meetings_elsewhere", elsewhere),
+            ("spurt_rooms", self.rooms.nodes()),
+        ]
     }
 
     fn note_tables(&self) {
@@ -296,11 +302,9 @@ impl Acceptor {
         (link.clone(), write(link, queue, sink))
     }
 
-    /// Takes one message of an edge.
-    ///
-    /// # Errors
-    /// It makes no sense here, or the store has failed.
-    pub async fn handle(&self, link: &Arc<Link>, message: ToCore) -> Result<(), ControlError> {
+    async fn heed(&self, link: &Arc<Link>, message: ToCore) -> Result<(), ControlError> {
+        #[cfg(test)]
+        contain::break_on(&message);
         let kind = Kind::of_edge(&message);
         match message {
             ToCore::Hello { software } => {

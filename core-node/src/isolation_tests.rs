@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use mesh::wire::{
-    Epoch,
-    control::{EdgeState, ToEdge},
+use mesh::{
+    trace::TraceContext,
+    wire::{
+        Epoch, MeetingAlias,
+        control::{EdgeState, RefusedReason, ToCore, ToEdge},
+    },
 };
 
 use crate::{
+    accept::contain::{POISON, poisoned},
     fakes::{ALIAS, Core},
     meeting::Notice,
     record::Status,
@@ -42,6 +46,41 @@ async fn a_panic_in_one_meeting_fails_it_with_its_reason_and_the_one_beside_it_g
     core.spurt(&other, 0, 50, 0, false).await;
     core.until("words of the other", |c| c.meetings.store().segments(sound, 0).unwrap().len() == 1).await;
     assert!(matches!(other.next_but_durable().await, ToEdge::Done { .. }));
+}
+
+#[tokio::test]
+async fn a_message_that_breaks_the_core_fails_its_own_meeting_and_the_edge_s_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::start(&dir.path().join("core.redb"), false);
+    let (broken, sound) = (core.create().await, core.create().await);
+    core.assigned().await;
+    core.assigned().await;
+    let edge_of = |id| core.meetings.record(id).unwrap().unwrap().owner().unwrap().edge.to_string();
+    let mut edge = core.connect(&edge_of(broken)).await;
+    core.open(&edge, broken, Epoch(1)).await;
+    let beside = MeetingAlias(2);
+    let trace = TraceContext::new(7);
+    core.say(&edge, ToCore::Open { alias: beside, meeting: sound, epoch: Epoch(1), trace }).await;
+
+    let breaking = |alias| ToCore::State { alias, state: EdgeState::Live, detail: Some(POISON.into()) };
+    // Nothing is known under this alias, and nothing comes of it.
+    core.say(&edge, breaking(MeetingAlias(9))).await;
+    assert!(core.meetings.live(broken).is_some());
+    core.say(&edge, breaking(ALIAS)).await;
+    assert!(core.meetings.live(broken).is_none() && core.meetings.live(sound).is_some());
+    let record = core.meetings.store().meeting(broken).unwrap().unwrap();
+    assert_eq!((record.status, record.sub_code.as_deref()), (Status::Failed, Some("internal_error")));
+    assert_eq!(record.detail.as_deref(), Some("a message of its edge broke: poisoned"));
+    assert_eq!(edge.next_but_durable().await, ToEdge::Leave { alias: ALIAS });
+    core.say(&edge, ToCore::Beat { seq: 3 }).await;
+    assert!(matches!(edge.next_but_durable().await, ToEdge::Beat { seq: 3, .. }), "the link goes on");
+
+    // Of a meeting that another edge captures it costs nothing but the answer.
+    let mut stranger = core.connect("edge-stranger").await;
+    core.say(&stranger, ToCore::Open { alias: ALIAS, meeting: sound, epoch: Epoch(1), trace: poisoned() }).await;
+    let refused = ToEdge::Refused { alias: ALIAS, reason: RefusedReason::UnknownMeeting };
+    assert_eq!(stranger.next_but_durable().await, refused);
+    assert!(core.meetings.live(sound).is_some());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Tasks::keep`] | it is started again, after a pause that grows from 0.1 to 10 s |
 //! | [`Tasks::need`] | the program ends, and says why: [`Tasks::failed`]. Nothing could be started again there |
-//! | [`once`], [`caught`] | what it was about is lost with it: a connection, a request. It is counted |
+//! | [`once`], [`caught`], [`contained`] | what it was about is lost with it: a connection, a request. It is counted |
 //!
 //! Meetings have guards of their own (`edge-node::guard`, `core-node::meetings::guard`). A panic is never silent: it is logged
 //! where it happens (`telemetry`), and again with the task's name. [`Tasks::ailing`] is what `/readyz` looks at.
@@ -16,10 +16,12 @@ use std::{
     any::Any,
     collections::{BTreeMap, VecDeque},
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -205,6 +207,19 @@ pub async fn caught<T: Send + 'static>(
     joined(AbortOnDropHandle::new(once(name, work)).await)
 }
 
+/// Runs `work` here. Should it panic, that is told and counted under `name`, and the caller goes on.
+///
+/// # Errors
+/// It panicked; what it said.
+pub async fn contained<T>(name: &'static str, work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
+        let why = message(&*panic);
+        count(name);
+        tracing::error!(task = name, why, "it broke, and what it was part of goes on");
+        why
+    })
+}
+
 /// Tells of the panic in which it is dropped.
 struct Told(&'static str);
 
@@ -326,6 +341,7 @@ mod tests {
     async fn what_a_task_that_is_run_once_said_in_its_panic_is_known() {
         assert_eq!(caught("four", async { 4 }).await, Ok(4));
         assert_eq!(caught("four", async { panic!("late") }).await, Err::<(), _>("late".into()));
+        assert_eq!(contained("five", async { panic!("later") }).await, Err::<(), _>("later".into()));
     }
 
     #[tokio::test(start_paused = true)]

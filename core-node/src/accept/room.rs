@@ -45,6 +45,10 @@ pub(super) struct Share {
 }
 
 impl Rooms {
+    pub(super) fn nodes(&self) -> usize {
+        lock(&self.nodes).len()
+    }
+
     /// Of a new connection of `node`.
     pub(super) fn room(&self, node: &NodeId) -> Room {
         let mut nodes = lock(&self.nodes);

@@ -44,7 +44,7 @@ impl Meetings {
     }
 
     /// Ends a meeting that cannot go on: its tasks stop, its edges leave, and its status says why. What is stored of it stays.
-    async fn fail(&self, meeting: &Arc<Meeting>, why: String) {
+    pub(crate) async fn fail(&self, meeting: &Arc<Meeting>, why: String) {
         if meeting.record().status.ended() {
             return;
         }

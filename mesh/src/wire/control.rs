@@ -134,6 +134,27 @@ pub enum ToCore {
     },
 }
 
+impl ToCore {
+    /// The alias of the meeting that it is about, and where it says so itself the meeting; `None` if it is about none.
+    pub fn about(&self) -> Option<(MeetingAlias, Option<MeetingId>)> {
+        match self {
+            Self::Hello { .. } | Self::Beat { .. } => None,
+            Self::Open { alias, meeting, .. }
+            | Self::Serve { alias, meeting, .. }
+            | Self::Late { alias, meeting, .. } => Some((*alias, Some(*meeting))),
+            Self::Participant { alias, .. }
+            | Self::Left { alias, .. }
+            | Self::State { alias, .. }
+            | Self::Stats { alias, .. }
+            | Self::Close { alias, .. }
+            | Self::Standby { alias, .. }
+            | Self::HandOver { alias }
+            | Self::Forget { alias, .. }
+            | Self::GivenUp { alias, .. } => Some((*alias, None)),
+        }
+    }
+}
+
 /// Spans in [`ToCore::GivenUp`].
 pub const MAX_GIVEN_UP: usize = 32;
 

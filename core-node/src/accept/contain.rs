@@ -1,0 +1,61 @@
+//! A message of an edge on which this core breaks costs the meeting that it is about; the edge's others go on.
+
+use std::sync::Arc;
+
+use mesh::{
+    tasks,
+    wire::control::{RefusedReason, ToCore, ToEdge},
+};
+
+use super::{Acceptor, ControlError, Link};
+use crate::{lock, meeting::Meeting};
+
+impl Acceptor {
+    /// Takes one message of an edge. Should that panic, the meeting fails that it is about, if the edge captures it: the edge would say
+    /// the same again on each new stream.
+    ///
+    /// # Errors
+    /// It makes no sense here, or the store has failed.
+    pub async fn handle(&self, link: &Arc<Link>, message: ToCore) -> Result<(), ControlError> {
+        let about = message.about();
+        let broken = match tasks::contained("control message", self.heed(link, message)).await {
+            Ok(taken) => return taken,
+            Err(why) => format!("a message of its edge broke: {why}"),
+        };
+        let Some((alias, opens)) = about else { return Ok(()) };
+        let meeting = opens.or_else(|| Some(lock(&link.aliases).meeting(alias).ok()?.0));
+        let meeting = meeting.and_then(|id| self.meetings.live(id)).filter(|meeting| captures(link, meeting));
+        match meeting {
+            Some(meeting) => self.meetings.fail(&meeting, broken).await,
+            // Whoever opens a meeting waits for an answer.
+            None if opens.is_some() => {
+                link.tell(ToEdge::Refused { alias, reason: RefusedReason::UnknownMeeting }).await;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn captures(link: &Link, meeting: &Meeting) -> bool {
+    meeting.record().captors().any(|(_, owner)| owner.edge == link.edge.node)
+}
+
+/// What breaks a core in tests: a state with this detail, and an opening with the trace of [`poisoned`].
+#[cfg(test)]
+pub(crate) const POISON: &str = "poison";
+
+#[cfg(test)]
+pub(crate) fn poisoned() -> mesh::trace::TraceContext {
+    mesh::trace::TraceContext::new(0xdead)
+}
+
+#[cfg(test)]
+pub(super) fn break_on(message: &ToCore) {
+    let breaks = match message {
+        ToCore::State { detail, .. } => detail.as_deref() == Some(POISON),
+        ToCore::Open { trace, .. } => *trace == poisoned(),
+        _ => false,
+    };
+    assert!(!breaks, "poisoned");
+}
