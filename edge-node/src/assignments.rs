@@ -340,7 +340,10 @@ impl Assignments {
     fn report(&self) {
         let (meetings, capacity) = (self.count() as u32, self.settings.capacity);
         metrics::gauge!("nearfield_edge_meetings").set(f64::from(meetings));
-        metrics::gauge!("nearfield_edge_table_rows", "table" => "meetings").set(f64::from(meetings));
+        let connections = self.settings.connect.sockets.tables();
+        for (table, rows) in connections.into_iter().chain([("meetings", meetings as usize)]) {
+            metrics::gauge!("nearfield_edge_table_rows", "table" => table).set(rows as f64);
+        }
         self.node.publish(|report| {
             report.meetings = meetings;
             report.capacity = capacity;

@@ -13,7 +13,7 @@
 //! | after a partition, foca waits for minutes | nodes that are down are announced to every few seconds |
 //! | a node that is alone, or held down, stops announcing | seeds and members are tried from here |
 //! | joining needs the seed's name | an announcement to anyone, which the receiver takes for itself |
-//! | anybody may say anything of anybody | a node enters with its own signed `Card` alone; a Down needs two tellers, or our own probes (`judge`) |
+//! | anybody may say anything of anybody | a node enters with its own signed `Card` alone; a Down needs a probe of our own without answer (`judge`) |
 //! | the table grows with what peers claim | one entry for each certificate, [`MAX_MEMBERS_KNOWN`] in all |
 //! | two that hold each other down renew themselves for ever | at the pace of `limits`, on both sides |
 //! | a change of the list waits for the next gossip | it is passed on at once |
@@ -44,6 +44,7 @@ mod ring;
 mod rumours;
 mod settings;
 mod sync;
+mod tables;
 mod timers;
 mod twins;
 mod upkeep;

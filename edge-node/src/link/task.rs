@@ -74,6 +74,18 @@ enum Lost {
     Closed,
 }
 
+/// Meetings of all links have come, or gone.
+fn note_places(rows: usize, came: bool) {
+    let places = metrics::gauge!("nearfield_edge_table_rows", "table" => "link_meetings");
+    if came { places.increment(rows as f64) } else { places.decrement(rows as f64) }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        note_places(self.meetings.len(), false);
+    }
+}
+
 /// A control stream that has said hello.
 struct Dialled {
     peer: Peer,
@@ -207,9 +219,11 @@ impl Link {
         match command {
             Command::Register(alias, key, events) => {
                 let place = Place { events, key, opened: None, served: false, behind: false };
+                let rows = self.meetings.len();
                 self.meetings.entry(alias).or_insert(place);
+                note_places(self.meetings.len() - rows, true);
             }
-            Command::Unregister(alias) => drop(self.meetings.remove(&alias)),
+            Command::Unregister(alias) => note_places(self.meetings.remove(&alias).iter().count(), false),
             Command::Release(alias) => {
                 self.meetings.entry(alias).and_modify(|place| (place.opened, place.served) = (None, false));
             }

@@ -159,6 +159,16 @@ impl Cards {
         self.newest.len()
     }
 
+    pub(super) fn tables(&self) -> [(&'static str, usize); 5] {
+        [
+            ("gossip_cards", self.newest.len()),
+            ("gossip_card_keys", self.keys.len()),
+            ("gossip_cards_asked", self.asked.len()),
+            ("gossip_cards_told", self.telling.len()),
+            ("gossip_cards_waiting", self.waiting.len()),
+        ]
+    }
+
     /// Keeps a card that is proven, and has it passed on.
     pub(super) fn keep(&mut self, card: Card, from: Option<NodeId>) {
         let node = card.peer.node.clone();

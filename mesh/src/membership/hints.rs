@@ -28,6 +28,10 @@ pub(super) struct Hint {
 pub(super) struct Hints(BTreeMap<NodeId, Hint>);
 
 impl Hints {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn contains(&self, node: &NodeId) -> bool {
         self.0.contains_key(node)
     }

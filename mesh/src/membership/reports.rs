@@ -231,6 +231,10 @@ impl Reports {
         Heard::News { node: node.clone(), telling: Telling::Mark, brisk: false }
     }
 
+    pub(super) fn tables(&self) -> [(&'static str, usize); 2] {
+        [("gossip_reports", self.newest.len()), ("gossip_report_keys", self.keys.len())]
+    }
+
     /// Whose reports have changed since the last call.
     pub(super) fn take_changed(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.changed)

@@ -53,6 +53,10 @@ struct Rival {
 }
 
 impl Twins {
+    pub(super) fn tables(&self) -> [(&'static str, usize); 2] {
+        [("gossip_rivals", self.rivals.len()), ("gossip_heard", self.heard.len())]
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         let own = self.own.as_ref().map(|(.., until)| *until);
         self.rivals.values().map(|rival| rival.until.min(rival.again)).chain(own).min()

@@ -151,6 +151,20 @@ impl Gossip {
             self.shared.keyring.tidy(SystemTime::now());
             metrics::gauge!("nearfield_mesh_twins").set(lock(&self.shared.twins).count(now) as f64);
             self.outboxes.retain(|_, outbox| outbox.dialling || outbox.quiet_until > now);
+            self.note_tables();
+        }
+    }
+
+    fn note_tables(&self) {
+        let shared = &self.shared;
+        let own = [
+            ("gossip_outboxes", self.outboxes.len()),
+            ("certificates", shared.keyring.len()),
+            ("dials", lock(&shared.turns).len()),
+            ("own_addresses", lock(&shared.own_addresses).len()),
+        ];
+        for (table, rows) in own.into_iter().chain(self.membership.tables()) {
+            metrics::gauge!("nearfield_mesh_table_rows", "table" => table).set(rows as f64);
         }
     }
 

@@ -67,6 +67,10 @@ impl Keyring {
         lock(&self.0).add(Arc::new(chain), now)
     }
 
+    pub(super) fn len(&self) -> usize {
+        lock(&self.0).known.len()
+    }
+
     /// Forgets what has expired.
     pub(super) fn tidy(&self, now: SystemTime) {
         lock(&self.0).known.retain(|_, known| known.accepted.expires >= now);

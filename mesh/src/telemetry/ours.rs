@@ -37,6 +37,7 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_mesh_denied_total", "Messages that the sender may not send here, by kind and reason."),
     counter("nearfield_mesh_requests_refused_total", "Requests of peers that were not heard, by reason."),
     counter("nearfield_task_panics_total", "Tasks that broke, by name."),
+    gauge("nearfield_mesh_table_rows", "Rows of each table that outlives a packet, by name."),
     gauge("nearfield_mesh_twins", "Other nodes met in the last 90 seconds that have this node's id."),
     counter("nearfield_mesh_unknown_total", "Things of a kind this version does not know, by what carried them."),
 ];

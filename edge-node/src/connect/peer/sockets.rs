@@ -75,6 +75,13 @@ impl std::fmt::Debug for Sockets {
 }
 
 impl Sockets {
+    /// Sets of sockets that are open, and the connections on them.
+    pub fn tables(&self) -> [(&'static str, usize); 2] {
+        let handles: Vec<Arc<Handle>> = lock(&self.0.open).iter().filter_map(|open| open.handle.upgrade()).collect();
+        let places = handles.iter().map(|handle| lock(&handle.taken).places).sum();
+        [("sockets", handles.len()), ("relay_connections", places)]
+    }
+
     /// Who this node is to relays.
     pub(super) fn identity(&self) -> Result<Arc<Identity>, ConnectError> {
         if let Some(identity) = self.0.identity.get() {
