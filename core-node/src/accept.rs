@@ -562,6 +562,12 @@ async fn take_spurt<R: AsyncRead + Unpin>(
     header: &SpurtHeader,
     mut reader: SpurtReader<R>,
 ) -> Result<(), SpurtError> {
+    if meeting.is_nobodys(key, header.captured) {
+        // Read to its end, it can be done with: the edge would keep it otherwise.
+        while reader.items().await?.is_some() {}
+        meeting.tell_done(key).await;
+        return Ok(());
+    }
     if meeting.handle_header(key, header.captured, header.trace, header.offset).await? == Opened::Done {
         return Ok(());
     }

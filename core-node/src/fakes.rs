@@ -151,7 +151,7 @@ impl Mesh for FakeMesh {
         self.asked.lock().unwrap().push(node.to_string());
         match request {
             Request::Probe { .. } => Ok(Response::Probed { rtt_us: self.to_relay(node), answered: 3 }),
-            Request::Assign(_) if self.refuse.lock().unwrap().contains(&node.to_string()) => {
+            Request::Assign(_) | Request::Join(_) if self.refuse.lock().unwrap().contains(&node.to_string()) => {
                 Ok(Response::Refused { reason: "full".into() })
             }
             Request::Assign(assignment) => self.take(node, assignment).await,

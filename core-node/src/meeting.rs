@@ -368,6 +368,24 @@ impl Meeting {
         lock(&self.detours).only_since(epoch)
     }
 
+    /// Of the edge of `epoch` is waited for what it has captured since then; or for nothing more.
+    ///
+    /// # Errors
+    /// The store takes no more writes.
+    pub async fn note_owed(&self, epoch: Epoch, since: Option<Micros>) -> Result<(), LogClosed> {
+        let note = |record: &mut MeetingRecord| {
+            if let Some(owner) = record.owners.get_mut(&epoch.0) {
+                owner.owes = since;
+            }
+        };
+        self.update_here(note).await.map(|_| ())
+    }
+
+    /// Those who were relieved and have not brought all that they captured.
+    pub fn owing(&self) -> Vec<(Epoch, Owner)> {
+        lock(&self.record).owing().map(|(epoch, owner)| (epoch, owner.clone())).collect()
+    }
+
     /// What its cores alone know.
     pub fn key(&self) -> MeetingKey {
         lock(&self.record).key
@@ -437,7 +455,7 @@ impl Meeting {
         let number = self.update_here(retire).await?;
         lock(&self.witnesses).handle_retired(epoch, number);
         self.settle_witnesses();
-        self.hear(Heard::Captors).await;
+        self.tell_captors().await;
         Ok(())
     }
 
@@ -606,7 +624,12 @@ impl Meeting {
         lock(&self.record).owners.get(&epoch.0).cloned()
     }
 
-    /// A spurt stream begins. Waits for room while transcription is behind, which holds the edge back.
+    /// Whether a spurt was captured when its epoch was over: another edge has it.
+    pub fn is_nobodys(&self, key: &SpurtKey, captured: Micros) -> bool {
+        self.owner(key.epoch).is_some_and(|owner| !seat::is_in_time(&owner, captured))
+    }
+
+    /// A spurt stream that is not [`Meeting::is_nobodys`] begins. Waits for room while transcription is behind, which holds the edge back.
     ///
     /// # Errors
     /// The stream is not to be read.
@@ -617,9 +640,6 @@ impl Meeting {
         trace: TraceContext,
         offset: u32,
     ) -> Result<Opened, IntakeError> {
-        if self.owner(key.epoch).is_some_and(|owner| !seat::is_in_time(&owner, captured)) {
-            return Err(Refusal::Sealed.into());
-        }
         self.note_origin(captured).await?;
         let deadline = tokio::time::Instant::now() + BACKLOG_WAIT;
         let opened = loop {
@@ -697,7 +717,8 @@ impl Meeting {
         self.progress.notify_one();
     }
 
-    async fn tell_done(&self, key: &SpurtKey) {
+    /// Tells the edge of a spurt that it need not keep it, or more of it than this.
+    pub async fn tell_done(&self, key: &SpurtKey) {
         let leased = self.owner(key.epoch).is_some_and(|owner| owner.leased);
         let items = lock(&self.ingest).done_to(key).filter(|_| leased);
         self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key: key.clone(), items }).await;
@@ -754,6 +775,11 @@ impl Meeting {
     /// The epochs under which edges capture now, or may.
     pub fn captors(&self) -> BTreeSet<Epoch> {
         lock(&self.record).captors().map(|(epoch, _)| epoch).collect()
+    }
+
+    /// The scribe is to know who captures now, or may: by the next speech it may be others already.
+    pub async fn tell_captors(&self) {
+        self.hear(Heard::Captors(self.captors())).await;
     }
 
     /// So many frames, so far, had been brought by another edge already.

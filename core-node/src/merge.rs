@@ -17,7 +17,7 @@
 //! Rules: a run of spurts that has ended is an utterance as soon as every other edge that captures has ended too, has come
 //! as far as to be no help, or was waited for long enough (`track`). What comes after that and is not in it is an utterance
 //! of its own. A spurt is *settled* when nothing of it is left; it is done when what it was used for is published
-//! ([`ledger`]). Where one edge captures, nothing is waited for or remembered.
+//! ([`ledger`]). Where one edge captures, and always has, nothing is waited for or remembered.
 //!
 //! Calling contract: after [`Merger::handle_fresh`], [`Merger::handle_whole`], [`Merger::handle_captors`] and
 //! [`Merger::handle_timeout`], drain [`Merger::poll_ready`] and then [`Merger::poll_settled`].
@@ -57,7 +57,9 @@ const KEEP: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub struct Merger {
     captors: BTreeSet<Epoch>,
-    /// Until when utterances are remembered: several edges captured not long before.
+    /// The newest epoch under which an edge has captured.
+    newest: Option<Epoch>,
+    /// Until when utterances are remembered: several edges captured, or one succeeded another, not long before.
     remember: Option<Instant>,
     /// They may have before a restart.
     recalled: bool,
@@ -83,7 +85,10 @@ impl Merger {
 
     /// The epochs under which edges capture now, or may.
     pub fn handle_captors(&mut self, captors: BTreeSet<Epoch>, now: Instant) {
-        if captors.len() > 1 || std::mem::take(&mut self.recalled) {
+        // Whoever was succeeded may still bring what the successor has heard, too, however short the two were seen together.
+        let succeeded = self.newest.is_some_and(|newest| captors.last().is_some_and(|last| *last > newest));
+        self.newest = self.newest.max(captors.last().copied());
+        if succeeded || captors.len() > 1 || std::mem::take(&mut self.recalled) {
             self.remember = Some(now + KEEP);
         }
         if captors != self.captors {

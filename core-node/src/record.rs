@@ -319,6 +319,9 @@ pub struct Owner {
     /// Speech captured under its epoch later than this is not taken; `None` while it owns the meeting.
     #[serde(default)]
     pub until: Option<Micros>,
+    /// It was relieved because it had no way here: what it has captured since this time has not come, and is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owes: Option<Micros>,
     /// Earlier epochs of its own that this entry stands for as well, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joined: Vec<u64>,
@@ -327,7 +330,8 @@ pub struct Owner {
 impl Owner {
     /// An owner of the meeting's first slot, until further notice.
     pub fn new(edge: NodeId, region: RegionId) -> Self {
-        Self { edge, region, slot: 0, leased: false, leaving: false, since: None, until: None, joined: vec![] }
+        let (slot, since, until, owes) = (0, None, None, None);
+        Self { edge, region, slot, leased: false, leaving: false, since, until, owes, joined: vec![] }
     }
 }
 
@@ -367,6 +371,12 @@ impl MeetingRecord {
     /// Whether `epoch` is its owner's still.
     pub fn captures(&self, epoch: Epoch) -> bool {
         self.owners.get(&epoch.0).is_some_and(|owner| owner.until.is_none())
+    }
+
+    /// Those who were relieved and have not brought all that they captured.
+    pub fn owing(&self) -> impl Iterator<Item = (Epoch, &Owner)> {
+        let owing = self.owners.iter().filter(|(_, owner)| owner.owes.is_some());
+        owing.map(|(epoch, owner)| (Epoch(*epoch), owner))
     }
 
     /// The edges' totals over all epochs.

@@ -12,7 +12,7 @@ use mesh::wire::{
 use crate::{
     accept::SpurtError,
     fakes::{ALIAS, ALICE, Core, Edge, next, spurt_bytes},
-    meeting::Meeting,
+    meeting::{Meeting, wishes::Wish},
     record::Status,
 };
 
@@ -109,6 +109,23 @@ async fn the_last_one_that_dies_leaves_a_gap() {
     assert_eq!(live.record().gaps, []);
     core.say(&one, ToCore::Close { alias: ALIAS, reason: CloseReason::LeaseOver }).await;
     core.until("a gap", |_| live.record().gaps.len() == 1).await;
+}
+
+#[tokio::test]
+async fn one_that_was_asked_to_be_the_second_and_did_not_take_it_is_no_edge_of_the_meeting() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::named("core-1", &dir.path().join("1.redb"), false, |_| {});
+    leasing(&core);
+    core.mesh.refuse.lock().unwrap().extend(["edge-b", "edge-c"].map(String::from));
+    let meeting = core.create_for(2).await;
+    core.assigned().await;
+    let one = core.connect("edge-a").await;
+    core.serve(&one, meeting, Epoch(1), Term(1)).await;
+    core.beats(&one);
+    let live = core.meetings.live(meeting).unwrap();
+    core.until("it lacks a second", |_| live.wishes.unmet().iter().any(|unmet| unmet.wish == Wish::Redundancy)).await;
+    core.until("the first is alone", |_| live.captors() == [Epoch(1)].into()).await;
+    assert_eq!(live.record().owner().map(|owner| owner.edge.to_string()), Some("edge-a".into()));
 }
 
 #[tokio::test]

@@ -146,6 +146,9 @@ impl Scribe {
     fn hear(&mut self, heard: Heard) {
         #[cfg(test)]
         break_if_poisoned(self.meeting.id);
+        if let Heard::Captors(captors) = &heard {
+            self.merger.handle_captors(captors.clone(), Instant::now());
+        }
         // Before anything else: who captures decides whether anybody is waited for.
         self.merger.handle_captors(self.meeting.captors(), Instant::now());
         match heard {
@@ -161,7 +164,7 @@ impl Scribe {
                 self.take(&key, fresh);
                 self.merger.handle_whole(&key, end, Instant::now());
             }
-            Heard::Captors => {}
+            Heard::Captors(_) => {}
         }
     }
 

@@ -7,9 +7,12 @@ pub mod decode;
 pub mod denoise;
 mod slot;
 
-use std::{ops::Range, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use mesh::{clock::Micros, wire::spurt::SpurtEnd};
+use mesh::{
+    clock::Micros,
+    wire::{Epoch, spurt::SpurtEnd},
+};
 
 pub use self::{
     decode::{Decoded, duration_of},
@@ -79,6 +82,6 @@ pub enum Heard {
         /// What has come since the last time.
         fresh: Option<Fresh>,
     },
-    /// The edges that capture may be others.
-    Captors,
+    /// The edges that capture may be others: these, by epoch.
+    Captors(BTreeSet<Epoch>),
 }

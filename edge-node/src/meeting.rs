@@ -166,6 +166,8 @@ pub struct Meeting {
     refused: bool,
     /// Until when it is captured while a successor is sought.
     hand_over: Option<Instant>,
+    /// The core has told it to leave: it waits for what is here, and for nobody to take the meeting.
+    dismissed: bool,
     offered: Instant,
     /// When the serving core was last opened, or last acknowledged anything.
     progressed: Instant,
@@ -227,6 +229,7 @@ impl Meeting {
             recovered: false,
             refused: false,
             hand_over: None,
+            dismissed: false,
             offered: now,
             progressed: now,
             control: VecDeque::new(),
@@ -357,6 +360,7 @@ impl Meeting {
         }
         if self.flush_deadline().is_some_and(|until| until <= now) {
             metrics::counter!("nearfield_edge_meeting_unflushed_total").increment(1);
+            self.say_close();
             self.phase = Phase::Over;
         }
     }
@@ -385,8 +389,8 @@ impl Meeting {
             return None;
         }
         let transmit = self.uplink.poll_transmit(wall);
-        if transmit.is_none() && self.uplink.is_sent() && !self.apart {
-            self.close_when_sent();
+        if transmit.is_none() && !self.apart {
+            self.close_when_home();
         }
         transmit
     }

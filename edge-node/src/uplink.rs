@@ -316,6 +316,11 @@ impl Uplink {
         self.ready.is_empty() && self.closing.is_empty()
     }
 
+    /// Whether the core holds all of it, to its end: nothing is under way, and nothing more will be said.
+    pub fn is_home(&self) -> bool {
+        self.is_sent() && self.spurts.values().all(Spurt::is_home)
+    }
+
     /// Memory taken, by its own count; never above [`Settings::max_bytes`].
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -481,6 +486,11 @@ impl Spurt {
     /// The core has it, to its end: its words come, whatever becomes of it here.
     fn is_safe(&self) -> bool {
         self.end.is_some() && self.durable.as_ref().is_some_and(|(_, upto)| *upto == self.count)
+    }
+
+    /// The same of one in which nothing may have been said.
+    fn is_home(&self) -> bool {
+        self.end.is_some() && (self.count == 0 || self.is_safe())
     }
 
     fn is_held_back(&self) -> bool {

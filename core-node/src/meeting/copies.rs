@@ -20,6 +20,9 @@ impl Meeting {
         received: Micros,
     ) -> Result<(), IntakeError> {
         if let Some(header) = copies.header.filter(|_| !lock(&self.ingest).knows(&key)) {
+            if self.is_nobodys(&key, header.captured) {
+                return Ok(());
+            }
             self.note_origin(header.captured).await?;
             // Where there is no room just now, the stream waits for it.
             lock(&self.ingest).handle_header(&key, header.captured, header.trace, header.offset)?;

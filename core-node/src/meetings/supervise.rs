@@ -90,8 +90,6 @@ pub(super) struct Supervisor {
     whole_from: Micros,
     /// This edge has the meeting again, and is believed from then on to have captured all the while.
     back: Option<(Epoch, Instant)>,
-    /// What edges that were relieved have captured and not brought yet.
-    owed: Vec<(Epoch, Gap)>,
     /// The owner has been seen alive since it became the owner.
     owner_seen: bool,
     /// What former owners left open is ended by these.
@@ -130,7 +128,6 @@ impl Supervisor {
             gap,
             whole_from,
             back: None,
-            owed: vec![],
             owner_seen: false,
             ending: JoinSet::new(),
             told: None,
@@ -199,7 +196,7 @@ impl Supervisor {
             Notice::Closed(epoch, reason) => self.handle_closed(epoch, reason, now).await?,
             Notice::Late(_) if self.is_finishing() => {}
             // What it owes is on its way.
-            Notice::Late(epoch) if self.owed.iter().any(|(of, _)| *of == epoch) => {}
+            Notice::Late(epoch) if self.is_owing(epoch) => {}
             Notice::Late(epoch) => self.handle_closed(epoch, CloseReason::LeaseOver, now).await?,
             // `act` relieves it.
             Notice::HandOver(epoch) => self.leaves = self.leaves.max(Some(epoch)),
@@ -233,7 +230,7 @@ impl Supervisor {
     }
 
     async fn handle_closed(&mut self, epoch: Epoch, reason: CloseReason, now: Instant) -> Result<(), LogClosed> {
-        self.handle_paid(epoch, now);
+        self.handle_paid(epoch, now).await?;
         if self.is_spare(epoch, now).await? {
             return Ok(());
         }
@@ -259,6 +256,14 @@ impl Supervisor {
         waits
     }
 
+    /// The first edge has left, and nobody is waited for any more: neither the second edge nor one that owes.
+    fn close_if_last(&mut self, now: Instant) {
+        let last = self.second.epoch().is_none() && !self.owes();
+        if let Some((first, reason)) = self.closed.take_if(|_| last) {
+            self.lifecycle.handle_closed(first, reason, now);
+        }
+    }
+
     fn is_finishing(&self) -> bool {
         self.lifecycle.status() == Status::Finishing
     }
@@ -273,9 +278,7 @@ impl Supervisor {
         if self.second.epoch() == Some(epoch) {
             self.second.handle_lost(epoch, now);
             self.give_up(epoch).await?;
-            if let Some((first, reason)) = self.closed.take() {
-                self.lifecycle.handle_closed(first, reason, now);
-            }
+            self.close_if_last(now);
             return Ok(true);
         }
         let ours = epoch == self.lifecycle.epoch() && !self.is_finishing() && !self.lifecycle.status().ended();
@@ -286,7 +289,7 @@ impl Supervisor {
     async fn promote(&mut self, former: Epoch) -> Result<bool, LogClosed> {
         let slot = 1 - self.second.slot().min(1);
         let Some(epoch) = self.second.promote(slot) else { return Ok(false) };
-        tracing::warn!(former = former.0, epoch = epoch.0, "one of two edges is lost; the other goes on");
+        tracing::warn!(former = former.0, epoch = epoch.0, "one of two edges is lost or unheard; the other goes on");
         metrics::counter!("nearfield_core_captures_taken_on_total").increment(1);
         self.lifecycle.handle_promoted(epoch);
         self.place_next = false;
@@ -323,8 +326,8 @@ impl Supervisor {
             self.note_back(epoch);
         }
         if self.lifecycle.poll_timeout().is_some_and(|at| at <= now) {
-            let awaited = self.closed.is_none() || self.second.epoch().is_some() || self.owes();
-            if awaited && self.lives(self.lifecycle.epoch()) {
+            let awaited = self.closed.is_none() || self.second.epoch().is_some();
+            if self.owes() || (awaited && self.lives(self.lifecycle.epoch())) {
                 self.lifecycle.handle_edge_alive(now);
             }
             self.lifecycle.handle_timeout(now);
@@ -360,7 +363,10 @@ impl Supervisor {
         let spare = self.is_spare(lapsed.epoch, now).await?;
         // At the end of a meeting no other is sought: what it has may still come.
         let awaited = self.is_finishing() && self.lives(lapsed.epoch);
-        if !spare && !awaited && !self.waits_for_second(lapsed.epoch, CloseReason::LeaseOver) {
+        let waits = |this: &mut Self, reason| {
+            this.waits_for_second(lapsed.epoch, reason) || this.waits_for_owed(lapsed.epoch, reason)
+        };
+        if !spare && !awaited && !waits(self, CloseReason::LeaseOver) {
             self.lifecycle.handle_edge_down(lapsed.epoch, now);
         }
         Ok(())
@@ -382,13 +388,14 @@ impl Supervisor {
             self.note_lost(self.lifecycle.epoch(), GapReason::EdgeLost, wall());
             // An error ends the node.
             let epoch = self.lifecycle.epoch();
-            if !self.promote(epoch).await.unwrap_or(true) {
+            let goes_on = self.promote(epoch).await.unwrap_or(true);
+            if !goes_on && !self.waits_for_owed(epoch, CloseReason::LeaseOver) {
                 self.lifecycle.handle_edge_down(epoch, Instant::now());
             }
         }
     }
 
-    /// Whether the mesh holds the edge of `epoch` for alive.
+    /// Whether the mesh holds the edge of `epoch` to be alive.
     fn lives(&self, epoch: Epoch) -> bool {
         self.meeting.owner(epoch).is_some_and(|owner| self.is_member(&owner))
     }

@@ -455,6 +455,44 @@ fn copies_that_come_a_minute_late_are_dropped() {
 }
 
 #[test]
+fn nor_is_anything_said_twice_that_comes_late_of_an_edge_that_another_succeeded_unseen() {
+    let said = sentences(&[(40, 300), (60, 100), (60, 200)]);
+    let (mut merger, mut origin, t0) = (Merger::default(), Origin::new(), Instant::now());
+    let relieved = Ear { alive: 0..560, outage: 30..2000, ..Ear::new(1) };
+    let comes = Ear { alive: 200..u64::MAX, clock: 60_000, ..Ear::new(2) };
+    let mut made = BTreeMap::<u64, u32>::new();
+    let mut hear = |merger: &mut Merger, origin: &Origin, what: What, at: Duration| {
+        match what {
+            What::Fresh(key, fresh) => merger.handle_fresh(&key, &fresh, t0 + at),
+            What::Whole(key, end) => merger.handle_whole(&key, end, t0 + at),
+            What::Joins(_) | What::Leaves(_) => return,
+        }
+        merger.handle_timeout(t0 + at + ms(5000));
+        let pieces = std::iter::from_fn(|| merger.poll_ready()).flat_map(|utterance| utterance.pieces);
+        for Piece { key, items } in pieces {
+            items.for_each(|item| *made.entry(origin[&(key.epoch.0, key.spurt.0, item)].start).or_default() += 1);
+        }
+    };
+    merger.handle_captors([Epoch(1)].into(), t0);
+    let (late, now) = (relieved.speak(&said, &mut origin), comes.speak(&said, &mut origin));
+    // The two were never seen together: nothing came while both captured.
+    merger.handle_captors([Epoch(2)].into(), t0);
+    now.into_iter().for_each(|(at, what)| hear(&mut merger, &origin, what, at));
+    // What was said last is sent first.
+    let mut spurts: BTreeMap<u32, Vec<What>> = BTreeMap::new();
+    for (_, what) in late {
+        if let What::Fresh(key, _) | What::Whole(key, _) = &what {
+            spurts.entry(key.spurt.0).or_default().push(what);
+        }
+    }
+    let newest_first = spurts.into_values().rev().flatten();
+    newest_first.for_each(|what| hear(&mut merger, &origin, what, Duration::from_secs(60)));
+    let heard: BTreeSet<u64> = origin.values().map(|frames| frames.start).collect();
+    let wrong: Vec<u64> = heard.into_iter().filter(|frame| made.get(frame) != Some(&1)).collect();
+    assert!(wrong.is_empty(), "not once: {wrong:?}");
+}
+
+#[test]
 fn a_planned_hand_over_in_the_middle_of_a_sentence_joins_both_halves() {
     let said = sentences(&[(40, 300), (60, 100)]);
     let leaves = Ear { alive: 0..200, ..Ear::new(1) };

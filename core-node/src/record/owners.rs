@@ -39,7 +39,7 @@ impl MeetingRecord {
         let over: Vec<(u64, &Owner)> = self.owners.iter().map(|(epoch, owner)| (*epoch, owner)).collect();
         let over = &over[..over.len().saturating_sub(MAX_CAPTORS)];
         let like = |a: &Owner, b: &Owner| a.edge == b.edge && a.region == b.region && a.slot == b.slot;
-        let ended: Vec<&(u64, &Owner)> = over.iter().filter(|(_, owner)| owner.until.is_some()).collect();
+        let ended: Vec<&(u64, &Owner)> = over.iter().filter(|(_, o)| o.until.is_some() && o.owes.is_none()).collect();
         ended.iter().enumerate().find_map(|(at, (later, owner))| {
             let earlier = ended[..at].iter().find(|(_, before)| like(before, owner))?;
             Some((earlier.0, *later))
@@ -91,5 +91,17 @@ mod tests {
         // What an edge says of an epoch that has no entry of its own any more is in the sum already.
         record.note_totals(3, EdgeTotals { packets_in: 9, ..EdgeTotals::default() });
         assert_eq!(record.edge_totals().packets_in, 10_000);
+    }
+
+    #[test]
+    fn an_edge_that_owes_speech_keeps_its_entry() {
+        let mut record = fakes::record();
+        let edge = || Owner::new("edge-1".parse().unwrap(), "eu-central".parse().unwrap());
+        grant(&mut record, Epoch(1), Owner { owes: Some(Micros(5)), ..edge() }, Micros(1));
+        (2..1000).for_each(|epoch| grant(&mut record, Epoch(epoch), edge(), Micros(epoch)));
+        assert_eq!(
+            record.owing().map(|(epoch, owner)| (epoch, owner.owes)).collect::<Vec<_>>(),
+            [(Epoch(1), Some(Micros(5)))]
+        );
     }
 }

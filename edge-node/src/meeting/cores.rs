@@ -149,6 +149,7 @@ impl Meeting {
             }
             ToEdge::Leave { .. } => {
                 let reason = if self.hand_over.is_some() { CloseReason::Drain } else { CloseReason::Asked };
+                self.dismissed = true;
                 self.leave(reason, now, wall);
             }
             ToEdge::Refused { reason: RefusedReason::StaleEpoch, .. } if serving && self.beats && !self.late => {

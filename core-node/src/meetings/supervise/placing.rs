@@ -48,7 +48,8 @@ impl Supervisor {
                 }
             }
             (Which::Second, Ok(epoch)) => self.take_as_second(epoch, now).await?,
-            (Which::Second, Err((_, why))) => {
+            (Which::Second, Err((epoch, why))) => {
+                self.dismiss_stray(epoch).await?;
                 tracing::warn!(code = why.code, detail = why.detail, "no second edge for now");
                 metrics::counter!("nearfield_core_second_edges_missed_total").increment(1);
                 self.meeting.wishes.handle_unmet(self.second_wish(), why.detail, wall());
@@ -61,8 +62,18 @@ impl Supervisor {
             self.begin_gap(GapReason::EdgeLost, wall());
         }
         // It captures from now on, or may.
-        self.meeting.drain(None).await;
+        self.meeting.tell_captors().await;
         Ok(())
+    }
+
+    /// Whoever was asked last to be the second, and has not taken it, captures nothing, should it have joined all the same.
+    async fn dismiss_stray(&mut self, epoch: Epoch) -> Result<(), LogClosed> {
+        let slot = self.meeting.owner(epoch).map(|owner| owner.slot);
+        if slot != Some(self.second.slot()) || self.is_ours(epoch) {
+            return Ok(());
+        }
+        self.leave(epoch).await;
+        self.give_up(epoch).await
     }
 
     /// An edge has joined in the second's slot, and may have gone again.
