@@ -164,6 +164,24 @@ impl Bed {
         Ok(())
     }
 
+    /// Runs a command of the program of the node called `id`, with that node's configuration but for `sets`; what it says.
+    ///
+    /// # Errors
+    /// There is no such node, or the command failed; with its reason.
+    pub async fn tell(&self, id: &NodeId, sets: &[String], command: &[std::ffi::OsString]) -> Result<String> {
+        let node = self.named(id).context("no such node")?;
+        let mut asked =
+            tokio::process::Command::from(node.host.command(self.plan.binaries.join(binary(node.identity.role))));
+        asked.arg("--config").arg(self.plan.dir.join(format!("{id}.toml")));
+        asked.args(sets.iter().flat_map(|set| ["--set", set])).args(command).kill_on_drop(true);
+        let done = asked.stdin(Stdio::null()).output().await?;
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if !done.status.success() {
+            bail!("{command:?} of {id}: {}: {}", done.status, said(&done.stderr));
+        }
+        Ok(said(&done.stdout))
+    }
+
     /// Sends a signal to the node called `id`.
     ///
     /// # Errors

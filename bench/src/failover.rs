@@ -47,6 +47,9 @@ use crate::{
 /// Of a disk that is full soon, in bytes.
 const SMALL_DISK: u64 = 64 << 10;
 
+/// A meeting that is to be over soon.
+const BRIEF: Duration = Duration::from_secs(12);
+
 /// Options of `bench failover`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -126,6 +129,9 @@ async fn play(scenario: Scenario, args: &Args, prompts: &[Prompt]) -> Result<Out
         stage.open_at_janus(HOME, script::dense(args.options.seed + 2, times.meeting, prompts)).await?;
     }
     stage.open(HOME, script::dense(args.options.seed, times.meeting, prompts), scenario.redundancy()).await?;
+    if scenario.has_short_company() {
+        stage.open(HOME, script::sparse(args.options.seed + 1, BRIEF, prompts), 1).await?;
+    }
     if scenario.has_company() {
         let apart =
             script::sparse(args.options.seed + 1, times.meeting.saturating_sub(Duration::from_secs(4)), prompts);

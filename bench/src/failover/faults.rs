@@ -5,6 +5,7 @@ mod hand_over;
 mod links;
 mod nodes;
 mod restarts;
+mod restore;
 mod trust;
 
 use anyhow::Result;
@@ -80,6 +81,7 @@ pub(super) async fn cause(scenario: Scenario, stage: &mut Stage, times: Times, s
         Scenario::ThinUplink => links::narrow(stage, times, say).await,
         Scenario::RollingRestart => restarts::restart_all(stage, times, say).await,
         Scenario::CertificateRotation => trust::rotate(stage, times, say).await,
+        Scenario::RestoreOldBackup => restore::put_back(stage, times, say).await,
         Scenario::HandOverTalking => hand_over::each_in_turn(stage, times, say).await,
     }
 }

@@ -49,6 +49,8 @@ pub enum Scenario {
     RollingRestart,
     /// New certificates, then a new authority, while a meeting runs.
     CertificateRotation,
+    /// The core is killed and comes back with a backup of its store; another meeting has ended since that was made.
+    RestoreOldBackup,
     /// SIGTERM of the edge of a meeting at Janus, and of one at a WHEP relay, in the middle of a word, again and again.
     HandOverTalking,
 }
@@ -112,6 +114,7 @@ impl Scenario {
             Self::ThinUplink => lasting(pick(60, 30)),
             Self::RollingRestart => lasting(pick(75, 60)),
             Self::CertificateRotation => lasting(pick(40, 30)),
+            Self::RestoreOldBackup => Times { meeting: pick(60, 45), fault: s(8), outage: s(0) },
             Self::HandOverTalking => lasting(pick(130, 65)),
         }
     }
@@ -138,6 +141,11 @@ impl Scenario {
     /// Whether the cores share an authority.
     pub(super) fn has_nats(self) -> bool {
         self == Self::CoreKilledNats
+    }
+
+    /// Whether a short second meeting beside it has ended before the fault.
+    pub(super) fn has_short_company(self) -> bool {
+        self == Self::RestoreOldBackup
     }
 
     /// Whether a second meeting elsewhere shows that others are not disturbed.
@@ -235,6 +243,12 @@ impl Scenario {
                 ..nothing
             },
             Self::RollingRestart => Row { promise: "0 lost, no meeting dropped", ..nothing },
+            Self::RestoreOldBackup => Row {
+                promise: "0 lost, 0 doubled; what was published stays, and what has ended stays so",
+                resume: Some(s(2)),
+                one_owner: true,
+                ..nothing
+            },
             Self::HandOverTalking => Row { promise: "0 lost, 0 doubled, no gap, at Janus and WHEP", ..nothing },
             Self::CertificateRotation => {
                 Row { promise: "0 lost, no restart; expired and revoked are refused", one_owner: true, ..nothing }

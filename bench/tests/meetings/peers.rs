@@ -108,11 +108,16 @@ pub(crate) struct Turn {
 
 impl Turn {
     pub(crate) async fn start(world: &World, dir: &Path) -> Self {
+        Self::start_with(world, dir, &[]).await
+    }
+
+    /// With these flags besides.
+    pub(crate) async fn start_with(world: &World, dir: &Path, more: &[&str]) -> Self {
         let host = host(world, "turn", 3);
         let ip = host.ip();
         let mut command = host.command("turnserver");
         let flags = ["-n", "--no-cli", "--no-tls", "--no-dtls", "--lt-cred-mech", "--log-file=stdout", "--simple-log"];
-        command.args(flags).arg(format!("--listening-ip={ip}")).arg(format!("--relay-ip={ip}"));
+        command.args(flags).args(more).arg(format!("--listening-ip={ip}")).arg(format!("--relay-ip={ip}"));
         command.args(["--user=ears:s3cret", "--realm=nearfield.test"]);
         command.arg(format!("--pidfile={}", dir.join("turn.pid").display()));
         command.arg(format!("--userdb={}", dir.join("turn.db").display()));

@@ -12,6 +12,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    odd::USUAL,
     peers::Manner,
     silent_picture::{Said, tap, text},
     *,
@@ -202,6 +203,30 @@ async fn media_that_is_reached_through_turn_only_is_heard_over_udp_over_tcp_and_
     assert!(text(&passed.theirs).contains("rel=\"ice-server\""));
     assert!(ours.contains("PATCH /whep/resource/") && ours.contains("application/trickle-ice-sdpfrag"), "{ours}");
     assert!(ours.contains(" typ relay") && !ours.contains(" typ host"), "{ours}");
+}
+
+/// A minute of packets, one each 20 ms: longer than a place lasts that is not renewed.
+const MINUTE: usize = 3000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn media_go_on_through_a_turn_server_whose_nonces_last_for_five_seconds_and_its_places_for_forty() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (world, dir) = (world(), tempfile::tempdir().unwrap());
+    let janus = peers::janus(&world, dir.path()).await;
+    let flags = ["--stale-nonce=5", "--max-allocate-lifetime=40", "--verbose"];
+    let turn = peers::Turn::start_with(&world, dir.path(), &flags).await;
+    let (ears, speaker) = (peers::host(&world, "ears", 9), peers::host(&world, "speaker", 8));
+    let to = USUAL.enter(&speaker, &janus, 1234, "Ada").await;
+    let speaking = tokio::spawn(USUAL.speak(speaker, to, Arc::new(sentences())));
+    let server = IceServer { url: turn.url("udp"), username: "ears".into(), credential: Secret("s3cret".into()) };
+    let through = Settings { bind: vec![ears.ip()], ice_servers: vec![server], relay_only: true, ..connecting() };
+    let heard = stay(&ears, room(janus.url()), through, MINUTE).await;
+    speaking.abort();
+    assert_eq!(heard.ended, Ok(()));
+    let log = std::fs::read_to_string(dir.path().join("turn.log")).unwrap();
+    let (stale, renewed) = (log.matches("438").count(), log.matches("refreshed").count());
+    println!("{stale} times a nonce was stale, {renewed} renewals");
+    assert!(stale > 0 && renewed > 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
