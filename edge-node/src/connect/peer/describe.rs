@@ -242,8 +242,9 @@ pub(super) fn candidate(text: &str) -> Option<Candidate> {
     unmarshal_candidate(text).ok().filter(|candidate| candidate.port() != 0)
 }
 
-/// A candidate that names a host instead of an address: of a relay whose address changes, or a browser's that hides its own
-/// (draft-ietf-mmusic-mdns-ice-candidates). Where the name leads nowhere, the relay's checks still show where it is.
+/// A candidate that names a host instead of an address: of a relay whose address changes. Names under `.local`, by which browsers
+/// hide their addresses, are none: only multicast DNS knows them (RFC 6762 section 3), and to wait for it would hold up the answer.
+/// Where a name leads nowhere, the relay's checks still show where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) host: String,
@@ -258,7 +259,10 @@ impl Named {
         let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
         let [_, _, transport, _, host, port, ..] = &words[..] else { return None };
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-        let is_name = host.len() <= 253 && host.chars().all(plain) && host.parse::<std::net::IpAddr>().is_err();
+        let is_name = host.len() <= 253
+            && !host.to_ascii_lowercase().trim_end_matches('.').ends_with(".local")
+            && host.chars().all(plain)
+            && host.parse::<std::net::IpAddr>().is_err();
         let port = port.parse().ok().filter(|port| *port != 0)?;
         let named = Self { host: host.clone(), port, words: words.clone() };
         (transport.eq_ignore_ascii_case("udp") && is_name).then_some(named)
@@ -482,10 +486,13 @@ mod tests {
         assert_eq!((named.host.as_str(), named.port), ("sfu.example", 5000));
         let at = named.at([10, 0, 0, 7].into()).unwrap();
         assert_eq!(at.addr(), SocketAddr::from(([10, 0, 0, 7], 5000)));
-        assert!(Named::read("1 1 udp 1 5b3f29cc-0a1c-4d2c-a2a9-6b5d25d6b2de.local 9 typ host").is_some());
-        for bad in
-            ["", "1 1 tcp 1 a.example 9 typ host", "1 1 udp 1 10.0.0.1 9 typ host", "1 1 udp 1 a.example 0 typ host"]
-        {
+        for bad in [
+            "",
+            "1 1 udp 1 5b3f29cc-0a1c-4d2c-a2a9-6b5d25d6b2de.Local. 9 typ host",
+            "1 1 tcp 1 a.example 9 typ host",
+            "1 1 udp 1 10.0.0.1 9 typ host",
+            "1 1 udp 1 a.example 0 typ host",
+        ] {
             assert_eq!(Named::read(bad), None, "{bad}");
         }
         let line = "a=candidate:1 1 udp 1 a.example 9 typ host\r\n";
