@@ -11,10 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::statvfs::fstatvfs;
 
 use crate::{
     config::Config,
-    store::{Copied, Opening, Store, StoreError, new_file},
+    store::{Copied, DISK_RESERVE, Opening, Store, StoreError, new_file},
 };
 
 /// A core that runs on this machine takes a connection within this.
@@ -78,11 +79,22 @@ fn fetch(config: &Config, mut file: File) -> Result<()> {
             return Err(anyhow!("{status}: {}", problem["detail"].as_str().unwrap_or("no reason given")))
                 .with_context(asked);
         }
+        // The copy is made by now, and takes room on that disk, too, if it is the store's.
+        let (needed, left) = (answer.content_length().unwrap_or(0), room(&file));
+        ensure!(
+            left >= needed.saturating_add(DISK_RESERVE),
+            "the copy is {needed} bytes, {DISK_RESERVE} more must stay free, and the disk has {left}"
+        );
         while let Some(piece) = answer.chunk().await.with_context(asked)? {
             file.write_all(&piece)?;
         }
         Ok(())
     })
+}
+
+/// Bytes that its disk has left; as many as there can be if the system does not say.
+fn room(file: &File) -> u64 {
+    fstatvfs(file).map_or(u64::MAX, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// Where this machine reaches what listens on `listen`.

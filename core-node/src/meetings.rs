@@ -31,7 +31,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -223,6 +223,8 @@ pub struct Meetings {
     lives: Mutex<Lives>,
     /// When this core was started: what it sends of meetings is numbered from here on.
     started: Micros,
+    /// Streams of meetings begun since.
+    streams: AtomicU64,
     standbys: Standbys,
     /// Held while a meeting changes hands here, so that it does so once.
     hands: tokio::sync::Mutex<()>,
@@ -249,6 +251,7 @@ impl Meetings {
         claims: Claims,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, StoreError> {
+        let started = store.begin_life(wall())?;
         let this = Arc::new(Self {
             settings,
             reads: Reads::new(store.clone()),
@@ -262,7 +265,8 @@ impl Meetings {
             live: Mutex::default(),
             reservations: Mutex::default(),
             lives: Mutex::default(),
-            started: wall(),
+            started,
+            streams: AtomicU64::new(0),
             standbys: Standbys::default(),
             hands: tokio::sync::Mutex::default(),
             sealing: tokio::sync::Mutex::default(),
@@ -581,13 +585,12 @@ impl Meetings {
     fn replicator(&self, record: &MeetingRecord) -> Replicator {
         let serving = &record.serving;
         let me = self.placer.mesh.identity().node.clone();
-        // The wall clock rises from one start of this core to the next.
         Replicator::new(
             self.settings.failover.pair,
             me,
             serving.term,
             serving.standby.clone(),
-            wall().0,
+            self.started.0 + self.streams.fetch_add(1, Ordering::Relaxed),
             Instant::now(),
         )
     }

@@ -82,6 +82,9 @@ use crate::{
 /// Live meetings need so much room on the disk to come to their end, in bytes: below it no others are made, and no copies.
 pub const DISK_RESERVE: u64 = 64 << 20;
 
+/// So many numbers one life of a core may use ([`Store::begin_life`]).
+const NUMBERS_OF_A_LIFE: u64 = 1 << 32;
+
 /// Why the store could not do what was asked: the disk's or the file's fault, never a caller's.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -322,6 +325,25 @@ impl Store {
         }
         transaction.commit()?;
         Ok(())
+    }
+
+    /// A new life of this core begins at `now`. Returns from where on what it sends is numbered: above all that former lives have
+    /// numbered, should the clock have gone back since.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn begin_life(&self, now: Micros) -> Result<Micros, StoreError> {
+        let mut transaction = self.db.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        let begun = {
+            let mut revisions = transaction.open_table(tables::REVISIONS)?;
+            let former = revisions.get("life")?.map_or(0, |row| row.value());
+            let begun = now.0.max(former.saturating_add(NUMBERS_OF_A_LIFE));
+            revisions.insert("life", begun)?;
+            begun
+        };
+        transaction.commit()?;
+        Ok(Micros(begun))
     }
 
     /// How much of the file is in use, in bytes: its length, but for what [`Op::Remove`] gave back and nothing has taken since.

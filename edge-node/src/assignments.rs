@@ -266,7 +266,8 @@ impl Assignments {
         {
             return Err(format!("already here, with epoch {}", held.epoch.0));
         }
-        if live.len() >= self.settings.capacity as usize {
+        // One that is here already takes no more room under a new epoch.
+        if live.len() >= self.settings.capacity as usize && !live.contains_key(&assignment.meeting) {
             return Err(format!("full: {} meetings", live.len()));
         }
         let (orders, ordered) = watch::channel(Order::Stay);
@@ -285,7 +286,8 @@ impl Assignments {
         let _slot = Slot { of: self, meeting, epoch };
         let span = info_span!("meeting", %meeting, epoch = epoch.0, trace = %offer.assignment.trace);
         let work = driver::run(offer.clone(), connector, self.tools(), orders.clone(), pulse.clone());
-        if let Err(broken) = guard::watch(work.instrument(span.clone()), pulse).await {
+        if let Err(broken) = guard::watch(work.instrument(span.clone()), pulse.clone()).await {
+            pulse.beat(false);
             metrics::counter!("nearfield_edge_meetings_broken_total").increment(1);
             error!(%meeting, %broken, "a meeting is given up; the others go on");
             let why = format!("the edge gave the meeting up: {broken}");

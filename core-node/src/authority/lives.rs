@@ -9,26 +9,32 @@ use mesh::identity::NodeId;
 
 use super::Revision;
 
-/// Cores remembered; the one that was looked at first for the shortest time gives way.
-const MAX_CORES: usize = 64;
+/// Cores remembered, those that are long gone among them; the one that was looked at longest ago gives way.
+const MAX_CORES: usize = 1024;
 
 /// What was seen of other cores' lives.
 #[derive(Debug, Default)]
-pub struct Lives(BTreeMap<NodeId, (Option<Revision>, Instant)>);
+pub struct Lives(BTreeMap<NodeId, Seen>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    life: Option<Revision>,
+    since: Instant,
+    looked: Instant,
+}
 
 impl Lives {
     /// `life` is the newest sign of `core` that the authority has at `now`. For how long it has been that.
     pub fn handle(&mut self, core: &NodeId, life: Option<Revision>, now: Instant) -> Duration {
-        let seen = self.0.entry(core.clone()).or_insert((life, now));
-        if seen.0 != life {
-            *seen = (life, now);
+        let new = Seen { life, since: now, looked: now };
+        let before = self.0.get(core).filter(|seen| seen.life == life);
+        let seen = before.map_or(new, |seen| Seen { looked: now, ..*seen });
+        if self.0.len() >= MAX_CORES && !self.0.contains_key(core) {
+            let oldest = self.0.iter().min_by_key(|(_, seen)| seen.looked).map(|(core, _)| core.clone());
+            oldest.and_then(|core| self.0.remove(&core));
         }
-        let silent = now.saturating_duration_since(seen.1);
-        if self.0.len() > MAX_CORES {
-            let newest = self.0.iter().max_by_key(|(_, (_, since))| *since).map(|(core, _)| core.clone());
-            newest.and_then(|core| self.0.remove(&core));
-        }
-        silent
+        self.0.insert(core.clone(), seen);
+        now.saturating_duration_since(seen.since)
     }
 
     /// How many cores are remembered.
@@ -56,13 +62,13 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_keeps_those_that_were_silent_longest() {
+    fn the_table_is_bounded_and_a_core_that_is_new_is_known_all_the_same() {
         let (mut lives, start) = (Lives::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
-        for n in 0..200u64 {
+        for n in 0..2000u64 {
             lives.handle(&format!("core-{n}").parse().unwrap(), None, at(n));
         }
         assert_eq!(lives.rows(), MAX_CORES);
-        assert_eq!(lives.handle(&"core-0".parse().unwrap(), None, at(900)), Duration::from_secs(900));
+        assert_eq!(lives.handle(&"core-1999".parse().unwrap(), None, at(2900)), Duration::from_secs(901));
     }
 }

@@ -23,23 +23,30 @@ use tokio_util::sync::CancellationToken;
 use super::Meetings;
 use crate::{lock, record::CoreRole, replicate::sender::Replicator, seat};
 
-/// For so long after the start others are told.
-const TELL_FOR: Duration = Duration::from_secs(60);
+/// So soon after the start most others are there, and are looked for often.
+const SOON: Duration = Duration::from_secs(60);
 /// Between two looks at who is there.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The same later on: a core may be back after hours.
+const LOOK_EVERY_LATER: Duration = Duration::from_secs(5);
 /// Told at a time.
 const AT_A_TIME: usize = 16;
 /// A core that is told answers within this, or is told again.
 const TELL_WAIT: Duration = Duration::from_secs(2);
 
-/// Tells the others which meetings this core goes on with that are older than its start.
+/// Tells the others which meetings this core goes on with that are older than its start, for as long as it does.
 pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
-    let until = Instant::now() + TELL_FOR;
+    let soon = Instant::now() + SOON;
     let (mut told, mut resumed) = (BTreeSet::new(), BTreeSet::new());
-    while Instant::now() < until {
+    loop {
         let Some(this) = meetings.upgrade() else { return };
-        // Also those that it takes over by what its store says. What ends meanwhile is told of once more.
-        resumed.extend(this.older_than_start());
+        let is_soon = Instant::now() < soon;
+        if is_soon {
+            // Also those that it takes over by what its store says. What ends meanwhile is told of once more.
+            resumed.extend(this.older_than_start());
+        } else {
+            resumed.retain(|id| this.live(*id).is_some());
+        }
         let members = this.placer.mesh.members().borrow().clone();
         let cores = members.iter().map(|m| &m.identity).filter(|i| i.role == Role::Core && i.node != *this.me());
         let cores: Vec<Identity> = cores.cloned().collect();
@@ -64,7 +71,8 @@ pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
         let Some(heard) = stop.run_until_cancelled(telling).await else { return };
         told.extend(heard);
         drop(this);
-        if stop.run_until_cancelled(sleep(LOOK_EVERY)).await.is_none() {
+        let pause = if is_soon { LOOK_EVERY } else { LOOK_EVERY_LATER };
+        if stop.run_until_cancelled(sleep(pause)).await.is_none() {
             return;
         }
     }

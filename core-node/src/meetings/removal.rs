@@ -6,7 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -31,7 +31,10 @@ use crate::{
     lock,
     log::LogClosed,
     meeting::wall,
-    record::{MeetingRecord, removal::Removal},
+    record::{
+        MeetingRecord,
+        removal::{Removal, giving_way},
+    },
     replicate::sender::Replicator,
     store::Op,
 };
@@ -45,7 +48,7 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// For so long it is remembered that a meeting was removed: older backups than that are hardly put back.
 const REMEMBERED: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// So many are remembered, some 300 bytes each; the oldest meeting gives way.
+/// So many are remembered, some 300 bytes each.
 const MAX_REMEMBERED: usize = 10_000;
 
 impl Meetings {
@@ -59,11 +62,12 @@ impl Meetings {
         if !record.status.ended() || self.live(id).is_some() {
             return Err(NotRemoved::NotEnded(record.status));
         }
-        self.forget_all(id, Removal::new(&record, self.me(), wall())).await?;
+        let removal = Removal::new(&record, self.me(), wall());
+        self.forget_all(id, removal.clone()).await?;
         metrics::counter!("nearfield_core_meetings_removed_total").increment(1);
         let members = self.placer.mesh.members().borrow().clone();
         let cores = members.iter().filter(|m| m.identity.role == Role::Core).map(|m| m.identity.node.clone());
-        self.tell_removed(id, cores.filter(|core| core != self.me()).collect()).await?;
+        self.tell_removed(id, &removal, cores.filter(|core| core != self.me()).collect()).await?;
         Ok(())
     }
 
@@ -76,17 +80,21 @@ impl Meetings {
         let given_way = {
             let mut removals = lock(&self.removals);
             removals.insert(id, removal);
-            if removals.len() > MAX_REMEMBERED { removals.pop_first() } else { None }
+            let given_way = giving_way(&removals, id, MAX_REMEMBERED).map(|(id, _)| id);
+            given_way.and_then(|id| removals.remove_entry(&id))
         };
-        if let Some((oldest, _)) = given_way {
-            self.log.write(Op::Removal(oldest, None)).await?;
+        if let Some((former, removal)) = given_way {
+            if !removal.owed.is_empty() {
+                tracing::warn!(meeting = %former, owed = ?removal.owed, "more removals than are remembered: these cores never heard of one");
+                metrics::counter!("nearfield_core_removals_unheard_total").increment(1);
+            }
+            self.log.write(Op::Removal(former, None)).await?;
         }
         Ok(())
     }
 
     /// Tells `cores` that nothing is to be kept of a meeting, and notes which of them have heard.
-    async fn tell_removed(&self, id: MeetingId, cores: BTreeSet<NodeId>) -> Result<(), LogClosed> {
-        let Some(removal) = lock(&self.removals).get(&id).cloned() else { return Ok(()) };
+    async fn tell_removed(&self, id: MeetingId, removal: &Removal, cores: BTreeSet<NodeId>) -> Result<(), LogClosed> {
         let mut asked = JoinSet::new();
         for core in cores {
             let said = Statement::Removed { meeting: id, term: removal.term, from: self.me(), to: &core };
@@ -158,14 +166,15 @@ impl Meetings {
     }
 
     /// The cores that are here and owed, by meeting.
-    fn owed(&self) -> BTreeMap<MeetingId, BTreeSet<NodeId>> {
+    fn owed(&self) -> Vec<(MeetingId, Removal, BTreeSet<NodeId>)> {
         let members = self.placer.mesh.members().borrow().clone();
         let here: BTreeSet<&NodeId> = members.iter().map(|member| &member.identity.node).collect();
         let removals = lock(&self.removals);
         let owed = removals.iter().map(|(id, removal)| {
-            (*id, removal.owed.iter().filter(|core| here.contains(core)).cloned().collect::<BTreeSet<_>>())
+            let cores: BTreeSet<NodeId> = removal.owed.iter().filter(|core| here.contains(core)).cloned().collect();
+            (!cores.is_empty()).then(|| (*id, removal.clone(), cores))
         });
-        owed.filter(|(_, cores)| !cores.is_empty()).collect()
+        owed.flatten().collect()
     }
 
     async fn forget_removals(&self) -> Result<(), LogClosed> {
@@ -187,8 +196,8 @@ pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
     loop {
         let Some(this) = meetings.upgrade() else { return };
         let round = async {
-            for (id, cores) in this.owed() {
-                this.tell_removed(id, cores).await?;
+            for (id, removal, cores) in this.owed() {
+                this.tell_removed(id, &removal, cores).await?;
             }
             this.forget_removals().await
         };

@@ -361,3 +361,13 @@ proptest! {
         prop_assert!(entries.last().unwrap().is_some());
     }
 }
+
+#[test]
+fn what_a_core_sends_is_numbered_above_its_former_lives_though_its_clock_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("core.redb");
+    let life = |now| Store::open(&path).unwrap().begin_life(Micros(now)).unwrap().0;
+    assert_eq!(life(1 << 50), 1 << 50);
+    assert_eq!(life(1 << 49), (1 << 50) + NUMBERS_OF_A_LIFE);
+    assert_eq!(life(1 << 51), 1 << 51);
+}

@@ -17,6 +17,7 @@ use reqwest::{
     redirect,
 };
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::{Clip, SAMPLE_RATE, Span, Text, TranscribeError, Transcriber, Word, align::align, whisper::known_language};
 
@@ -165,9 +166,11 @@ impl Transcriber for OpenAi {
         }
         let wav = wav(&clip.samples);
         let pauses = ExponentialBuilder::default().with_min_delay(FIRST_PAUSE).with_max_times(RETRIES).with_jitter();
+        let until = Instant::now() + self.deadline;
         let work = (|| self.attempt(&clip, &wav))
             .retry(pauses)
-            .when(|failure| failure.may_pass)
+            // Who is put off for longer than there is says why at once.
+            .when(|failure| failure.may_pass && failure.retry_after.is_none_or(|pause| Instant::now() + pause < until))
             .adjust(|failure, pause| pause.map(|pause| failure.retry_after.unwrap_or(pause)))
             .notify(|_, _| counter!("nearfield_core_transcribe_retries_total").increment(1));
         match tokio::time::timeout(self.deadline, work).await {

@@ -29,18 +29,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use mesh::wire::cause::Cause;
 use rtc::ice::candidate::Candidate;
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, watch},
-    time::timeout,
+    task::JoinSet,
 };
 
 pub use self::sockets::Sockets;
 use self::{
-    describe::{Credentials, Local, MAX_CANDIDATES, Named, Remote},
+    describe::{Credentials, Local, MAX_CANDIDATES, MAX_NAMED, Named, Remote},
     session::{Identity, Phase, Session},
     shard::Command,
     sockets::Place,
@@ -108,6 +107,9 @@ pub(super) struct Peer {
     fresh: mpsc::Receiver<String>,
     tell_fresh: mpsc::Sender<String>,
     joined: Option<Joined>,
+    /// Hosts that the relay's candidates name, and what is being found of them.
+    hosts: BTreeSet<String>,
+    finding: JoinSet<(Named, Result<Vec<SocketAddr>, NoAddress>)>,
     connect_by: Option<tokio::time::Instant>,
     /// Media can flow, and until then the first is waited for.
     flow_by: Option<tokio::time::Instant>,
@@ -156,6 +158,8 @@ impl Peer {
             fresh,
             tell_fresh,
             joined: None,
+            hosts: BTreeSet::new(),
+            finding: JoinSet::new(),
             connect_by: None,
             flow_by: None,
         })
@@ -210,7 +214,8 @@ impl Peer {
         let named = remote.named.clone();
         joined.describe(remote, voices, true, None).await?;
         self.negotiated();
-        self.find(named).await
+        self.find(named);
+        Ok(())
     }
 
     /// Our answer to an offer of the relay's, the first or a later one.
@@ -227,12 +232,13 @@ impl Peer {
         joined.local.version += 1;
         if let Some(ours) = &ours {
             joined.local.credentials = ours.clone();
+            self.hosts.clear();
         }
         let answer = remote.answer(&joined.local);
         let named = remote.named.clone();
         joined.describe(remote, voices, false, ours).await?;
         self.negotiated();
-        self.find(named).await?;
+        self.find(named);
         Ok(answer)
     }
 
@@ -258,13 +264,16 @@ impl Peer {
         let (remote, voices) = joined.remote.clone().ok_or_else(gone)?;
         joined.local.credentials = restart.ours.clone();
         joined.describe(remote.restarted(theirs, candidates), voices, true, Some(restart.ours)).await?;
-        self.find(describe::read_named(fragment)).await
+        self.hosts.clear();
+        self.find(describe::read_named(fragment));
+        Ok(())
     }
 
     /// Takes a candidate of the relay's that came after its description.
     pub(super) async fn add_candidate(&mut self, candidate: &str) -> Result<(), ConnectError> {
         if let Some(named) = Named::read(candidate) {
-            return self.find(vec![named]).await;
+            self.find(vec![named]);
+            return Ok(());
         }
         let found = describe::candidate(candidate).ok_or_else(|| ConnectError::BadMessage {
             what: "ICE candidate",
@@ -277,19 +286,27 @@ impl Peer {
         joined.command(Command::Candidate(joined.place.id, Box::new(found))).await
     }
 
-    /// Takes candidates that name a host, where that is an address that this edge goes to. What is not found is passed over: the relay's
-    /// checks show where it is.
-    async fn find(&mut self, named: Vec<Named>) -> Result<(), ConnectError> {
-        let Some(joined) = &mut self.joined else { return Ok(()) };
-        let egress = joined.egress.clone();
-        let asked = named.iter().map(|named| timeout(SERVER_DEADLINE, egress.resolve(&named.host, named.port)));
-        for (named, found) in named.iter().zip(join_all(asked).await) {
-            match found {
-                Ok(Ok(found)) => joined.try_at(named, &found).await?,
-                Ok(Err(NoAddress::Denied(_))) => joined.denied += 1,
-                Ok(Err(error)) => tracing::debug!(%error, "a candidate's host"),
-                Err(_) => tracing::debug!(host = named.host, "a candidate's host is not found in time"),
+    /// Looks for the hosts that candidates name, [`MAX_NAMED`] for one path, while all else goes on: [`Peer::changed`] takes what is
+    /// found. What is not is passed over: the relay's checks show where it is.
+    fn find(&mut self, named: Vec<Named>) {
+        for named in named {
+            if self.hosts.len() >= MAX_NAMED || !self.hosts.insert(format!("{}:{}", named.host, named.port)) {
+                continue;
             }
+            let egress = self.settings.egress.clone();
+            self.finding.spawn(async move {
+                let found = egress.resolve(&named.host, named.port).await;
+                (named, found)
+            });
+        }
+    }
+
+    async fn found(&mut self, named: &Named, found: Result<Vec<SocketAddr>, NoAddress>) -> Result<(), ConnectError> {
+        let Some(joined) = &mut self.joined else { return Ok(()) };
+        match found {
+            Ok(found) => joined.try_at(named, &found).await?,
+            Err(NoAddress::Denied(_)) => joined.denied += 1,
+            Err(error) => tracing::debug!(%error, "a candidate's host"),
         }
         Ok(())
     }
@@ -308,6 +325,10 @@ impl Peer {
                         joined.local.candidates.push(candidate.clone());
                     }
                     return Ok(Link::Candidate(candidate));
+                }
+                Some(Ok((named, found))) = self.finding.join_next() => {
+                    self.found(&named, found).await?;
+                    continue;
                 }
                 () = none_flow => {
                     self.flow_by = None;
@@ -595,7 +616,11 @@ mod tests {
                 peer.add_candidate(&line("localhost")).await.unwrap();
             }
             let mut buffer = [0; 1500];
-            timeout(Duration::from_secs(30), relay.recv_from(&mut buffer)).await.unwrap().unwrap();
+            let knocked = tokio::time::timeout(Duration::from_secs(30), relay.recv_from(&mut buffer));
+            tokio::select! {
+                knocked = knocked => drop(knocked.unwrap().unwrap()),
+                changed = peer.changed() => panic!("{changed:?}"),
+            }
             peer.close().await;
             while relay.try_recv(&mut buffer).is_ok() {}
         }
@@ -609,7 +634,13 @@ mod tests {
         let mut peer = Peer::new("", &Settings::default(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
         let text = format!("{}a=candidate:{line}\r\n", sdp::tests::offer());
         peer.answer(&sdp::read(&text, sdp::Side::Offer).unwrap(), Voices::new()).await.unwrap();
+        let Some(Ok((named, found))) = peer.finding.join_next().await else { panic!() };
+        peer.found(&named, found).await.unwrap();
         assert_eq!(peer.denied(), 1);
+        // Each host is looked for once, and few are.
+        (0..9).for_each(|_| peer.find(vec![named.clone()]));
+        (0..9).for_each(|n| peer.find(vec![Named::read(&line.replace("localhost", &format!("{n}.invalid"))).unwrap()]));
+        assert_eq!((peer.hosts.len(), peer.finding.len()), (MAX_NAMED, MAX_NAMED - 1));
         assert!(inside.try_recv(&mut [0; 1500]).is_err());
     }
 

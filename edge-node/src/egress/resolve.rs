@@ -3,9 +3,15 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
-use tokio::net::{TcpStream, lookup_host};
+use mesh::tasks::once;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    sync::Semaphore,
+    time::timeout,
+};
 
 use super::{Denied, Policy};
 
@@ -28,6 +34,12 @@ pub enum NoAddress {
     Denied(#[from] Denied),
 }
 
+/// Look-ups at once. The system's resolver holds a thread for each, for as long as it takes.
+static LOOK_UPS: Semaphore = Semaphore::const_new(64);
+
+/// A look-up waits so long for its turn and its answer.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
 /// The resolver of an HTTP client: it learns of no other addresses than those it may go to. Addresses in a URL do not pass it.
 #[derive(Debug, Clone)]
 pub struct Checked(pub Policy);
@@ -42,7 +54,7 @@ impl Policy {
         let unknown = |why: String| NoAddress::Unknown { host: host.to_owned(), why };
         let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
             Ok(ip) => vec![(ip, port).into()],
-            Err(_) => lookup_host((host, port)).await.map_err(|e| unknown(e.to_string()))?.collect(),
+            Err(_) => look_up(host.to_owned(), port).await.map_err(unknown)?,
         };
         let (mut allowed, mut denied) = (vec![], None);
         for at in found {
@@ -73,6 +85,19 @@ impl Policy {
         }
         Err(refused)
     }
+}
+
+/// Gives up after [`LOOK_UP`]; its place is free when the resolver has given up, too.
+async fn look_up(host: String, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let looking = async move {
+        let place = LOOK_UPS.acquire().await.map_err(|e| e.to_string())?;
+        let found = once("a look-up", async move {
+            let _place = place;
+            lookup_host((host, port)).await.map(|found| found.collect())
+        });
+        found.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    };
+    timeout(LOOK_UP, looking).await.unwrap_or_else(|_| Err(format!("no answer within {LOOK_UP:?}")))
 }
 
 impl reqwest::dns::Resolve for Checked {

@@ -12,7 +12,7 @@ use super::{super::sdp, Voices, fingerprint::Fingerprint, rtp::Section};
 /// Candidates of the relay's that are tried; more are passed over.
 pub(super) const MAX_CANDIDATES: usize = 16;
 /// Candidates of its that name a host; more are passed over.
-const MAX_NAMED: usize = 4;
+pub(super) const MAX_NAMED: usize = 4;
 /// What Opus is called in our offer.
 const OPUS: u8 = 111;
 /// Ids of the extensions in our offer.
