@@ -53,7 +53,6 @@ fn a_cut_longer_than_a_lease_between_the_only_edge_and_the_only_core_changes_not
 }
 
 #[test]
-#[ignore = "meetings do not move yet: `meetings::supervise::relief` says why"]
 fn a_meeting_whose_edge_reaches_everybody_but_the_core_moves() {
     shows_what_it_must("partial-partition");
 }

@@ -20,16 +20,14 @@ use crate::{
     record::{Gap, GapReason},
 };
 
-/// How long it may be so; `None` is for ever. 8 s would be longer than a link takes to come back after a short cut.
-///
-/// Not in use until `bench failover` has shown that nothing is lost or said twice by it: the speech waits at its edge, which is late.
-const PATIENCE: Option<Duration> = if cfg!(test) { Some(Duration::from_millis(300)) } else { None };
+/// How long it may be so: longer than a link takes to come back after a short cut.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 8000 });
 
 impl Supervisor {
     /// When it will have lasted for too long.
     pub(super) fn relief_due(&self) -> Option<Instant> {
         let (_, since, _) = self.detoured()?;
-        Some(since + PATIENCE?).filter(|_| !self.second.relieves())
+        Some(since + PATIENCE).filter(|_| !self.second.relieves())
     }
 
     /// The first edge, if it is heard by way of others only: since when, and when it was last heard itself.
@@ -44,7 +42,7 @@ impl Supervisor {
         if self.lifecycle.capturing().is_none() || self.lifecycle.leaving().is_some() {
             return Ok(());
         }
-        let overdue = self.detoured().filter(|(_, since, _)| PATIENCE.is_some_and(|patience| *since + patience <= now));
+        let overdue = self.detoured().filter(|(_, since, _)| *since + PATIENCE <= now);
         let Some((first, _, heard)) = overdue else { return self.end_relief(now).await };
         if self.second.relieve(true) {
             tracing::warn!(
