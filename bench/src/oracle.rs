@@ -229,7 +229,9 @@ fn speaker_of(script: &Script, segment: &Heard) -> Option<usize> {
     speakers.into_iter().min_by_key(|speaker| {
         let own = lines.iter().filter(|line| line.participant == *speaker);
         let said: Vec<String> = own.flat_map(|line| normalise(&line.text)).collect();
-        (words::compare(&said, &heard).total(), Some(*speaker) != segment.participant)
+        // A segment may be half of a line: what it lacks of that speaks for nobody else.
+        let errors = words::compare(&said, &heard);
+        (errors.substitutions + errors.insertions, Some(*speaker) != segment.participant)
     })
 }
 

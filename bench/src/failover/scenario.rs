@@ -280,7 +280,8 @@ impl Row {
         must(lost == 0, format!("{lost} of {} frames lost", found.frames_said));
         must(found.words_doubled == 0, format!("{} words doubled", found.words_doubled));
         must(found.frames_overflowed == 0, format!("{} frames overflowed at the edge", found.frames_overflowed));
-        must(gap || found.words_missing == 0, format!("{} words of whole lines missing", found.words_missing));
+        let (missing, lines) = (found.words_missing, &found.lines_missing);
+        must(gap || missing == 0, format!("{missing} words of whole lines missing: {lines:?} (ms, speaker, line)"));
         must(gap || found.wer < 0.25, format!("word error rate {:.2}", found.wer));
         must(found.unread == 0, format!("{} finals never reached the reader as they are stored", found.unread));
         must(self.any_order || found.out_of_order == 0, format!("{} finals out of order", found.out_of_order));

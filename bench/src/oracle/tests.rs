@@ -74,6 +74,29 @@ fn a_wrong_name_costs_accuracy_and_not_words() {
 }
 
 #[test]
+fn halves_of_a_long_line_are_laid_to_who_said_it_and_not_to_who_said_as_many_words_before() {
+    let line = |participant, start, seconds: usize, text: &str| Line {
+        participant,
+        start: Duration::from_secs(start),
+        prompt: "p".into(),
+        text: text.into(),
+        samples: vec![8000; SAMPLE_RATE * seconds].into(),
+    };
+    let long = "If this is the person you are looking for press 1 now, otherwise please press star now.";
+    let lines = vec![line(0, 1, 2, "your message is too short"), line(1, 3, 7, long)];
+    let script = Script::of(lines, Duration::from_secs(12));
+    let mut heard = all_heard(&script);
+    let (first, second) = long.split_once(" press").unwrap();
+    let middle = heard[1].start + Duration::from_secs(3);
+    let half =
+        |id: &str, text: &str, start, end| Heard { id: id.into(), text: text.into(), start, end, ..heard[1].clone() };
+    let halves = [half("a", first, heard[1].start, middle), half("b", &format!("press{second}"), middle, heard[1].end)];
+    heard.splice(1.., halves);
+    let verdict = judge(&script, &heard);
+    assert_eq!((verdict.errors.total(), verdict.speaker_accuracy()), (0, 1.0), "{:?}", verdict.lines);
+}
+
+#[test]
 fn what_nobody_said_is_an_error_wherever_it_is() {
     let script = script(8);
     let mut heard = all_heard(&script);
