@@ -782,6 +782,14 @@ impl Meeting {
         self.hear(Heard::Captors(self.captors())).await;
     }
 
+    /// The same, for who puts together what they bring: when the meeting ends, nobody goes on with what the last of them leaves
+    /// in the middle.
+    pub fn captors_going_on(&self) -> BTreeSet<Epoch> {
+        let record = lock(&self.record);
+        let captors: BTreeSet<Epoch> = record.captors().map(|(epoch, _)| epoch).collect();
+        if record.status == Status::Finishing && captors.len() == 1 { BTreeSet::new() } else { captors }
+    }
+
     /// So many frames, so far, had been brought by another edge already.
     pub fn note_twice(&self, frames: u64) {
         lock(&self.ingest).note_twice(frames);

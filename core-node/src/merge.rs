@@ -19,6 +19,9 @@
 //! of its own. A spurt is *settled* when nothing of it is left; it is done when what it was used for is published
 //! ([`ledger`]). Where one edge captures, and always has, nothing is waited for or remembered.
 //!
+//! An edge that leaves while somebody speaks says that this goes on. Whatever edge captures then is waited for until the speaker
+//! ends, and both halves are one utterance, even where they have no packet in common.
+//!
 //! Calling contract: after [`Merger::handle_fresh`], [`Merger::handle_whole`], [`Merger::handle_captors`] and
 //! [`Merger::handle_timeout`], drain [`Merger::poll_ready`] and then [`Merger::poll_settled`].
 

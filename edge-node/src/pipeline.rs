@@ -204,7 +204,7 @@ impl Pipeline {
     pub fn finish(&mut self, now: Instant, wall: Micros) {
         self.jitter.flush();
         self.drain_jitter(now, wall);
-        self.spurts.end(false);
+        self.spurts.leave();
         self.ear = None;
     }
 

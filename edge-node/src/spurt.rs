@@ -171,6 +171,11 @@ impl Assembler {
         }
     }
 
+    /// Nobody listens from here on. Unless the speaker was making a pause already, whoever else listens hears how it goes on.
+    pub fn leave(&mut self) {
+        self.end(self.kept.is_empty());
+    }
+
     /// A hole too long to be filled with gaps: what came before has nothing to do with what follows.
     pub fn cut(&mut self) {
         self.end(false);
@@ -346,6 +351,19 @@ mod tests {
     fn long_speech_that_simply_ends_does_not_claim_to_go_on() {
         let (spurts, _) = run(many(Activity::Speech, 800).chain(quiet(40)));
         assert_eq!(spurts, [(0, 0, 808, false)]);
+    }
+
+    #[test]
+    fn who_leaves_in_the_middle_of_speech_says_that_it_goes_on_and_after_it_that_it_does_not() {
+        for (pause, goes_on) in [(0, true), (10, true), (20, false)] {
+            let (mut spurts, mut assembler) = run(many(Activity::Speech, 100).chain(quiet(pause)));
+            assembler.leave();
+            collect(&mut assembler, &mut spurts);
+            assert_eq!(spurts, [(0, 0, 100 + pause.min(15), goes_on)]);
+        }
+        let (spurts, mut assembler) = run(many(Activity::Speech, 100).chain(quiet(40)));
+        assembler.leave();
+        assert!(assembler.is_drained(), "{spurts:?}");
     }
 
     #[test]

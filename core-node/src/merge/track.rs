@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,10 @@ const BEHIND_WAIT: Duration = Duration::from_millis(500);
 const BEHIND_MOST: Duration = Duration::from_millis(1500);
 /// One that heard more than the edge whose utterance it is goes on until its own end; so long after its last item.
 const BEYOND_WAIT: Duration = Duration::from_secs(1);
+
+/// What an edge left in the middle of goes on in another one's spurt that begins so close to its end: clocks are apart, and there
+/// may be a pause, of which neither edge sends all.
+const JOIN: Duration = Duration::from_millis(700);
 
 /// Utterances in a row in which an edge has nothing but other packets, before they are held to be the same speech.
 const STRANGE: u32 = 3;
@@ -97,9 +102,15 @@ impl Track {
     /// Learns how far the clocks of edges are apart whose speech has not been together in an utterance yet.
     pub(super) fn acquaint(&mut self) {
         let runs = self.spurts.runs();
-        let (old, new): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|r| self.spurts.lag(r.epoch).is_some());
-        for new in new {
-            for old in old.iter().filter(|r| r.meets(&new.span, SLACK)) {
+        for new in &runs {
+            if self.spurts.lag(new.epoch).is_some() {
+                continue;
+            }
+            let mut others: Vec<&Run> =
+                runs.iter().filter(|r| r.epoch != new.epoch && r.meets(&new.span, SLACK)).collect();
+            // Two of which nothing is known yet may be acquainted with each other.
+            others.sort_by_key(|r| self.spurts.lag(r.epoch).is_none());
+            for old in others {
                 let (mut cells, mut theirs) = (self.spurts.cells(&old.parts), self.spurts.cells(&new.parts));
                 let pairs = align(&cells, &theirs, SLACK);
                 if !pairs.is_empty() {
@@ -117,7 +128,7 @@ impl Track {
         for run in &runs {
             let wait = match run.state {
                 State::Growing => continue,
-                State::Waiting(until) if until > now => {
+                State::Waiting(until) if until > now && !is_resolved(run, &runs, captors) => {
                     soonest = Some(soonest.map_or(until, |s| s.min(until)));
                     continue;
                 }
@@ -134,36 +145,83 @@ impl Track {
 
     /// Until when the other edges may still add to `run`.
     fn wait(&self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Option<Instant> {
-        captors.iter().filter(|e| **e != run.epoch).filter_map(|e| self.wait_for(*e, run, runs)).max()
+        let others = || runs.iter().filter(|r| r.epoch != run.epoch);
+        let capturing =
+            captors.iter().filter(|e| **e != run.epoch).filter_map(|e| self.wait_for(*e, run, runs, captors));
+        let left = is_left(run, captors);
+        // The last packets of an edge that was told to leave, on their way.
+        let leaving =
+            others().filter(|r| r.state == State::Growing && !captors.contains(&r.epoch) && self.reaches(run, r, left));
+        // Who took over has left, too.
+        let next = others().filter(|r| is_left(r, captors) && r.span.end > run.span.end && self.reaches(run, r, left));
+        let next = next.filter_map(|next| match next.state {
+            State::Waiting(until) if !is_resolved(next, runs, captors) => Some(until),
+            _ => self.wait(next, runs, captors),
+        });
+        let most = if left { None } else { Some(run.since + BEHIND_MOST) };
+        let leaving = leaving.map(|r| r.fresh + BEHIND_WAIT).map(|until| most.map_or(until, |most| until.min(most)));
+        capturing.chain(leaving).chain(next).max()
     }
 
-    fn wait_for(&self, epoch: Epoch, run: &Run, runs: &[Run]) -> Option<Instant> {
-        let margin = self.margin(epoch).max(self.margin(run.epoch));
-        let mut others = runs.iter().filter(|r| r.epoch == epoch && r.meets(&run.span, margin)).peekable();
+    fn wait_for(&self, epoch: Epoch, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Option<Instant> {
+        let left = is_left(run, captors);
+        let mut others = runs.iter().filter(|r| r.epoch == epoch && self.reaches(run, r, left)).peekable();
         if others.peek().is_none() {
             let missed = self.misses.get(&epoch).is_some_and(|n| *n >= MAX_MISSES);
             return (!missed).then(|| run.since + ABSENT_WAIT);
         }
+        let margin = self.margin_of(run.epoch, epoch);
         let growing = others.filter(|r| matches!(r.state, State::Growing | State::Waiting(_)));
-        growing.filter_map(|other| until(run, other, margin)).max()
+        growing.filter_map(|other| until(run, other, margin, left)).max()
+    }
+
+    /// Whether `other` may be of the same moment as `run`, or, where that was `left` in the middle, go on with it.
+    fn reaches(&self, run: &Run, other: &Run, left: bool) -> bool {
+        let margin = self.margin_of(run.epoch, other.epoch);
+        other.meets(&run.span, if left { margin.max(JOIN) } else { margin })
+    }
+
+    fn margin_of(&self, one: Epoch, two: Epoch) -> Duration {
+        self.margin(one).max(self.margin(two))
     }
 
     fn margin(&self, epoch: Epoch) -> Duration {
         if self.spurts.lag(epoch).is_some() { NEAR } else { SLACK }
     }
 
+    /// `run`; only its first spurts, where with what goes on with it it would be too long: between them its edge found a pause.
+    fn fitting(&self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Run {
+        let further = |r: &&Run| r.epoch != run.epoch && r.span.end > run.span.end && self.reaches(run, r, true);
+        let end = runs.iter().filter(further).map(|r| r.span.end).max().filter(|_| is_left(run, captors));
+        let before = &run.parts[..run.parts.len().saturating_sub(1)];
+        match end {
+            Some(end) if end - run.span.start > MAX_UTTERANCE.as_micros() as i64 && !before.is_empty() => {
+                let mut first = run.clone();
+                (first.parts, first.state) = (before.to_vec(), State::Cut);
+                first.span = span(&self.spurts.cells(before));
+                first
+            }
+            _ => run.clone(),
+        }
+    }
+
     fn make(&mut self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Made {
+        let run = &self.fitting(run, runs, captors);
         let mut cells = self.spurts.cells(&run.parts);
         let mut taken = run.parts.clone();
         let mut heard = BTreeSet::from([run.epoch]);
+        // Whose end it ends with: that edge may have left in the middle of it.
+        let mut last = run;
         for other in runs.iter().filter(|r| r.epoch != run.epoch) {
-            let margin = self.margin(other.epoch).max(self.margin(run.epoch));
-            if !other.meets(&span(&cells), margin) {
+            let left = is_left(last, captors);
+            let margin = self.margin_of(run.epoch, other.epoch);
+            if !other.meets(&span(&cells), if left { margin.max(JOIN) } else { margin }) {
                 continue;
             }
-            let added = self.add(&mut cells, run, other);
+            let added = self.add(&mut cells, run, other, left);
             if !added.is_empty() {
                 heard.insert(other.epoch);
+                last = if other.span.end > last.span.end { other } else { last };
             }
             taken.extend(added);
         }
@@ -175,10 +233,11 @@ impl Track {
         Made { cells, taken, name: named.unwrap_or(first), rest: run.rest, twice }
     }
 
-    /// Adds what `other` has to the utterance that `run` makes. Returns what of it was used or was the same.
-    fn add(&mut self, cells: &mut Vec<Cell>, run: &Run, other: &Run) -> Vec<Part> {
+    /// Adds what `other` has to the utterance that `run` makes, and whose edge has `left` in the middle of it or not. Returns what
+    /// of it was used or was the same.
+    fn add(&mut self, cells: &mut Vec<Cell>, run: &Run, other: &Run, left: bool) -> Vec<Part> {
         let mut theirs = self.spurts.cells(&other.parts);
-        let mut pairs = align(cells, &theirs, self.margin(other.epoch).max(self.margin(run.epoch)));
+        let mut pairs = align(cells, &theirs, self.margin_of(run.epoch, other.epoch));
         if pairs.is_empty() {
             pairs = align_by_time(cells, &theirs);
         } else {
@@ -186,7 +245,7 @@ impl Track {
         }
         let cut = run.state == State::Cut;
         let (Some(first), Some(last)) = (pairs.first().copied(), pairs.last().copied()) else {
-            return self.add_unlike(cells, theirs, run, other);
+            return self.add_unlike(cells, theirs, run, other, left);
         };
         let reach = reach(cells, &theirs, last);
         let mut range = 0..if cut { reach } else { theirs.len() };
@@ -206,7 +265,14 @@ impl Track {
     }
 
     /// The same where the two have no packet in common: by the clocks.
-    fn add_unlike(&mut self, cells: &mut Vec<Cell>, mut theirs: Vec<Cell>, run: &Run, other: &Run) -> Vec<Part> {
+    fn add_unlike(
+        &mut self,
+        cells: &mut Vec<Cell>,
+        mut theirs: Vec<Cell>,
+        run: &Run,
+        other: &Run,
+        left: bool,
+    ) -> Vec<Part> {
         let (mine, span) = (span(cells), span(&theirs));
         let same = if cells.iter().chain(&theirs).any(|c| c.recoded) {
             // Whether it was encoded anew is not known for sure before its trailer.
@@ -215,7 +281,12 @@ impl Track {
             self.meet_strangers(cells, &theirs, run.epoch, other.epoch)
         };
         if !same {
-            return vec![];
+            let fits = media(cells) + media(&theirs) <= MAX_UTTERANCE.as_micros() as u64;
+            if !left || !fits || !follows(&mine, &span) {
+                return vec![];
+            }
+            cells.extend_from_slice(&theirs);
+            return parts(&theirs);
         }
         theirs.retain(|c| run.state != State::Cut || c.at < mine.end);
         *cells = overlay(cells, &theirs);
@@ -271,15 +342,35 @@ impl Track {
         }
     }
 
-    /// What is growing, as far as it is here, and its name: of what two edges bring only what the longer one has.
+    /// What is growing, as far as it is here, and its name: of what two edges bring only what the longer one has, but all that
+    /// one has that left in the middle of it.
     pub(super) fn growing(&mut self) -> Option<(Part, Vec<Part>)> {
         let runs = self.spurts.runs();
         let growing = runs.iter().filter(|r| r.state == State::Growing);
         let best = growing.max_by_key(|r| (r.span.end, r.span.end - r.span.start))?;
-        let first = best.parts.first()?.clone();
+        let parts = self.with_halves_before(best, &runs);
+        let first = parts.first()?.clone();
         self.named.take_if(|name| !self.spurts.holds(name));
         let named = self.named.get_or_insert(Part { items: first.items.start..first.items.start + 1, ..first });
-        Some((named.clone(), best.parts.clone()))
+        Some((named.clone(), parts))
+    }
+
+    /// The parts of `run` after those of what it goes on with.
+    fn with_halves_before(&self, run: &Run, runs: &[Run]) -> Vec<Part> {
+        let earlier = |r: &&Run| r.epoch != run.epoch && r.span.start < run.span.start && r.span.end < run.span.end;
+        let goes_on = |r: &&Run| matches!(r.state, State::Growing | State::Waiting(_)) && self.reaches(r, run, true);
+        let before = runs.iter().filter(earlier).filter(goes_on);
+        let Some(before) = before.max_by_key(|r| r.span.end) else { return run.parts.clone() };
+        let mine = self.spurts.cells(&self.with_halves_before(before, runs));
+        let theirs = self.spurts.cells(&run.parts);
+        let pairs = align(&mine, &theirs, self.margin_of(before.epoch, run.epoch));
+        match pairs.is_empty() {
+            true if before.state != State::Growing && follows(&span(&mine), &span(&theirs)) => {
+                parts(&[mine, theirs].concat())
+            }
+            true => run.parts.clone(),
+            false => parts(&zip(&mine, &theirs, &pairs)),
+        }
     }
 
     /// What it has made, to be remembered.
@@ -305,13 +396,33 @@ impl Track {
     }
 }
 
+/// Whether the edge of `run` left the meeting while the speaker went on.
+fn is_left(run: &Run, captors: &BTreeSet<Epoch>) -> bool {
+    matches!(run.state, State::Waiting(_)) && !captors.contains(&run.epoch)
+}
+
+/// Whether `run`, which waits for what continues it, waits for nothing of its own edge's any more: that has left, and another
+/// has come further, or nobody captures.
+fn is_resolved(run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> bool {
+    let further = |other: &Run| other.epoch != run.epoch && other.span.end > run.span.end;
+    is_left(run, captors) && (captors.is_empty() || runs.iter().any(further))
+}
+
+/// Whether what `theirs` is of may go on with what `mine` is of, on their time line.
+fn follows(mine: &Range<i64>, theirs: &Range<i64>) -> bool {
+    let most = JOIN.as_micros() as i64;
+    theirs.end > mine.end && (theirs.start - mine.end).abs() <= most
+}
+
 /// Until when `other`, which is still growing, may add to `run`.
-fn until(run: &Run, other: &Run, margin: Duration) -> Option<Instant> {
+fn until(run: &Run, other: &Run, margin: Duration, left: bool) -> Option<Instant> {
     let beyond = other.span.end - run.span.end;
     let behind = || (run.since.max(other.fresh) + BEHIND_WAIT).min(run.since + BEHIND_MOST);
     match run.state {
         // The speaker goes on in any case: what is beyond belongs to the next one.
         State::Cut => (beyond < 0).then(behind),
+        // The rest of the sentence.
+        _ if left => Some(other.fresh + BEYOND_WAIT),
         _ if beyond <= 100_000 => Some(behind()),
         _ if margin > NEAR => Some((other.fresh + BEYOND_WAIT).min(run.since + BEHIND_MOST)),
         _ => Some(other.fresh + BEYOND_WAIT),

@@ -51,7 +51,8 @@ pub struct SpurtHeader {
 pub struct SpurtEnd {
     /// Items in the whole spurt, from number 0.
     pub items: u32,
-    /// The speaker went on: the spurt was cut for its length, and the next one continues it.
+    /// The speaker went on: the spurt was cut for its length, and the next one continues it; or the edge has left, and another
+    /// one may hear how it goes on.
     pub continues: bool,
     /// The lowest step of the uplink's ladder that any of it was sent on.
     pub step: Step,
