@@ -133,6 +133,8 @@ pub struct Failover {
     /// A turn that is due as soon as turns are allowed.
     due: Option<(NodeId, Term, Why)>,
     draining: bool,
+    /// This edge owns the meeting no more: it calls nobody.
+    late: bool,
     last_turn: Option<Instant>,
     hold: Duration,
     /// When this machine last looked.
@@ -177,6 +179,7 @@ impl Failover {
             asked: None,
             due: None,
             draining: false,
+            late: false,
             last_turn: None,
             hold,
             looked: now,
@@ -256,7 +259,10 @@ impl Failover {
     pub fn handle_moved(&mut self, from: &NodeId, core: NodeId, term: Term, now: Instant) {
         self.look(now);
         let news = if core == *from { term > self.term } else { term >= self.term };
-        if *from == self.serving.id && news {
+        let took_nothing = self.former.as_ref().is_some_and(|(former, before)| former.id == core && *before == term);
+        if *from == self.serving.id && took_nothing && !news {
+            self.turn_back(now);
+        } else if *from == self.serving.id && news {
             self.due = Some((core, term, Why::Moved));
         }
         self.decide(now);
@@ -280,10 +286,8 @@ impl Failover {
             return;
         }
         let elsewhere = !matches!(reason, RefusedReason::StaleEpoch | RefusedReason::Ended);
-        if let Some((former, term)) = self.former.take() {
-            // It took nothing over, so the former one goes on as if nothing had been.
-            self.turn(former, term, Why::Refused, now);
-            self.drop_former();
+        if self.former.is_some() {
+            self.turn_back(now);
         } else if let Some(term) = self.term.called().filter(|_| elsewhere)
             && let Some(standby) = self.standby.take()
         {
@@ -292,6 +296,13 @@ impl Failover {
         } else {
             self.actions.push_back(Action::GiveUp(reason));
         }
+    }
+
+    /// The meeting is this edge's no more: what it has still goes to the core that serves it, or that this one names, and it calls
+    /// no other.
+    pub fn handle_late(&mut self, now: Instant) {
+        self.late = true;
+        self.replace_standby(None, now);
     }
 
     /// `core` does not answer, but something came from it all the same.
@@ -381,6 +392,14 @@ impl Failover {
         }
     }
 
+    /// The core that was turned to took nothing over, so the former one goes on as if nothing had been.
+    fn turn_back(&mut self, now: Instant) {
+        if let Some((former, term)) = self.former.take() {
+            self.turn(former, term, Why::Refused, now);
+            self.drop_former();
+        }
+    }
+
     fn turn(&mut self, to: Core, term: Term, why: Why, now: Instant) {
         if self.last_turn.is_none_or(|last| now.saturating_duration_since(last) >= self.settings.calm) {
             self.hold = self.settings.hold;
@@ -432,6 +451,7 @@ impl Failover {
     }
 
     fn replace_standby(&mut self, standby: Option<NodeId>, now: Instant) {
+        let standby = standby.filter(|_| !self.late);
         if self.standby.as_ref().map(|core| &core.id) == standby.as_ref() {
             return;
         }

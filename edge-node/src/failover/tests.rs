@@ -372,3 +372,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_edge_that_owns_the_meeting_no_more_calls_nobody() {
+    let mut bench = Bench::new();
+    bench.failover.handle_late(bench.now);
+    assert_eq!(bench.actions(), [Action::Unwatch(id("b"))]);
+    bench.failover.handle_standby(&id("a"), Some(id("b")), 1, bench.now);
+    assert_eq!(bench.actions(), [Action::Confirm(1, Some(id("b")))], "it says what it was told, and watches nobody");
+    bench.beats(&["b"], 40);
+    assert_eq!(bench.turned(), None);
+    // Whoever asks who serves finds out.
+    bench.failover.handle_moved(&id("a"), id("c"), Term(3), bench.now);
+    assert_eq!(bench.turned(), Some((id("c"), Term(3), Why::Moved)));
+}
+
+#[test]
+fn a_called_core_that_names_the_former_one_has_taken_nothing_over() {
+    let mut bench = Bench::new();
+    bench.beats(&["b"], 3);
+    assert_eq!(bench.turned(), Some((id("b"), Term(2), Why::Silent)));
+    bench.failover.handle_moved(&id("b"), id("a"), Term(1), bench.now);
+    assert_eq!(bench.turned(), Some((id("a"), Term(1), Why::Refused)));
+}

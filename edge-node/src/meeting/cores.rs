@@ -177,6 +177,8 @@ impl Meeting {
         metrics::counter!("nearfield_edge_leases_lost_total").increment(1);
         self.leave(CloseReason::LeaseOver, now, wall);
         self.late = true;
+        self.failover.handle_late(now);
+        self.follow(now);
         self.actions.push_back(Action::Release);
         if let Some(alias) = self.opened {
             // Spurts and table stay as they are; only what they are changes.
