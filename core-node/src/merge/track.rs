@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -32,6 +31,9 @@ const BEYOND_WAIT: Duration = Duration::from_secs(1);
 /// What an edge left in the middle of goes on in another one's spurt that begins so close to its end: clocks are apart, and there
 /// may be a pause, of which neither edge sends all.
 const JOIN: Duration = Duration::from_millis(700);
+
+/// Items around that moment of which none may be lost, for at least one of the two: longer than [`JOIN`] and what clocks are apart.
+const SEAM: usize = 60;
 
 /// Utterances in a row in which an edge has nothing but other packets, before they are held to be the same speech.
 const STRANGE: u32 = 3;
@@ -282,10 +284,8 @@ impl Track {
         };
         if !same {
             let fits = media(cells) + media(&theirs) <= MAX_UTTERANCE.as_micros() as u64;
-            if !left || !fits || !follows(&mine, &span) {
-                return vec![];
-            }
-            cells.extend_from_slice(&theirs);
+            let Some(both) = joined(cells, &theirs).filter(|_| left && fits) else { return vec![] };
+            *cells = both;
             return parts(&theirs);
         }
         theirs.retain(|c| run.state != State::Cut || c.at < mine.end);
@@ -365,10 +365,8 @@ impl Track {
         let theirs = self.spurts.cells(&run.parts);
         let pairs = align(&mine, &theirs, self.margin_of(before.epoch, run.epoch));
         match pairs.is_empty() {
-            true if before.state != State::Growing && follows(&span(&mine), &span(&theirs)) => {
-                parts(&[mine, theirs].concat())
-            }
-            true => run.parts.clone(),
+            true if before.state == State::Growing => run.parts.clone(),
+            true => joined(&mine, &theirs).map_or_else(|| run.parts.clone(), |both| parts(&both)),
             false => parts(&zip(&mine, &theirs, &pairs)),
         }
     }
@@ -408,10 +406,17 @@ fn is_resolved(run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> bool {
     is_left(run, captors) && (captors.is_empty() || runs.iter().any(further))
 }
 
-/// Whether what `theirs` is of may go on with what `mine` is of, on their time line.
-fn follows(mine: &Range<i64>, theirs: &Range<i64>) -> bool {
-    let most = JOIN.as_micros() as i64;
-    theirs.end > mine.end && (theirs.start - mine.end).abs() <= most
+/// `theirs` after `mine`, if it may go on with that, though the two have no packet in common. Where either has lost none at the seam,
+/// that shows that it does, for they would have one; where both have, no clock is good enough to tell what was said first.
+fn joined(mine: &[Cell], theirs: &[Cell]) -> Option<Vec<Cell>> {
+    // What the first has lost at its end the second has heard, or nobody has.
+    let heard = mine.iter().rposition(Cell::is_frame).map_or(0, |last| last + 1);
+    let (earlier, later) = (span(mine), span(theirs));
+    let near = later.end > earlier.end && later.start.abs_diff(earlier.end) <= JOIN.as_micros() as u64;
+    let whole = |cells: &[Cell]| cells.iter().all(Cell::is_frame);
+    let ends_whole = mine.len() >= SEAM && whole(&mine[mine.len() - SEAM..]);
+    let sure = ends_whole || whole(&theirs[..theirs.len().min(SEAM)]);
+    (near && sure).then(|| [&mine[..heard], theirs].concat())
 }
 
 /// Until when `other`, which is still growing, may add to `run`.

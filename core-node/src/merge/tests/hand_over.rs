@@ -35,6 +35,17 @@ fn it_does_so_however_little_both_have_heard() {
 }
 
 #[test]
+fn what_is_lost_at_the_seam_is_not_put_in_the_wrong_place() {
+    let said = sentences(&[(40, 300)]);
+    let leaves = |lost: &[u64]| Ear { lost: lost.to_vec(), ..ear(1, 0..200) };
+    let comes = |lost: &[u64]| Ear { lost: lost.to_vec(), ..ear(2, 196..u64::MAX) };
+    assert_eq!(lengths(&said, &[leaves(&[196, 197, 198, 199]), comes(&[])]), [330]);
+    assert_eq!(lengths(&said, &[leaves(&[]), comes(&[196, 197, 198, 199, 204])]), [330]);
+    // Nothing tells which came first.
+    assert_eq!(lengths(&said, &[leaves(&[196, 198]), comes(&[197, 199, 203])]).len(), 2);
+}
+
+#[test]
 fn and_however_long_the_second_takes_to_notice_that_somebody_speaks() {
     let said = sentences(&[(40, 300), (60, 100)]);
     for late in [300, 900, 2500] {
