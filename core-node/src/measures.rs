@@ -44,6 +44,10 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_core_meetings_left_total", "Meetings left by a rule of their own, by reason."),
     gauge("nearfield_core_meetings_live_meetings", "Meetings that this core serves."),
     counter("nearfield_core_meetings_removed_total", "Ended meetings removed for good."),
+    counter(
+        "nearfield_core_removals_unheard_total",
+        "Removals that gave way to newer ones before all cores had heard of them.",
+    ),
     counter("nearfield_core_merge_forgotten_utterances_total", "Utterances too old for copies to be found in."),
     counter("nearfield_core_merge_spurts_dropped_total", "Talk spurts of which another edge had brought everything."),
     counter("nearfield_core_moves_wanted_total", "Times that another edge was much better for a live meeting."),

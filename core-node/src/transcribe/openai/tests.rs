@@ -164,11 +164,18 @@ async fn a_malformed_or_endless_answer_is_an_error_that_quotes_nothing() {
 
 #[tokio::test]
 async fn waiting_ends_at_the_deadline() {
-    let (_server, addr) = Server::start(vec![(429, vec![("retry-after", "3600")], String::new())]).await;
+    let (_server, addr) = Server::start((0..5).map(|_| (503, vec![], String::new())).collect()).await;
     let mut engine = engine(addr);
     engine.deadline = Duration::from_millis(300);
     let error = engine.transcribe(clip()).await.unwrap_err();
     assert_eq!(error, TranscribeError::Deadline { engine: "openai", after: engine.deadline });
+}
+
+#[tokio::test]
+async fn who_is_put_off_for_longer_than_the_deadline_says_why_at_once() {
+    let (_server, addr) = Server::start(vec![(429, vec![("retry-after", "3600")], String::new())]).await;
+    let error = engine(addr).transcribe(clip()).await.unwrap_err();
+    assert!(matches!(error, TranscribeError::Status { status: 429, .. }), "{error}");
 }
 
 #[tokio::test]
