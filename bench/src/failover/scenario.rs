@@ -27,7 +27,7 @@ pub enum Scenario {
     CutSixSeconds,
     /// The edge reaches the other edges, and not the only core; then it does again.
     PartialPartition,
-    /// The same for the only edge, whose disk for speech is full soon.
+    /// The only edge and the only core do not reach each other, until the edge's disk for speech is full; then they do again.
     SpillFull,
     /// Hundreds of meetings are made within two seconds, on two edges.
     Burst,
