@@ -93,3 +93,5 @@ mod soak_tests;
 mod tasks_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble_tests;

@@ -161,7 +161,7 @@ pub enum Verdict {
 pub enum Reason {
     /// It is not an edge.
     Role,
-    /// It is the one to be replaced, or captures the meeting already.
+    /// It is the one to be replaced, captures the meeting already, or could not get in or stay in it.
     Taken,
     /// It does not speak what the meeting needs.
     Version,

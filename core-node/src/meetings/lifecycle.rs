@@ -5,8 +5,13 @@
 //!    ^  \                   │  │               │ │
 //!    │   `─nobody─> Failed  │  └──closed/stop──┤ │
 //!    │                      │                  v v
-//!    └──edge down, drained, never opened    Finishing ──all words out──> Done | Failed
+//!    ├──edge down, drained, never opened    Finishing ──all words out──> Done | Failed
+//!    └──edge in trouble, maybe its own, and closed
 //! ```
+//!
+//! An edge that fails may have **trouble of its own**: no UDP, a wrong clock, no way to the relay. Then another is tried, and the meeting
+//! fails with the first one's cause once a second has the same trouble, or nobody is left (`trouble`). A relay that says no says so to
+//! all: the meeting fails at once.
 //!
 //! An edge that is going away *hands over*: it goes on capturing, and the meeting stays active, while another edge is placed
 //! and joins; only then is the first dismissed.
@@ -21,15 +26,21 @@ mod early;
 mod orders;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::time::{Duration, Instant};
 
 use mesh::wire::{
     Epoch,
+    cause::Cause,
     control::{CloseReason, EdgeState},
 };
 
-use self::early::{Early, Said};
+pub use self::trouble::{REMEMBERED, may_be_its_own};
+use self::{
+    early::{Early, Said},
+    trouble::Troubles,
+};
 use super::leave::RELAY_ENDED;
 use crate::record::Status;
 
@@ -115,6 +126,7 @@ pub struct Lifecycle {
     /// Until when another is sought for a meeting that was live, however often that fails.
     seek: Option<Instant>,
     early: Early,
+    troubles: Troubles,
     placements: u32,
     edge_gone: bool,
     undone: usize,
@@ -156,6 +168,7 @@ impl Lifecycle {
             given_up: Status::Connecting,
             seek: None,
             early: Early::default(),
+            troubles: Troubles::default(),
             placements: 0,
             edge_gone: false,
             undone: 0,
@@ -204,6 +217,16 @@ impl Lifecycle {
     /// Whether an edge is being sought: what it says before it has been found is kept until then.
     pub fn is_placing(&self) -> bool {
         self.placing
+    }
+
+    /// Whether an edge has failed, perhaps by its own fault, and none has been live since.
+    pub fn is_troubled(&self) -> bool {
+        self.troubles.open().is_some()
+    }
+
+    /// The edge that has not opened the meeting in time.
+    pub fn unopened(&self, now: Instant) -> Option<Epoch> {
+        self.wait.filter(|(wait, at)| *wait == Wait::Open && *at <= now).map(|_| self.epoch)
     }
 
     /// An edge has taken the meeting under `epoch`, and may have said more since.
@@ -271,10 +294,7 @@ impl Lifecycle {
             Status::Placing if why.retry && (self.placements < MAX_PLACEMENTS || self.is_patient(now)) => {
                 self.set_wait(Wait::Retry, now)
             }
-            Status::Placing => {
-                self.fail(why.code, Some(why.detail));
-                self.leave_behind(now);
-            }
+            Status::Placing => self.fail_unplaced(why.code, why.detail, now),
             // Nobody was told to leave, since nobody was there.
             Status::Finishing if self.homing.is_none() && !self.edge_gone => self.leave_behind(now),
             _ => {}
@@ -298,6 +318,7 @@ impl Lifecycle {
             (self.epoch, self.status) = (epoch, Status::Active);
             (self.leaving, self.wait, self.placing, self.placements) = (None, None, false, 0);
             (self.early, self.failure) = (Early::default(), None);
+            self.troubles.handle_live();
             self.actions.retain(|action| *action != Action::Place);
         }
     }
@@ -329,10 +350,12 @@ impl Lifecycle {
             (Status::Connecting, EdgeState::Live) => {
                 self.status = Status::Active;
                 self.placements = 0;
+                self.troubles.handle_live();
             }
             (Status::Active, EdgeState::Live) => {
                 if let Some((former, _)) = self.leaving.take_if(|(former, _)| *former != epoch) {
                     self.placements = 0;
+                    self.troubles.handle_live();
                     self.actions.push(Action::Dismiss(former));
                 }
             }
@@ -340,10 +363,17 @@ impl Lifecycle {
                 Some((former, _)) if former != epoch => self.succeed_again(now),
                 // Another is sought already, and may fare better.
                 Some(_) => {}
-                None => self.fail(cause.as_str(), detail),
+                None => self.edge_failed(cause, detail, now),
             },
-            (Status::Connecting, EdgeState::Failed(cause)) => self.fail(cause.as_str(), detail),
+            (Status::Connecting, EdgeState::Failed(cause)) => self.edge_failed(cause, detail, now),
             _ => {}
+        }
+    }
+
+    /// The meeting's edge gives it up, and closes it as soon as it has sent all it had.
+    fn edge_failed(&mut self, cause: Cause, detail: Option<String>, now: Instant) {
+        if let Err((cause, detail)) = self.troubles.handle_failed(self.epoch, (cause, detail), now) {
+            self.fail(cause.as_str(), detail);
         }
     }
 
@@ -375,6 +405,11 @@ impl Lifecycle {
             // The one it was to relieve goes on; who failed has been succeeded already.
             (Status::Active, _) if self.leaving.is_some() => self.succeed_again(now),
             (Status::Connecting | Status::Active, CloseReason::Drain | CloseReason::LeaseOver) => self.place_again(now),
+            (Status::Connecting | Status::Active, CloseReason::Failed)
+                if self.failure.is_none() && self.troubles.is_of(epoch) =>
+            {
+                self.place_again(now);
+            }
             (Status::Placing, _) => {}
             (_, reason) => {
                 match reason {
@@ -383,9 +418,7 @@ impl Lifecycle {
                     CloseReason::Ended => _ = self.left.get_or_insert(RELAY_ENDED),
                     _ => {}
                 }
-                self.edge_gone = true;
-                self.finishing();
-                self.set_wait(Wait::Flush, now);
+                self.flush(now);
             }
         }
     }
@@ -542,14 +575,12 @@ impl Lifecycle {
     /// The edge that hands over says that the meeting is over; so its successor, if there is one, has nothing to do.
     fn relay_ended(&mut self, former: Epoch, now: Instant) {
         self.left.get_or_insert(RELAY_ENDED);
-        self.finishing();
-        if self.epoch != former {
-            self.actions.push(Action::Leave);
-            self.see_off(now);
-        } else {
-            self.edge_gone = true;
-            self.set_wait(Wait::Flush, now);
+        if self.epoch == former {
+            return self.flush(now);
         }
+        self.finishing();
+        self.actions.push(Action::Leave);
+        self.see_off(now);
     }
 
     /// Whether `epoch` is, or may be, of the edge that is being sought.
@@ -561,8 +592,7 @@ impl Lifecycle {
         // The next edge finds out for itself.
         self.failure = None;
         if self.placements >= MAX_PLACEMENTS {
-            self.fail("no_edge", Some(format!("{MAX_PLACEMENTS} edges in a row did not get in")));
-            self.leave_behind(now);
+            self.fail_unplaced("no_edge", format!("{MAX_PLACEMENTS} edges in a row did not get in"), now);
         } else {
             self.given_up = self.status;
             if self.status == Status::Active {
@@ -585,6 +615,13 @@ impl Lifecycle {
         self.settle();
     }
 
+    /// Every edge has left; what they have sent may still be on its way.
+    fn flush(&mut self, now: Instant) {
+        self.edge_gone = true;
+        self.finishing();
+        self.set_wait(Wait::Flush, now);
+    }
+
     fn see_off(&mut self, now: Instant) {
         self.homing = Some(now + HOMING);
         self.set_wait(Wait::Leave, now);
@@ -597,6 +634,18 @@ impl Lifecycle {
 
     fn fail(&mut self, code: &str, detail: Option<String>) {
         self.failure.get_or_insert((code.into(), detail));
+    }
+
+    /// No edge gets in. What the first to fail has said is worth more.
+    fn fail_unplaced(&mut self, code: &str, detail: String, now: Instant) {
+        if let Some((cause, detail)) = self.troubles.open().cloned() {
+            self.fail(cause.as_str(), detail);
+            // It has left in good order.
+            self.flush(now);
+        } else {
+            self.fail(code, Some(detail));
+            self.leave_behind(now);
+        }
     }
 
     fn settle(&mut self) {

@@ -55,6 +55,9 @@ const REVIEWED: Duration = Duration::from_secs(20);
 /// [`Unplaced::code`] where the edge whose lease has lapsed captures the meeting still, and is expected back.
 pub(super) const RETURNS: &str = "edge_returns";
 
+/// [`Unplaced::code`] where there are edges, and none may be asked.
+pub(super) const NOT_ALLOWED: &str = "no_edge_allowed";
+
 /// Chooses edges.
 pub struct Placer {
     /// The other nodes.
@@ -122,7 +125,7 @@ impl Placer {
             true => format!("none of {edges} edges may take it"),
             false => refusals.join("; "),
         };
-        let code = if edges == 0 || !refusals.is_empty() { "no_edge" } else { "no_edge_allowed" };
+        let code = if edges == 0 || !refusals.is_empty() { "no_edge" } else { NOT_ALLOWED };
         if refusals.is_empty() {
             // Why all were excluded is worth as much as why one was chosen; the log's end is noticed elsewhere.
             let _ = meeting.decided(Epoch(epoch.0 + 1), shown(&decision, Epoch(epoch.0 + 1), None)).await;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+mod avoided;
 mod gaps;
 mod placing;
 mod relief;
@@ -32,9 +33,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::avoided::Avoided;
 use super::{
     leave::{Leave, REQUESTED},
-    lifecycle::{Action, Lifecycle, Unplaced},
+    lifecycle::{Action, Lifecycle, Unplaced, may_be_its_own},
     place::{Placer, Wanted},
     second::Second,
 };
@@ -81,6 +83,7 @@ pub(super) struct Supervisor {
     place_next: bool,
     /// How often in a row the edge was said to come back.
     awaited: u32,
+    avoided: Avoided,
     /// The first edge has left; the second has not yet.
     closed: Option<(Epoch, CloseReason)>,
     members: watch::Receiver<Arc<Vec<Member>>>,
@@ -123,6 +126,7 @@ impl Supervisor {
             tried: record.epoch,
             place_next: false,
             awaited: 0,
+            avoided: Avoided::default(),
             closed: None,
             members,
             gap,
@@ -187,7 +191,10 @@ impl Supervisor {
                 self.second.handle_live(epoch);
                 self.lifecycle.handle_edge_state(epoch, EdgeState::Live, detail, now);
             }
-            Notice::State(epoch, state @ EdgeState::Failed(_), detail) => {
+            Notice::State(epoch, state @ EdgeState::Failed(cause), detail) => {
+                if may_be_its_own(cause) {
+                    self.avoid(epoch, now);
+                }
                 if !self.is_spare(epoch, now).await? {
                     self.lifecycle.handle_edge_state(epoch, state, detail, now);
                 }
@@ -318,6 +325,7 @@ impl Supervisor {
     async fn handle_timeout(&mut self, now: Instant) -> Result<(), LogClosed> {
         if let Some(epoch) = self.second.handle_timeout(now) {
             tracing::warn!(epoch = epoch.0, "the second edge did not get in");
+            self.avoid(epoch, now);
             self.meeting.wishes.handle_unmet(self.second_wish(), "the second edge did not get in", wall());
             self.leave(epoch).await;
             self.give_up(epoch).await?;
@@ -329,6 +337,9 @@ impl Supervisor {
             let awaited = self.closed.is_none() || self.second.epoch().is_some();
             if self.owes() || (awaited && self.lives(self.lifecycle.epoch())) {
                 self.lifecycle.handle_edge_alive(now);
+            }
+            if let Some(unopened) = self.lifecycle.unopened(now) {
+                self.avoid(unopened, now);
             }
             self.lifecycle.handle_timeout(now);
         }

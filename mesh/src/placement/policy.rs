@@ -17,7 +17,7 @@ pub const MAX_STRESS_PERMILLE: u16 = 1000;
 /// The conditions and weights of one placement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// Nodes that are not to be chosen: the one to be replaced, the other one of a meeting with two.
+    /// Nodes that are not to be chosen: the one to be replaced, the other one of a meeting with two, those that failed in it.
     pub without: BTreeSet<NodeId>,
     /// Nodes that have stopped answering, though membership has not found out yet.
     pub silent: BTreeSet<NodeId>,

@@ -58,7 +58,9 @@ pub(super) fn excluded(candidate: &Candidate, reason: Reason, policy: &Policy) -
         Reason::Health => "It has not reported its state yet.".to_owned(),
         Reason::Silent => "It has stopped answering.".to_owned(),
         Reason::Draining => "It is draining and takes no new meetings.".to_owned(),
-        Reason::Taken => "It captures the meeting already, or is the one to be replaced.".to_owned(),
+        Reason::Taken => {
+            "It captures the meeting already, is the one to be replaced, or could not get in or stay in it.".to_owned()
+        }
         Reason::Version => {
             let (speaks, needed) = (report.map_or(1, |report| report.wire()), policy.wire);
             format!("It speaks wire version {speaks}; the meeting needs {needed}.")

@@ -31,12 +31,14 @@ enum Word {
     Live,
     Lost,
     Failed,
+    /// The relay says no.
+    Denied,
     HandOver,
     Close(CloseReason),
 }
 
 use Event::{Assigned, Down, Says, Stop, Unplaced};
-use Word::{Close, Failed, HandOver, Live, Lost, Open};
+use Word::{Close, Denied, Failed, HandOver, Live, Lost, Open};
 
 const JOINS: &[Word] = &[Open, Live];
 const JOINS_AND_WAVERS: &[Word] = &[Open, Live, Lost, Live];
@@ -44,19 +46,31 @@ const JOINS_AND_HANDS_OVER: &[Word] = &[Open, Live, HandOver];
 const JOINS_AND_DRAINS: &[Word] = &[Open, Live, Close(Drain)];
 const JOINS_AND_ENDS: &[Word] = &[Open, Live, Close(Ended)];
 const FAILS: &[Word] = &[Open, Failed, Close(CloseReason::Failed)];
+const JOINS_AND_FAILS: &[Word] = &[Open, Live, Failed, Close(CloseReason::Failed)];
+const IS_DENIED: &[Word] = &[Open, Denied, Close(CloseReason::Failed)];
 
 /// What an edge may say that is asked to join.
-const NEW: [&[Word]; 7] =
-    [&[Open], JOINS, JOINS_AND_WAVERS, JOINS_AND_HANDS_OVER, JOINS_AND_DRAINS, JOINS_AND_ENDS, FAILS];
+const NEW: [&[Word]; 9] = [
+    &[Open],
+    JOINS,
+    JOINS_AND_WAVERS,
+    JOINS_AND_HANDS_OVER,
+    JOINS_AND_DRAINS,
+    JOINS_AND_ENDS,
+    JOINS_AND_FAILS,
+    FAILS,
+    IS_DENIED,
+];
 
 /// What an edge may say that captures.
-const OLD: [&[Word]; 6] = [
+const OLD: [&[Word]; 7] = [
     &[HandOver],
     &[Lost, Live],
     &[Close(Drain)],
     &[Close(LeaseOver)],
     &[Close(Ended)],
     &[Failed, Close(CloseReason::Failed)],
+    &[Denied, Close(CloseReason::Failed)],
 ];
 
 fn happen(l: &mut Lifecycle, event: Event, now: Instant) {
@@ -74,7 +88,8 @@ fn say(l: &mut Lifecycle, epoch: Epoch, word: Word, now: Instant) {
         Open => l.handle_opened(epoch),
         Live => l.handle_edge_state(epoch, EdgeState::Live, None, now),
         Lost => l.handle_edge_state(epoch, EdgeState::Reconnecting { silent_ms: 0 }, None, now),
-        Failed => l.handle_edge_state(epoch, EdgeState::Failed(Cause::MediaLost), Some("no room".into()), now),
+        Failed => l.handle_edge_state(epoch, EdgeState::Failed(Cause::MediaLost), Some("no UDP".into()), now),
+        Denied => l.handle_edge_state(epoch, EdgeState::Failed(Cause::NoSuchRoom), Some("no room".into()), now),
         HandOver => l.handle_hand_over(epoch, now),
         Close(reason) => l.handle_closed(epoch, reason, now),
     }
@@ -162,15 +177,15 @@ fn run(events: impl IntoIterator<Item = Event>, now: Instant) -> Lifecycle {
 
 /// What ends a meeting: of two such the first is told as the reason, and the way to the end may be another.
 fn ends(event: Event) -> bool {
-    let last = |words: &[Word]| words.iter().any(|word| matches!(word, Failed | Close(Ended | CloseReason::Failed)));
+    let last = |words: &[Word]| words.iter().any(|word| matches!(word, Denied | Close(Ended)));
     event == Stop || matches!(event, Says(_, words) if last(words))
 }
 
-/// Whichever comes first decides, and rightly so: an edge that cannot join fails the meeting, unless somebody has ended it before,
+/// Whichever comes first decides, and rightly so: an edge that is denied fails the meeting, unless somebody has ended it before,
 /// or the edge is known to be dead or its predecessor goes on, and another is sought for that. And a successor that was live before it
 /// died has had its predecessor dismissed; one that died before has not.
 fn is_a_choice(one: Event, two: Event) -> bool {
-    let fails = |event| matches!(event, Says(_, words) if words.contains(&Failed));
+    let fails = |event| matches!(event, Says(_, words) if words.contains(&Denied));
     let alone = |event| matches!(event, Stop | Down(_) | Says(1, [.., Close(_)]));
     let joined = |event| matches!(event, Says(2, words) if words.contains(&Live));
     let either = |a: &dyn Fn(Event) -> bool, b: &dyn Fn(Event) -> bool| (a(one) && b(two)) || (a(two) && b(one));

@@ -323,3 +323,81 @@ fn a_meeting_that_was_live_does_not_fail_for_a_cut_in_which_no_edge_can_be_had()
     assert!((SEEK..SEEK + Duration::from_secs(10)).contains(&failed_after(live, start)));
     assert!(failed_after(Lifecycle::new(), start) < Duration::from_secs(20), "one that never was");
 }
+
+/// The edge of this epoch has this trouble, and leaves.
+fn fails(l: &mut Lifecycle, epoch: u64, cause: Cause, now: Instant) {
+    l.handle_edge_state(Epoch(epoch), EdgeState::Failed(cause), Some(format!("{epoch}")), now);
+    l.handle_closed(Epoch(epoch), CloseReason::Failed, now);
+}
+
+#[test]
+fn an_edge_s_own_trouble_ends_no_meeting_until_a_second_edge_has_the_same() {
+    let now = Instant::now();
+    for live in [true, false] {
+        let mut l = active(now);
+        fails(&mut l, 1, Cause::TlsFailed, now);
+        assert_eq!((l.status(), l.failure()), (Status::Placing, None));
+        assert_eq!(actions(&mut l), [Action::Place]);
+        l.handle_assigned(Epoch(2), now);
+        fails(&mut l, 2, Cause::MediaUnreachable, now);
+        assert_eq!((l.status(), actions(&mut l)), (Status::Placing, vec![Action::Place]), "another trouble");
+        l.handle_assigned(Epoch(3), now);
+        if live {
+            l.handle_edge_state(Epoch(3), EdgeState::Live, None, now);
+        }
+        fails(&mut l, 3, Cause::MediaLost, now + Duration::from_secs(300));
+        assert_eq!((l.status(), actions(&mut l)), (Status::Finishing, vec![]));
+        assert_eq!(l.failure(), Some(&("media_unreachable".into(), Some("2".into()))), "the first of the two");
+    }
+}
+
+#[test]
+fn where_no_other_edge_is_left_the_meeting_fails_with_the_trouble_of_its_own_and_flushes_what_was_sent() {
+    let now = Instant::now();
+    let nobody = || Unplaced { code: "no_edge_allowed", detail: "none".into(), retry: false };
+    let mut lone = active(now);
+    lone.handle_backlog(1, 1, now);
+    fails(&mut lone, 1, Cause::RelayTimeout, now);
+    lone.handle_unplaced(nobody(), now);
+    assert_eq!((lone.status(), lone.failure().unwrap().0.as_str()), (Status::Finishing, "relay_timeout"));
+    lone.handle_backlog(1, 1, now);
+    assert_eq!(actions(&mut lone), [Action::Place], "its last spurt may still be on its stream");
+    lone.handle_timeout(now + Duration::from_secs(5));
+    assert_eq!(actions(&mut lone), [Action::Seal]);
+    lone.handle_backlog(0, 0, now);
+    assert_eq!(lone.status(), Status::Failed);
+    let mut since = active(now);
+    fails(&mut since, 1, Cause::RelayTimeout, now);
+    since.handle_assigned(Epoch(2), now);
+    assert!(since.is_troubled());
+    since.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
+    assert!(!since.is_troubled());
+    since.handle_edge_down(Epoch(2), now);
+    since.handle_unplaced(nobody(), now);
+    assert_eq!(since.failure().unwrap().0, "no_edge_allowed", "the first one's trouble is over");
+}
+
+#[test]
+fn edges_in_trouble_are_tried_no_more_than_others_that_do_not_get_in() {
+    let now = Instant::now();
+    let mut l = Lifecycle::new();
+    let causes = [Cause::DnsFailed, Cause::TlsFailed, Cause::RelayTimeout, Cause::AddressDenied, Cause::MediaLost];
+    for (epoch, cause) in (1..).zip(causes) {
+        assert_eq!(actions(&mut l), [Action::Place]);
+        l.handle_assigned(Epoch(epoch), now);
+        fails(&mut l, epoch, cause, now);
+    }
+    l.handle_backlog(0, 0, now);
+    assert_eq!((l.status(), l.failure().unwrap().0.as_str()), (Status::Failed, "dns_failed"));
+}
+
+#[test]
+fn an_edge_that_has_not_opened_the_meeting_in_time_is_named() {
+    let now = Instant::now();
+    let mut l = Lifecycle::new();
+    l.handle_assigned(Epoch(1), now);
+    let late = l.poll_timeout().unwrap();
+    assert_eq!((l.unopened(now), l.unopened(late)), (None, Some(Epoch(1))));
+    l.handle_opened(Epoch(1));
+    assert_eq!(l.unopened(late), None);
+}

@@ -6,6 +6,7 @@ use mesh::{
     clock::Micros,
     wire::{
         Epoch,
+        cause::Cause,
         control::{CloseReason, EdgeState},
     },
 };
@@ -14,6 +15,7 @@ use super::{Supervisor, Which};
 use crate::{
     log::LogClosed,
     meeting::{Notice, wall},
+    meetings::lifecycle::may_be_its_own,
     record::{Gap, GapReason, Status},
 };
 
@@ -41,14 +43,25 @@ impl Supervisor {
             Notice::Closed(epoch, CloseReason::LeaseOver) | Notice::Late(epoch) => {
                 self.note_lost(*epoch, GapReason::EdgeLost, self.meeting.heard_at());
             }
-            Notice::State(epoch, EdgeState::Failed(_), _) | Notice::Closed(epoch, _) => {
-                if self.back.take_if(|(back, _)| back == epoch).is_some() {
-                    self.note_back(*epoch);
+            Notice::State(epoch, EdgeState::Failed(cause), _) => {
+                let captured = self.note_left(*epoch) || *epoch == self.lifecycle.epoch();
+                // Another may be found, and the meeting go on.
+                if captured && may_be_its_own(*cause) {
+                    let own = *cause == Cause::EdgeFailed;
+                    self.note_lost(*epoch, if own { GapReason::EdgeLost } else { GapReason::RelayLost }, wall());
                 }
-                self.live.remove(epoch);
             }
+            Notice::Closed(epoch, _) => _ = self.note_left(*epoch),
             _ => {}
         }
+    }
+
+    /// The edge of `epoch` has left; whether it has captured until now.
+    fn note_left(&mut self, epoch: Epoch) -> bool {
+        if self.back.take_if(|(back, _)| *back == epoch).is_some() {
+            self.note_back(epoch);
+        }
+        self.live.remove(&epoch)
     }
 
     /// Whether `epoch` is of an edge that is to capture now, or is being asked to.

@@ -10,7 +10,10 @@ use super::{SURE, Supervisor, Which};
 use crate::{
     log::LogClosed,
     meeting::wall,
-    meetings::{lifecycle::Unplaced, place::RETURNS},
+    meetings::{
+        lifecycle::Unplaced,
+        place::{NOT_ALLOWED, RETURNS},
+    },
     record::{GapReason, Status},
     replicate::sender::Replicator,
 };
@@ -32,6 +35,7 @@ impl Supervisor {
             // The second took the first's place meanwhile: this one takes the second's, which it was asked for.
             (Which::First, Ok(epoch)) if !self.lifecycle.is_placing() => self.take_as_second(epoch, now).await?,
             (Which::First, Err(_)) if !self.lifecycle.is_placing() => {}
+            (which, Err((_, why))) if self.relents(&why) => self.place(which),
             (Which::First, Ok(epoch)) => {
                 self.lifecycle.handle_assigned(epoch, now);
                 if self.lifecycle.leaving().is_none() {
@@ -42,6 +46,9 @@ impl Supervisor {
             }
             (Which::First, Err((_, why))) => {
                 tracing::warn!(code = why.code, detail = why.detail, "not placed");
+                // The second may be on its way in, and take the first's place.
+                let left = why.code != NOT_ALLOWED || !self.lifecycle.is_troubled() || self.second.epoch().is_some();
+                let why = Unplaced { retry: why.retry && left, ..why };
                 self.awaited += u32::from(why.code == RETURNS);
                 if !self.promote(self.lifecycle.epoch()).await? {
                     self.lifecycle.handle_unplaced(why, now);
@@ -74,6 +81,19 @@ impl Supervisor {
         }
         self.leave(epoch).await;
         self.give_up(epoch).await
+    }
+
+    /// The edge of `epoch` has failed: others are asked first from now on.
+    pub(super) fn avoid(&mut self, epoch: Epoch, now: Instant) {
+        if let Some(owner) = self.meeting.owner(epoch) {
+            self.avoided.add(owner.edge, now);
+        }
+    }
+
+    /// Nobody may take it but those that are avoided: they are asked again, unless the meeting has none because of what they said.
+    fn relents(&mut self, why: &Unplaced) -> bool {
+        let sought = !self.is_finishing() && self.second.live().is_none();
+        sought && why.code == NOT_ALLOWED && !self.lifecycle.is_troubled() && self.avoided.forget()
     }
 
     /// An edge has joined in the second's slot, and may have gone again.
@@ -117,6 +137,7 @@ impl Supervisor {
         wanted.await_former = which == Which::First && self.awaited < MAX_AWAITED;
         wanted.apart = other.as_ref().map(|owner| owner.region.clone());
         wanted.policy.without.extend(leaving.into_iter().chain(other).map(|owner| owner.edge));
+        wanted.policy.without.extend(self.avoided.current(Instant::now()));
         // The record may know of a later try than the lifecycle.
         let term = meeting.replication.see(Replicator::term);
         let after = self.lifecycle.epoch().max(self.tried).max(meeting.record().epoch).max(Epoch::of(term, 0));
