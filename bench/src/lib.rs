@@ -15,6 +15,7 @@ pub mod oracle;
 pub mod placement;
 pub mod relay;
 pub mod report;
+pub mod soak;
 pub mod speech;
 pub mod vad;
 pub mod words;

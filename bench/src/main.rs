@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use bench::{
-    capacity, certs, demo, failover, failover::adversary, gossip, latency, link, placement, relay, vad, words,
+    capacity, certs, demo, failover, failover::adversary, gossip, latency, link, placement, relay, soak, vad, words,
 };
 use clap::{Parser, Subcommand};
 
@@ -39,6 +39,8 @@ enum Command {
     Placement(placement::Args),
     /// The stand-in meeting relay (WebRTC, WHEP) of a plan made by the demo.
     Relay(relay::Args),
+    /// Thousands of short meetings on a small mesh: what each node holds by name, before and after.
+    Soak(soak::Args),
     /// Voice detectors on the same labelled recordings, and the edge's cascade of gate and detector.
     Vad(vad::Args),
     /// What the edge's gate costs in words, and what it saves in bytes.
@@ -78,6 +80,10 @@ fn run(cli: Cli) -> Result<()> {
         Command::Link(args) => {
             let world = link::enter(&args)?;
             runtime()?.block_on(link::run(world, args))
+        }
+        Command::Soak(args) => {
+            let world = soak::enter(&args)?;
+            runtime()?.block_on(soak::run(world, args))
         }
         Command::Gossip(args) => gossip::run(&args),
         Command::Placement(args) => placement::run(&args),
