@@ -312,6 +312,19 @@ impl Core {
     /// With claims that other cores see as well.
     pub(crate) fn under(
         claims: Option<Claims>,
+        at: (&str, &str),
+        file: &Path,
+        stuck: bool,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let core = Self::opened(claims, at, file, stuck, change);
+        core.meetings.resume(&core.app.tasks).unwrap();
+        core
+    }
+
+    /// Of which no meeting is live yet.
+    pub(crate) fn opened(
+        claims: Option<Claims>,
         (name, region): (&str, &str),
         file: &Path,
         stuck: bool,
@@ -358,7 +371,7 @@ impl Core {
         let placer = Placer::new(mesh.clone(), LatencyModel::new(RegionMap::built_in()));
         let claims = claims.unwrap_or_else(|| Claims::embedded(store.clone()));
         let tasks = Tasks::default();
-        let meetings = Meetings::resume(settings, store, log, pool, placer, claims, &tasks).unwrap();
+        let meetings = Meetings::new(settings, store, log, pool, placer, claims).unwrap();
         let caps = Caps { meetings: 10, participants: 10, row_wait: Duration::from_millis(200) };
         let acceptor = Acceptor::new(meetings.clone(), "test", caps);
         let report = member(mesh.me.clone(), Some("127.0.0.1:80")).report.unwrap();

@@ -177,7 +177,14 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     let mesh = Arc::new(node.clone());
     let placer = Placer::new(mesh.clone(), LatencyModel::new(map));
     let claims = claims(&config, &store).await?;
-    let meetings = Meetings::resume(config.meetings(), store.clone(), log.clone(), pool, placer, claims, &tasks)?;
+    let meetings = Meetings::new(config.meetings(), store.clone(), log.clone(), pool, placer, claims)?;
+    // Before any edge is let in: one that finds its core silent turns to the standby, which knows better than an older copy.
+    tokio::select! {
+        consulted = meetings.consult() => consulted?,
+        _ = term.recv() => return Ok(node.shutdown().await),
+        _ = int.recv() => return Ok(node.shutdown().await),
+    }
+    meetings.resume(&tasks)?;
     let acceptor = Acceptor::new(meetings.clone(), SOFTWARE, config.link_caps());
     let (inbound, accepting) = (Arc::new(Mutex::new(inbound)), acceptor.clone());
     tasks.keep("acceptor", move || accepting.clone().run(inbound.clone()));

@@ -238,21 +238,20 @@ pub struct Meetings {
 }
 
 impl Meetings {
-    /// The meetings in `store`, those under way taken up again. Call within a tokio runtime.
+    /// The meetings in `store`. None of them is live before [`Meetings::resume`].
     ///
     /// # Errors
     /// The store could not be read.
-    pub fn resume(
+    pub fn new(
         settings: Settings,
         store: Arc<Store>,
         log: Log,
         pool: Pool,
         placer: Placer,
         claims: Claims,
-        tasks: &Tasks,
     ) -> Result<Arc<Self>, StoreError> {
         let started = store.begin_life(wall())?;
-        let this = Arc::new(Self {
+        Ok(Arc::new(Self {
             settings,
             reads: Reads::new(store.clone()),
             removals: Mutex::new(store.removals()?),
@@ -274,19 +273,26 @@ impl Meetings {
             denials: Denials::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        });
-        for record in this.store.under_way()? {
-            if this.is_unsettled(&record) {
-                lock(&this.unsettled).insert(record.id);
+        }))
+    }
+
+    /// Takes up the meetings under way. Once; call within a tokio runtime.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub fn resume(self: &Arc<Self>, tasks: &Tasks) -> Result<(), StoreError> {
+        for record in self.store.under_way()? {
+            if self.is_unsettled(&record) {
+                lock(&self.unsettled).insert(record.id);
             }
             match record.serving.role {
-                CoreRole::Serving => this.take_up(record, None)?,
-                CoreRole::Standby => this.standbys.hold(record.id, record.serving.by.as_ref().unwrap_or(this.me())),
+                CoreRole::Serving => self.take_up(record, None)?,
+                CoreRole::Standby => self.standbys.hold(record.id, record.serving.by.as_ref().unwrap_or(self.me())),
                 CoreRole::Moved => {}
             }
         }
-        this.begin(tasks);
-        Ok(this)
+        self.begin(tasks);
+        Ok(())
     }
 
     /// Starts what goes on beside the meetings.

@@ -166,6 +166,48 @@ async fn of_two_cores_that_hold_an_ended_meeting_one_gives_it_to_the_other() {
     again.until("it leaves it to the other", |c| role(c) == CoreRole::Moved).await;
 }
 
+/// The first core again, with the copy; no meeting of it is live.
+fn of_copy(older: &std::path::Path) -> Core {
+    Core::opened(None, ("core-1", "eu-central"), older, false, |_| {})
+}
+
+#[tokio::test]
+async fn of_a_copy_no_meeting_is_served_that_another_core_has_more_of() {
+    let World { second, meeting, older, _dir } = world(Since::Words, true).await;
+    let words = second.meetings.store().segments(meeting, 0).unwrap();
+    let again = of_copy(&older);
+    again.introduce(&second);
+    again.meetings.consult().await.unwrap();
+    again.meetings.resume(&again.app.tasks).unwrap();
+    assert!(again.meetings.live(meeting).is_none(), "not for a moment");
+    assert!(second.meetings.live(meeting).is_some());
+    // It is the other's standby by now, or will be.
+    let serving = again.meetings.record(meeting).unwrap().unwrap().serving;
+    assert_eq!(serving.by, Some("core-2".parse().unwrap()));
+    assert_eq!(second.meetings.store().segments(meeting, 0).unwrap(), words);
+    assert!(!again.meetings.store().is_unchecked_copy().unwrap());
+}
+
+#[tokio::test]
+async fn of_a_copy_a_meeting_is_served_that_no_other_core_answers_for() {
+    let World { second, meeting, older, _dir } = world(Since::Words, true).await;
+    let again = of_copy(&older);
+    // A member that does not answer.
+    again.introduce(&second);
+    again.cut_off(&second);
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    again.meetings.consult().await.unwrap();
+    assert!((10..15).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    // Only the first start with a copy asks.
+    let begun = tokio::time::Instant::now();
+    again.meetings.consult().await.unwrap();
+    assert!(begun.elapsed().is_zero());
+    tokio::time::resume();
+    again.meetings.resume(&again.app.tasks).unwrap();
+    assert!(again.meetings.live(meeting).is_some());
+}
+
 #[tokio::test]
 async fn what_was_removed_is_gone_on_every_core_also_on_one_that_was_away_or_has_an_older_copy() {
     let World { second, meeting, older, _dir } = world(Since::End, true).await;

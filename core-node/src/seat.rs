@@ -176,6 +176,11 @@ pub fn outlasts_start(known: &MeetingRecord, newest: u64, from: &NodeId, term: T
     known.serving.stream < resumed.since && outlasts(known, newest, from, term, resumed.held)
 }
 
+/// Whether this core, `me`, which is not live in the meeting yet, leaves it to `core`, which serves it in `term`.
+pub fn yields(known: &MeetingRecord, me: &NodeId, core: &NodeId, term: Term) -> bool {
+    known.serving.role == CoreRole::Serving && core != me && (term, core) > (known.serving.term, me)
+}
+
 /// Whether this core, where the meeting is over, leaves it to the one that holds it in the later `term`.
 pub fn cedes(known: &MeetingRecord, term: Term) -> bool {
     known.serving.role == CoreRole::Serving && known.status.ended() && term > known.serving.term

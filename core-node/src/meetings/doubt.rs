@@ -1,5 +1,6 @@
 //! A core that starts goes on with what its store says, which may be an older copy of it: meetings may be over, or elsewhere. So it says
-//! to every other core that it meets in the first minute what it serves, and believes who knows better.
+//! to every other core that it meets what it serves, and believes who knows better: while it serves already, or, of a store that is known
+//! to be a copy, before it does ([`Meetings::consult`]).
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
@@ -11,9 +12,9 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use mesh::{
-    identity::{Identity, Role},
+    identity::{Identity, NodeId, Role},
     wire::{
-        MeetingId,
+        MeetingId, Term,
         request::{Held, Replica, Request, Response, Resumed},
     },
 };
@@ -21,7 +22,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Meetings;
-use crate::{lock, record::CoreRole, replicate::sender::Replicator, seat};
+use crate::{
+    lock,
+    record::{CoreRole, MeetingRecord, Serving},
+    replicate::sender::Replicator,
+    seat,
+    store::{Op, StoreError},
+};
 
 /// So soon after the start most others are there, and are looked for often.
 const SOON: Duration = Duration::from_secs(60);
@@ -33,11 +40,18 @@ const LOOK_EVERY_LATER: Duration = Duration::from_secs(5);
 const AT_A_TIME: usize = 16;
 /// A core that is told answers within this, or is told again.
 const TELL_WAIT: Duration = Duration::from_secs(2);
+/// A copy of a store is not served for so long, whoever does not answer. Edges keep what is said meanwhile.
+const CONSULT_WAIT: Duration = Duration::from_secs(10);
+/// So long after the last core was met nobody else is waited for.
+const ALL_MET: Duration = Duration::from_secs(2);
+
+/// Who has heard of which meeting.
+type Told = BTreeSet<(NodeId, MeetingId)>;
 
 /// Tells the others which meetings this core goes on with that are older than its start, for as long as it does.
 pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
     let soon = Instant::now() + SOON;
-    let (mut told, mut resumed) = (BTreeSet::new(), BTreeSet::new());
+    let (mut told, mut resumed) = (Told::new(), BTreeSet::new());
     loop {
         let Some(this) = meetings.upgrade() else { return };
         let is_soon = Instant::now() < soon;
@@ -47,27 +61,8 @@ pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
         } else {
             resumed.retain(|id| this.live(*id).is_some());
         }
-        let members = this.placer.mesh.members().borrow().clone();
-        let cores = members.iter().map(|m| &m.identity).filter(|i| i.role == Role::Core && i.node != *this.me());
-        let cores: Vec<Identity> = cores.cloned().collect();
-        // Core by core within each meeting: one that does not answer is left for the next round, and holds nobody up.
-        let pairs = resumed.iter().flat_map(|id| cores.iter().map(move |core| (core.clone(), *id)));
-        let due: Vec<_> = pairs.filter(|(core, id)| !told.contains(&(core.node.clone(), *id))).collect();
-        let silent = Mutex::new(BTreeSet::new());
-        let telling = stream::iter(due).map(|(core, id)| {
-            let (this, silent) = (this.clone(), &silent);
-            async move {
-                if lock(silent).contains(&core.node) {
-                    return None;
-                }
-                if !this.tell_one(&core, id).await {
-                    lock(silent).insert(core.node);
-                    return None;
-                }
-                Some((core.node, id))
-            }
-        });
-        let telling = telling.buffer_unordered(AT_A_TIME).filter_map(std::future::ready).collect::<Vec<_>>();
+        let cores = this.other_cores();
+        let telling = this.tell_all(&cores, &resumed, &told);
         let Some(heard) = stop.run_until_cancelled(telling).await else { return };
         told.extend(heard);
         drop(this);
@@ -79,9 +74,78 @@ pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
 }
 
 impl Meetings {
+    /// Of a store that is a copy: asks the other cores what has become of the meetings under way, and leaves to them what they serve, or
+    /// hold more of. Call before [`Meetings::resume`]. Ends when every core that was met has answered, 10 s later at most.
+    ///
+    /// # Errors
+    /// The store could not be read or written.
+    pub async fn consult(self: &Arc<Self>) -> Result<(), StoreError> {
+        if !self.store.is_unchecked_copy()? {
+            return Ok(());
+        }
+        tracing::info!(
+            "the store is a copy: the other cores are asked what they know of its meetings before any is served"
+        );
+        let (begun, mut told, mut met) = (Instant::now(), Told::new(), BTreeSet::new());
+        let mut met_last = begun;
+        loop {
+            let under_way = self.store.under_way()?.into_iter().filter(|r| r.serving.role == CoreRole::Serving);
+            let serving: BTreeSet<MeetingId> = under_way.map(|record| record.id).collect();
+            let cores = self.other_cores();
+            if cores.iter().any(|core| met.insert(core.node.clone())) {
+                met_last = Instant::now();
+            }
+            told.extend(self.tell_all(&cores, &serving, &told).await);
+            let heard = cores.iter().all(|core| serving.iter().all(|id| told.contains(&(core.node.clone(), *id))));
+            let all_met = self.has_company() && met_last.elapsed() >= ALL_MET;
+            if serving.is_empty() || heard && all_met || begun.elapsed() >= CONSULT_WAIT {
+                tracing::info!(
+                    cores = met.len(),
+                    served = serving.len(),
+                    "the meetings of the copy that this core goes on with"
+                );
+                return self.store.copy_is_checked();
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     fn older_than_start(&self) -> Vec<MeetingId> {
         let live = lock(&self.live);
         live.values().filter(|meeting| meeting.record().created_at < self.started).map(|meeting| meeting.id).collect()
+    }
+
+    fn other_cores(&self) -> Vec<Identity> {
+        let members = self.placer.mesh.members().borrow().clone();
+        let cores = members.iter().map(|m| &m.identity).filter(|i| i.role == Role::Core && i.node != *self.me());
+        cores.cloned().collect()
+    }
+
+    /// Whether this core has found any other node.
+    fn has_company(&self) -> bool {
+        self.placer.mesh.members().borrow().iter().any(|m| m.identity.node != *self.me())
+    }
+
+    /// Tells each of `cores` of each of `meetings` that it was not `told` of. Returns who has heard of which.
+    async fn tell_all(self: &Arc<Self>, cores: &[Identity], meetings: &BTreeSet<MeetingId>, told: &Told) -> Told {
+        // Core by core within each meeting: one that does not answer is left for the next round, and holds nobody up.
+        let pairs = meetings.iter().flat_map(|id| cores.iter().map(move |core| (core.clone(), *id)));
+        let due: Vec<_> = pairs.filter(|(core, id)| !told.contains(&(core.node.clone(), *id))).collect();
+        let silent = Mutex::new(BTreeSet::new());
+        let telling = stream::iter(due).map(|(core, id)| {
+            let (this, silent) = (self.clone(), &silent);
+            async move {
+                if lock(silent).contains(&core.node) {
+                    return None;
+                }
+                if !this.tell_one(&core, id).await {
+                    lock(silent).insert(core.node);
+                    return None;
+                }
+                Some((core.node, id))
+            }
+        });
+        telling.buffer_unordered(AT_A_TIME).filter_map(std::future::ready).collect().await
     }
 
     /// Whether `core` has heard that this one serves a meeting, or need not.
@@ -99,12 +163,26 @@ impl Meetings {
         let Response::Serving { core: by, term, .. } = self.believed(core, &record, answer) else { return true };
         if let Some(meeting) = self.live(id) {
             meeting.replication.with(|m, _| m.handle_other(&by, term));
-        } else if by == core.node {
-            let _hands = self.hands.lock().await;
-            if let Some(record) = self.store.meeting(id).ok().flatten().filter(|record| seat::cedes(record, term)) {
-                self.cede(core, record, term).await;
-            }
+            return true;
+        }
+        let _hands = self.hands.lock().await;
+        let Some(record) = self.store.meeting(id).ok().flatten() else { return true };
+        if by == core.node && seat::cedes(&record, term) {
+            self.cede(core, record, term).await;
+        } else if !record.status.ended() && self.live(id).is_none() && seat::yields(&record, self.me(), &by, term) {
+            self.yield_to(by, record, term).await;
         }
         true
+    }
+
+    /// `core` goes on with a meeting that was not taken up here. `hands` is held.
+    async fn yield_to(&self, core: NodeId, mut record: MeetingRecord, term: Term) {
+        tracing::warn!(meeting = %record.id, %core, term = term.0, "another core goes on with this meeting of the copy");
+        record.serving = Serving::moved(core, term, 0);
+        record.erase_secrets();
+        let forget = Op::Forget(record.id);
+        // Errors: the store has ended, and the node ends with it.
+        let _ = self.log.write(Op::Meeting(Box::new(record))).await;
+        let _ = self.log.write(forget).await;
     }
 }

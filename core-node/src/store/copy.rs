@@ -26,6 +26,9 @@ use super::{DISK_RESERVE, Store, StoreError, remove::Room, tables::*};
 /// Bytes of rows in one transaction of the copy: they are in memory until it is committed.
 const BATCH_BYTES: usize = 8 << 20;
 
+/// In [`REVISIONS`]: the store is a copy, and no core has looked yet whether others know better.
+const COPY: &str = "copy";
+
 /// The most memory that pages of the copy are kept in while it is written, in bytes.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -89,6 +92,27 @@ impl Store {
             return Err(StoreError::NoRoomForCopy { needed, left });
         }
         Ok(place)
+    }
+
+    /// Whether it is a copy, perhaps of a time long ago, that no core has compared with what others hold.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn is_unchecked_copy(&self) -> Result<bool, StoreError> {
+        let revisions = self.db.begin_read()?.open_table(REVISIONS)?;
+        Ok(revisions.get(COPY)?.is_some())
+    }
+
+    /// It has been compared, as far as it can be.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn copy_is_checked(&self) -> Result<(), StoreError> {
+        let mut transaction = self.db.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        transaction.open_table(REVISIONS)?.remove(COPY)?;
+        transaction.commit()?;
+        Ok(())
     }
 
     /// Copies a whole store that is not in use to an empty file, or only reads it through.
@@ -181,13 +205,14 @@ fn fill(from: &mut impl Source, to: Option<&Database>) -> Result<Copied, StoreEr
     Ok(copied)
 }
 
-/// Makes the copy good for a start: its numbers fit what it holds, and it says that it was closed in good order.
+/// Makes the copy good for a start: its numbers fit what it holds, and it says that it is a copy, and was closed in good order.
 fn finish(to: &Database, broken: bool) -> Result<(), StoreError> {
     let mut transaction = to.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     transaction.set_quick_repair(true);
     super::write::create_tables(&transaction)?;
     Room::forget(&transaction)?;
+    transaction.open_table(REVISIONS)?.insert(COPY, 1)?;
     if broken {
         // What is given out next must be beyond all that is there, and indexes are made anew at the start.
         let mut revisions = transaction.open_table(REVISIONS)?;
