@@ -65,7 +65,7 @@ use crate::{
 const READ_WAIT: Duration = Duration::from_secs(60);
 /// Messages to one edge that wait for its control stream; when full, who sends them waits.
 const LINK_QUEUE: usize = 1024;
-/// Meetings that one edge was sent elsewhere with, remembered.
+/// Meetings that one edge was sent elsewhere with, or that are over, remembered.
 const MAX_ELSEWHERE: usize = 1024;
 /// How often, at most, it is noted how full the tables are.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ pub struct Link {
     room: Room,
     /// Counts changes of `aliases`.
     changed: watch::Sender<u64>,
-    /// What the edge opened and was told to take elsewhere: the spurts of it are none of ours.
+    /// What the edge opened and was told to take elsewhere, and what is over: the spurts of it are none of ours.
     elsewhere: Mutex<BTreeSet<MeetingAlias>>,
     /// Something was lost: the edge is to start over.
     over: CancellationToken,
@@ -389,9 +389,9 @@ impl Acceptor {
         opened: Result<Arc<Meeting>, NotHere>,
         how: Opening,
     ) {
+        self.sweep(link);
         let opened = opened.and_then(|meeting| {
             link.change(|a| {
-                a.make_room(|id| self.meetings.live(id).is_some());
                 a.open(alias, meeting.id, epoch)?;
                 a.lease(alias, how == Opening::Leased);
                 Ok(meeting)
@@ -399,14 +399,7 @@ impl Acceptor {
         });
         match &opened {
             Ok(_) => drop(lock(&link.elsewhere).remove(&alias)),
-            // An edge numbers its meetings on: the oldest are long forgotten there.
-            Err(_) => {
-                let mut elsewhere = lock(&link.elsewhere);
-                elsewhere.insert(alias);
-                while elsewhere.len() > MAX_ELSEWHERE {
-                    elsewhere.pop_first();
-                }
-            }
+            Err(_) => link.none_of_ours([alias]),
         }
         match opened {
             Ok(meeting) => {
@@ -450,7 +443,14 @@ impl Acceptor {
                 link.tell(ToEdge::Refused { alias, reason }).await;
             }
         }
+        self.sweep(link);
         link.tell(ToEdge::Beat { seq, lease_ms: lease.as_millis() as u32 }).await;
+    }
+
+    /// Forgets what the edge calls meetings that are over.
+    fn sweep(&self, link: &Link) {
+        let over = lock(&link.aliases).sweep(|id| self.meetings.live(id).is_some(), Instant::now());
+        link.none_of_ours(over);
     }
 
     /// The live meeting behind an alias, with the epoch it was opened under, of which the edge says something of this `kind`.
@@ -615,6 +615,15 @@ impl Link {
         let elsewhere = || lock(&self.elsewhere).contains(&header.meeting);
         let unnamed = || if elsewhere() { SpurtError::Gone } else { SpurtError::Unknown };
         timeout(wait, named).await.unwrap_or_else(|_| Err(unnamed()))
+    }
+
+    /// What comes of these from now on is none of ours. An edge numbers its meetings on: the oldest are long forgotten there.
+    fn none_of_ours(&self, aliases: impl IntoIterator<Item = MeetingAlias>) {
+        let mut elsewhere = lock(&self.elsewhere);
+        elsewhere.extend(aliases);
+        while elsewhere.len() > MAX_ELSEWHERE {
+            elsewhere.pop_first();
+        }
     }
 
     fn find(&self, header: &SpurtHeader) -> Option<Result<(MeetingId, SpurtKey), SpurtError>> {

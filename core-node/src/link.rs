@@ -23,6 +23,9 @@ pub const MAX_NAME: usize = 256;
 /// How long a spurt waits for its connection's control stream, and then for the rows that its header names.
 pub const ROW_WAIT: Duration = Duration::from_secs(10);
 
+/// A row outlives its meeting by this: acknowledgements and spurts may be on their way.
+const OVER_FOR: Duration = Duration::from_secs(10);
+
 /// What is to reach an edge.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToLink {
@@ -115,6 +118,8 @@ struct Row {
     epoch: Epoch,
     /// The edge renews its lease with each beat.
     leased: bool,
+    /// Since when the meeting is known not to be live here.
+    over: Option<Instant>,
     participants: BTreeMap<ParticipantAlias, ParticipantId>,
     numbers: BTreeMap<ParticipantId, ParticipantAlias>,
     /// Participants that were not taken: nothing of theirs is.
@@ -155,7 +160,7 @@ impl Aliases {
             _ => {}
         }
         let (participants, numbers, refused) = Default::default();
-        self.meetings.insert(alias, Row { meeting, epoch, leased: false, participants, numbers, refused });
+        self.meetings.insert(alias, Row { meeting, epoch, leased: false, over: None, participants, numbers, refused });
         Ok(())
     }
 
@@ -243,11 +248,6 @@ impl Aliases {
         Some((row.meeting, SpurtKey { epoch: row.epoch, participant, spurt }))
     }
 
-    /// The meeting is closed.
-    pub fn close(&mut self, alias: MeetingAlias) {
-        self.meetings.remove(&alias);
-    }
-
     /// Whether beats renew the lease of the meeting `alias` from now on.
     pub fn lease(&mut self, alias: MeetingAlias, leased: bool) {
         if let Some(row) = self.meetings.get_mut(&alias) {
@@ -261,11 +261,15 @@ impl Aliases {
         leased.map(|(alias, row)| (*alias, row.meeting, row.epoch)).collect()
     }
 
-    /// Forgets the meetings for which `live` does not hold, if there is no room for another.
-    pub fn make_room(&mut self, live: impl Fn(MeetingId) -> bool) {
-        if self.meetings.len() >= self.caps.meetings {
-            self.meetings.retain(|_, row| live(row.meeting));
+    /// Forgets the meetings that have not been `live` for a while; if there is no room for another, all that are not. Returns what the
+    /// edge calls them.
+    pub fn sweep(&mut self, live: impl Fn(MeetingId) -> bool, now: Instant) -> Vec<MeetingAlias> {
+        for row in self.meetings.values_mut() {
+            row.over = if live(row.meeting) { None } else { row.over.or(Some(now)) };
         }
+        let wait = if self.meetings.len() >= self.caps.meetings { Duration::ZERO } else { OVER_FOR };
+        let gone = |row: &Row| row.over.is_some_and(|since| now.saturating_duration_since(since) >= wait);
+        self.meetings.extract_if(.., |_, row| gone(row)).map(|(alias, _)| alias).collect()
     }
 
     /// What the edge calls a meeting under its newest epoch here; `None` if it is not open here.
@@ -438,6 +442,20 @@ mod tests {
         }
         assert_eq!((aliases.rows(), aliases.speaker(MeetingAlias(7), ParticipantAlias(4))), (2, None));
         assert_eq!(aliases.forget(MeetingAlias(9), ParticipantAlias(0)), Err(BadControl::UnknownAlias(9)));
+    }
+
+    #[test]
+    fn the_row_of_a_meeting_that_is_over_goes_a_while_later_or_at_once_for_another() {
+        let (mut aliases, now) = (aliases(), Instant::now());
+        aliases.caps.meetings = 2;
+        assert_eq!(aliases.sweep(|_| false, now), []);
+        assert_eq!(aliases.sweep(|_| true, now + OVER_FOR), [], "it is live after all");
+        assert_eq!(aliases.sweep(|_| false, now + OVER_FOR), []);
+        assert_eq!(aliases.sweep(|_| false, now + OVER_FOR * 2), [MeetingAlias(7)]);
+        assert_eq!(aliases.rows(), 0);
+        aliases.open(MeetingAlias(8), MEETING, Epoch(3)).unwrap();
+        aliases.open(MeetingAlias(9), MeetingId::from_u128(5), Epoch(3)).unwrap();
+        assert_eq!(aliases.sweep(|id| id != MEETING, now), [MeetingAlias(8)]);
     }
 
     #[test]

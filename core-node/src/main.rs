@@ -179,10 +179,14 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     let claims = claims(&config, &store).await?;
     let meetings = Meetings::new(config.meetings(), store.clone(), log.clone(), pool, placer, claims)?;
     // Before any edge is let in: one that finds its core silent turns to the standby, which knows better than an older copy.
-    tokio::select! {
-        consulted = meetings.consult() => consulted?,
-        _ = term.recv() => return Ok(node.shutdown().await),
-        _ = int.recv() => return Ok(node.shutdown().await),
+    let consulted = tokio::select! {
+        consulted = meetings.consult() => Some(consulted?),
+        _ = term.recv() => None,
+        _ = int.recv() => None,
+    };
+    if consulted.is_none() {
+        node.shutdown().await;
+        return Ok(());
     }
     meetings.resume(&tasks)?;
     let acceptor = Acceptor::new(meetings.clone(), SOFTWARE, config.link_caps());
