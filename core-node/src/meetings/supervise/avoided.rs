@@ -40,7 +40,7 @@ mod tests {
         let edge: NodeId = "edge-a".parse().unwrap();
         let mut avoided = Avoided::default();
         avoided.add(edge.clone(), now);
-        assert_eq!(avoided.current(now).collect::<Vec<_>>(), [edge.clone()]);
+        assert_eq!(avoided.current(now).collect::<Vec<_>>(), std::slice::from_ref(&edge));
         assert_eq!(avoided.current(now + REMEMBERED).count(), 0);
         avoided.add(edge, now);
         assert!(avoided.forget() && !avoided.forget());
