@@ -404,9 +404,6 @@ impl Acceptor {
         match opened {
             Ok(meeting) => {
                 meeting.attach(epoch, link.number, link.out.clone());
-                if how != Opening::Unleased {
-                    meeting.handle_attached(epoch);
-                }
                 if how == Opening::Late {
                     meeting.release(&link.edge.node, epoch);
                     meeting.notify(Notice::Late(epoch)).await;

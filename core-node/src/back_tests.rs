@@ -60,7 +60,7 @@ async fn a_meeting_whose_edge_was_cut_off_for_longer_than_its_lease_goes_on_with
     core.until("its words", |_| live.record().counts.frames_durable == 50).await;
     core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Ended }).await;
     is(&core, &live, Status::Done).await;
-    assert_eq!((live.record().gaps, live.record().epoch), (vec![], Epoch(1)));
+    assert_eq!((live.record().gaps, live.record().owners.epoch), (vec![], Epoch(1)));
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn an_edge_whose_answer_is_lost_has_taken_what_it_has_opened() {
     core.beats(&edge);
     let live = core.meetings.live(id).unwrap();
     is(&core, &live, Status::Active).await;
-    assert_eq!(live.record().epoch, epoch);
+    assert_eq!(live.record().owners.epoch, epoch);
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn nor_need_it_have_opened_it_before_its_answer_was_given_up() {
     core.serve(&edge, id, epoch, Term(1)).await;
     core.beats(&edge);
     is(&core, &live, Status::Active).await;
-    assert_eq!(live.record().epoch, epoch);
+    assert_eq!(live.record().owners.epoch, epoch);
 }
 
 /// Its edge is heard of again, and says that it captures the meeting or not.
@@ -156,7 +156,7 @@ async fn an_edge_that_captures_still_is_waited_for_and_not_made_to_begin_again()
     reappears(&core, Some(Epoch(1))).await;
     core.beats(&edge);
     is(&core, &live, Status::Active).await;
-    assert_eq!((live.record().epoch, core.next_assigned()), (Epoch(1), None));
+    assert_eq!((live.record().owners.epoch, core.next_assigned()), (Epoch(1), None));
 }
 
 #[tokio::test]
@@ -182,5 +182,5 @@ async fn an_edge_that_cannot_be_reached_takes_no_lease_from_one_that_may_come_ba
     core.until("it is asked in vain", |c| c.meetings.tables()["silent_edges"] == 2).await;
     core.beats(&edge);
     is(&core, &live, Status::Active).await;
-    assert_eq!((live.record().epoch, core.next_assigned()), (Epoch(1), None));
+    assert_eq!((live.record().owners.epoch, core.next_assigned()), (Epoch(1), None));
 }

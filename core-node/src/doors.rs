@@ -116,7 +116,7 @@ impl Meetings {
     /// # Errors
     /// It may not.
     pub fn admit_question(&self, from: &Identity, record: &MeetingRecord) -> Result<(), Denied> {
-        let owners = record.owners.values().map(|owner| relation(Some(owner), from));
+        let owners = record.owners.rows.values().map(|owner| relation(Some(owner), from));
         let who = owners.filter(|who| *who != Relation::Nobody).max().unwrap_or(Relation::Nobody);
         self.admit(Message::Serving, from, who, Residency::Inside)
     }

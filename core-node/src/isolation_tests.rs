@@ -25,8 +25,8 @@ async fn a_panic_in_one_meeting_fails_it_with_its_reason_and_the_one_beside_it_g
     let (broken, sound) = (core.create().await, core.create().await);
     core.assigned().await;
     core.assigned().await;
-    let edges = core.meetings.record(broken).unwrap().unwrap().owners;
-    let owner = |c: &Core, id| c.meetings.record(id).unwrap().unwrap().owner().unwrap().edge.to_string();
+    let edges = core.meetings.record(broken).unwrap().unwrap().owners.rows;
+    let owner = |c: &Core, id| c.meetings.record(id).unwrap().unwrap().owners.owner().unwrap().edge.to_string();
     assert_eq!(edges.len(), 1);
     let mut one = core.connect(&owner(&core, broken)).await;
     core.open(&one, broken, Epoch(1)).await;
@@ -55,7 +55,7 @@ async fn a_message_that_breaks_the_core_fails_its_own_meeting_and_the_edge_s_oth
     let (broken, sound) = (core.create().await, core.create().await);
     core.assigned().await;
     core.assigned().await;
-    let edge_of = |id| core.meetings.record(id).unwrap().unwrap().owner().unwrap().edge.to_string();
+    let edge_of = |id| core.meetings.record(id).unwrap().unwrap().owners.owner().unwrap().edge.to_string();
     let mut edge = core.connect(&edge_of(broken)).await;
     core.open(&edge, broken, Epoch(1)).await;
     let beside = MeetingAlias(2);

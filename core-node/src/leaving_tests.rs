@@ -50,7 +50,7 @@ async fn an_edge_that_hands_over_captures_until_its_successor_is_live() {
     assert_eq!(next(&mut first).await, ToEdge::Leave { alias: ALIAS });
     core.say(&first, ToCore::Close { alias: ALIAS, reason: CloseReason::Drain }).await;
     let record = live.record();
-    assert_eq!((record.status, record.gaps, record.epoch), (Status::Active, vec![], Epoch(2)));
+    assert_eq!((record.status, record.gaps, record.owners.epoch), (Status::Active, vec![], Epoch(2)));
 }
 
 #[tokio::test]

@@ -2,33 +2,35 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+pub mod captures;
 mod claim;
 mod copies;
-mod detour;
+mod edges;
 pub mod wishes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
 use mesh::{
     clock::Micros,
-    identity::NodeId,
-    lease::{Grantor, Lapsed, NotYet},
     mandate::MeetingKey,
     trace::TraceContext,
     wire::{
-        Epoch, MeetingId, Term,
-        control::{CloseReason, EdgeState, EdgeTotals, MAX_GIVEN_UP},
+        Epoch, MeetingId,
+        control::{CloseReason, EdgeState, MAX_GIVEN_UP},
         spurt::Item,
     },
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::{detour::Detours, wishes::Wishes};
+use self::{
+    captures::{Captures, Now},
+    wishes::Wishes,
+};
 use crate::{
     authority::standing::Standing,
     ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
@@ -37,9 +39,8 @@ use crate::{
     lock,
     log::{Log, LogClosed, Pending},
     publish::Publisher,
-    record::{CoreRole, Gap, GapReason, MeetingRecord, Owner, Participant, SLOTS, Status},
-    replicate::{entry::Entry, handle::Replication, sender::Settled, witnesses::Witnesses},
-    seat,
+    record::{CoreRole, Gap, GapReason, MeetingRecord, Owners, Participant, Status},
+    replicate::{entry::Entry, handle::Replication},
     store::{Chunk, Op, SpurtRecord, Store},
     transcript::{Speaker, timestamp},
     turns::Turns,
@@ -78,14 +79,14 @@ pub enum IntakeError {
 /// meeting with a new guest every twenty seconds has fewer.
 pub const MAX_KNOWN: usize = if cfg!(test) { 20 } else { 5000 };
 
-/// Edges that may be connected about one meeting; beyond it the one with the oldest epoch is not answered.
-const MAX_LINKS: usize = 8;
-
 /// How long one meeting may keep an edge's control stream waiting.
 const NOTICE_WAIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
 /// How long a stream waits for transcription to catch up before it is given up.
 const BACKLOG_WAIT: Duration = Duration::from_secs(60);
+
+/// The queue to an edge's control stream.
+pub type Link = mpsc::Sender<ToLink>;
 
 /// A live meeting. Its tasks hold it; when it has ended, the store alone remembers it.
 pub struct Meeting {
@@ -96,23 +97,16 @@ pub struct Meeting {
     /// The disk, for reading.
     pub store: Arc<Store>,
     log: Log,
-    record: Mutex<MeetingRecord>,
+    /// The record, but for its owners and counts: see [`Meeting::record`].
+    rest: Mutex<MeetingRecord>,
+    /// Which edges capture it. Locked after `rest`, if both are.
+    captures: Mutex<Captures<Link>>,
     participants: Mutex<BTreeMap<ParticipantId, Participant>>,
     ingest: Mutex<Ingest>,
     /// In which order its finals go out.
     pub turns: Mutex<Turns>,
     /// Held while events leave `ingest`, so that they arrive in order.
     events: tokio::sync::Mutex<()>,
-    /// By epoch: an edge whose epoch is over may still bring what it kept.
-    links: Mutex<BTreeMap<Epoch, (u64, mpsc::Sender<ToLink>)>>,
-    /// Its leases, by slot.
-    grantors: [Mutex<Grantor>; SLOTS],
-    /// Renewals that came by way of other nodes.
-    detours: Mutex<Detours>,
-    /// Who may call the standby.
-    witnesses: Mutex<Witnesses>,
-    /// When its edge was last heard of.
-    heard_at: Mutex<Micros>,
     /// Its standby.
     pub replication: Arc<Replication>,
     /// What this core claims of it.
@@ -141,8 +135,6 @@ pub struct Parts {
     pub ingest: Ingest,
     /// What of it is not done.
     pub turns: Turns,
-    /// Its leases, by slot.
-    pub grantors: [Grantor; SLOTS],
     /// Its standby.
     pub replication: Arc<Replication>,
     /// What this core claims of it.
@@ -163,24 +155,21 @@ pub struct Parts {
 
 impl Meeting {
     /// The meeting made of its parts.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(mut parts: Parts) -> Self {
+        let captures = Captures::of(&mut parts.record, now());
         let participants = parts.participants.into_iter().map(|p| (ParticipantId::from(p.id.as_str()), p)).collect();
         Self {
             id: parts.record.id,
             publisher: parts.publisher,
             store: parts.store,
             log: parts.log,
-            witnesses: Mutex::new(Witnesses::of(&parts.record)),
+            captures: Mutex::new(captures),
             status: watch::channel(parts.record.status).0,
-            record: Mutex::new(parts.record),
+            rest: Mutex::new(parts.record),
             participants: Mutex::new(participants),
             ingest: Mutex::new(parts.ingest),
             turns: Mutex::new(parts.turns),
             events: tokio::sync::Mutex::default(),
-            links: Mutex::default(),
-            grantors: parts.grantors.map(Mutex::new),
-            detours: Mutex::default(),
-            heard_at: Mutex::new(wall()),
             replication: parts.replication,
             standing: parts.standing,
             wishes: Wishes::default(),
@@ -196,7 +185,19 @@ impl Meeting {
     /// How it stands, with its counts up to date.
     pub fn record(&self) -> MeetingRecord {
         let counts = self.counts();
-        MeetingRecord { counts, ..lock(&self.record).clone() }
+        let rest = lock(&self.rest).clone();
+        let owners = self.captures(|captures| captures.owners().clone());
+        MeetingRecord { counts, owners, ..rest }
+    }
+
+    /// What only its cores know.
+    pub fn key(&self) -> MeetingKey {
+        lock(&self.rest).key
+    }
+
+    /// Looks at which edges capture it, or changes what need not be written.
+    pub fn captures<T>(&self, act: impl FnOnce(&mut Captures<Link>) -> T) -> T {
+        act(&mut lock(&self.captures))
     }
 
     /// What has been taken in.
@@ -234,18 +235,31 @@ impl Meeting {
     /// # Errors
     /// The store takes no more writes.
     pub async fn update_here(&self, change: impl FnOnce(&mut MeetingRecord)) -> Result<u64, LogClosed> {
+        self.write(|rest, _| change(rest)).await
+    }
+
+    /// The same of who captures it.
+    async fn update_captures(&self, change: impl FnOnce(&mut Captures<Link>)) -> Result<u64, LogClosed> {
+        self.write(|_, captures| change(captures)).await
+    }
+
+    async fn write(&self, change: impl FnOnce(&mut MeetingRecord, &mut Captures<Link>)) -> Result<u64, LogClosed> {
         let slot = self.log.reserve().await?;
         let counts = self.counts();
         let (pending, number) = {
-            let mut record = lock(&self.record);
-            change(&mut record);
-            record.counts = counts;
-            if record.status.ended() || record.serving.role == CoreRole::Moved {
-                record.erase_secrets();
+            let mut rest = lock(&self.rest);
+            let owners = self.captures(|captures| {
+                change(&mut rest, captures);
+                captures.owners().clone()
+            });
+            debug_assert_eq!(rest.owners, Owners::default(), "`captures` has them");
+            if rest.status.ended() || rest.serving.role == CoreRole::Moved {
+                rest.erase_secrets();
             }
-            self.status.send_replace(record.status);
+            self.status.send_replace(rest.status);
+            let record = MeetingRecord { owners, counts, ..rest.clone() };
             let pending = slot.write(Op::Meeting(Box::new(record.clone())));
-            (pending, self.replication.push(|| Entry::Record(Box::new(record.clone()))))
+            (pending, self.replication.push(|| Entry::Record(Box::new(record))))
         };
         pending.durable().await?;
         Ok(number)
@@ -257,8 +271,8 @@ impl Meeting {
             ("participants", lock(&self.participants).len()),
             ("spurts", lock(&self.ingest).rows()),
             ("turns", lock(&self.turns).len()),
-            ("edge_links", lock(&self.links).len()),
-            ("owners", lock(&self.record).owners.len()),
+            ("edge_links", self.captures(|captures| captures.connected())),
+            ("owners", self.captures(|captures| captures.owners().rows.len())),
         ]
     }
 
@@ -299,11 +313,6 @@ impl Meeting {
         self.progress.notified().await;
     }
 
-    /// The edge's totals so far under `epoch`. Kept in memory until the record is next written.
-    pub fn handle_totals(&self, epoch: Epoch, totals: EdgeTotals) {
-        lock(&self.record).note_totals(epoch.0, totals);
-    }
-
     /// Speech captured in these spans never comes, says an edge that had it: that is a gap.
     ///
     /// # Errors
@@ -312,7 +321,7 @@ impl Meeting {
         for (from, to) in spans.into_iter().take(MAX_GIVEN_UP).filter(|(from, to)| from < to) {
             let told =
                 |gap: &Gap| gap.reason == GapReason::GivenUp && gap.from <= from && gap.to.is_some_and(|end| to <= end);
-            if lock(&self.record).gaps.iter().any(told) {
+            if lock(&self.rest).gaps.iter().any(told) {
                 continue;
             }
             tracing::warn!(meeting = %self.id, ms = to.since(from).as_millis() as u64, "speech was given up by its edge");
@@ -322,237 +331,6 @@ impl Meeting {
             self.publisher.gap(gap, keep).await?;
         }
         Ok(())
-    }
-
-    /// A beat of the edge: its lease runs for `lease` from now. False if it has none.
-    pub fn renew(&self, edge: &NodeId, epoch: Epoch, lease: Duration) -> bool {
-        if lock(&self.detours).handle_direct(epoch) {
-            self.progress.notify_one();
-        }
-        self.renew_lease(edge, epoch, lease)
-    }
-
-    fn renew_lease(&self, edge: &NodeId, epoch: Epoch, lease: Duration) -> bool {
-        // In a hand-over the predecessor's lease is over for the next owner's sake, but it captures until it is told.
-        if self.owner(epoch).is_some_and(|o| o.leaving && o.until.is_none() && o.edge == *edge) {
-            return true;
-        }
-        let Some(owner) = self.owner(epoch).filter(|o| o.until.is_none()) else { return false };
-        let mut grantor = self.grantor(owner.slot);
-        let (fresh, now) = (grantor.poll_timeout().is_none(), Instant::now());
-        let renewed = grantor.renew(edge, epoch, lease, now).is_ok();
-        *lock(&self.heard_at) = wall();
-        if fresh {
-            self.progress.notify_one();
-        }
-        renewed
-    }
-
-    /// As [`Meeting::renew`], by way of another node: sent when the edge's own clock stood at `sent_ms`. `None` if that has come before,
-    /// or was held back on its way.
-    pub fn renew_by_detour(&self, edge: &NodeId, epoch: Epoch, sent_ms: u64, lease: Duration) -> Option<bool> {
-        let (now, heard) = (Instant::now(), self.heard_at());
-        if !lock(&self.detours).is_fresh(epoch, sent_ms, now) {
-            return None;
-        }
-        let renewed = self.renew_lease(edge, epoch, lease);
-        if renewed && lock(&self.detours).handle_detour(epoch, heard, now) {
-            self.progress.notify_one();
-        }
-        Some(renewed)
-    }
-
-    /// Since when the edge of `epoch` has been heard by way of other nodes only, so that its speech does not come; and when it was
-    /// last heard itself.
-    pub fn detoured(&self, epoch: Epoch) -> Option<(Instant, Micros)> {
-        lock(&self.detours).only_since(epoch)
-    }
-
-    /// Of the edge of `epoch` is waited for what it has captured since then; or for nothing more.
-    ///
-    /// # Errors
-    /// The store takes no more writes.
-    pub async fn note_owed(&self, epoch: Epoch, since: Option<Micros>) -> Result<(), LogClosed> {
-        let note = |record: &mut MeetingRecord| {
-            if let Some(owner) = record.owners.get_mut(&epoch.0) {
-                owner.owes = since;
-            }
-        };
-        self.update_here(note).await.map(|_| ())
-    }
-
-    /// Those who were relieved and have not brought all that they captured.
-    pub fn owing(&self) -> Vec<(Epoch, Owner)> {
-        lock(&self.record).owing().map(|(epoch, owner)| (epoch, owner.clone())).collect()
-    }
-
-    /// What its cores alone know.
-    pub fn key(&self) -> MeetingKey {
-        lock(&self.record).key
-    }
-
-    /// The edge hands over: it needs no lease any more to capture until it is told to leave.
-    ///
-    /// # Errors
-    /// The store takes no more writes.
-    pub async fn hand_over(&self, edge: &NodeId, epoch: Epoch) -> Result<(), LogClosed> {
-        let leaves = |record: &mut MeetingRecord| {
-            if let Some(owner) = record.owners.get_mut(&epoch.0) {
-                owner.leaving = true;
-            }
-        };
-        self.update_here(leaves).await?;
-        self.release(edge, epoch);
-        Ok(())
-    }
-
-    /// The edge has left the relay.
-    pub fn release(&self, edge: &NodeId, epoch: Epoch) {
-        if let Some(owner) = self.owner(epoch) {
-            self.grantor(owner.slot).release(edge, epoch);
-        }
-    }
-
-    /// When an owner of it was last heard of.
-    pub fn heard_at(&self) -> Micros {
-        *lock(&self.heard_at)
-    }
-
-    /// The leases of a slot.
-    pub fn grantor(&self, slot: u8) -> MutexGuard<'_, Grantor> {
-        lock(&self.grantors[usize::from(slot).min(SLOTS - 1)])
-    }
-
-    /// The lease that has run out, once; or when the next one does.
-    pub fn lapsed(&self, now: Instant) -> Option<Lapsed> {
-        (0..SLOTS as u8).find_map(|slot| self.grantor(slot).handle_timeout(now))
-    }
-
-    /// When the next lease runs out.
-    pub fn lease_end(&self) -> Option<Instant> {
-        (0..SLOTS as u8).filter_map(|slot| self.grantor(slot).poll_timeout()).min()
-    }
-
-    /// This core serves in a later term from here on.
-    pub fn handle_term(&self, term: Term) {
-        (0..SLOTS as u8).for_each(|slot| self.grantor(slot).handle_term(term));
-    }
-
-    /// The edge of `epoch` captures no more: what it captures from now on is not wanted.
-    ///
-    /// # Errors
-    /// The store takes no more writes.
-    pub async fn retire(&self, epoch: Epoch) -> Result<(), LogClosed> {
-        if !lock(&self.record).captures(epoch) {
-            return Ok(());
-        }
-        let now = wall();
-        let retire = |record: &mut MeetingRecord| {
-            if let Some(owner) = record.owners.get_mut(&epoch.0) {
-                owner.until.get_or_insert(now);
-            }
-        };
-        let number = self.update_here(retire).await?;
-        lock(&self.witnesses).handle_retired(epoch, number);
-        self.settle_witnesses();
-        self.tell_captors().await;
-        Ok(())
-    }
-
-    /// `epoch` was granted in `slot`, to an edge that may call the standby if it is `leased`. It has not heard of it yet.
-    pub fn handle_granted(&self, slot: u8, epoch: Epoch, leased: bool) {
-        lock(&self.witnesses).handle_granted(slot, leased.then_some(epoch));
-    }
-
-    /// The edge does not want `epoch`, and calls nobody.
-    pub fn handle_declined(&self, edge: &NodeId, epoch: Epoch) {
-        self.release(edge, epoch);
-        lock(&self.witnesses).handle_declined(epoch);
-        self.sift_witnesses();
-    }
-
-    /// The edge of `epoch` has opened the meeting: who may call the standby is told of it anew. One that has left calls nobody,
-    /// but may still be asked whether it has called.
-    pub fn handle_attached(&self, epoch: Epoch) {
-        if lock(&self.witnesses).contains(epoch) {
-            self.replication.with(|m, _| m.handle_attached());
-        }
-    }
-
-    /// The edge of `epoch` answers announcement `number` of a standby.
-    pub fn handle_standby(&self, epoch: Epoch, number: u64, core: Option<NodeId>) {
-        lock(&self.witnesses).handle_answer(epoch, number, core);
-        self.sift_witnesses();
-    }
-
-    /// Looks whether those who may call the standby have agreed that they do not.
-    pub fn sift_witnesses(&self) {
-        let (empty, agreed) = {
-            let witnesses = lock(&self.witnesses);
-            (witnesses.is_empty(), witnesses.agreed())
-        };
-        if empty {
-            self.replication.with(|m, _| m.handle_no_witness());
-        } else if let Some((number, core)) = agreed {
-            self.replication.with(|m, _| m.handle_confirmed(number, core.as_ref()));
-        }
-    }
-
-    /// The standby may have been told of more by now: whom it obeys no more need not be asked.
-    pub fn settle_witnesses(&self) {
-        let settled = |number| self.replication.see(|m| m.settled(number)) == Settled::Yes;
-        if lock(&self.witnesses).handle_settled(settled) {
-            self.sift_witnesses();
-        }
-    }
-
-    /// Those who may call the standby and are connected.
-    pub fn witnesses(&self) -> Vec<Epoch> {
-        let links = lock(&self.links);
-        lock(&self.witnesses).iter().filter(|epoch| links.contains_key(epoch)).collect()
-    }
-
-    /// Returns when no edge can hold a lease of `slot` any more, so that the next may be granted. None is renewed from here on: this
-    /// lasts as long as a lease at most.
-    pub async fn vacant(&self, slot: u8) {
-        self.grantor(slot).close();
-        loop {
-            let until = match self.grantor(slot).revoke(Instant::now()) {
-                Err(NotYet::Leased(until)) => until,
-                _ => return,
-            };
-            tokio::time::sleep_until(until.into()).await;
-        }
-    }
-
-    /// What is said about speech of `epoch` goes to this link from now on, unless a newer one, of a higher number, has come
-    /// already: of one that is lost the last may be read late.
-    pub fn attach(&self, epoch: Epoch, number: u64, link: mpsc::Sender<ToLink>) {
-        let mut links = lock(&self.links);
-        if links.get(&epoch).is_none_or(|(newest, _)| *newest <= number) {
-            links.insert(epoch, (number, link));
-        }
-        if links.len() > MAX_LINKS {
-            links.pop_first();
-        }
-    }
-
-    /// Sends to the edge of `epoch`, if it is connected; whether it is.
-    pub async fn tell_edge(&self, epoch: Epoch, what: ToLink) -> bool {
-        let link = lock(&self.links).get(&epoch).map(|(_, link)| link.clone());
-        match link {
-            // An error means that the link has gone; the edge will open the meeting again and ask.
-            Some(link) => link.send(what).await.is_ok(),
-            None => false,
-        }
-    }
-
-    /// Sends to every edge that is connected.
-    pub async fn tell_all(&self, what: impl Fn(Epoch) -> ToLink) {
-        let epochs: Vec<Epoch> = lock(&self.links).keys().copied().collect();
-        for epoch in epochs {
-            self.tell_edge(epoch, what(epoch)).await;
-        }
     }
 
     /// A participant came, or has another name; `unheard` is what they publish, if none of it can be heard.
@@ -584,7 +362,7 @@ impl Meeting {
     /// # Errors
     /// The store takes no more writes.
     pub async fn handle_left(&self, epoch: Epoch, id: &ParticipantId) -> Result<(), LogClosed> {
-        if !lock(&self.record).captures(epoch) {
+        if !self.captures(|captures| captures.owners().captures(epoch)) {
             return Ok(());
         }
         let left =
@@ -617,16 +395,6 @@ impl Meeting {
     pub fn speaker(&self, id: &ParticipantId) -> Speaker {
         let name = lock(&self.participants).get(id).and_then(|p| p.name.clone());
         Speaker { id: id.to_string(), name }
-    }
-
-    /// Who captured under `epoch`.
-    pub fn owner(&self, epoch: Epoch) -> Option<Owner> {
-        lock(&self.record).owners.get(&epoch.0).cloned()
-    }
-
-    /// Whether a spurt was captured when its epoch was over: another edge has it.
-    pub fn is_nobodys(&self, key: &SpurtKey, captured: Micros) -> bool {
-        self.owner(key.epoch).is_some_and(|owner| !seat::is_in_time(&owner, captured))
     }
 
     /// A spurt stream that is not [`Meeting::is_nobodys`] begins. Waits for room while transcription is behind, which holds the edge back.
@@ -732,7 +500,7 @@ impl Meeting {
 
     /// Epochs below `epoch` are over, but of those who capture.
     pub async fn seal_former(&self, epoch: Epoch) {
-        lock(&self.ingest).seal(epoch, self.captors());
+        lock(&self.ingest).seal(epoch, self.capturing());
         self.drain(None).await;
     }
 
@@ -772,24 +540,6 @@ impl Meeting {
         Some((event, fresh))
     }
 
-    /// The epochs under which edges capture now, or may.
-    pub fn captors(&self) -> BTreeSet<Epoch> {
-        lock(&self.record).captors().map(|(epoch, _)| epoch).collect()
-    }
-
-    /// The scribe is to know who captures now, or may: by the next speech it may be others already.
-    pub async fn tell_captors(&self) {
-        self.hear(Heard::Captors(self.captors())).await;
-    }
-
-    /// The same, for who puts together what they bring: when the meeting ends, nobody goes on with what the last of them leaves
-    /// in the middle.
-    pub fn captors_going_on(&self) -> BTreeSet<Epoch> {
-        let record = lock(&self.record);
-        let captors: BTreeSet<Epoch> = record.captors().map(|(epoch, _)| epoch).collect();
-        if record.status == Status::Finishing && captors.len() == 1 { BTreeSet::new() } else { captors }
-    }
-
     /// So many frames, so far, had been brought by another edge already.
     pub fn note_twice(&self, frames: u64) {
         lock(&self.ingest).note_twice(frames);
@@ -801,7 +551,7 @@ impl Meeting {
     }
 
     async fn note_origin(&self, captured: Micros) -> Result<(), LogClosed> {
-        if lock(&self.record).origin.is_some() {
+        if lock(&self.rest).origin.is_some() {
             return Ok(());
         }
         let mut origin = captured;
@@ -820,6 +570,11 @@ fn crowded_out(participants: &mut BTreeMap<ParticipantId, Participant>) -> Optio
     let first = participants.values().min_by_key(|p| (p.left_at.is_none(), &p.left_at, &p.joined_at))?;
     let first = ParticipantId::from(first.id.as_str());
     participants.remove(&first).map(|row| row.id)
+}
+
+/// Now, by both clocks.
+pub fn now() -> Now {
+    Now { at: Instant::now(), wall: wall() }
 }
 
 /// Now, by the wall clock.

@@ -40,7 +40,6 @@ use geo::RegionId;
 use mesh::{
     authorize::Denials,
     clock::Micros,
-    lease::{self, Grantor, LEASE_MAX},
     mandate::MeetingKey,
     tasks::Tasks,
     trace::TraceContext,
@@ -67,7 +66,7 @@ use crate::{
     log::{Log, LogClosed},
     meeting::{Meeting, Notice, Parts, wall},
     publish::Publisher,
-    record::{CoreRole, MeetingRecord, Participant, SLOTS, Spec, removal::Removal},
+    record::{CoreRole, MeetingRecord, Participant, Spec, removal::Removal},
     replicate::{
         handle::Replication,
         sender::{self, Replicator},
@@ -354,9 +353,8 @@ impl Meetings {
         let (me, at) = (self.placer.mesh.identity(), record.created_at);
         record.begin_turn(me, CoreRole::Serving, Term(1), crate::SOFTWARE, at);
         let intake = (Ingest::new(self.settings.intake), Turns::default());
-        let grantors = [(); SLOTS].map(|()| Grantor::new(Term(1)));
         let second = Second::new(record.spec.redundancy > 1);
-        let (meeting, start) = self.assemble(record.clone(), vec![], intake, grantors, (vec![], 1, None), None);
+        let (meeting, start) = self.assemble(record.clone(), vec![], intake, (vec![], 1, None), None);
         let place = self.insert(&meeting, &record)?;
         self.write_down(&meeting, &record).await?;
         place.keep();
@@ -533,20 +531,19 @@ impl Meetings {
         let finals = segments.into_iter().map(|s| s.id).collect();
         let next_seq = self.store.sequence(record.id)?;
         // If the newest itself is leaving, it says so again.
-        let leaving = record.captors().find(|(epoch, o)| o.leaving && *epoch != record.epoch);
+        let leaving = record.owners.capturing().find(|(epoch, o)| o.leaving && *epoch != record.owners.epoch);
         let leaving = leaving.map(|(epoch, _)| epoch);
-        let staying = record.captors().filter(|(epoch, _)| Some(*epoch) != leaving);
+        let staying = record.owners.capturing().filter(|(epoch, _)| Some(*epoch) != leaving);
         let staying: Vec<(Epoch, u8)> = staying.map(|(epoch, o)| (epoch, o.slot)).collect();
         // One is the first, whichever.
-        let (first, slot) = staying.first().copied().unwrap_or((record.epoch, 0));
+        let (first, slot) = staying.first().copied().unwrap_or((record.owners.epoch, 0));
         let other = staying.iter().find(|(_, other)| *other != slot).map(|(epoch, _)| *epoch);
         let lifecycle = Lifecycle::resumed(record.status, first, leaving, undone, Instant::now());
         let second = Second::resumed(record.spec.redundancy > 1, 1 - slot.min(1), other, Instant::now());
         tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
-        let grantors = [0, 1].map(|slot| grantor(&record, slot, Instant::now()));
         let covers = Some(self.store.covers(record.id)?);
         let said = (finals, next_seq, newest);
-        let (meeting, start) = self.assemble(record, participants, (ingest, turns), grantors, said, stands);
+        let (meeting, start) = self.assemble(record, participants, (ingest, turns), said, stands);
         lock(&self.live).insert(meeting.id, meeting.clone());
         self.launch(meeting, lifecycle, second, Ends { covers, ..start });
         Ok(())
@@ -557,7 +554,6 @@ impl Meetings {
         record: MeetingRecord,
         participants: Vec<Participant>,
         (ingest, turns): (Ingest, Turns),
-        grantors: [Grantor; SLOTS],
         (finals, next_seq, newest): (Vec<uuid::Uuid>, u64, Option<u64>),
         stands: Option<Stands>,
     ) -> (Arc<Meeting>, Ends) {
@@ -575,7 +571,6 @@ impl Meetings {
             participants,
             ingest,
             turns,
-            grantors,
             replication,
             stop,
             publisher,
@@ -682,15 +677,6 @@ fn forget_live(live: &Live, id: MeetingId) {
     let mut live = lock(live);
     live.remove(&id);
     metrics::gauge!("nearfield_core_meetings_live_meetings").set(live.len() as f64);
-}
-
-/// The leases of a slot as they may be after a restart.
-fn grantor(record: &MeetingRecord, slot: u8, now: Instant) -> Grantor {
-    let newest = record.owners.iter().rev().find(|(_, o)| o.slot == slot);
-    let owner = newest.map(|(epoch, o)| lease::Owner { edge: o.edge.clone(), epoch: Epoch(*epoch) });
-    // An edge that knows no leases renews none.
-    let longest = if newest.is_some_and(|(_, o)| o.leased) { LEASE_MAX } else { Duration::ZERO };
-    Grantor::resumed(record.serving.term, owner, longest, now)
 }
 
 /// The receiving ends of a meeting's queues.

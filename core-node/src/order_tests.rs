@@ -48,7 +48,7 @@ async fn a_second_edge_that_is_live_before_its_answer_is_read_takes_the_firsts_p
     core.mesh.answers.send_replace(true);
     // Known for live, it goes on alone: there is no gap.
     core.say(&one, ToCore::Close { alias: ALIAS, reason: CloseReason::LeaseOver }).await;
-    core.until("the first is over", |_| !live.captors().contains(&Epoch(assignment.epoch.0))).await;
+    core.until("the first is over", |_| !live.capturing().contains(&Epoch(assignment.epoch.0))).await;
     core.assigned().await;
     assert_eq!((live.record().status, live.record().gaps), (Status::Active, vec![]));
 }

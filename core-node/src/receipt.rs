@@ -214,12 +214,12 @@ fn edges(store: &Store, record: &MeetingRecord, ended: Micros) -> Result<Vec<Edg
             slot: owner.slot,
             from: owner.since.map(timestamp),
             to: timestamp(owner.until.unwrap_or(ended)),
-            packets: record.totals.get(epoch).map_or(0, |t| t.packets_in),
+            packets: record.owners.totals.get(epoch).map_or(0, |t| t.packets_in),
             spurts: of.clone().count() as u64,
             frames: of.filter_map(|(_, spurt)| spurt.done).map(|mark| mark.frames).sum(),
         }
     };
-    Ok(record.owners.iter().map(line).collect())
+    Ok(record.owners.rows.iter().map(line).collect())
 }
 
 /// When nobody had part; whether there are words of what somebody captured is in the transcript.

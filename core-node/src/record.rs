@@ -4,16 +4,13 @@ pub mod owners;
 pub mod removal;
 pub mod turns;
 
-use std::collections::BTreeMap;
-
 use geo::RegionId;
 use mesh::{
     clock::Micros,
     identity::NodeId,
     mandate::MeetingKey,
     wire::{
-        Epoch, MeetingId, Term,
-        control::EdgeTotals,
+        MeetingId, Term,
         request::{Source, VadSettings},
     },
 };
@@ -21,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use self::owners::{Owner, Owners};
 use self::turns::CoreTurn;
 use crate::ingest::Counts;
 
@@ -45,16 +43,12 @@ pub struct MeetingRecord {
     pub idempotency: Option<(String, String)>,
     /// W3C `traceparent` of the request.
     pub trace: String,
-    /// The epoch of the newest assignment; 0 before the first.
-    pub epoch: Epoch,
-    /// Who was asked to capture it, by epoch.
-    pub owners: BTreeMap<u64, Owner>,
+    /// Who was asked to capture it.
+    pub owners: Owners,
     /// Capture time of its first frame.
     pub origin: Option<Micros>,
     /// Number of its last event, once it has ended.
     pub last_seq: u64,
-    /// The edges' totals, by epoch.
-    pub totals: BTreeMap<u64, EdgeTotals>,
     /// What this core has taken in.
     pub counts: Counts,
     /// Who serves it, as far as this core knows.
@@ -85,11 +79,9 @@ impl MeetingRecord {
             spec,
             idempotency: None,
             trace: String::new(),
-            epoch: Epoch(0),
-            owners: BTreeMap::new(),
+            owners: Owners::default(),
             origin: None,
             last_seq: 0,
-            totals: BTreeMap::new(),
             counts: Counts::default(),
             serving: Serving::default(),
             gaps: vec![],
@@ -110,9 +102,6 @@ impl MeetingRecord {
         }
     }
 }
-
-/// The newest owners of a meeting, among whom those are that capture it.
-const MAX_CAPTORS: usize = 8;
 
 /// Capture slots of a meeting.
 pub const SLOTS: usize = 2;
@@ -297,44 +286,6 @@ impl Status {
     }
 }
 
-/// The edge that captures a meeting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// Which node.
-    pub edge: NodeId,
-    /// Where it is.
-    pub region: RegionId,
-    /// Which of the meeting's capturing edges it is; 0 for the first.
-    #[serde(default)]
-    pub slot: u8,
-    /// It renews leases: its silence is its end. Of an older edge membership decides.
-    #[serde(default)]
-    pub leased: bool,
-    /// A successor is joining; it captures until it is told to leave.
-    #[serde(default)]
-    pub leaving: bool,
-    /// When it was asked to join.
-    #[serde(default)]
-    pub since: Option<Micros>,
-    /// Speech captured under its epoch later than this is not taken; `None` while it owns the meeting.
-    #[serde(default)]
-    pub until: Option<Micros>,
-    /// It was relieved because it had no way here: what it has captured since this time has not come, and is waited for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owes: Option<Micros>,
-    /// Earlier epochs of its own that this entry stands for as well, the oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub joined: Vec<u64>,
-}
-
-impl Owner {
-    /// An owner of the meeting's first slot, until further notice.
-    pub fn new(edge: NodeId, region: RegionId) -> Self {
-        let (slot, since, until, owes) = (0, None, None, None);
-        Self { edge, region, slot, leased: false, leaving: false, since, until, owes, joined: vec![] }
-    }
-}
-
 /// Somebody in a meeting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Participant {
@@ -355,41 +306,6 @@ impl MeetingRecord {
     /// What this core is done with needs no keys to the relay any more: they are not kept longer than the meeting.
     pub fn erase_secrets(&mut self) {
         self.spec.source.erase_secrets();
-    }
-
-    /// Who captures it now; of two the one that came last.
-    pub fn owner(&self) -> Option<&Owner> {
-        self.captors().next().map(|(_, owner)| owner).or_else(|| self.owners.get(&self.epoch.0))
-    }
-
-    /// All who capture it now, the newest first.
-    pub fn captors(&self) -> impl Iterator<Item = (Epoch, &Owner)> {
-        let newest = self.owners.iter().rev().take(MAX_CAPTORS);
-        newest.filter(|(_, owner)| owner.until.is_none()).map(|(epoch, owner)| (Epoch(*epoch), owner))
-    }
-
-    /// Whether `epoch` is its owner's still.
-    pub fn captures(&self, epoch: Epoch) -> bool {
-        self.owners.get(&epoch.0).is_some_and(|owner| owner.until.is_none())
-    }
-
-    /// Those who were relieved and have not brought all that they captured.
-    pub fn owing(&self) -> impl Iterator<Item = (Epoch, &Owner)> {
-        let owing = self.owners.iter().filter(|(_, owner)| owner.owes.is_some());
-        owing.map(|(epoch, owner)| (Epoch(*epoch), owner))
-    }
-
-    /// The edges' totals over all epochs.
-    pub fn edge_totals(&self) -> EdgeTotals {
-        self.totals.values().fold(EdgeTotals::default(), |sum, totals| owners::plus(sum, *totals))
-    }
-
-    /// What an edge has done under `epoch` so far. Of an epoch without an entry of its own that is in the sum of another.
-    pub fn note_totals(&mut self, epoch: u64, totals: EdgeTotals) {
-        let joined = self.owners.len() >= owners::MAX_EPOCHS && !self.owners.contains_key(&epoch);
-        if !joined {
-            self.totals.insert(epoch, totals);
-        }
     }
 }
 

@@ -47,13 +47,13 @@ async fn pair() -> Pair {
     core.serve(&one, meeting, Epoch(1), Term(1)).await;
     core.serve(&two, meeting, Epoch(2), Term(1)).await;
     let live = core.meetings.live(meeting).unwrap();
-    core.until("both capture", |_| live.record().status == Status::Active && live.captors().len() == 2).await;
+    core.until("both capture", |_| live.record().status == Status::Active && live.capturing().len() == 2).await;
     Pair { core, meeting, live, one, two, dir }
 }
 
 fn slots(live: &Meeting) -> Vec<(u8, String, u64)> {
     let record = live.record();
-    let mut slots: Vec<_> = record.captors().map(|(e, o)| (o.slot, o.edge.to_string(), e.0)).collect();
+    let mut slots: Vec<_> = record.owners.capturing().map(|(e, o)| (o.slot, o.edge.to_string(), e.0)).collect();
     slots.sort();
     slots
 }
@@ -90,7 +90,7 @@ async fn one_of_two_that_dies_in_the_middle_of_a_word_is_replaced_and_nothing_is
     let three = core.connect("edge-c").await;
     core.serve(&three, meeting, Epoch(3), Term(1)).await;
     core.beats(&three);
-    core.until("two again", |_| live.captors().len() == 2).await;
+    core.until("two again", |_| live.capturing().len() == 2).await;
     assert_eq!(slots(&live), [(0, "edge-c".into(), 3), (1, "edge-b".into(), 2)]);
     let texts: Vec<_> = core.meetings.store().segments(meeting, 0).unwrap().into_iter().map(|s| s.text).collect();
     assert_eq!(texts, ["2000ms"]);
@@ -124,8 +124,8 @@ async fn one_that_was_asked_to_be_the_second_and_did_not_take_it_is_no_edge_of_t
     core.beats(&one);
     let live = core.meetings.live(meeting).unwrap();
     core.until("it lacks a second", |_| live.wishes.unmet().iter().any(|unmet| unmet.wish == Wish::Redundancy)).await;
-    core.until("the first is alone", |_| live.captors() == [Epoch(1)].into()).await;
-    assert_eq!(live.record().owner().map(|owner| owner.edge.to_string()), Some("edge-a".into()));
+    core.until("the first is alone", |_| live.capturing() == [Epoch(1)].into()).await;
+    assert_eq!(live.record().owners.owner().map(|owner| owner.edge.to_string()), Some("edge-a".into()));
 }
 
 #[tokio::test]
@@ -133,8 +133,10 @@ async fn after_a_restart_both_are_taken_back_and_nothing_is_said_again() {
     let Pair { core, meeting, live, mut one, two, dir } = pair().await;
     core.spurt(&one, 0, 50, 0, false).await;
     assert_eq!(next(&mut one).await, done(0));
-    core.until("written", |c| c.meetings.store().meeting(meeting).unwrap().is_some_and(|r| r.captors().count() == 2))
-        .await;
+    core.until("written", |c| {
+        c.meetings.store().meeting(meeting).unwrap().is_some_and(|r| r.owners.capturing().count() == 2)
+    })
+    .await;
     drop((live, two));
     // What a kill would leave.
     let killed = dir.path().join("killed.redb");

@@ -71,10 +71,10 @@ async fn moved(core: &mut Core, live: &Arc<Meeting>) -> Edge {
     let second = core.connect("edge-b").await;
     core.serve(&second, live.id, Epoch(2), Term(1)).await;
     core.beats(&second);
-    core.until("the first is relieved", |_| live.record().owners[&1].until.is_some()).await;
+    core.until("the first is relieved", |_| live.record().owners.rows[&1].until.is_some()).await;
     core.until("that is told", |_| told(live).is_some_and(|why| why.starts_with("edge-a was heard by way of"))).await;
     assert_eq!(
-        (core.next_assigned(), live.captors()),
+        (core.next_assigned(), live.capturing()),
         (None, [Epoch(2)].into()),
         "nobody is to relieve the one that came"
     );
@@ -130,7 +130,7 @@ async fn a_core_that_was_started_again_still_waits_for_what_a_relieved_edge_has(
     let second = moved(&mut core, &live).await;
     core.until("written", |core| {
         let record = core.meetings.store().meeting(live.id).unwrap();
-        record.is_some_and(|record| record.owners[&1].until.is_some() && record.owners[&1].owes.is_some())
+        record.is_some_and(|record| record.owners.rows[&1].until.is_some() && record.owners.rows[&1].owes.is_some())
     })
     .await;
     let id = live.id;
@@ -166,7 +166,7 @@ async fn nor_does_it_matter_that_the_meeting_s_own_edge_dies_at_its_end() {
     core.mesh.members.send_modify(|members| {
         *members = Arc::new(members.iter().filter(|m| m.identity.node.as_str() != "edge-b").cloned().collect());
     });
-    core.until("its lease is over", |_| !live.grantor(1).is_leased(std::time::Instant::now())).await;
+    core.until("its lease is over", |_| !live.captures(|c| c.is_leased(1, std::time::Instant::now()))).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     is_back(&core, &first, &live).await;
     core.spurt(&first, 0, 50, 0, false).await;
@@ -216,10 +216,10 @@ async fn an_edge_that_is_heard_itself_again_keeps_the_meeting() {
     drop(renewing);
     core.beats(&first);
     core.until("the second is not wanted", |_| {
-        live.record().owners.get(&assignment.epoch.0).is_some_and(|owner| owner.until.is_some())
+        live.record().owners.get(assignment.epoch).is_some_and(|owner| owner.until.is_some())
     })
     .await;
     assert_eq!((live.record().status, live.record().gaps), (Status::Active, vec![]));
-    assert_eq!(live.record().owners[&1].until, None);
+    assert_eq!(live.record().owners.rows[&1].until, None);
     assert!(live.wishes.unmet().iter().all(|unmet| unmet.wish != Wish::Path));
 }

@@ -64,7 +64,7 @@ async fn a_core_outside_the_residency_takes_no_frame_even_of_the_edge_that_owns_
     let mut core = Core::start(&file, false);
     let id = create(&core, european()).await;
     core.assigned().await;
-    core.until("placed", |c| c.meetings.store().meeting(id).unwrap().unwrap().owners.len() == 1).await;
+    core.until("placed", |c| c.meetings.store().meeting(id).unwrap().unwrap().owners.rows.len() == 1).await;
     std::fs::copy(&file, &copy).unwrap();
     // The same store behind a certificate of another region.
     let abroad = Core::placed("core-1", "ap-northeast", &copy, false, |_| {});

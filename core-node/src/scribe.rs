@@ -150,7 +150,7 @@ impl Scribe {
             self.merger.handle_captors(captors.clone(), Instant::now());
         }
         // Before anything else: who captures decides whether anybody is waited for.
-        self.merger.handle_captors(self.meeting.captors_going_on(), Instant::now());
+        self.merger.handle_captors(self.meeting.capturing_going_on(), Instant::now());
         match heard {
             Heard::Progress { key, durable, fresh } => {
                 // A trailer alone adds nothing: the stamp stays that of the last frame.

@@ -20,7 +20,7 @@
 //! * A core that was dropped takes nothing of the streams that were begun before that, however late it arrives.
 //! * What is captured after its epoch's end is nobody's ([`is_in_time`]).
 
-use std::{cmp::Ordering, ops::Bound, time::Duration};
+use std::{cmp::Ordering, time::Duration};
 
 use mesh::{
     clock::Micros,
@@ -106,7 +106,7 @@ pub fn called(record: &MeetingRecord, me: &NodeId, edge: &Identity, epoch: Epoch
         }
     }
     owns(record, edge, epoch)?;
-    if is_relieved(record, epoch) {
+    if record.owners.is_relieved(epoch) {
         return Err(RefusedReason::StaleEpoch.into());
     }
     if record.status.ended() { Err(RefusedReason::Ended.into()) } else { Ok(()) }
@@ -117,29 +117,12 @@ pub fn called(record: &MeetingRecord, me: &NodeId, edge: &Identity, epoch: Epoch
 /// # Errors
 /// The epoch is over, or is not that edge's.
 pub fn owns(record: &MeetingRecord, edge: &Identity, epoch: Epoch) -> Result<(), RefusedReason> {
-    match record.owners.get(&epoch.0).filter(|_| record.captures(epoch)) {
+    match record.owners.get(epoch).filter(|_| record.owners.captures(epoch)) {
         // Two capture in a meeting of redundancy 2; in a hand-over the predecessor stays until it is told to leave.
         Some(owner) if owner.edge == edge.node && owner.region == edge.region => Ok(()),
-        None if epoch <= record.epoch => Err(RefusedReason::StaleEpoch),
+        None if epoch <= record.owners.epoch => Err(RefusedReason::StaleEpoch),
         _ => Err(RefusedReason::NotAllowed),
     }
-}
-
-/// Whether the owner of `epoch` stays only until the next of its slot has joined: that one is the witness.
-fn is_relieved(record: &MeetingRecord, epoch: Epoch) -> bool {
-    let Some(owner) = record.owners.get(&epoch.0) else { return false };
-    let later = (Bound::Excluded(epoch.0), Bound::Unbounded);
-    owner.leaving && record.owners.range(later).any(|(_, next)| next.slot == owner.slot)
-}
-
-/// `owner` is to capture in its slot under `epoch`, which is newer than all before it, from `now` on.
-pub fn grant(record: &mut MeetingRecord, epoch: Epoch, owner: Owner, now: Micros) {
-    // What an owner captures after its lease is nobody's; in a hand-over the end is set later.
-    let former = |o: &&mut Owner| o.slot == owner.slot && o.until.is_none() && !o.leaving;
-    record.owners.values_mut().filter(former).for_each(|o| o.until = Some(now));
-    record.epoch = epoch;
-    record.owners.insert(epoch.0, owner);
-    record.join_owners();
 }
 
 /// Whether speech that was captured then may still come in under `owner`'s epoch.
@@ -207,10 +190,10 @@ mod tests {
     fn standby() -> MeetingRecord {
         let mut record = fakes::record();
         record.serving = Serving { standby: Some(node("c2")), ..Serving::held(node("c1"), Term(1), 5) };
-        record.epoch = Epoch(4);
+        record.owners.epoch = Epoch(4);
         let leaving = Owner { leaving: true, ..Owner::new(node("old"), "eu-central".parse().unwrap()) };
-        record.owners.insert(3, leaving);
-        record.owners.insert(4, Owner::new(node("a"), "eu-central".parse().unwrap()));
+        record.owners.rows.insert(3, leaving);
+        record.owners.rows.insert(4, Owner::new(node("a"), "eu-central".parse().unwrap()));
         record
     }
 
@@ -218,13 +201,13 @@ mod tests {
     fn each_slot_has_a_witness_and_its_next_owner_is_no_end_of_the_other_slot() {
         let mut record = standby();
         let second = Owner { slot: 1, ..Owner::new(node("b"), "eu-central".parse().unwrap()) };
-        grant(&mut record, Epoch(5), second, Micros(7));
+        record.owners.grant(Epoch(5), second, Micros(7));
         assert_eq!(called(&record, &node("c2"), &edge("a"), Epoch(4), Term(2)), Ok(()));
         assert_eq!(called(&record, &node("c2"), &edge("b"), Epoch(5), Term(2)), Ok(()));
-        grant(&mut record, Epoch(6), Owner::new(node("c"), "eu-central".parse().unwrap()), Micros(8));
+        record.owners.grant(Epoch(6), Owner::new(node("c"), "eu-central".parse().unwrap()), Micros(8));
         assert_eq!(called(&record, &node("c2"), &edge("a"), Epoch(4), Term(2)), Err(RefusedReason::StaleEpoch.into()));
         assert_eq!(called(&record, &node("c2"), &edge("b"), Epoch(5), Term(2)), Ok(()));
-        assert_eq!(record.owners[&4].until, Some(Micros(8)));
+        assert_eq!(record.owners.rows[&4].until, Some(Micros(8)));
     }
 
     #[test]
@@ -346,11 +329,11 @@ mod tests {
             term: u32,
         ) {
             let mut record = fakes::record();
-            (record.serving, record.epoch) = (serving, Epoch(newest));
+            (record.serving, record.owners.epoch) = (serving, Epoch(newest));
             for (epoch, (name, slot, leaving, over)) in &owners {
                 let owner = Owner::new(node(&format!("e{name}")), "eu-central".parse().unwrap());
                 let until = over.then_some(Micros(1));
-                record.owners.insert(*epoch, Owner { slot: *slot, leaving: *leaving, until, ..owner });
+                record.owners.rows.insert(*epoch, Owner { slot: *slot, leaving: *leaving, until, ..owner });
             }
             let allowed = called(&record, &node("c2"), &edge(&format!("e{caller}")), Epoch(epoch), Term(term)).is_ok();
             let newer = |slot| owners.range(epoch + 1..).any(|(_, (_, other, ..))| *other == slot);

@@ -64,7 +64,7 @@ async fn speech_becomes_words_with_the_right_name_and_every_stamp() {
     core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Asked }).await;
     core.until("done", |c| c.meetings.live(id).is_none()).await;
     let record = core.meetings.record(id).unwrap().unwrap();
-    assert_eq!((record.status, record.edge_totals().packets_in, record.counts.frames_durable), (Status::Done, 9, 150));
+    assert_eq!((record.status, record.owners.sum().packets_in, record.counts.frames_durable), (Status::Done, 9, 150));
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ async fn of_two_edges_the_one_that_fails_is_replaced_by_a_third_and_asked_again_
         let (_, first) = joins(&mut core, id).await;
         let (_, _second) = joins(&mut core, id).await;
         let live = core.meetings.live(id).unwrap();
-        core.until("both capture", |_| live.record().status == Status::Active && live.captors().len() == 2).await;
+        core.until("both capture", |_| live.record().status == Status::Active && live.capturing().len() == 2).await;
         fails(&core, &first, Cause::MediaLost).await;
         let (name, assignment) = core.assigned().await;
         assert_eq!((name.as_str(), assignment.epoch > Epoch(2)), (next, true));

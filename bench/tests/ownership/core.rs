@@ -7,13 +7,13 @@ use std::{
 
 use core_node::{
     key::SpurtKey,
+    meeting::captures::{Captures, Now},
     record::{CoreRole, MeetingRecord, Owner, Serving, Spec, Status},
     replicate::{
         entry::{DoneSpurt, Entry},
         receiver::{Receiver, StreamId},
         sender::{self, Event as Ship, Replicator, Settled},
         snapshot,
-        witnesses::Witnesses,
     },
     seat::{self, NotHere},
     store::{DoneMark, Op},
@@ -21,7 +21,7 @@ use core_node::{
 use mesh::{
     clock::Micros,
     identity::NodeId,
-    lease::{self, Grantor, LEASE_MAX, lease_for},
+    lease::{LEASE_MAX, lease_for},
     mandate::Proof,
     trace::TraceContext,
     wire::{
@@ -148,14 +148,14 @@ pub(crate) struct Live {
     pub(crate) no: u64,
     /// Its claim was seen to stand.
     pub(crate) known: bool,
-    record: MeetingRecord,
+    /// But for its owners.
+    rest: MeetingRecord,
     pub(crate) rep: Replicator,
-    grantor: Grantor,
-    witnesses: Witnesses,
+    /// Its links are streams.
+    captures: Captures<usize>,
     shipping: bool,
     in_flight: bool,
     avoided: [u64; CORES],
-    links: BTreeMap<Epoch, usize>,
     placing: Placing,
     retry: Instant,
     undone: BTreeSet<SpurtKey>,
@@ -212,7 +212,7 @@ impl Core {
             let (waiting, undone, finals) = (l.waiting.len(), l.undone.len(), l.finals.len());
             format!(
                 "{waiting} waiting, {undone} undone, {finals} finals, shipping {}, in flight {}, {:?}, {:?}, {:?}",
-                l.shipping, l.in_flight, l.placing, l.grantor, l.rep
+                l.shipping, l.in_flight, l.placing, l.captures, l.rep
             )
         });
         format!(
@@ -227,17 +227,28 @@ impl Core {
     /// The term in which it serves, and the newest epoch granted.
     pub(crate) fn serves(&self) -> Option<(Term, Epoch)> {
         let live = self.live.as_ref().filter(|l| l.rep.settled(0) != Settled::Never)?;
-        Some((live.rep.term(), live.grantor.newest()))
+        Some((live.rep.term(), live.captures.owners().epoch))
     }
 }
 
 impl Live {
-    /// As in `Meeting::sift_witnesses`.
-    fn sift(&mut self) {
-        if self.witnesses.is_empty() {
-            self.rep.handle_no_witness();
-        } else if let Some((number, core)) = self.witnesses.agreed() {
-            self.rep.handle_confirmed(number, core.as_ref());
+    fn record(&self) -> MeetingRecord {
+        MeetingRecord { owners: self.captures.owners().clone(), ..self.rest.clone() }
+    }
+
+    fn tally(&mut self) {
+        self.rep.handle_tally(&self.captures.tally());
+    }
+
+    /// Whether the edge of `epoch` is the one that was asked last.
+    fn is_newest(&self, epoch: Epoch) -> bool {
+        self.captures.owners().epoch == epoch
+    }
+
+    /// The edge of `epoch` has left, or its lease has run out: another is sought.
+    fn lose(&mut self, epoch: Epoch) {
+        if self.is_newest(epoch) && matches!(self.placing, Placing::Opened | Placing::Assigned { .. }) {
+            self.placing = Placing::No;
         }
     }
 }
@@ -313,30 +324,27 @@ impl World {
     /// As in `Meetings::take_up`.
     fn take_up(&mut self, c: usize) {
         let (now, me, wall) = (self.clock(c), self.name(c), self.wall(c));
-        let Some(record) = self.cores[c].disk.record.clone() else { return };
-        let term = record.serving.term;
+        let Some(mut rest) = self.cores[c].disk.record.clone() else { return };
+        let term = rest.serving.term;
         let settings = sender::Settings { alone_after: self.alone_after, ..sender::Settings::default() };
-        let rep = Replicator::new(settings, me, term, record.serving.standby.clone(), wall.0, now);
-        let owner = record.owner().map(|o| lease::Owner { edge: o.edge.clone(), epoch: record.epoch });
-        let placing = if owner.is_some() { Placing::Assigned { since: now } } else { Placing::No };
-        let grantor = Grantor::resumed(term, owner, LEASE_MAX, now);
+        let rep = Replicator::new(settings, me, term, rest.serving.standby.clone(), wall.0, now);
+        let captures = Captures::of(&mut rest, Now { at: now, wall });
+        let is_owned = captures.owners().owner().is_some();
+        let placing = if is_owned { Placing::Assigned { since: now } } else { Placing::No };
         let core = &mut self.cores[c];
         core.lives += 1;
         let waiting = core.disk.done.iter().map(|(key, words)| (rep.written(), key.clone(), *words)).collect();
         let undone: BTreeSet<SpurtKey> =
             core.disk.log.iter().filter(|key| !core.disk.done.contains_key(key)).cloned().collect();
-        let witnesses = Witnesses::of(&record);
         core.live = Some(Live {
             no: core.lives,
             known: false,
-            witnesses,
-            record,
+            rest,
             rep,
-            grantor,
+            captures,
             shipping: false,
             in_flight: false,
             avoided: [0; CORES],
-            links: BTreeMap::new(),
             placing,
             retry: now,
             undone: undone.clone(),
@@ -398,20 +406,16 @@ impl World {
             Up::Message(ToCore::Standby { core, number, .. }) => {
                 if let (Some((epoch, _)), Some(live)) = (opened, &mut self.cores[c].live) {
                     let told = format!("core {c} hears of epoch {}: standby {core:?}, {number}", epoch.0);
-                    live.witnesses.handle_answer(epoch, number, core);
-                    live.sift();
+                    live.captures.handle_answer(epoch, number, core);
+                    live.tally();
                     self.tell(|_| told);
                 }
             }
             Up::Message(ToCore::Close { .. }) => {
                 let name = self.name(edge);
                 if let (Some((epoch, _)), Some(live)) = (opened, &mut self.cores[c].live) {
-                    live.grantor.release(&name, epoch);
-                    if live.grantor.newest() == epoch
-                        && matches!(live.placing, Placing::Opened | Placing::Assigned { .. })
-                    {
-                        live.placing = Placing::No;
-                    }
+                    live.captures.handle_left(&name, epoch);
+                    live.lose(epoch);
                 }
                 if let Some(link) = self.cores[c].links.get_mut(&s) {
                     link.opened = opened.map(|(epoch, _)| (epoch, false));
@@ -423,14 +427,14 @@ impl World {
     }
 
     fn beat(&mut self, c: usize, s: usize, seq: u64) {
-        let (edge, now) = (self.streams[s].edge, self.clock(c));
+        let (edge, now) = (self.streams[s].edge, self.both_clocks(c));
         let (name, lease) = (self.name(edge), lease_for(self.rtt(c, edge)));
         let counted = if self.plan.broken.margin { lease * 8 / 9 } else { lease };
         if let Some(link) = self.cores[c].links.get(&s)
             && let Some((epoch, true)) = link.opened
         {
             let live = self.cores[c].live.as_mut();
-            let lost = live.is_none_or(|live| live.grantor.renew(&name, epoch, counted, now).is_err());
+            let lost = live.is_none_or(|live| !live.captures.handle_beat(&name, epoch, counted, now).kept);
             if lost {
                 if let Some(link) = self.cores[c].links.get_mut(&s) {
                     link.opened = Some((epoch, false));
@@ -449,7 +453,7 @@ impl World {
         let core = &mut self.cores[c];
         let Some(live) = &mut core.live else { return };
         let key = key(epoch, n);
-        let in_time = live.record.owners.get(&epoch.0).is_some_and(|o| seat::is_in_time(o, captured));
+        let in_time = live.captures.owner(epoch).is_some() && live.captures.takes(epoch, captured);
         let out = core.disk.done.contains_key(&key) && !live.waiting.iter().any(|(_, k, _)| *k == key);
         if out || !in_time {
             // Nothing more will come of it.
@@ -475,7 +479,7 @@ impl World {
         let (me, edge) = (self.name(c), self.identity(self.streams[s].edge).clone());
         let Some(live) = &self.cores[c].live else { return Err(RefusedReason::Ended.into()) };
         if !self.plan.broken.fence {
-            seat::owns(&live.record, &edge, epoch)?;
+            seat::owns(&live.record(), &edge, epoch)?;
         }
         seat::opened(&me, live.rep.term(), term)
     }
@@ -484,7 +488,7 @@ impl World {
         let edge = self.name(self.streams[s].edge);
         let core = &self.cores[c];
         let opened = match &core.live {
-            Some(live) if live.record.owners.get(&epoch.0).is_some_and(|o| o.edge == edge) => Ok(()),
+            Some(live) if live.captures.owner(epoch).is_some_and(|o| o.edge == edge) => Ok(()),
             Some(_) => Err(RefusedReason::NotAllowed.into()),
             None => Err(match core.disk.record.as_ref().map(|r| r.serving.clone()) {
                 Some(Serving { by: Some(by), term, .. }) => NotHere::Moved(by, term),
@@ -496,7 +500,7 @@ impl World {
     }
 
     fn opened(&mut self, c: usize, s: usize, epoch: Epoch, opened: Result<(), NotHere>, leased: bool) {
-        let (edge, now) = (self.name(self.streams[s].edge), self.clock(c));
+        let (edge, now) = (self.name(self.streams[s].edge), self.both_clocks(c));
         let lease = lease_for(self.rtt(c, self.streams[s].edge));
         match opened {
             Ok(()) => {
@@ -504,28 +508,22 @@ impl World {
                     link.opened = Some((epoch, leased));
                 }
                 let Some(live) = &mut self.cores[c].live else { return };
-                // As in `Meeting::attach`: streams are numbered as they are accepted.
-                let newest = live.links.entry(epoch).or_insert(s);
-                *newest = s.max(*newest);
-                if live.witnesses.contains(epoch) {
+                // Streams are numbered as they are accepted.
+                if live.captures.handle_opened(epoch, s as u64, s) {
                     live.rep.handle_attached();
                 }
                 if leased {
-                    let _ = live.grantor.renew(&edge, epoch, lease, now);
+                    live.captures.handle_beat(&edge, epoch, lease, now);
                 }
-                if live.grantor.newest() == epoch
+                if live.is_newest(epoch)
                     && leased
                     && matches!(live.placing, Placing::Assigned { .. } | Placing::Asking(_))
                 {
                     live.placing = Placing::Opened;
                 }
                 if !leased {
-                    live.grantor.release(&edge, epoch);
-                    if live.grantor.newest() == epoch
-                        && matches!(live.placing, Placing::Opened | Placing::Assigned { .. })
-                    {
-                        live.placing = Placing::No;
-                    }
+                    live.captures.handle_left(&edge, epoch);
+                    live.lose(epoch);
                 }
             }
             Err(NotHere::Refused(reason)) => self.tell_edge(s, ToEdge::Refused { alias: ALIAS, reason }),
@@ -666,8 +664,8 @@ impl World {
         let name = self.name(core);
         let Some(live) = &mut self.cores[c].live else { return };
         live.rep.handle_other(&name, term);
-        live.record.serving = Serving::moved(name, term, 0);
-        let record = Box::new(live.record.clone());
+        live.rest.serving = Serving::moved(name, term, 0);
+        let record = Box::new(live.record());
         self.cores[c].hands = true;
         self.write(c, vec![Write::Record(record)], Then::SteppedDown { core, term });
     }
@@ -689,8 +687,8 @@ impl World {
 
     pub(crate) fn begin_claimed(&mut self, c: usize, term: Term) {
         let Some(live) = self.cores[c].live.as_mut().filter(|l| l.rep.settled(0) != Settled::Never) else { return };
-        live.record.serving = Serving::here(term);
-        let record = Box::new(live.record.clone());
+        live.rest.serving = Serving::here(term);
+        let record = Box::new(live.record());
         self.cores[c].hands = true;
         self.write(c, vec![Write::Record(record)], Then::Begun(term));
     }
@@ -758,8 +756,8 @@ impl World {
                 let Some(live) = self.cores[c].live.take() else { return };
                 self.write(c, vec![Write::Forget], Then::Nothing);
                 let core = self.name(core);
-                for s in live.links.values() {
-                    self.tell_edge(*s, ToEdge::Moved { alias: ALIAS, core: core.clone(), term });
+                for (_, s) in live.captures.links() {
+                    self.tell_edge(s, ToEdge::Moved { alias: ALIAS, core: core.clone(), term });
                 }
             }
             Then::Begun(term) => self.begun(c, term),
@@ -776,12 +774,12 @@ impl World {
         let me = self.name(c);
         let Some(live) = &mut self.cores[c].live else { return };
         live.shipping = false;
-        live.grantor.handle_term(term);
+        live.captures.handle_term(term);
         live.rep.handle_begun(term);
-        let links: Vec<usize> = live.links.values().copied().collect();
+        let links = live.captures.links();
         self.oracle.serves(c, term);
         self.tell(|_| format!("core {c} goes on alone in term {}", term.0));
-        for s in links {
+        for (_, s) in links {
             self.tell_edge(s, ToEdge::Moved { alias: ALIAS, core: me.clone(), term });
         }
     }
@@ -836,7 +834,7 @@ impl World {
         // Nothing more is sent before the last request is answered.
         let busy = now + Duration::from_millis(if live.in_flight { 50 } else { 0 });
         let rep = live.rep.poll_timeout().map(|at| at.max(busy));
-        let next = [rep, live.grantor.poll_timeout(), open].into_iter().flatten().min();
+        let next = [rep, live.captures.poll_timeout(), open].into_iter().flatten().min();
         if let Some(next) = next {
             self.wake(c, next);
         }
@@ -846,11 +844,8 @@ impl World {
         let now = self.clock(c);
         let Some(live) = &mut self.cores[c].live else { return };
         live.rep.handle_timeout(now);
-        let newest = live.grantor.newest();
-        if live.grantor.handle_timeout(now).is_some_and(|l| l.epoch == newest)
-            && matches!(live.placing, Placing::Opened | Placing::Assigned { .. })
-        {
-            live.placing = Placing::No;
+        if let Some(lapsed) = live.captures.handle_timeout(now) {
+            live.lose(lapsed.epoch);
         }
         if let Placing::Assigned { since, .. } = live.placing
             && now >= since + OPEN_WAIT
@@ -881,9 +876,9 @@ impl World {
                 }
                 Ship::Persist(number, standby) => {
                     let claim = standby.clone().filter(|_| self.plan.authority).map(|standby| (live.no, standby));
-                    live.record.serving.standby = standby;
+                    live.rest.serving.standby = standby;
                     live.shipping = true;
-                    let record = live.record.clone();
+                    let record = live.record();
                     live.rep.push(&Entry::Record(Box::new(record.clone())), now);
                     if self.plan.broken.persistence {
                         live.rep.handle_persisted(number);
@@ -892,14 +887,13 @@ impl World {
                     self.write(c, vec![Write::Record(Box::new(record))], then);
                 }
                 Ship::Announce(number, core) => {
-                    let attached = live.witnesses.iter().filter_map(|epoch| live.links.get(&epoch).copied());
-                    let attached: Vec<usize> = attached.collect();
+                    let attached = live.captures.witnesses();
                     if attached.is_empty() {
-                        live.sift();
+                        live.tally();
                     } else if core.is_some() {
                         live.rep.handle_told();
                     }
-                    for s in attached {
+                    for (_, s) in attached {
                         self.tell_edge(s, ToEdge::Standby { alias: ALIAS, core: core.clone(), number });
                     }
                 }
@@ -984,7 +978,7 @@ impl World {
         for (key, words) in out {
             let Some(live) = &mut self.cores[c].live else { return };
             live.undone.remove(&key);
-            let to = live.links.get(&key.epoch).copied();
+            let to = live.captures.link(key.epoch);
             if self.plan.authority {
                 self.successor_has(c, &key, words);
             }
@@ -1016,8 +1010,10 @@ impl World {
         let edge = CORES + self.rng.range(0, EDGES as u64) as usize;
         let Some(live) = &mut self.cores[c].live else { return };
         match live.placing {
-            Placing::No if live.retry <= now && live.grantor.revoke(now).is_ok() => {
-                let after = live.record.epoch.max(live.grantor.newest());
+            // As in `Supervisor::take_back`: it has opened the meeting after it was given up.
+            Placing::No if live.captures.held(0, now).is_some() => live.placing = Placing::Opened,
+            Placing::No if live.retry <= now && live.captures.vacate(0, now).is_ok() => {
+                let after = live.captures.owners().epoch;
                 let Some(epoch) = after.next_in(live.rep.term()) else { return };
                 if self.plan.authority {
                     live.placing = Placing::Claiming;
@@ -1028,14 +1024,12 @@ impl World {
                 }
             }
             Placing::Settling { number, epoch, edge } if live.rep.settled(number) == Settled::Yes => {
-                let name = crate::world::identity(edge).node;
                 live.retry = now + Duration::from_millis(500);
-                if live.grantor.grant(name, epoch, now).is_err() {
+                if live.captures.offer(epoch, now).is_err() {
                     live.placing = Placing::No;
                     return;
                 }
                 live.placing = Placing::Asking(epoch);
-                live.witnesses.handle_granted(0, Some(epoch));
                 live.rep.handle_told();
                 let (standby, term) = (live.rep.binding().cloned(), live.rep.term());
                 let holder = self.holder_before(c, epoch);
@@ -1056,26 +1050,26 @@ impl World {
     // Requests.
 
     pub(crate) fn core_request(&mut self, c: usize, from: usize, id: u64, request: Request) {
-        let now = self.clock(c);
+        let now = self.both_clocks(c);
         match request {
             Request::Replicate(replica) => self.replica(c, from, id, replica),
             Request::Serving { .. } => {
                 let (me, core) = (self.name(c), &self.cores[c]);
                 let serving = match &core.live {
-                    Some(live) => Some(&live.record.serving),
+                    Some(live) => Some(&live.rest.serving),
                     None => core.disk.record.as_ref().map(|r| &r.serving),
                 };
                 let told = serving.and_then(|s| Some(self::serving(s.core(&me)?, s.term)));
                 self.respond(id, c, from, told.unwrap_or(Response::Unknown));
             }
-            Request::Renew { core, edge, leases, .. } if core == self.name(c) => {
-                let live = self.cores[c].live.as_mut();
-                let renewed = live.is_some_and(|l| {
-                    leases.iter().all(|lease| l.grantor.renew(&edge, lease.epoch, LEASE_MAX, now).is_ok())
-                });
-                let answer =
-                    |asked: LeaseProof| LeaseAnswer { meeting: asked.meeting, kept: renewed, proof: asked.proof };
-                let leases = leases.into_iter().map(answer).collect();
+            Request::Renew { core, edge, sent_ms, leases } if core == self.name(c) => {
+                let mut live = self.cores[c].live.as_mut();
+                // As in `Meetings::renew_one`: nothing is said of one that is not served here, or came before.
+                let answer = |LeaseProof { meeting, epoch, proof }: LeaseProof| {
+                    let beat = live.as_mut()?.captures.handle_relayed(&edge, epoch, sent_ms, LEASE_MAX, now)?;
+                    Some(LeaseAnswer { meeting, kept: beat.kept, proof })
+                };
+                let leases = leases.into_iter().filter_map(answer).collect();
                 self.respond(id, c, from, Response::Renewed { lease_ms: LEASE_MAX.as_millis() as u32, leases });
             }
             Request::Renew { core, edge, sent_ms, leases } => {
@@ -1099,7 +1093,7 @@ impl World {
                     self.tell(|_| told);
                 }
             }
-            (Asked::Join, response) => self.joined(c, from, response),
+            (Asked::Join, response) => self.joined(c, response),
             (Asked::Former { tries }, None) if tries < 5 => {
                 let by = (1 << tries) * 200 * MS;
                 self.after(by, Event::Former(c, self.life(c), from));
@@ -1129,9 +1123,9 @@ impl World {
             return;
         }
         let owner = Owner { leased: true, ..Owner::new(name, region) };
-        seat::grant(&mut live.record, epoch, owner, wall);
+        live.captures.assign(epoch, owner, wall);
         live.placing = Placing::Storing;
-        let record = Box::new(live.record.clone());
+        let record = Box::new(live.record());
         let number = match live.rep.wants_entries() {
             true => live.rep.push(&Entry::Record(record.clone()), now),
             false => live.rep.written(),
@@ -1148,8 +1142,8 @@ impl World {
             return self.then(c, Then::Persisted(number));
         }
         let Some(live) = &mut self.cores[c].live else { return };
-        live.record.serving.standby = None;
-        let record = live.record.clone();
+        live.rest.serving.standby = None;
+        let record = live.record();
         live.rep.push(&Entry::Record(Box::new(record.clone())), now);
         self.write(c, vec![Write::Record(Box::new(record))], Then::Persisted(number));
     }
@@ -1164,16 +1158,15 @@ impl World {
         }
     }
 
-    fn joined(&mut self, c: usize, edge: usize, response: Option<Response>) {
-        let (now, name) = (self.clock(c), self.name(edge));
+    fn joined(&mut self, c: usize, response: Option<Response>) {
+        let now = self.clock(c);
         let Some(live) = &mut self.cores[c].live else { return };
         let Placing::Asking(epoch) = live.placing else { return };
         live.placing = match response {
             Some(Response::Accepted) => Placing::Assigned { since: now },
             Some(_) => {
-                live.grantor.release(&name, epoch);
-                live.witnesses.handle_declined(epoch);
-                live.sift();
+                live.captures.handle_declined(epoch);
+                live.tally();
                 Placing::No
             }
             None => Placing::No,

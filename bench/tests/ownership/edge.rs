@@ -362,7 +362,7 @@ impl World {
         }
         let (meeting, sent) = (self.meeting, self.clock(e));
         let leases = vec![LeaseProof { meeting, epoch, proof: Proof::default() }];
-        let request = Request::Renew { core: self.name(core), edge: self.name(e), sent_ms: 0, leases };
+        let request = Request::Renew { core: self.name(core), edge: self.name(e), sent_ms: self.uptime_ms(e), leases };
         self.ask(e, helper, request, Asked::Renew { instance: i, core, sent });
     }
 
@@ -523,6 +523,9 @@ impl World {
                 let name = self.name(core);
                 let Some(instance) = self.instance(e, i) else { return };
                 let Some(link) = instance.links.get(&core).filter(|l| l.opened) else { return };
+                if leases.is_empty() {
+                    return;
+                }
                 match leases.iter().all(|lease| lease.kept) {
                     true => {
                         instance.lessor = Some(core);

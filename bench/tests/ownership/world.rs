@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use core_node::{authority::Claim, key::SpurtKey};
+use core_node::{authority::Claim, key::SpurtKey, meeting::captures::Now};
 use mesh::{
     clock::Micros,
     identity::{Identity, NodeId, Role},
@@ -279,6 +279,11 @@ impl World {
         *BASE + Duration::from_micros((self.now as f64 * self.rates[n]) as u64)
     }
 
+    /// The same, as it writes it into messages.
+    pub(crate) fn uptime_ms(&self, n: usize) -> u64 {
+        self.clock(n).saturating_duration_since(*BASE).as_millis() as u64
+    }
+
     /// When its clock will show `at`.
     pub(crate) fn true_time(&self, n: usize, at: Instant) -> u64 {
         (at.saturating_duration_since(*BASE).as_micros() as f64 / self.rates[n]).ceil() as u64 + 1
@@ -287,6 +292,11 @@ impl World {
     /// Node `n`'s wall clock.
     pub(crate) fn wall(&self, n: usize) -> Micros {
         Micros((1_700_000_000_000_000 + self.now as i64 + self.walls[n]) as u64)
+    }
+
+    /// Both.
+    pub(crate) fn both_clocks(&self, n: usize) -> Now {
+        Now { at: self.clock(n), wall: self.wall(n) }
     }
 
     pub(crate) fn life(&self, n: usize) -> u32 {

@@ -38,7 +38,7 @@ impl Acceptor {
 }
 
 fn captures(link: &Link, meeting: &Meeting) -> bool {
-    meeting.record().captors().any(|(_, owner)| owner.edge == link.edge.node)
+    meeting.record().owners.capturing().any(|(_, owner)| owner.edge == link.edge.node)
 }
 
 /// What breaks a core in tests: a state with this detail, and an opening with the trace of [`poisoned`].

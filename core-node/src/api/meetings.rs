@@ -148,7 +148,7 @@ pub(super) async fn end(
 pub(super) async fn placement(State(app): State<App>, Path(id): Path<String>) -> Result<Json<PlacementList>, Problem> {
     let record = record(&app, &id).await?;
     let with_slot = |(epoch, mut decision): (Epoch, serde_json::Value)| {
-        if let (Some(owner), Some(row)) = (record.owners.get(&epoch.0), decision.as_object_mut()) {
+        if let (Some(owner), Some(row)) = (record.owners.get(epoch), decision.as_object_mut()) {
             row.insert("slot".into(), owner.slot.into());
         }
         decision

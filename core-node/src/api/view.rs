@@ -167,10 +167,11 @@ impl MeetingView {
     /// As the core `me` knows it.
     pub(super) fn new(record: MeetingRecord, participants: usize, me: &Identity) -> Self {
         let (core, region) = served_by(&record, me);
-        let mut edges: Vec<OwnerView> = record.captors().map(|(epoch, owner)| OwnerView::new(epoch, owner)).collect();
+        let mut edges: Vec<OwnerView> =
+            record.owners.capturing().map(|(epoch, owner)| OwnerView::new(epoch, owner)).collect();
         edges.sort_by_key(|edge| (edge.slot, edge.epoch));
-        let last = || Some(OwnerView::new(record.epoch, record.owners.get(&record.epoch.0)?));
-        let owner = record.captors().next().map(|(epoch, owner)| OwnerView::new(epoch, owner)).or_else(last);
+        let last = || Some(OwnerView::new(record.owners.epoch, record.owners.get(record.owners.epoch)?));
+        let owner = record.owners.capturing().next().map(|(epoch, owner)| OwnerView::new(epoch, owner)).or_else(last);
         Self {
             id: record.id,
             status: record.status,
@@ -181,7 +182,7 @@ impl MeetingView {
             region,
             source_kind: record.spec.source.kind(),
             participants,
-            totals: record.edge_totals().into(),
+            totals: record.owners.sum().into(),
             frames_received: record.counts.frames_received,
             frames_durable: record.counts.frames_durable,
             packet_gaps: record.counts.gaps_durable,

@@ -78,7 +78,7 @@ impl Meeting {
         let (term, settled) = self.replication.see(|m| (m.term(), m.settled(1) == Settled::Yes));
         let record = self.record();
         let (core, standby) = (self.standing.me().clone(), record.serving.standby);
-        let seed = Claim { core, term, epoch: record.epoch, standby };
+        let seed = Claim { core, term, epoch: record.owners.epoch, standby };
         (term, (certain || settled || !self.standing.is_shared()).then_some(seed))
     }
 

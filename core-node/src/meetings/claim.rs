@@ -78,7 +78,7 @@ impl Meetings {
         let record = self.stored(id)?;
         self.may_claim(&record, term, &cause)?;
         let former = (record.serving.by.as_ref(), record.serving.term);
-        let stands = match self.claims.take(id, &me, former, (term, record.epoch)).await {
+        let stands = match self.claims.take(id, &me, former, (term, record.owners.epoch)).await {
             Ok(stands) => stands,
             Err(why) => return Err(self.not_taken(id, term, why)),
         };

@@ -68,8 +68,8 @@ impl Meetings {
         end.await;
         meeting.stop.cancel();
         let id = meeting.id;
-        let _ = timeout(PATIENCE, meeting.tell_all(|_| ToLink::Leave { meeting: id })).await;
-        for (_, owner) in meeting.record().captors() {
+        let _ = timeout(PATIENCE, meeting.tell_all(|| ToLink::Leave { meeting: id })).await;
+        for (_, owner) in meeting.record().owners.capturing() {
             let (mesh, edge) = (self.placer.mesh.clone(), owner.edge.clone());
             let release = Request::Release { meeting: id, key: meeting.key().for_edge(&edge) };
             tasks::once("release", async move { mesh.request(&edge, &release).await });

@@ -16,14 +16,7 @@ use mesh::{
 };
 use tokio::time::timeout;
 
-use crate::{
-    authority::standing::Lost,
-    log::LogClosed,
-    meeting::{Meeting, wall},
-    peers::Mesh,
-    record::Owner,
-    seat,
-};
+use crate::{authority::standing::Lost, log::LogClosed, meeting::Meeting, peers::Mesh, record::Owner};
 
 /// An edge that is there says yes or no at once, and connects to the relay afterwards.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -62,7 +55,7 @@ impl From<Lost> for Declined {
 /// # Errors
 /// It is not there, or it has the lease.
 pub(super) async fn reach(peers: &dyn Mesh, meeting: &Meeting, slot: u8, edge: &NodeId) -> Result<(), Declined> {
-    let Some(former) = meeting.grantor(slot).renewable().cloned() else { return Ok(()) };
+    let Some(former) = meeting.captures(|captures| captures.renewable(slot).cloned()) else { return Ok(()) };
     if in_time(peers.wire(edge)).await? < Version::V2 {
         return Ok(());
     }
@@ -92,17 +85,9 @@ pub(super) async fn invite(
     let slot = owner.slot;
     meeting.vacant(slot).await;
     meeting.claim_epoch(epoch).await?;
-    let mut record = None;
-    let stored = meeting.update(|r| {
-        let now = wall();
-        seat::grant(r, epoch, Owner { leased: leases, since: Some(now), ..owner }, now);
-        record = Some(r.clone());
-    });
-    stored.await?;
-    let record = record.ok_or_else(|| Declined::Refused("the meeting has ended".into()))?;
-    let granted = meeting.grantor(slot).grant(edge.clone(), epoch, Instant::now());
-    granted.map_err(|e| Declined::Refused(e.to_string()))?;
-    meeting.handle_granted(slot, epoch, leases);
+    meeting.assign(epoch, Owner { leased: leases, ..owner }).await?;
+    meeting.offer(epoch).map_err(|e| Declined::Refused(e.to_string()))?;
+    let record = meeting.record();
     let assignment = Assignment {
         meeting: meeting.id,
         epoch,
@@ -115,7 +100,9 @@ pub(super) async fn invite(
     let request = if leases { join(meeting, regions, &edge, assignment, lease) } else { Request::Assign(assignment) };
     let answer = match in_time(peers.request(&edge, &request)).await {
         // Where its answer is late or lost: what it has opened it has taken.
-        Err(_) | Ok(Err(_)) if meeting.grantor(slot).held(Instant::now()) == Some(epoch) => Response::Accepted,
+        Err(_) | Ok(Err(_)) if meeting.captures(|captures| captures.is_taken(epoch, Instant::now())) => {
+            Response::Accepted
+        }
         answer => answer?.map_err(Declined::Refused)?,
     };
     match answer {
@@ -124,7 +111,7 @@ pub(super) async fn invite(
             Ok(())
         }
         answer => {
-            meeting.handle_declined(&edge, epoch);
+            meeting.handle_declined(epoch);
             match answer {
                 Response::Refused { reason } => Err(Declined::Refused(reason)),
                 _ => Err(Declined::Refused("answered another question".into())),

@@ -61,10 +61,10 @@ impl Meetings {
             self.note_turn(record, None, term);
         };
         meeting.update_here(begin).await?;
-        meeting.handle_term(term);
+        meeting.captures(|captures| captures.handle_term(term));
         meeting.replication.with(|m, _| m.handle_begun(term));
         let core = self.me().clone();
-        meeting.tell_all(|_| ToLink::Moved { meeting: meeting.id, core: core.clone(), term }).await;
+        meeting.tell_all(|| ToLink::Moved { meeting: meeting.id, core: core.clone(), term }).await;
         Ok(())
     }
 

@@ -102,7 +102,7 @@ impl Placer {
         let target = Target::of(&wanted.source, wanted.stun.as_deref())
             .ok_or_else(|| (after, failed("bad_source", "the source's address names no host".into(), false)))?;
         let policy = self.current(&wanted.policy);
-        let had_edge = !meeting.record().owners.is_empty();
+        let had_edge = !meeting.captures(|captures| captures.owners().rows.is_empty());
         let distances = self.distances(&target, &policy, had_edge).await;
         let decision = rank(&self.candidates(&distances), &policy, uuid::Uuid::new_v4().as_u128() as u64);
         metrics::histogram!("nearfield_core_placement_seconds").record(begun.elapsed().as_secs_f64());

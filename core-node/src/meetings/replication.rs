@@ -197,15 +197,16 @@ impl Pairing {
     }
 
     async fn announce(&mut self, number: u64, core: Option<NodeId>) {
-        let (witnesses, meeting) = (self.meeting.witnesses(), self.meeting.id);
+        let (witnesses, meeting) = (self.meeting.captures(|captures| captures.witnesses()), self.meeting.id);
         if witnesses.is_empty() {
-            return self.meeting.sift_witnesses();
+            return self.meeting.tally();
         }
         if core.is_some() {
             self.meeting.replication.see_mut(Replicator::handle_told);
         }
-        for epoch in witnesses {
-            self.meeting.tell_edge(epoch, ToLink::Standby { meeting, core: core.clone(), number }).await;
+        for (_, link) in witnesses {
+            // An error means that the link has gone; the edge will open the meeting again and be told.
+            let _ = link.send(ToLink::Standby { meeting, core: core.clone(), number }).await;
         }
     }
 

@@ -65,14 +65,14 @@ impl Review {
     /// The edge in the meeting, while it is there and nobody else is to be.
     fn owner(&self) -> Option<Owner> {
         let record = self.meeting.record();
-        record.owner().filter(|owner| record.status == Status::Active && !owner.leaving).cloned()
+        record.owners.owner().filter(|owner| record.status == Status::Active && !owner.leaving).cloned()
     }
 
     /// Asks for a successor, as the edge itself does when it drains.
     async fn hand_over(&self, owner: &Owner, why: &str) {
         tracing::info!(edge = %owner.edge, why, "the meeting is better served elsewhere");
         metrics::counter!("nearfield_core_moves_wanted_total").increment(1);
-        let epoch = self.meeting.record().epoch;
+        let epoch = self.meeting.record().owners.epoch;
         self.meeting.notify(Notice::HandOver(epoch)).await;
     }
 }

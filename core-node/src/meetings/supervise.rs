@@ -9,7 +9,7 @@ mod placing;
 mod relief;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -123,7 +123,7 @@ impl Supervisor {
             placer,
             wanted,
             placing: None,
-            tried: record.epoch,
+            tried: record.owners.epoch,
             place_next: false,
             awaited: 0,
             avoided: Avoided::default(),
@@ -355,7 +355,7 @@ impl Supervisor {
         tracing::info!(edge = %owner.edge, epoch = epoch.0, "the edge is going away: a successor is sought");
         metrics::counter!("nearfield_core_hand_overs_total").increment(1);
         // An error ends the node.
-        let _ = self.meeting.hand_over(&owner.edge, epoch).await;
+        let _ = self.meeting.hand_over(epoch).await;
         self.lifecycle.handle_hand_over(epoch, now);
     }
 
@@ -388,7 +388,7 @@ impl Supervisor {
         if self.is_draining(&owner) {
             self.hand_over(self.lifecycle.epoch(), Instant::now()).await;
         }
-        if owner.leased && self.meeting.grantor(owner.slot).is_leased(Instant::now()) {
+        if owner.leased && self.is_leased(owner.slot) {
             return;
         }
         self.members.borrow_and_update();
@@ -411,6 +411,10 @@ impl Supervisor {
         self.meeting.owner(epoch).is_some_and(|owner| self.is_member(&owner))
     }
 
+    fn is_leased(&self, slot: u8) -> bool {
+        self.meeting.captures(|captures| captures.is_leased(slot, Instant::now()))
+    }
+
     fn is_member(&self, owner: &Owner) -> bool {
         self.members.borrow().iter().any(|m| m.identity.node == owner.edge)
     }
@@ -425,8 +429,8 @@ impl Supervisor {
     /// What the owners before `epoch` left open ends: after a while of one that may come back with the rest, or that is
     /// `there` still and has its last packets on their way.
     async fn end_before(&mut self, epoch: Epoch, there: bool) {
-        let record = self.meeting.record();
-        let leased = record.owners.range(..epoch.0).next_back().is_some_and(|(_, o)| o.leased);
+        let before = |rows: &BTreeMap<u64, Owner>| rows.range(..epoch.0).next_back().is_some_and(|(_, o)| o.leased);
+        let leased = self.meeting.captures(|captures| before(&captures.owners().rows));
         if !leased && !there {
             return self.meeting.seal_former(epoch).await;
         }
@@ -434,7 +438,7 @@ impl Supervisor {
         self.ending.spawn(async move {
             tokio::time::sleep(LATE_GRACE).await;
             match leased {
-                true => meeting.end_open(epoch, &meeting.captors()).await,
+                true => meeting.end_open(epoch, &meeting.capturing()).await,
                 false => meeting.seal_former(epoch).await,
             }
         });
@@ -454,7 +458,7 @@ impl Supervisor {
                 }
                 Action::Dismiss(former) => self.dismiss(former).await?,
                 Action::Seal => {
-                    let newest = self.lifecycle.epoch().max(self.meeting.record().epoch);
+                    let newest = self.lifecycle.epoch().max(self.meeting.captures(|captures| captures.owners().epoch));
                     self.meeting.seal_below(Epoch(newest.0 + 1)).await;
                 }
             }
@@ -471,8 +475,8 @@ impl Supervisor {
     /// What was said before it could be acted upon is, as soon as it can.
     async fn catch_up(&mut self) -> Result<(), LogClosed> {
         self.take_back(Instant::now());
-        let captors = self.meeting.captors();
-        self.live.retain(|epoch| captors.contains(epoch));
+        let capturing = self.meeting.capturing();
+        self.live.retain(|epoch| capturing.contains(epoch));
         if self.is_captured() {
             self.end_gap().await?;
         }
@@ -486,7 +490,7 @@ impl Supervisor {
             Some(epoch) if self.second.epoch() == Some(epoch) && alone(epoch) => return Ok(()),
             Some(epoch) if self.second.epoch() == Some(epoch) => self.relieve_second(epoch, now).await?,
             Some(epoch) if self.lifecycle.capturing() == Some(epoch) => self.hand_over(epoch, now).await,
-            Some(epoch) if captors.contains(&epoch) => return Ok(()),
+            Some(epoch) if capturing.contains(&epoch) => return Ok(()),
             _ => {}
         }
         self.leaves = None;

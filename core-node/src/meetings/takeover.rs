@@ -112,7 +112,7 @@ impl Meetings {
         if !self.may_hold(&record) {
             return Err(RefusedReason::Residency.into());
         }
-        let (who, at) = (doors::relation(record.owners.get(&epoch.0), edge), self.residency(&record, &edge.region));
+        let (who, at) = (doors::relation(record.owners.get(epoch), edge), self.residency(&record, &edge.region));
         match self.admit(Message::Late, edge, who, at) {
             Ok(()) => Ok(meeting),
             Err(_) => Err(RefusedReason::NotAllowed.into()),
@@ -191,7 +191,7 @@ impl Meetings {
         let api = self.api_of(&core);
         let location = api.map(|api| format!("{api}/v1/meetings/{id}/transcript/stream"));
         meeting.publisher.moved(Moved { meeting_id: id, core: core.to_string(), location });
-        meeting.tell_all(|_| ToLink::Moved { meeting: id, core: core.clone(), term }).await;
+        meeting.tell_all(|| ToLink::Moved { meeting: id, core: core.clone(), term }).await;
     }
 
     /// What this core knows of who serves a meeting.

@@ -31,7 +31,10 @@ use mesh::{
     },
 };
 
-use super::entry::{Entry, held};
+use super::{
+    entry::{Entry, held},
+    witnesses::Tally,
+};
 
 /// Bytes that wait for the standby; beyond it, it is no good.
 pub const MAX_QUEUED: usize = 16 << 20;
@@ -415,6 +418,15 @@ impl Replicator {
     /// Whether another core serves it.
     pub fn is_superseded(&self) -> bool {
         self.phase == Phase::Superseded
+    }
+
+    /// What those who may request a takeover have said of it.
+    pub fn handle_tally(&mut self, tally: &Tally) {
+        match tally {
+            Tally::Nobody => self.handle_no_witness(),
+            Tally::Said(number, core) => self.handle_confirmed(*number, core.as_ref()),
+            Tally::Open => {}
+        }
     }
 
     /// No edge has anything left to bring: none will turn to the standby.

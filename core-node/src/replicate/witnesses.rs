@@ -12,6 +12,17 @@ use mesh::{identity::NodeId, wire::Epoch};
 
 use crate::record::{MeetingRecord, SLOTS};
 
+/// What all of them together have said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tally {
+    /// There is none.
+    Nobody,
+    /// Not all have answered.
+    Open,
+    /// All have answered at least to this announcement: they turn to nobody, or one of them to that core.
+    Said(u64, Option<NodeId>),
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Witnesses {
@@ -37,9 +48,9 @@ impl Witnesses {
     /// As they may be where a meeting is taken up: whoever was retired may have been so after the standby was last told.
     pub fn of(record: &MeetingRecord) -> Self {
         let newest = |slot: usize| {
-            let (epoch, owner) = record.owners.iter().rev().find(|(_, owner)| usize::from(owner.slot) == slot)?;
+            let (epoch, owner) = record.owners.newest_in(slot as u8)?;
             let retired = owner.until.map(|_| 1);
-            owner.leased.then(|| Witness { retired, ..Witness::new(Epoch(*epoch)) })
+            owner.leased.then(|| Witness { retired, ..Witness::new(epoch) })
         };
         Self { slots: std::array::from_fn(newest) }
     }
@@ -81,16 +92,23 @@ impl Witnesses {
         }
     }
 
+    /// What all of them together have said.
+    pub fn tally(&self) -> Tally {
+        if self.is_empty() {
+            return Tally::Nobody;
+        }
+        self.agreed().map_or(Tally::Open, |(number, core)| Tally::Said(number, core))
+    }
+
     /// What all of them have answered at least to this announcement: nothing, or a core to which one of them would turn.
-    pub fn agreed(&self) -> Option<(u64, Option<NodeId>)> {
+    fn agreed(&self) -> Option<(u64, Option<NodeId>)> {
         let all: Option<Vec<_>> = self.slots.iter().flatten().map(|witness| witness.answer.clone()).collect();
         let all = all?;
         let oldest = all.iter().map(|(number, _)| *number).min()?;
         Some((oldest, all.into_iter().find_map(|(_, core)| core)))
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
 
@@ -150,7 +168,7 @@ mod tests {
         witnesses.handle_declined(Epoch(3));
         assert_eq!(witnesses.agreed(), Some((7, None)));
         witnesses.handle_granted(0, None);
-        assert!(witnesses.is_empty() && witnesses.agreed().is_none());
+        assert_eq!(witnesses.tally(), Tally::Nobody);
     }
 
     #[test]

@@ -141,6 +141,11 @@ impl Grantor {
         }
     }
 
+    /// Whether the owner of `epoch` would be renewed, as far as it is the owner.
+    pub fn is_open(&self, epoch: Epoch) -> bool {
+        !self.is_closed(epoch)
+    }
+
     fn is_closed(&self, epoch: Epoch) -> bool {
         self.closed.is_some_and(|closed| epoch <= closed)
     }

@@ -26,8 +26,8 @@ fn ended(n: u128) -> [Op; 5] {
     let mut record = MeetingRecord { id, status: Status::Done, ended_at: Some(Micros(9)), ..fakes::record() };
     record.sub_code = Some("requested".into());
     record.spec.metadata = [("customer".to_owned(), json!({"id": n as u64, "tags": ["a", "b"]}))].into_iter().collect();
-    record.owners.insert(1, Owner::new("edge-eu-central-1".parse().unwrap(), "eu-central".parse().unwrap()));
-    record.totals.insert(1, Default::default());
+    record.owners.rows.insert(1, Owner::new("edge-eu-central-1".parse().unwrap(), "eu-central".parse().unwrap()));
+    record.owners.totals.insert(1, Default::default());
     for name in ["core-eu-central-1", "core-eu-west-1"] {
         let mut turn: CoreTurn = serde_json::from_value(json!({
             "core": name, "region": "eu-central", "role": "serving", "term": 1, "from": 1_700_000_000_000_000u64,

@@ -69,7 +69,7 @@ impl Supervisor {
             self.begin_gap(GapReason::EdgeLost, wall());
         }
         // It captures from now on, or may.
-        self.meeting.tell_captors().await;
+        self.meeting.tell_capturing().await;
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl Supervisor {
     /// The meeting has ended while an edge was being asked: should it join, it is to leave.
     pub(super) async fn withdraw(&mut self) {
         if self.placing.take().is_some() {
-            self.leave(self.meeting.record().epoch).await;
+            self.leave(self.meeting.captures(|captures| captures.owners().epoch)).await;
         }
     }
 
@@ -116,7 +116,7 @@ impl Supervisor {
     /// the meeting is its.
     pub(super) fn take_back(&mut self, now: Instant) {
         let slot = 1 - self.second.slot().min(1);
-        let held = self.meeting.grantor(slot).held(now).filter(|_| self.lifecycle.is_sought());
+        let held = self.meeting.captures(|captures| captures.held(slot, now)).filter(|_| self.lifecycle.is_sought());
         let Some(epoch) = held.filter(|epoch| self.asked(*epoch).is_none()) else { return };
         tracing::info!(epoch = epoch.0, "the edge has the meeting after all");
         metrics::counter!("nearfield_core_edges_back_total").increment(1);
@@ -140,7 +140,12 @@ impl Supervisor {
         wanted.policy.without.extend(self.avoided.current(Instant::now()));
         // The record may know of a later try than the lifecycle.
         let term = meeting.replication.see(Replicator::term);
-        let after = self.lifecycle.epoch().max(self.tried).max(meeting.record().epoch).max(Epoch::of(term, 0));
+        let after = self
+            .lifecycle
+            .epoch()
+            .max(self.tried)
+            .max(meeting.captures(|captures| captures.owners().epoch))
+            .max(Epoch::of(term, 0));
         self.placing = Some((which, Box::pin(async move { placer.place(&meeting, wanted, after).await })));
     }
 

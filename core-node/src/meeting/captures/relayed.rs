@@ -18,13 +18,13 @@ const MAX_EPOCHS: usize = 8;
 /// worth nothing, and so is one that took longer than the newest did by more than [`LATE`], and an eighth of the time between
 /// them for two clocks of different rate. Clocks are not compared, only spans on each.
 #[derive(Debug, Default)]
-pub(super) struct Detours {
+pub(super) struct Relayed {
     newest: BTreeMap<Epoch, (u64, Instant)>,
     /// Of epochs that have been renewed in no other way: since when, and when their edge was heard itself before that.
     only: BTreeMap<Epoch, (Instant, Micros)>,
 }
 
-impl Detours {
+impl Relayed {
     /// Whether this is a new one.
     pub(super) fn is_fresh(&mut self, epoch: Epoch, sent_ms: u64, now: Instant) -> bool {
         let fresh = self.newest.get(&epoch).is_none_or(|(before, came)| {
@@ -46,7 +46,7 @@ impl Detours {
     }
 
     /// The edge of `epoch`, which was last heard at `heard`, has renewed its lease by way of another node; whether that is new.
-    pub(super) fn handle_detour(&mut self, epoch: Epoch, heard: Micros, now: Instant) -> bool {
+    pub(super) fn handle_relayed(&mut self, epoch: Epoch, heard: Micros, now: Instant) -> bool {
         let known = self.only.contains_key(&epoch);
         self.only.entry(epoch).or_insert((now, heard));
         while self.only.len() > MAX_EPOCHS {
@@ -69,8 +69,8 @@ mod tests {
 
     #[test]
     fn a_renewal_counts_once_and_not_when_it_was_held_back() {
-        let (mut detours, start) = (Detours::default(), Instant::now());
-        let mut at = |sent, after| detours.is_fresh(Epoch(1), sent, start + Duration::from_millis(after));
+        let (mut relayed, start) = (Relayed::default(), Instant::now());
+        let mut at = |sent, after| relayed.is_fresh(Epoch(1), sent, start + Duration::from_millis(after));
         assert!(at(5_000, 0));
         assert!(!at(5_000, 10), "again, by way of another node");
         assert!(at(5_400, 1_500), "a slow way");
@@ -81,21 +81,21 @@ mod tests {
 
     #[test]
     fn an_edge_is_heard_by_way_of_others_only_until_it_is_heard_itself() {
-        let (mut detours, start) = (Detours::default(), Instant::now());
+        let (mut relayed, start) = (Relayed::default(), Instant::now());
         let later = start + Duration::from_secs(4);
-        assert!(detours.handle_detour(Epoch(1), Micros(5), start));
-        assert!(!detours.handle_detour(Epoch(1), Micros(9), later));
-        assert_eq!(detours.only_since(Epoch(1)), Some((start, Micros(5))));
-        assert!(detours.handle_direct(Epoch(1)) && !detours.handle_direct(Epoch(1)));
-        assert_eq!(detours.only_since(Epoch(1)), None);
+        assert!(relayed.handle_relayed(Epoch(1), Micros(5), start));
+        assert!(!relayed.handle_relayed(Epoch(1), Micros(9), later));
+        assert_eq!(relayed.only_since(Epoch(1)), Some((start, Micros(5))));
+        assert!(relayed.handle_direct(Epoch(1)) && !relayed.handle_direct(Epoch(1)));
+        assert_eq!(relayed.only_since(Epoch(1)), None);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (mut detours, now) = (Detours::default(), Instant::now());
-        (0..100).for_each(|epoch| _ = detours.handle_detour(Epoch(epoch), Micros(0), now));
-        assert_eq!(detours.only.len(), MAX_EPOCHS);
-        assert!((0..100).all(|epoch| detours.is_fresh(Epoch(epoch), 1, now)));
-        assert_eq!(detours.newest.len(), MAX_EPOCHS);
+        let (mut relayed, now) = (Relayed::default(), Instant::now());
+        (0..100).for_each(|epoch| _ = relayed.handle_relayed(Epoch(epoch), Micros(0), now));
+        assert_eq!(relayed.only.len(), MAX_EPOCHS);
+        assert!((0..100).all(|epoch| relayed.is_fresh(Epoch(epoch), 1, now)));
+        assert_eq!(relayed.newest.len(), MAX_EPOCHS);
     }
 }
