@@ -38,7 +38,7 @@ async fn a_panic_in_one_meeting_fails_it_with_its_reason_and_the_one_beside_it_g
     core.until("the end of the broken one", |c| c.meetings.live(broken).is_none()).await;
     let record = core.meetings.store().meeting(broken).unwrap().unwrap();
     assert_eq!((record.status, record.sub_code.as_deref()), (Status::Failed, Some("internal_error")));
-    assert_eq!(record.detail.as_deref(), Some("the scribe broke: poisoned"));
+    assert_eq!(record.detail.as_deref(), Some("the scribe broke: it panicked"));
     assert_eq!(one.next_but_durable().await, ToEdge::Leave { alias: ALIAS });
     let receipt = core.meetings.receipt(broken).await;
     assert!(receipt.is_ok(), "a failed meeting has its receipt, too");
@@ -70,7 +70,7 @@ async fn a_message_that_breaks_the_core_fails_its_own_meeting_and_the_edge_s_oth
     assert!(core.meetings.live(broken).is_none() && core.meetings.live(sound).is_some());
     let record = core.meetings.store().meeting(broken).unwrap().unwrap();
     assert_eq!((record.status, record.sub_code.as_deref()), (Status::Failed, Some("internal_error")));
-    assert_eq!(record.detail.as_deref(), Some("a message of its edge broke: poisoned"));
+    assert_eq!(record.detail.as_deref(), Some("a message of its edge broke: it panicked"));
     assert_eq!(edge.next_but_durable().await, ToEdge::Leave { alias: ALIAS });
     core.say(&edge, ToCore::Beat { seq: 3 }).await;
     assert!(matches!(edge.next_but_durable().await, ToEdge::Beat { seq: 3, .. }), "the link goes on");

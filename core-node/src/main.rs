@@ -36,7 +36,9 @@ use mesh::{
     http,
     identity::Role,
     node::Node,
-    signals, telemetry,
+    signals,
+    tasks::{Broken, blocking},
+    telemetry,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -161,10 +163,10 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     let (metrics, _last_lines) = telemetry::init(&config.log, METRICS, &tasks)?;
     let pool = Pool::new(engine(&config)?, config.transcribe.workers, config.transcribe.queue);
     let (path, opening) = (config.store_file(), config.opening());
-    let opened = tokio::task::spawn_blocking(move || Store::open_as(&path, opening));
+    let opened = blocking("store", move || Store::open_as(&path, opening));
     let store = tokio::select! {
         opened = opened => {
-            let store = opened??;
+            let store = opened.map_err(Broken::from)??;
             store.belong_to(&config.node.id)?;
             Arc::new(store)
         }
@@ -224,7 +226,7 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     node.shutdown().await;
     if failed.is_none() {
         // So that the next start is a quick one; without it that is as after a crash.
-        let _ = tokio::task::spawn_blocking(move || store.settle()).await;
+        let _ = blocking("store", move || store.settle()).await;
     }
     info!("core down");
     failed.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))

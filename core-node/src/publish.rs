@@ -9,7 +9,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use mesh::{clock::Micros, wire::MeetingId};
+use mesh::{
+    clock::Micros,
+    tasks::{Broken, blocking},
+    wire::MeetingId,
+};
 use serde::Serialize;
 use tokio::sync::broadcast::{self, error::RecvError};
 use utoipa::ToSchema;
@@ -320,7 +324,7 @@ impl Publisher {
         let mut number = self.replication.see(Replicator::written);
         if self.replication.see(Replicator::wants_entries) {
             let (store, meeting) = (self.store.clone(), self.meeting);
-            let read = tokio::task::spawn_blocking(move || finished(&store, meeting, &spurts)).await;
+            let read = blocking("done marks", move || finished(&store, meeting, &spurts)).await;
             let spurts = read.map_err(|_| LogClosed)?.map_err(|error| {
                 tracing::error!(%meeting, %error, "a done mark could not be read back");
                 LogClosed
@@ -339,8 +343,8 @@ impl Feed {
             Settled::Yes => None,
             Settled::No => lock(&self.newest).unsure,
         };
-        let read = tokio::task::spawn_blocking(move || store.segments(meeting, since)).await;
-        let mut out = read.map_err(|e| StoreError::Record { what: "segments", why: e.to_string() })??;
+        let read = blocking("finals", move || store.segments(meeting, since)).await;
+        let mut out = read.map_err(|e| StoreError::Record { what: "segments", why: Broken::from(e).to_string() })??;
         // After reading: what is written is held first.
         let held = lock(&self.newest).held;
         out.retain(|s| Some(s.seq) != held && unsure.is_none_or(|unsure| s.seq < unsure));

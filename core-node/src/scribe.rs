@@ -15,6 +15,7 @@ use std::{
 
 use mesh::{
     clock::Micros,
+    tasks::{Broken, blocking, told},
     wire::spurt::{EdgeStages, Item, Step},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
@@ -81,7 +82,7 @@ pub async fn run(
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            Some(result) = scribe.finals.join_next() => scribe.final_ended(result),
+            Some(result) = scribe.finals.join_next() => scribe.final_ended(result.map_err(Broken::from)),
             Some(_) = scribe.publishing.join_next() => {}
             next = heard.recv() => match next {
                 Some(heard) => scribe.hear(heard),
@@ -193,7 +194,7 @@ impl Scribe {
             self.durable.remove(key);
         }
         if !over.is_empty() {
-            self.publishing.spawn(drop_spurts(self.meeting.clone(), over));
+            self.publishing.spawn(told("publishing", drop_spurts(self.meeting.clone(), over)));
         }
     }
 
@@ -209,7 +210,8 @@ impl Scribe {
             }
             let shown = self.shown.remove(&utterance.name).and_then(|shown| shown.text);
             let span = tracing::info_span!("utterance", epoch, spurt);
-            self.finals.spawn(self.job(utterance).make_final(self.pool.clone(), durable, shown).instrument(span));
+            let work = self.job(utterance).make_final(self.pool.clone(), durable, shown);
+            self.finals.spawn(told("final", work).instrument(span));
         }
     }
 
@@ -219,13 +221,13 @@ impl Scribe {
     }
 
     /// What breaks one final would break it again: the whole meeting ends for it, rather than never.
-    fn final_ended(&mut self, result: Result<Option<Finished>, tokio::task::JoinError>) {
+    fn final_ended(&mut self, result: Result<Option<Finished>, Broken>) {
         match result {
             Ok(finished) => self.held.extend(finished),
-            Err(error) => {
-                tracing::error!(meeting = %self.meeting.id, %error, "a final was abandoned; its speech stays stored");
-                if let Ok(panic) = error.try_into_panic() {
-                    std::panic::resume_unwind(panic);
+            Err(why) => {
+                tracing::error!(meeting = %self.meeting.id, %why, "a final was abandoned; its speech stays stored");
+                if let Broken::Panicked(panic) = why {
+                    panic.go_on();
                 }
             }
         }
@@ -243,7 +245,7 @@ impl Scribe {
             due
         };
         for finished in self.held.extract_if(.., is_due) {
-            self.publishing.spawn(finished.publish().in_current_span());
+            self.publishing.spawn(told("publishing", finished.publish()).in_current_span());
         }
     }
 
@@ -276,7 +278,7 @@ impl Scribe {
         self.next_partial = now + self.settings.interim.unwrap_or_default();
         let shown = self.shown.entry(utterance.name.clone()).or_default();
         shown.length = length;
-        self.partials.spawn(self.job(utterance).make_partial(self.pool.clone()));
+        self.partials.spawn(told("partial", self.job(utterance).make_partial(self.pool.clone())));
     }
 
     /// Its final may have begun in the meantime.
@@ -421,7 +423,7 @@ impl Job {
     async fn load(&self) -> Option<Sound> {
         let (store, id, pieces) = (self.meeting.store.clone(), self.meeting.id, self.utterance.pieces.clone());
         let suppress = self.noise_suppression;
-        let loaded = tokio::task::spawn_blocking(move || {
+        let loaded = blocking("decoding", move || {
             let mut sound = load(&store, id, &pieces)?;
             if let Some(sound) = sound.as_mut().filter(|_| suppress) {
                 sound.samples = denoise::suppress(&sound.samples).into();
@@ -436,7 +438,7 @@ impl Job {
                 None
             }
             Err(error) => {
-                tracing::error!(meeting = %id, %error, "decoding panicked");
+                tracing::error!(meeting = %id, why = %Broken::from(error), "speech could not be decoded");
                 None
             }
         }

@@ -43,7 +43,7 @@ async fn a_core_whose_task_breaks_again_and_again_is_not_ready() {
     core.until("it has broken three times", |_| tasks.breaks("weak") >= 3).await;
     assert_eq!(readyz(&core).await, 503);
     tasks.need("strong", async { panic!("once") });
-    assert_eq!(tasks.failed().await, "the task `strong` broke: once");
+    assert_eq!(tasks.failed().await, "the task `strong` broke: it panicked");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use mesh::{
     identity::{Identity, NodeId, Role},
     mandate::EdgeKey,
     node::{Inbound, Node, Reply},
+    tasks::{Broken, blocking, told},
     wire::{
         Epoch, MeetingId,
         request::{MAX_RENEWED, Request, Response},
@@ -126,11 +127,11 @@ impl Assignments {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(done) = tasks.join_next(), if !tasks.is_empty() => log_panic(done),
+                Some(done) = tasks.join_next(), if !tasks.is_empty() => note_broken(done.map_err(Broken::from)),
                 next = inbound.recv() => match next {
                     None => return Err("the node has ended".into()),
                     Some(Inbound::Request { peer, request, reply }) => {
-                        tasks.spawn(self.clone().answer(peer.identity, *request, reply));
+                        tasks.spawn(told("request", self.clone().answer(peer.identity, *request, reply)));
                     }
                     Some(Inbound::Copies { .. }) => {
                         metrics::counter!("nearfield_edge_streams_refused_total").increment(1);
@@ -303,7 +304,7 @@ impl Assignments {
     /// Brings home what an earlier process has left on disk.
     async fn bring_home(self) {
         let Some(spill) = self.settings.spill.clone() else { return };
-        let Ok(found) = tokio::task::spawn_blocking(move || recover(&spill)).await else { return };
+        let Ok(found) = blocking("spilled speech", move || recover(&spill)).await else { return };
         let mut tasks = JoinSet::new();
         for found in found {
             while tasks.len() >= HOMING {
@@ -380,10 +381,10 @@ fn refused(why: impl Into<String>) -> Response {
     Response::Refused { reason: why.into() }
 }
 
-fn log_panic(done: Result<(), tokio::task::JoinError>) {
-    if let Err(e) = done {
+fn note_broken(done: Result<(), Broken>) {
+    if let Err(why) = done {
         metrics::counter!("nearfield_edge_meeting_panics_total").increment(1);
-        error!(error = %e, "a meeting's task broke; the others go on");
+        error!(%why, "a meeting's task broke; the others go on");
     }
 }
 

@@ -12,14 +12,12 @@ use std::time::{Duration, Instant};
 
 use mesh::{
     clock::Micros,
+    tasks::Broken,
     trace::TraceContext,
     wire::{MeetingAlias, Version, cause::Cause, control::CloseReason},
 };
 use nix::time::{ClockId, clock_gettime};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinError,
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -320,7 +318,7 @@ impl Driver {
         self.timed(|meeting, now| batch.drain(..).for_each(|event| meeting.handle_event(event, now)));
     }
 
-    fn handle_relay_end(&mut self, ended: Result<Result<(), ConnectError>, JoinError>) {
+    fn handle_relay_end(&mut self, ended: Result<Result<(), ConnectError>, Broken>) {
         let failure = match ended {
             Ok(Ok(())) => None,
             Ok(Err(e)) => Some(Failure::from(&e)),

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mesh::tasks;
+use mesh::tasks::{self, Panic};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -36,7 +36,7 @@ struct Shown {
 pub enum Broken {
     /// It panicked.
     #[error("its task broke: {0}")]
-    Panicked(String),
+    Panicked(Panic),
     /// It did nothing for too long.
     #[error("its task stood still for {STILL} s")]
     Still,
@@ -70,11 +70,11 @@ pub async fn watch(work: impl Future<Output = ()> + Send + 'static, pulse: Pulse
     let (mut last, mut still) = (pulse.count(), 0);
     loop {
         tokio::select! {
-            ended = &mut task => return ended.or_else(|e| match e.try_into_panic() {
-                Ok(panic) => Err(Broken::Panicked(tasks::message(&*panic))),
-                // Only the runtime's end cancels it.
-                Err(_) => Ok(()),
-            }),
+            ended = &mut task => return match ended.map_err(tasks::Broken::from) {
+                Err(tasks::Broken::Panicked(panic)) => Err(Broken::Panicked(panic)),
+                // Only the runtime's end stops it.
+                Ok(()) | Err(tasks::Broken::Stopped) => Ok(()),
+            },
             _ = ticks.tick() => {}
         }
         let now = pulse.count();
@@ -93,9 +93,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_is_told_with_what_it_said() {
+    async fn that_a_task_has_panicked_is_told_and_not_what_it_said() {
         let broken = watch(async { panic!("item {} of 3", 4) }, Pulse::default()).await;
-        assert_eq!(broken, Err(Broken::Panicked("item 4 of 3".into())));
+        let told = broken.map_err(|broken| broken.to_string());
+        assert_eq!(told, Err("its task broke: it panicked".into()));
         assert_eq!(watch(async {}, Pulse::default()).await, Ok(()));
     }
 

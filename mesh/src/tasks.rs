@@ -4,19 +4,21 @@
 //! |---|---|
 //! | [`Tasks::keep`] | it is started again, after a pause that grows from 0.1 to 10 s |
 //! | [`Tasks::need`] | the program ends, and says why: [`Tasks::failed`]. Nothing could be started again there |
-//! | [`once`], [`caught`], [`contained`] | what it was about is lost with it: a connection, a request. It is counted |
+//! | [`once`], [`told`], [`blocking`], [`caught`], [`contained`] | what it was about is lost with it: a connection, a request. It is counted |
 //!
 //! Meetings have guards of their own (`edge-node::guard`, `core-node::meetings::guard`). A panic is never silent: it is logged
-//! where it happens (`telemetry`), and again with the task's name. [`Tasks::ailing`] is what `/readyz` looks at.
+//! where it happens ([`tell_panic`]), and again with the task's name; where it was, not what it said ([`Panic`]). [`Tasks::ailing`] is
+//! what `/readyz` looks at.
 //!
 //! [`Tasks::break_now`] has one of them panic when it next waits, [`Tasks::rehearse`] all in turn: tests and drills show by it
 //! that the above holds.
 
+mod panics;
+
 use std::{
-    any::Any,
     collections::{BTreeMap, VecDeque},
     future::Future,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -29,7 +31,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
+
+pub use self::panics::{Broken, Panic, tell_panic};
 
 /// First and longest pause before a task is started again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -74,6 +78,7 @@ impl Tasks {
             loop {
                 let begun = Instant::now();
                 let Err(why) = run(work(), fault.clone()).await else { return };
+                let why = why.to_string();
                 if begun.elapsed() >= WELL {
                     pause = PAUSE.0;
                 }
@@ -96,7 +101,7 @@ impl Tasks {
     ) -> JoinHandle<()> {
         let (this, fault) = (self.clone(), self.enter(name, false));
         spawn(async move {
-            if let Err(why) = run(work, fault).await.flatten() {
+            if let Err(why) = run(work, fault).await.map_err(|broken| broken.to_string()).flatten() {
                 tracing::error!(task = name, why, "a task broke that nothing goes without");
                 this.handle_broken(name);
                 let reason = format!("the task `{name}` broke: {why}");
@@ -190,52 +195,54 @@ impl Tasks {
 
 /// Runs `work` in a task of its own. Should it panic, that is told and counted under `name`.
 pub fn once<T: Send + 'static>(name: &'static str, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-    spawn(async move {
-        let _told = Told(name);
-        work.await
+    spawn(told(name, work))
+}
+
+/// Runs `work` on a thread that may be blocked. Should it panic, that is told and counted under `name`.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub fn blocking<T: Send + 'static>(name: &'static str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || {
+        span.in_scope(|| catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| tell(name, payload).go_on()))
     })
+}
+
+/// Does `work` in the task that waits for this. Should it panic, that is told and counted under `name`, and the task ends with the
+/// [`Panic`]: what it said goes no further.
+pub async fn told<T>(name: &'static str, work: impl Future<Output = T>) -> T {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|payload| tell(name, payload).go_on())
 }
 
 /// Runs `work` in a task of its own, for as long as this is waited for.
 ///
 /// # Errors
-/// It panicked; what it said.
+/// It panicked, or the runtime ended.
 pub async fn caught<T: Send + 'static>(
     name: &'static str,
     work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, String> {
-    joined(AbortOnDropHandle::new(once(name, work)).await)
+) -> Result<T, Broken> {
+    Ok(AbortOnDropHandle::new(once(name, work)).await?)
 }
 
 /// Runs `work` here. Should it panic, that is told and counted under `name`, and the caller goes on.
 ///
 /// # Errors
-/// It panicked; what it said.
-pub async fn contained<T>(name: &'static str, work: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
-        let why = message(&*panic);
-        count(name);
-        tracing::error!(task = name, why, "it broke, and what it was part of goes on");
-        why
-    })
+/// It panicked.
+pub async fn contained<T>(name: &'static str, work: impl Future<Output = T>) -> Result<T, Panic> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|payload| tell(name, payload))
 }
 
-/// Tells of the panic in which it is dropped.
-struct Told(&'static str);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            count(self.0);
-            tracing::error!(task = self.0, "a task broke");
-        }
-    }
+fn tell(name: &'static str, payload: Box<dyn std::any::Any + Send>) -> Panic {
+    let panic = Panic::caught(payload);
+    count(name);
+    tracing::error!(task = name, why = %panic, "a task broke");
+    panic
 }
 
 async fn run<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
     mut fault: watch::Receiver<u64>,
-) -> Result<T, String> {
+) -> Result<T, Broken> {
     let breakable = async move {
         tokio::select! {
             done = work => done,
@@ -243,14 +250,9 @@ async fn run<T: Send + 'static>(
             _ = fault.changed() => panic!("broken on purpose"),
         }
     };
-    joined(AbortOnDropHandle::new(spawn(breakable)).await)
-}
-
-fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T, String> {
-    ended.map_err(|error| match error.try_into_panic() {
-        Ok(panic) => message(&*panic),
-        Err(_) => "the runtime ended".into(),
-    })
+    // Whoever runs it tells of it.
+    let quiet = async { AssertUnwindSafe(breakable).catch_unwind().await.map_err(Panic::caught) };
+    Ok(AbortOnDropHandle::new(spawn(quiet)).await??)
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place")]
@@ -260,12 +262,6 @@ fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> J
 
 fn count(name: &'static str) {
     metrics::counter!("nearfield_task_panics_total", "task" => name).increment(1);
-}
-
-/// What a panic said, cut at 200 characters.
-pub fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("without a word").chars().take(200).collect()
 }
 
 #[cfg(test)]
@@ -328,7 +324,7 @@ mod tests {
                 if broken { panic!("item {}", 3) } else { Err("no socket".into()) }
             });
             let why = timeout(Duration::from_secs(2), tasks.failed()).await.unwrap();
-            let said = if broken { "item 3" } else { "no socket" };
+            let said = if broken { "it panicked" } else { "no socket" };
             assert_eq!(why, format!("the task `two` broke: {said}"));
             assert_eq!(tasks.ailing(), ["two"]);
         }
@@ -338,10 +334,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_task_that_is_run_once_said_in_its_panic_is_known() {
+    async fn that_a_task_that_is_run_once_panicked_is_known() {
         assert_eq!(caught("four", async { 4 }).await, Ok(4));
-        assert_eq!(caught("four", async { panic!("late") }).await, Err::<(), _>("late".into()));
-        assert_eq!(contained("five", async { panic!("later") }).await, Err::<(), _>("later".into()));
+        assert!(matches!(caught("four", async { panic!("late") }).await, Err::<(), _>(Broken::Panicked(_))));
+        assert!(contained("five", async { panic!("later") }).await.is_err());
+        let stopped = once("six", std::future::pending::<()>());
+        stopped.abort();
+        assert_eq!(stopped.await.map_err(Broken::from), Err(Broken::Stopped));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,6 @@ pub mod metric;
 pub mod ours;
 
 use std::{
-    backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
@@ -20,7 +19,7 @@ pub use self::lines::LastLines;
 use self::metric::Metric;
 use crate::{
     config::sections::{LogFormat, LogSection},
-    tasks::Tasks,
+    tasks::{self, Tasks},
 };
 
 /// Libraries that report every lost packet or remote fault as their own error, some with the packet's
@@ -71,7 +70,7 @@ impl Metrics {
 /// The filter is malformed, or it was called before.
 pub fn init(log: &LogSection, described: &[Metric], tasks: &Tasks) -> Result<(Metrics, LastLines), TelemetryError> {
     let last_lines = init_log(log)?;
-    std::panic::set_hook(Box::new(tell_panic));
+    std::panic::set_hook(Box::new(tasks::tell_panic));
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .install_recorder()?;
@@ -116,16 +115,6 @@ fn in_a_line(error: &anyhow::Error) -> String {
 /// Says `warning` on standard error, before there is a log. Nothing hangs on whether that can be written.
 pub fn warn_early(warning: &str) {
     let _ = writeln!(io::stderr(), "warning: {warning}");
-}
-
-/// Whatever panics says so in the log, as everything else does; who it was follows (see [`crate::tasks`]).
-fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
-    let at = panic.location().map(ToString::to_string);
-    let said = panic.payload_as_str().unwrap_or("without a word");
-    let trace = Backtrace::capture();
-    // By RUST_BACKTRACE.
-    let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
-    tracing::error!(at, said, trace, "panic");
 }
 
 fn init_log(log: &LogSection) -> Result<LastLines, TelemetryError> {

@@ -20,7 +20,7 @@ impl Acceptor {
         let about = message.about();
         let broken = match tasks::contained("control message", self.heed(link, message)).await {
             Ok(taken) => return taken,
-            Err(why) => format!("a message of its edge broke: {why}"),
+            Err(panic) => format!("a message of its edge broke: {panic}"),
         };
         let Some((alias, opens)) = about else { return Ok(()) };
         let meeting = opens.or_else(|| Some(lock(&link.aliases).meeting(alias).ok()?.0));

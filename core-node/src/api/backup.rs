@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
+use mesh::tasks::{Broken, blocking};
 use utoipa::ToSchema;
 
 use super::{App, problem::Problem};
@@ -39,12 +40,12 @@ pub(super) async fn get(State(app): State<App>) -> Result<Response, Problem> {
         return Err(Problem::new(StatusCode::FORBIDDEN, "token_needed", detail));
     }
     let store = app.meetings.store().clone();
-    let copied = tokio::task::spawn_blocking(move || copy(&store)).await;
+    let copied = blocking("copy", move || copy(&store)).await;
     let broken = |error: String| {
         tracing::error!(error, "no copy of the store");
         Problem::new(StatusCode::INSUFFICIENT_STORAGE, "no_copy", format!("The copy could not be made: {error}"))
     };
-    let (file, length, place) = match copied.map_err(|e| broken(e.to_string()))? {
+    let (file, length, place) = match copied.map_err(|e| broken(Broken::from(e).to_string()))? {
         Ok(copied) => copied,
         Err(error @ (StoreError::Copying | StoreError::NoRoomForCopy { .. })) => return Err(error.into()),
         Err(error) => return Err(broken(error.to_string())),
@@ -70,13 +71,13 @@ fn copy(store: &Store) -> Result<(File, u64, CopyPlace), StoreError> {
 
 fn pieces(file: File, place: CopyPlace) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> {
     stream::try_unfold((file, place), async |(mut file, place)| {
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking("copy", move || {
             let mut piece = vec![0; PIECE];
             let length = file.read(&mut piece)?;
             piece.truncate(length);
             Ok::<_, std::io::Error>((piece, file))
         });
-        let (piece, file) = read.await.map_err(std::io::Error::other)??;
+        let (piece, file) = read.await.map_err(|e| std::io::Error::other(Broken::from(e)))??;
         Ok((!piece.is_empty()).then(|| (Bytes::from(piece), (file, place))))
     })
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use mesh::wire::MeetingId;
+use mesh::{
+    tasks::{Broken, blocking},
+    wire::MeetingId,
+};
 
 use super::{Authority, AuthorityError, Claim, Revision, Stands};
 use crate::store::{Replaced, Store, StoreError};
@@ -24,8 +27,8 @@ impl Embedded {
         act: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, AuthorityError> {
         let store = self.store.clone();
-        let done = tokio::task::spawn_blocking(move || act(&store)).await;
-        done.map_err(|e| AuthorityError::Unavailable(e.to_string()))?
+        let done = blocking("claims", move || act(&store)).await;
+        done.map_err(|e| AuthorityError::Unavailable(Broken::from(e).to_string()))?
             .map_err(|e| AuthorityError::Unavailable(e.to_string()))
     }
 

@@ -5,7 +5,10 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use mesh::{tasks, wire::request::Request};
+use mesh::{
+    tasks::{self, Panic},
+    wire::request::Request,
+};
 use tokio::time::timeout;
 
 use super::{Meetings, forget_live};
@@ -28,8 +31,8 @@ impl Meetings {
     ) -> Option<T> {
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(done) => Some(done),
-            Err(panic) => {
-                self.fail(&meeting, format!("{what} broke: {}", tasks::message(&*panic))).await;
+            Err(payload) => {
+                self.fail(&meeting, format!("{what} broke: {}", Panic::caught(payload))).await;
                 None
             }
         }

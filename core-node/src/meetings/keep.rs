@@ -2,7 +2,7 @@
 
 use std::{sync::Weak, time::Duration};
 
-use mesh::wire::MeetingId;
+use mesh::{tasks::blocking, wire::MeetingId};
 use tokio_util::sync::CancellationToken;
 
 use super::Meetings;
@@ -106,7 +106,7 @@ pub(super) async fn settle(store: Weak<Store>, stop: CancellationToken) {
         let Some(store) = store.upgrade() else { return };
         let commits = store.commits();
         if commits == seen && commits != settled {
-            let done = tokio::task::spawn_blocking(move || store.settle()).await;
+            let done = blocking("settling", move || store.settle()).await;
             if let Ok(Err(error)) = done {
                 return tracing::warn!(%error, "the store is not settled; a start after a crash takes longer");
             }

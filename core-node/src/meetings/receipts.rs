@@ -2,7 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
-use mesh::{identity::certs::SignError, wire::MeetingId};
+use mesh::{
+    identity::certs::SignError,
+    tasks::{Broken, blocking},
+    wire::MeetingId,
+};
 
 use super::Meetings;
 use crate::{
@@ -53,13 +57,14 @@ impl Meetings {
             return Ok(kept);
         }
         let (store, credentials) = (self.store.clone(), self.placer.mesh.credentials());
-        let made = tokio::task::spawn_blocking(move || {
+        let made = blocking("receipt", move || {
             let receipt = Receipt::of(&store, &record, credentials.identity(), wall())?;
             let payload = serde_json::to_vec(&receipt);
             let payload = payload.map_err(|e| StoreError::Record { what: "receipts", why: e.to_string() })?;
             Ok::<_, NoReceipt>(seal(&payload, &credentials)?)
         });
-        let made = made.await.map_err(|e| StoreError::Record { what: "receipts", why: e.to_string() })??;
+        let broken = |e| StoreError::Record { what: "receipts", why: Broken::from(e).to_string() };
+        let made = made.await.map_err(broken)??;
         self.log.write(Op::Receipt(id, made.clone())).await?;
         metrics::counter!("nearfield_core_receipts_signed_total").increment(1);
         Ok(made)

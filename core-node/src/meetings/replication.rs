@@ -14,7 +14,7 @@ use geo::RegionId;
 use mesh::{
     identity::{Identity, NodeId, Role},
     node::Member,
-    tasks::once,
+    tasks::{blocking, once},
     wire::{
         Version,
         request::{Replica, Request, Response},
@@ -214,7 +214,7 @@ impl Pairing {
         // What was queued before is on disk before it is read.
         self.meetings.log.write(Op::Barrier).await?;
         let (store, id) = (self.meeting.store.clone(), self.meeting.id);
-        let read = tokio::task::spawn_blocking(move || snapshot(&store, id)).await;
+        let read = blocking("snapshot", move || snapshot(&store, id)).await;
         let entries = match read {
             Ok(Ok(entries)) => entries,
             Ok(Err(error)) => {

@@ -19,7 +19,7 @@ use std::{
 use mesh::{
     clock::Micros,
     node::Member,
-    tasks::once,
+    tasks::{Broken, once, told},
     wire::{
         Epoch,
         control::{CloseReason, EdgeState},
@@ -28,7 +28,7 @@ use mesh::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinError, JoinSet},
+    task::JoinSet,
     time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
@@ -173,7 +173,7 @@ impl Supervisor {
                 }
                 Ok(()) = self.members.changed() => self.handle_members().await,
                 () = self.meeting.progressed() => {}
-                Some(ended) = self.ending.join_next() => as_here(ended),
+                Some(ended) = self.ending.join_next() => as_here(ended.map_err(Broken::from)),
                 (which, placed) = placed(&mut self.placing) => {
                     if self.handle_placed(which, placed).await.is_err() {
                         return;
@@ -435,13 +435,14 @@ impl Supervisor {
             return self.meeting.seal_former(epoch).await;
         }
         let meeting = self.meeting.clone();
-        self.ending.spawn(async move {
+        let ending = async move {
             tokio::time::sleep(LATE_GRACE).await;
             match leased {
                 true => meeting.end_open(epoch, &meeting.capturing()).await,
                 false => meeting.seal_former(epoch).await,
             }
-        });
+        };
+        self.ending.spawn(told("late speech", ending));
     }
 
     /// Does what the lifecycle asks, and tells the world where the meeting stands.
@@ -563,9 +564,9 @@ impl Supervisor {
 }
 
 /// What broke in a task of the supervisor's breaks the supervisor.
-fn as_here(ended: Result<(), JoinError>) {
-    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
-        std::panic::resume_unwind(panic);
+fn as_here(ended: Result<(), Broken>) {
+    if let Err(Broken::Panicked(panic)) = ended {
+        panic.go_on();
     }
 }
 

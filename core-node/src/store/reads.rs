@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use mesh::tasks::blocking;
 use tokio::sync::Semaphore;
 
 use super::{Store, StoreError};
@@ -59,7 +60,7 @@ impl Reads {
         };
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| ReadError::Busy)?;
         let store = self.store.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = blocking("read", move || {
             let _held = (place, turn);
             // A file that was damaged may break the database's own code: that is this request's affair.
             catch_unwind(AssertUnwindSafe(|| read(&store)))

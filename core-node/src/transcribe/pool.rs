@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use mesh::tasks::once;
+use mesh::tasks::{Broken, once};
 use metrics::{counter, gauge, histogram};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -181,8 +181,7 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Tra
 
 async fn finish(work: JoinHandle<Result<Text, TranscribeError>>) -> Result<Text, TranscribeError> {
     work.await.unwrap_or_else(|stopped| {
-        let cause = if stopped.is_panic() { "panicked" } else { "was cancelled" };
-        Err(TranscribeError::Engine { engine: "pool", cause: format!("the engine {cause}") })
+        Err(TranscribeError::Engine { engine: "pool", cause: format!("the engine broke: {}", Broken::from(stopped)) })
     })
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use mesh::tasks::{Broken, blocking};
 use metrics::counter;
 use tracing::debug;
 use whisper_rs::{
@@ -137,10 +138,8 @@ impl Transcriber for Whisper {
 
     async fn transcribe(&self, clip: Clip) -> Result<Text, TranscribeError> {
         let shared = self.shared.clone();
-        let span = tracing::Span::current();
-        tokio::task::spawn_blocking(move || span.in_scope(|| shared.transcribe(&clip)))
-            .await
-            .unwrap_or_else(|stopped| Err(failed(stopped)))
+        let decoding = blocking("whisper", move || shared.transcribe(&clip));
+        decoding.await.unwrap_or_else(|error| Err(failed(Broken::from(error))))
     }
 }
 

@@ -18,6 +18,7 @@
 
 use std::sync::Arc;
 
+use mesh::tasks::blocking;
 use metrics::histogram;
 
 use super::{
@@ -96,7 +97,7 @@ fn counted(text: Text) -> Text {
 
 /// Off the runtime's threads: 10 ms for half a minute. Where that fails nothing is checked.
 async fn find_speech(samples: Arc<[f32]>) -> Vec<Span> {
-    tokio::task::spawn_blocking(move || speech::find(&samples)).await.unwrap_or_default()
+    blocking("speech", move || speech::find(&samples)).await.unwrap_or_default()
 }
 
 /// A part of `clip`, which is in `language` if that is known: found out anew, a short part may come out in another one.

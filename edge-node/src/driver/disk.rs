@@ -1,8 +1,11 @@
 //! A meeting's folder on disk, worked on in the background.
 #![allow(clippy::disallowed_methods, reason = "I/O shell")]
 
-use mesh::wire::spurt::Item;
-use tokio::task::{JoinHandle, spawn_blocking};
+use mesh::{
+    tasks::{Broken, blocking},
+    wire::spurt::Item,
+};
+use tokio::task::JoinHandle;
 
 use crate::uplink::{SpurtKey, format::Record, spill::Spill};
 
@@ -42,7 +45,7 @@ impl Disk {
     fn start(&mut self, work: impl FnOnce(&mut Spill) -> Done + Send + 'static) {
         match std::mem::replace(self, Self::Off) {
             Self::Idle(mut spill) => {
-                *self = Self::Busy(spawn_blocking(move || {
+                *self = Self::Busy(blocking("spill", move || {
                     let done = work(&mut spill);
                     (spill, done)
                 }));
@@ -61,7 +64,7 @@ impl Disk {
             }
             Err(error) => {
                 *self = Self::Off;
-                Done::Gone(error.to_string())
+                Done::Gone(Broken::from(error).to_string())
             }
         }
     }
@@ -75,7 +78,7 @@ impl Disk {
             && settled
         {
             // Nobody waits for it; a folder that stays is found again, and found to be done.
-            let _ = spawn_blocking(move || spill.remove()).await;
+            let _ = blocking("spill", move || spill.remove()).await;
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mesh::tasks::once;
-use tokio::task::{JoinError, JoinHandle};
+use mesh::tasks::{Broken, once};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::{
@@ -49,14 +49,14 @@ impl Relay {
     pub(super) async fn next(
         &mut self,
         batch: &mut Vec<Event>,
-    ) -> Result<(), Result<Result<(), ConnectError>, JoinError>> {
+    ) -> Result<(), Result<Result<(), ConnectError>, Broken>> {
         let Self::Running { task, events, .. } = self else { return std::future::pending().await };
         if events.next(batch).await {
             return Ok(());
         }
         let ended = task.await;
         *self = Self::Gone;
-        Err(ended)
+        Err(ended.map_err(Broken::from))
     }
 
     pub(super) async fn leave(&mut self) {

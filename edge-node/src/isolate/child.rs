@@ -9,7 +9,7 @@ use std::{
 
 use mesh::{
     clock::Micros,
-    tasks::once,
+    tasks::{Broken, once},
     wire::{cause::Cause, control::EdgeTotals, request::VadSettings, spurt::Item},
 };
 use nix::{
@@ -88,7 +88,7 @@ pub async fn run(
             let (events_tx, events) = mpsc::channel(EVENTS);
             let relay = once("relay", connector.run(events_tx, stop.clone()));
             let failure = Media::new(vad, tools, Anchor::of_monotonic(clock), said.clone()).serve(events, &stop).await;
-            failure.or(match relay.await {
+            failure.or(match relay.await.map_err(Broken::from) {
                 Ok(ended) => ended.err().as_ref().map(Failure::from),
                 Err(e) => Some(Failure { cause: Cause::EdgeFailed, why: format!("the connector broke: {e}") }),
             })

@@ -12,9 +12,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{Shared, note_expiry};
-use crate::identity::{
-    certs::{CertError, CertPaths, Credentials, Pem},
-    rotation::Rotation,
+use crate::{
+    identity::{
+        certs::{CertError, CertPaths, Credentials, Pem},
+        rotation::Rotation,
+    },
+    tasks::{Broken, blocking},
 };
 
 /// How often the files are read. A change is taken up after the second read that finds it.
@@ -75,9 +78,9 @@ pub(super) fn take_up(shared: &Shared, credentials: Credentials) -> std::io::Res
     Ok(())
 }
 
-async fn read(files: &CertPaths) -> Result<Found, tokio::task::JoinError> {
+async fn read(files: &CertPaths) -> Result<Found, Broken> {
     let files = files.clone();
-    tokio::task::spawn_blocking(move || files.read().map_err(|e| e.to_string())).await
+    Ok(blocking("certificates", move || files.read().map_err(|e| e.to_string())).await?)
 }
 
 async fn next(hangup: &mut Option<Signal>) {

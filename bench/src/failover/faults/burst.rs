@@ -60,7 +60,7 @@ async fn post_all(core: SocketAddr, url: String) -> Result<BTreeMap<String, usiz
     let client = Client::new(core)?;
     let body = json!({"source": {"kind": "whep", "url": url}, "transcription": {"language": "en"}});
     let (begun, mut calls, mut refused) = (Instant::now(), JoinSet::new(), BTreeMap::new());
-    let mut note = |done: Option<Result<Result<Value>, tokio::task::JoinError>>| {
+    let mut note = |done: Option<Result<Result<Value>, _>>| {
         if let Some(Ok(Err(error))) = done {
             *refused.entry(error.to_string()).or_insert(0) += 1;
         }

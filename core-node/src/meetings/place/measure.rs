@@ -11,6 +11,7 @@ use std::{
 use mesh::{
     identity::NodeId,
     placement::{Effort, Measured, Search, Site},
+    tasks::{Broken, told},
     wire::request::Response,
 };
 use tokio::{task::JoinSet, time::timeout_at};
@@ -67,12 +68,12 @@ impl Placer {
                 search.handle_answer(&edge, Some(measured.rtt));
                 patience.handle_answer(&edge, now);
             } else {
-                questions.spawn(ask(self.mesh.clone(), edge, target.clone()));
+                questions.spawn(told("probe", ask(self.mesh.clone(), edge, target.clone())));
             }
         }
         while let Some(until) = patience.poll_timeout() {
             let Ok(Some(answer)) = timeout_at(until.into(), questions.join_next()).await else { break };
-            let Some((edge, rtt)) = self.take(target, answer) else { continue };
+            let Some((edge, rtt)) = self.take(target, answer.map_err(Broken::from)) else { continue };
             search.handle_answer(&edge, rtt);
             patience.handle_answer(&edge, Instant::now());
         }
@@ -83,9 +84,10 @@ impl Placer {
     pub(super) async fn refresh(&self, target: &Target, edges: BTreeSet<NodeId>, age: Duration) {
         let fresh = lock(&self.memory).within(target, age, Instant::now());
         let stale = edges.into_iter().filter(|edge| !fresh.contains_key(edge));
-        let mut questions: JoinSet<Answer> = stale.map(|edge| ask(self.mesh.clone(), edge, target.clone())).collect();
+        let mut questions: JoinSet<Answer> =
+            stale.map(|edge| told("probe", ask(self.mesh.clone(), edge, target.clone()))).collect();
         while let Some(answer) = questions.join_next().await {
-            self.take(target, answer);
+            self.take(target, answer.map_err(Broken::from));
         }
     }
 
@@ -99,8 +101,8 @@ impl Placer {
         lock(&self.memory).known(target, Instant::now())
     }
 
-    fn take(&self, target: &Target, answer: Result<Answer, tokio::task::JoinError>) -> Option<Answer> {
-        let (edge, rtt) = answer.inspect_err(|error| tracing::error!(%error, "a probe was abandoned")).ok()?;
+    fn take(&self, target: &Target, answer: Result<Answer, Broken>) -> Option<Answer> {
+        let (edge, rtt) = answer.inspect_err(|why| tracing::error!(%why, "a probe was abandoned")).ok()?;
         let outcome = if rtt.is_some() { "answered" } else { "silent" };
         metrics::counter!("nearfield_core_probes_total", "outcome" => outcome).increment(1);
         if let Some(rtt) = rtt {
