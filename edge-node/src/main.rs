@@ -119,8 +119,8 @@ async fn run(config: Config, settings: mesh::node::Settings, limits: http::Limit
     }
     let assignments = Assignments::new(node.clone(), serving);
     let members = node.members();
-    let ready = move || !members.borrow().is_empty();
-    let health = health::router(metrics, tasks.clone(), ready);
+    let unready = move || members.borrow().is_empty().then_some("no other node is known");
+    let health = health::router(metrics, tasks.clone(), unready);
     http::serve(config.http.listen, health, limits, &tasks).await.context("http.listen")?;
     let serving = tasks.need("meetings", assignments.serve(inbound, stop.clone()));
     info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, "edge up");

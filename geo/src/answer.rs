@@ -60,6 +60,8 @@ pub struct LiveNode {
 pub struct Directory {
     /// The nodes.
     pub nodes: Vec<LiveNode>,
+    /// There are others whom gossip does not reach: of what is not in here nothing is known.
+    pub cut_off: bool,
 }
 
 /// What is asked, by whom.
@@ -80,7 +82,7 @@ pub struct Question<'a> {
 /// The sections of a response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// `NoError`, `NXDomain` or `Refused`.
+    /// `NoError`, `NXDomain`, `Refused`, or `ServFail` where another server may know better.
     pub code: ResponseCode,
     /// What was asked for.
     pub answers: Vec<Record>,
@@ -120,6 +122,10 @@ impl Zone {
         let Some(owner) = Owner::of(question.name, &self.domain) else {
             return Answer::bare(ResponseCode::Refused);
         };
+        // "There is none", said with authority, would keep the caller from the next name server.
+        if directory.cut_off && directory.lacks(&owner) {
+            return Answer::bare(ResponseCode::ServFail);
+        }
         let Some(mut answers) = self.records(&owner, question, directory) else {
             return self.negative(ResponseCode::NXDomain);
         };
@@ -224,6 +230,16 @@ impl Directory {
     /// The nodes that take new work.
     fn open(&self) -> impl Iterator<Item = &LiveNode> {
         self.nodes.iter().filter(|node| !node.draining)
+    }
+
+    /// Whether what `owner` stands for depends on nodes that are not in here.
+    fn lacks(&self, owner: &Owner) -> bool {
+        match owner {
+            Owner::Edges(_) => !self.open().any(|node| node.role == "edge"),
+            Owner::Node { name, region } => !self.nodes.iter().any(|node| node.name == *name && node.region == *region),
+            Owner::NodesOf(region) => !self.has_region(region),
+            Owner::Apex | Owner::Seeds | Owner::Branch | Owner::Host | Owner::Unknown => false,
+        }
     }
 
     fn has_region(&self, region: &RegionId) -> bool {

@@ -38,7 +38,7 @@ impl Running {
     }
 
     async fn start_with(nodes: Vec<LiveNode>, tcp_connections: usize) -> Self {
-        let (directory, receiver) = watch::channel(Arc::new(Directory { nodes }));
+        let (directory, receiver) = watch::channel(Arc::new(Directory { nodes, cut_off: false }));
         let zone = answer::Settings { domain: "mesh.example".into(), ..answer::Settings::default() };
         let settings = Settings { listen: ([127, 0, 0, 1], 0).into(), zone, tcp_connections, ..Settings::default() };
         let server = Server::bind(settings, receiver).await.unwrap();
@@ -49,7 +49,7 @@ impl Running {
     }
 
     fn replace(&self, nodes: Vec<LiveNode>) {
-        self.directory.send_replace(Arc::new(Directory { nodes }));
+        self.directory.send_replace(Arc::new(Directory { nodes, cut_off: false }));
     }
 
     /// A resolver that keeps nothing: each question reaches the server.

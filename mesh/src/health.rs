@@ -4,15 +4,19 @@ use axum::{Router, http::StatusCode, routing::get};
 
 use crate::{tasks::Tasks, telemetry::Metrics};
 
-/// `/healthz` (the process runs), `/readyz` (503 until `ready` says so, and while one of `tasks` is ailing) and `/metrics`, to
+/// `/healthz` (the process runs), `/readyz` (503 as long as `unready` says why, and while one of `tasks` is ailing) and `/metrics`, to
 /// be served or merged.
-pub fn router(metrics: Metrics, tasks: Tasks, ready: impl Fn() -> bool + Clone + Send + Sync + 'static) -> Router {
+pub fn router(
+    metrics: Metrics,
+    tasks: Tasks,
+    unready: impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static,
+) -> Router {
     let ready = move || {
         let not = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
-        let answer = match tasks.ailing() {
-            ailing if !ailing.is_empty() => not(format!("not ready: broken tasks: {}", ailing.join(", "))),
-            _ if ready() => (StatusCode::OK, "ready".into()),
-            _ => not("not ready".into()),
+        let answer = match (tasks.ailing(), unready()) {
+            (ailing, _) if !ailing.is_empty() => not(format!("not ready: broken tasks: {}", ailing.join(", "))),
+            (_, Some(why)) => not(format!("not ready: {why}")),
+            (_, None) => (StatusCode::OK, "ready".into()),
         };
         async move { answer }
     };

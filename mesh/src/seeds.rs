@@ -43,6 +43,13 @@ pub struct Settings {
     pub dns_servers: Vec<SocketAddr>,
 }
 
+impl Settings {
+    /// Whether there is anybody to look for: who has no seeds is the first of its mesh.
+    pub fn names_any(&self) -> bool {
+        !self.addresses.is_empty() || self.file.is_some() || self.domain.is_some()
+    }
+}
+
 /// Looks seeds up.
 pub struct Seeds {
     settings: Settings,
@@ -91,8 +98,7 @@ impl Seeds {
 
     /// Whether there is anywhere to look at all.
     pub fn is_empty(&self) -> bool {
-        let Settings { addresses, file, domain, .. } = &self.settings;
-        addresses.is_empty() && file.is_none() && domain.is_none()
+        !self.settings.names_any()
     }
 
     /// Looks everywhere once. Never fails as a whole: what failed is in [`Found::problems`].

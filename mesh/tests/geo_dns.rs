@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "waits for a real process")]
 
 use std::{
+    io::{Read, Write},
     net::{SocketAddr, TcpListener, UdpSocket},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -140,6 +141,69 @@ async fn the_first_node_answers_with_itself_the_next_joins_through_it_and_sigter
     tokio::time::timeout(PATIENCE, gone).await.expect("says goodbye").unwrap();
     let status = tokio::task::spawn_blocking(move || program.0.wait().unwrap()).await.unwrap();
     assert!(status.success(), "{status}");
+}
+
+/// The response code and the number of answers to a question for the IPv4 addresses of `name` in the zone; nothing, if there is none.
+fn asked(dns: SocketAddr, name: &str) -> Option<(u8, u16)> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut question = vec![0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in format!("{name}.{ZONE}").split('.') {
+        question.push(label.len() as u8);
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    socket.send_to(&question, dns).unwrap();
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer).ok().filter(|length| *length >= 12)?;
+    assert_eq!((length >= question.len(), answer[1]), (true, 7));
+    Some((answer[3] & 15, u16::from_be_bytes([answer[6], answer[7]])))
+}
+
+/// The first line of what `/readyz` answers, and its last.
+fn readyz(http: SocketAddr) -> Option<(String, String)> {
+    let mut stream = std::net::TcpStream::connect(http).ok()?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: dns\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some((text.lines().next()?.to_owned(), text.lines().last()?.to_owned()))
+}
+
+async fn until<T: PartialEq + std::fmt::Debug>(what: impl Fn() -> Option<T>, wanted: T) {
+    let (start, wanted) = (Instant::now(), Some(wanted));
+    loop {
+        let found = what();
+        if found == wanted {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{wanted:?} expected: {found:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_has_nobody_to_ask_fails_instead_of_denying_and_names_whom_it_knew_when_it_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::create(DOMAIN, HOUR).unwrap();
+    write_certificate(dir.path(), &authority, "dns");
+    let (mesh, dns, http) = (free(), free(), free());
+    let mut arguments = arguments(dir.path(), mesh, dns, http);
+    arguments.extend(["--set".into(), format!("mesh.seeds=[\"{}\"]", free())]);
+    let _program = Program(geo_dns().args(arguments).spawn().unwrap());
+
+    let unready = "HTTP/1.1 503 Service Unavailable";
+    until(|| asked(dns, "edge"), (2, 0)).await;
+    until(|| readyz(http).map(|(status, _)| status), unready.into()).await;
+    assert!(readyz(http).unwrap().1.starts_with("not ready: no other node is known"));
+    assert_eq!(asked(dns, "dns-1.eu-central.node"), Some((0, 1)), "its own name is known");
+
+    let edge = join(&authority, dns).await;
+    until(|| asked(dns, "edge"), (0, 1)).await;
+    until(|| readyz(http).map(|(status, _)| status), "HTTP/1.1 200 OK".into()).await;
+    edge.shutdown().await;
+    until(|| readyz(http).map(|(status, _)| status), unready.into()).await;
+    assert_eq!(asked(dns, "edge"), Some((0, 1)), "the only name server goes on with what it knew");
+    assert_eq!(asked(dns, "edge-2.eu-central.node"), Some((2, 0)), "of others it knows nothing");
 }
 
 #[test]

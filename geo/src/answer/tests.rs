@@ -19,7 +19,7 @@ fn directory() -> Directory {
         nodes.push(node(&format!("edge-b-{net}"), "edge", region, [10, net, 0, 2]));
         nodes.push(node(&format!("core-{net}"), "core", region, [10, net, 0, 3]));
     }
-    Directory { nodes }
+    Directory { nodes, ..Directory::default() }
 }
 
 fn zone() -> Zone {
@@ -59,7 +59,10 @@ fn a_caller_gets_the_edges_of_its_own_region_and_one_of_the_next() {
 fn edges_behind_one_address_are_one_record() {
     let nodes =
         (0..3).map(|n| LiveNode { addr: ([10, 1, 0, 1], 4433 + n).into(), ..node("e", "edge", "eu-central", [0; 4]) });
-    assert_eq!(addresses(&a(&Directory { nodes: nodes.collect() }, "edge.mesh.example.")), ["10.1.0.1"]);
+    assert_eq!(
+        addresses(&a(&Directory { nodes: nodes.collect(), cut_off: false }, "edge.mesh.example.")),
+        ["10.1.0.1"]
+    );
 }
 
 #[test]
@@ -222,6 +225,43 @@ fn any_node() -> impl Strategy<Value = LiveNode> {
         .prop_map(|(name, role, region, ip, draining)| LiveNode { draining, ..node(&name, role, region, ip) })
 }
 
+#[test]
+fn one_that_is_cut_off_denies_nothing_and_still_tells_whom_to_join() {
+    let nodes = vec![node("dns-1", "dns", "eu-central", [10, 1, 0, 9])];
+    let code =
+        |cut_off, name: &str, kind| ask(&zone(), &Directory { nodes: nodes.clone(), cut_off }, name, kind, LOCAL).code;
+    let of_others = ["edge", "us-east.edge", "edge-a-1.eu-central.node", "us-east.node"];
+    for name in of_others.map(|name| format!("{name}.mesh.example.")) {
+        for kind in [RecordType::A, RecordType::AAAA] {
+            assert_eq!(code(true, &name, kind), ResponseCode::ServFail, "{name}");
+            assert_ne!(code(false, &name, kind), ResponseCode::ServFail, "{name}");
+        }
+    }
+    let own = [
+        ("mesh.example.", RecordType::SOA),
+        ("mesh.example.", RecordType::NS),
+        ("_nearfield._udp.mesh.example.", RecordType::SRV),
+        ("dns-1.eu-central.node.mesh.example.", RecordType::A),
+        ("node.mesh.example.", RecordType::A),
+    ];
+    for (name, kind) in own {
+        assert_eq!(code(true, name, kind), ResponseCode::NoError, "{name}");
+    }
+    assert_eq!(code(true, "nothing.of.ours.mesh.example.", RecordType::A), ResponseCode::NXDomain);
+}
+
+#[test]
+fn one_that_is_cut_off_and_remembers_others_still_names_them() {
+    let stale = Directory { cut_off: true, ..directory() };
+    for name in ["edge", "eu-central.edge", "edge-a-1.eu-central.node", "_nearfield._udp"] {
+        let (name, kind) = (format!("{name}.mesh.example."), RecordType::ANY);
+        let known = ask(&zone(), &directory(), &name, kind, LOCAL);
+        assert!(!known.answers.is_empty() && ask(&zone(), &stale, &name, kind, LOCAL) == known, "{name}");
+    }
+    let unknown = ask(&zone(), &stale, "edge-9.eu-central.node.mesh.example.", RecordType::A, LOCAL);
+    assert_eq!((unknown.code, unknown.authorities), (ResponseCode::ServFail, vec![]));
+}
+
 proptest! {
     /// Whatever the directory holds and whatever is asked: no panic, bounded answers, two regions if there are.
     #[test]
@@ -231,7 +271,7 @@ proptest! {
         kind in any::<u16>(),
         turn in any::<usize>(),
     ) {
-        let (zone, directory) = (zone(), Directory { nodes });
+        let (zone, directory) = (zone(), Directory { nodes, cut_off: false });
         let domain = Name::from_ascii("mesh.example.").unwrap();
         let odd = Name::from_labels(labels).unwrap().append_domain(&domain).unwrap();
         let question = Question { name: &odd, class: DNSClass::IN, kind: kind.into(), client: LOCAL, turn };

@@ -20,11 +20,15 @@ use mesh::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc, watch},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::config::{Config, ENV_PREFIX};
+use self::{
+    config::{Config, ENV_PREFIX},
+    directory::Known,
+};
 
 /// Joins the mesh and answers DNS from what gossip says.
 #[derive(Debug, Parser)]
@@ -72,7 +76,7 @@ fn start(cli: Cli) -> Result<()> {
 }
 
 async fn run(config: &Config, mut dns: geo::server::Settings, settings: Settings, limits: http::Limits) -> Result<()> {
-    let tasks = settings.tasks.clone();
+    let (tasks, seeds) = (settings.tasks.clone(), settings.seeds.names_any());
     let (metrics, _last_lines) = telemetry::init(&config.log, config::METRICS, &tasks)?;
     let fit = (http::descriptors() / 8).max(1);
     if fit < dns.tcp_connections {
@@ -83,13 +87,15 @@ async fn run(config: &Config, mut dns: geo::server::Settings, settings: Settings
     let inbound = Arc::new(Mutex::new(inbound));
     tasks.keep("inbound", move || decline(inbound.clone()));
 
-    let (directory_in, directory) = watch::channel(Arc::new(directory::of(&node)));
-    let followed = node.clone();
-    tasks.keep("directory", move || directory::follow(followed.clone(), directory_in.clone()));
+    let known = Known::new(seeds, dns.zone.name_servers.len(), Instant::now());
+    let (directory_in, directory) = watch::channel(Arc::new(known.directory(directory::own(&node), Instant::now())));
+    let (followed, known) = (node.clone(), Arc::new(Mutex::new(known)));
+    tasks.keep("directory", move || directory::follow(followed.clone(), known.clone(), directory_in.clone()));
+    let told = directory.clone();
+    let unready = move || told.borrow().cut_off.then_some(directory::CUT_OFF);
     let server = Server::bind(dns, directory).await.context("dns.listen")?;
     let dns_addr: SocketAddr = server.local_addr();
-    // It answers with itself from the first moment on, so it is ready when it is up.
-    http::serve(config.http.listen, health::router(metrics, tasks.clone(), || true), limits, &tasks)
+    http::serve(config.http.listen, health::router(metrics, tasks.clone(), unready), limits, &tasks)
         .await
         .context("http.listen")?;
     info!(node = %config.node.id, mesh = %node.address(), dns = %dns_addr, "geo-dns up");
