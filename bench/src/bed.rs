@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use cli::certs;
 use geo::RegionId;
 use mesh::identity::{Identity, NodeId, Role};
 use nix::{
@@ -21,7 +22,6 @@ use nix::{
 use tokio::process::Child;
 
 use crate::{
-    certs,
     client::Client,
     world::{self, Host, World},
 };

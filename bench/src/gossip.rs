@@ -97,7 +97,7 @@ fn table(figures: &Figures) -> Table {
     table
 }
 
-/// What verifying one report costs on this machine, with a certificate as `bench certs` issues it.
+/// What verifying one report costs on this machine, with a certificate as `nearfield certs` issues it.
 fn signature_cost() -> Result<Duration> {
     const ROUNDS: u32 = 1000;
     let identity = Identity { node: "edge-1".parse()?, role: Role::Edge, region: "eu-central".parse()? };

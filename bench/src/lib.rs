@@ -3,7 +3,6 @@
 
 pub mod bed;
 pub mod capacity;
-pub mod certs;
 pub mod client;
 pub mod demo;
 pub mod failover;

@@ -1,10 +1,10 @@
-//! `bench`: the demo, the stand-in relay, certificates, and what Nearfield measures of itself.
+//! `bench`: the demo, the stand-in relay, and what Nearfield measures of itself.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use bench::{
-    capacity, certs, demo, failover, failover::adversary, gossip, latency, link, placement, relay, soak, vad, words,
+    capacity, demo, failover, failover::adversary, gossip, latency, link, placement, relay, soak, vad, words,
 };
 use clap::{Parser, Subcommand};
 
@@ -45,8 +45,6 @@ enum Command {
     Vad(vad::Args),
     /// What the edge's gate costs in words, and what it saves in bytes.
     Words(words::Args),
-    /// A small certificate authority: certificates for nodes.
-    Certs(certs::Args),
 }
 
 /// An error is told in a line: it is for whoever typed the command, and a backtrace is not.
@@ -63,7 +61,6 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Capacity(args) => runtime()?.block_on(capacity::run(args)),
-        Command::Certs(args) => certs::run(&args),
         Command::Adversary(args) => {
             let world = adversary::enter(&args)?;
             runtime()?.block_on(adversary::run(world, args))

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use core_node::{
     SOFTWARE,
     accept::Acceptor,
@@ -22,11 +22,6 @@ use core_node::{
     log::Log,
     measures::METRICS,
     meetings::{Meetings, place::Placer},
-    receipt::{
-        jws::MAX_JWS,
-        show::show,
-        verify::{Against, verify},
-    },
     store::{Opening, Store},
     transcribe::{Transcriber, openai::OpenAi, pool::Pool, whisper::Whisper},
 };
@@ -75,8 +70,6 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Checks the signed receipt of a meeting, offline, and shows what it says. Ends with 1 if it is not to be believed.
-    VerifyReceipt(VerifyReceipt),
     /// Writes all that the store holds to FILE, as of one moment, whether or not the core runs. It holds words and secrets.
     Backup {
         /// A new file.
@@ -91,29 +84,8 @@ enum Command {
     Repair,
 }
 
-#[derive(Debug, Args)]
-struct VerifyReceipt {
-    /// The receipt, as GET /v1/meetings/{id}/receipt answered.
-    file: PathBuf,
-    /// The certificates of the mesh's authorities, PEM.
-    #[arg(long)]
-    ca: PathBuf,
-    /// What they have revoked, PEM.
-    #[arg(long)]
-    crl: Option<PathBuf>,
-    /// The mesh's own regions, if it has any: `geo.regions_file`.
-    #[arg(long)]
-    regions: Option<PathBuf>,
-    /// Also checks that this is its transcript: the JSON of GET /v1/meetings/{id}/transcript.
-    #[arg(long)]
-    transcript: Option<PathBuf>,
-}
-
 /// How often the node says how busy it is, if that has changed.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-
-/// The longest file that `verify-receipt` reads, in bytes.
-const MAX_FILE: u64 = 1 << 30;
 
 /// Spurts waiting for one worker that count as full stress: about half a minute of work.
 const FULL_BACKLOG: usize = 16;
@@ -123,9 +95,6 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<()> {
-    if let Some(Command::VerifyReceipt(args)) = &cli.command {
-        return verify_receipt(args);
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     signals::heed_hangup(&runtime)?;
     let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
@@ -243,7 +212,6 @@ fn keep(command: &Command, config: &Config) -> Result<()> {
             std::panic::set_hook(Box::new(|_| {}));
             backup::repair(config)?
         }
-        Command::VerifyReceipt(args) => return verify_receipt(args),
     };
     println!("{told}");
     Ok(())
@@ -254,30 +222,6 @@ fn compact(config: &Config) -> Result<()> {
     let path = config.store_file();
     let (before, after) = Store::compact(&path, Opening { lock_wait: Duration::ZERO, ..config.opening() })?;
     println!("{}: {before} bytes before, {after} after", path.display());
-    Ok(())
-}
-
-#[allow(clippy::print_stdout, reason = "a command for people: its table is what it is for")]
-fn verify_receipt(args: &VerifyReceipt) -> Result<()> {
-    let read = |path: &PathBuf| -> Result<Vec<u8>> {
-        let length = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
-        anyhow::ensure!(length <= MAX_FILE, "{}: longer than {MAX_FILE} bytes", path.display());
-        std::fs::read(path).with_context(|| path.display().to_string())
-    };
-    let (receipt, ca) = (read(&args.file)?, read(&args.ca)?);
-    anyhow::ensure!(receipt.len() as u64 <= MAX_JWS, "{}: longer than {MAX_JWS} bytes", args.file.display());
-    let crl = args.crl.as_ref().map(read).transpose()?;
-    let transcript = args.transcript.as_ref().map(read).transpose()?;
-    let mut map = RegionMap::built_in();
-    if let Some(path) = &args.regions {
-        let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
-        map = map.overlaid(&text).with_context(|| path.display().to_string())?;
-    }
-    let against = Against { ca: &ca, crl: crl.as_deref(), map: &map, transcript: transcript.as_deref() };
-    let checked = verify(&receipt, &against);
-    let (receipt, signer) = checked.with_context(|| format!("{}: not to be believed", args.file.display()))?;
-    print!("{}", show(&receipt, &signer));
-    println!("The receipt is valid.");
     Ok(())
 }
 

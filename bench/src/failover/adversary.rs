@@ -22,6 +22,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use cli::certs;
 use comfy_table::{CellAlignment, Table};
 use mesh::{
     identity::{Identity, NodeId, Role, certs::Credentials},
@@ -40,7 +41,7 @@ use super::{
     Options, options, script,
     stage::{AWAY, FAR, HOME, Stage, request},
 };
-use crate::{bed::TRUST_DOMAIN, certs, demo::stage::RelayProcess, speech, world::World};
+use crate::{bed::TRUST_DOMAIN, demo::stage::RelayProcess, speech, world::World};
 
 /// After an attack, until what came of it is looked at.
 const SETTLES: Duration = Duration::from_secs(1);

@@ -25,7 +25,7 @@ pub(super) struct SignedReceipt {
 
 /// Every node and region that had part in a meeting, signed by a core of them.
 ///
-/// A JSON Web Signature (RFC 7515, flattened JSON) with the signer's certificates in `x5c`; `core-node verify-receipt`
+/// A JSON Web Signature (RFC 7515, flattened JSON) with the signer's certificates in `x5c`; `nearfield verify-receipt`
 /// checks it offline. There is none before the meeting has ended.
 #[utoipa::path(get, operation_id = "get_receipt", path = "/v1/meetings/{id}/receipt", tag = "meetings", params(("id" = Uuid, Path)),
     responses((status = 200, content_type = "application/jose+json", body = SignedReceipt), (status = 404, body = Problem),

@@ -1,4 +1,4 @@
-//! `core-node verify-receipt`: what a receipt proves, checked with nothing but the authority's certificate.
+//! What a receipt proves, checked with nothing but the authority's certificate.
 
 use std::time::SystemTime;
 

@@ -105,8 +105,8 @@ resource "terraform_data" "node" {
   # A typing error ends the plan, before any node is drained for what cannot be started. `destroy` does not ask.
   lifecycle {
     precondition {
-      condition     = fileexists(each.value.binary) && fileexists("${var.bin_dir}/bench")
-      error_message = "bin_dir = ${var.bin_dir} does not hold ${basename(each.value.binary)} and bench: `cargo build --release --bins` makes them in target/release."
+      condition     = fileexists(each.value.binary) && fileexists("${var.bin_dir}/nearfield")
+      error_message = "bin_dir = ${var.bin_dir} does not hold ${basename(each.value.binary)} and nearfield: `cargo build --release --bins` makes them in target/release."
     }
     precondition {
       condition     = each.value.role != "core" || fileexists(var.model)
@@ -123,7 +123,7 @@ resource "terraform_data" "node" {
       ADDRESS    = each.value.address
       GENERATION = local.generations[each.key]
       CONFIG     = local.configs[each.key]
-      BENCH      = abspath("${var.bin_dir}/bench")
+      NEARFIELD  = abspath("${var.bin_dir}/nearfield")
       CERTS      = abspath(var.certs_dir)
       IDENTITY   = "${each.key}:${each.value.role}:${var.region}"
       TRUST      = var.trust_domain

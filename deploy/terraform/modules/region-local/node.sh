@@ -2,7 +2,7 @@
 # Starts and stops one node for Terraform. `PREFIX.process` records it as `STATE GENERATION PID START`: STATE is `running`
 # or `stopped`, START the kernel's start time of that process, since a PID alone may be somebody else's by now.
 #
-#   node.sh start PREFIX BINARY ADDRESS GENERATION      with the configuration in $CONFIG, and $BENCH, $CERTS,
+#   node.sh start PREFIX BINARY ADDRESS GENERATION      with the configuration in $CONFIG, and $NEARFIELD, $CERTS,
 #                                                       $IDENTITY and $TRUST to make its certificate
 #   node.sh stop PREFIX
 #   node.sh sweep RUN_DIR REGION                        stops what is recorded of a region's nodes there, and still runs;
@@ -29,7 +29,7 @@ record() {
 certificate() {
     mkdir -p "$CERTS"
     if [ ! -f "$CERTS/ca.pem" ] || [ -f "$CERTS/ca.key" ]; then
-        flock "$CERTS" "$BENCH" certs --dir "$CERTS" --trust-domain "$TRUST" "$IDENTITY"
+        flock "$CERTS" "$NEARFIELD" certs --dir "$CERTS" --trust-domain "$TRUST" "$IDENTITY"
     fi
 }
 

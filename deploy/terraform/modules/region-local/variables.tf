@@ -68,12 +68,12 @@ variable "dns_server" {
 }
 
 variable "bin_dir" {
-  description = "Folder of edge-node, core-node, geo-dns and bench."
+  description = "Folder of edge-node, core-node, geo-dns and nearfield."
   type        = string
 }
 
 variable "certs_dir" {
-  description = "Folder of ca.pem, <node>.pem and <node>.key. Made by `bench certs` at each start, unless ca.pem is there without ca.key: then the certificates are yours."
+  description = "Folder of ca.pem, <node>.pem and <node>.key. Made by `nearfield certs` at each start, unless ca.pem is there without ca.key: then the certificates are yours."
   type        = string
 }
 

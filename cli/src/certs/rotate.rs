@@ -88,7 +88,7 @@ fn first(bundle: &str) -> String {
     bundle.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap_or_default().to_owned()
 }
 
-/// The lists in `crl.pem`, each by itself; none if there is no such file, as in folders of release 0.1.
+/// The lists in `crl.pem`, each by itself; none if there is no such file.
 fn lists(dir: &Path) -> Result<Vec<String>> {
     let path = dir.join("crl.pem");
     let text = if path.exists() { read(&path)? } else { String::new() };

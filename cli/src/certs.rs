@@ -1,4 +1,4 @@
-//! `bench certs`: a certificate authority for a demo, a test or a first deployment.
+//! `nearfield certs`: a certificate authority for a demo, a test or a first deployment.
 //!
 //! Running nodes watch their files, so a rotation is: `--renew`, and copy each NODE.pem and NODE.key out. One of the
 //! authority is three steps, each copied out before the next: `--new-ca` (everybody trusts both), `--renew` (everybody
@@ -18,10 +18,15 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mesh::identity::{Identity, certs::Authority};
 
+use crate::files::read_text;
+
 /// How long a new authority is valid.
 const AUTHORITY_VALID: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// When a revocation list says that it should be replaced. Nodes go on to use it after that.
 const LISTS_VALID: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The longest file of the folder, in bytes: a list of some hundred thousand revoked certificates.
+const MAX_FILE: u64 = 16 << 20;
 
 /// Makes certificates for nodes, and the authority if the folder has none; renews and revokes them.
 #[derive(Debug, clap::Args)]
@@ -52,7 +57,7 @@ pub struct Args {
     pub nodes: Vec<String>,
 }
 
-/// Runs the subcommand.
+/// Runs the command.
 ///
 /// # Errors
 /// A name is malformed, or a file cannot be read or written.
@@ -110,7 +115,7 @@ fn parse(text: &str) -> Result<Identity> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    read_text(path, MAX_FILE)
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {

@@ -1,0 +1,9 @@
+//! `nearfield`: see the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    mesh::telemetry::exit(cli::run(&cli::Cli::parse(), &mut std::io::stdout().lock()))
+}

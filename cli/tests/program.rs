@@ -1,0 +1,54 @@
+//! The built program, as an operator calls it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+fn nearfield(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nearfield")).args(args).current_dir(dir).env_clear().output().unwrap()
+}
+
+/// What it ends with, and what it says on standard output and standard error.
+fn told(output: Output) -> (Option<i32>, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn it_says_its_version_and_what_it_can_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let version = format!("nearfield {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(told(nearfield(dir.path(), &["--version"])), (Some(0), version, String::new()));
+    let (code, out, _) = told(nearfield(dir.path(), &["--help"]));
+    assert_eq!(code, Some(0));
+    for command in ["certs", "verify-receipt"] {
+        assert!(out.contains(command), "{out}");
+        assert_eq!(told(nearfield(dir.path(), &[command, "--help"])).0, Some(0));
+    }
+}
+
+#[test]
+fn a_wrong_call_ends_with_2_and_a_failure_with_1_and_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(told(nearfield(dir.path(), &["dance"])).0, Some(2));
+    assert_eq!(told(nearfield(dir.path(), &["certs", "--dir", "certs"])).0, Some(2), "for nobody");
+    let (code, out, err) = told(nearfield(dir.path(), &["certs", "--dir", "certs", "edge-1:king:eu-central"]));
+    assert_eq!((code, out.as_str(), err.lines().count()), (Some(1), "", 1), "{err}");
+    assert!(err.starts_with("error: ") && err.contains("king"), "{err}");
+    let receipt = ["verify-receipt", "--ca", "ca.pem", "receipt.json"];
+    let (code, _, err) = told(nearfield(dir.path(), &receipt));
+    assert_eq!(code, Some(1));
+    assert_eq!(err, "error: receipt.json: cannot be read: No such file or directory (os error 2)\n");
+}
+
+#[test]
+fn certificates_are_made_as_the_programs_read_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, _, err) = told(nearfield(dir.path(), &["certs", "--dir", "certs", "edge-1:edge:eu-central"]));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    for file in ["ca.pem", "ca.key", "crl.pem", "edge-1.pem", "edge-1.key"] {
+        assert!(dir.path().join("certs").join(file).exists(), "{file}");
+    }
+}
