@@ -3,9 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use bench::{
-    capacity, demo, failover, failover::adversary, gossip, latency, link, placement, relay, soak, vad, words,
-};
+use bench::{capacity, demo, failover, failover::adversary, gossip, latency, link, placement, relay, soak, vad, words};
 use clap::{Parser, Subcommand};
 
 /// The edge's.

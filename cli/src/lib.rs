@@ -6,6 +6,7 @@
 #![warn(clippy::print_stderr)]
 
 pub mod certs;
+pub mod check;
 mod files;
 pub mod verify_receipt;
 
@@ -27,6 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Certs(certs::Args),
+    Check(check::Args),
     VerifyReceipt(verify_receipt::Args),
 }
 
@@ -37,6 +39,7 @@ enum Command {
 pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
     let done = match &cli.command {
         Command::Certs(args) => certs::run(args),
+        Command::Check(args) => check::run(args, out),
         Command::VerifyReceipt(args) => verify_receipt::run(args, out),
     };
     match done {

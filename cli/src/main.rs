@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    mesh::telemetry::exit(cli::run(&cli::Cli::parse(), &mut std::io::stdout().lock()))
+    mesh::program::exit(cli::run(&cli::Cli::parse(), &mut std::io::stdout().lock()))
 }

@@ -23,7 +23,7 @@ fn it_says_its_version_and_what_it_can_do() {
     assert_eq!(told(nearfield(dir.path(), &["--version"])), (Some(0), version, String::new()));
     let (code, out, _) = told(nearfield(dir.path(), &["--help"]));
     assert_eq!(code, Some(0));
-    for command in ["certs", "verify-receipt"] {
+    for command in ["certs", "check", "verify-receipt"] {
         assert!(out.contains(command), "{out}");
         assert_eq!(told(nearfield(dir.path(), &[command, "--help"])).0, Some(0));
     }
@@ -43,12 +43,39 @@ fn a_wrong_call_ends_with_2_and_a_failure_with_1_and_one_line() {
     assert_eq!(err, "error: receipt.json: cannot be read: No such file or directory (os error 2)\n");
 }
 
+/// An edge's configuration with the certificates in `certs`.
+const EDGE: &str = r#"
+node = { id = "edge-1", region = "eu-central" }
+mesh = { listen = "127.0.0.1:0" }
+http = { listen = "127.0.0.1:0" }
+[tls]
+ca = "certs/ca.pem"
+cert = "certs/edge-1.pem"
+key = "certs/edge-1.key"
+crl = "certs/crl.pem"
+trust_domain = "nearfield.internal"
+"#;
+
 #[test]
-fn certificates_are_made_as_the_programs_read_them() {
+fn certificates_are_made_and_a_configuration_that_names_them_is_right() {
     let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("etc")).unwrap();
+    let config = dir.path().join("etc/edge-1.toml");
+    std::fs::write(&config, EDGE).unwrap();
+    let check = |args: &[&str]| told(nearfield(dir.path(), &[&["check"], args].concat()));
+
+    let (code, out, err) = check(&["etc"]);
+    assert_eq!((code, err.as_str()), (Some(1), "error: 1 of 1 is wrong\n"));
+    assert!(out.contains("etc/edge-1.toml (edge-node): 1 error\n") && out.contains("tls.ca"), "{out}");
+    let right = "etc/edge-1.toml (edge-node): right\n".to_owned();
+    assert_eq!(check(&["--values-only", "etc"]), (Some(0), right.clone(), String::new()));
+
     let (code, _, err) = told(nearfield(dir.path(), &["certs", "--dir", "certs", "edge-1:edge:eu-central"]));
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    for file in ["ca.pem", "ca.key", "crl.pem", "edge-1.pem", "edge-1.key"] {
-        assert!(dir.path().join("certs").join(file).exists(), "{file}");
-    }
+    assert_eq!(check(&["etc"]), (Some(0), right, String::new()));
+
+    std::fs::write(config, EDGE.replace("id = \"edge-1\"", "id = \"edge-2\"")).unwrap();
+    let (code, out, _) = check(&["etc/edge-1.toml"]);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("node.id = \"edge-2\": the certificate in tls.cert names node `edge-1`"), "{out}");
 }

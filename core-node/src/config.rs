@@ -7,16 +7,20 @@ use std::{
 };
 
 use async_nats::ServerAddr;
+use geo::map::RegionMap;
 use mesh::{
     config::{
-        ConfigError, Source,
-        sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
+        Checks, Reach,
+        sections::{Common, HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
     },
+    identity::Role,
+    program::Configuration,
     wire::request::Secret,
 };
 use serde::Deserialize;
 
 use crate::{
+    SOFTWARE,
     authority::nats,
     ingest::Limits,
     link::{Caps, ROW_WAIT},
@@ -25,9 +29,6 @@ use crate::{
     store::{LOCK_WAIT, Opening, Store},
     transcribe::{openai, whisper},
 };
-
-/// Prefix of environment variables that override the file.
-pub const ENV_PREFIX: &str = "NEARFIELD_CORE";
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -135,32 +136,28 @@ impl AuthoritySection {
         Duration::from_millis(self.timeout_ms)
     }
 
-    fn check(&self, source: &Source) -> Result<(), ConfigError> {
-        source.range("authority.replicas", self.replicas, 1..=5)?;
-        source.range("authority.timeout_ms", self.timeout_ms, 200..=60_000)?;
+    fn check(&self, checks: &mut Checks<'_>) {
+        checks.range("authority.replicas", self.replicas, 1..=5);
+        checks.range("authority.timeout_ms", self.timeout_ms, 200..=60_000);
         let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
         let bucket = (1..=64).contains(&self.bucket.len()) && self.bucket.bytes().all(name);
-        source.ensure("authority.bucket", bucket, "1 to 64 letters, digits, `-` or `_`")?;
+        checks.ensure("authority.bucket", bucket, "1 to 64 letters, digits, `-` or `_`");
         let named = self.kind != AuthorityKind::Nats || !self.servers.is_empty();
-        source.ensure("authority.servers", named, "one server or more when authority.kind is `nats`")?;
+        checks.ensure("authority.servers", named, "one server or more when authority.kind is `nats`");
         for (n, server) in self.servers.iter().enumerate() {
             let key = format!("authority.servers[{n}]");
             if server.contains('@') {
                 // An error repeats the value.
-                return source.ensure(
-                    "authority",
-                    false,
-                    "without passwords in `servers`: `credentials_file` is for them",
-                );
+                checks.refuse("authority", "must be without passwords in `servers`: `credentials_file` is for them");
+                continue;
             }
             let known = server.parse::<ServerAddr>().is_ok_and(|s| !s.host().is_empty());
-            source.ensure(&key, known, "a server such as `nats://host:4222` or `tls://host:4222`")?;
+            checks.ensure(&key, known, "a server such as `nats://host:4222` or `tls://host:4222`");
         }
         for (key, path) in [("credentials_file", &self.credentials_file), ("ca_file", &self.ca_file)] {
-            let there = path.as_ref().is_none_or(|path| path.is_file());
-            source.ensure(&format!("authority.{key}"), there, "a file that is there, or absent")?;
+            let there = checks.reach() == Reach::Values || path.as_ref().is_none_or(|path| path.is_file());
+            checks.ensure(&format!("authority.{key}"), there, "a file that is there, or absent");
         }
-        Ok(())
     }
 }
 
@@ -194,6 +191,22 @@ fn cache_bytes() -> usize {
 
 fn max_bytes() -> u64 {
     20 << 30
+}
+
+impl ApiSection {
+    fn check(&self, checks: &mut Checks<'_>, listen: SocketAddr) {
+        let token = self.token.as_ref().is_none_or(|t| t.0.len() >= 16);
+        checks.ensure("api.token", token, "at least 16 characters long, or absent");
+        let guarded = self.token.is_some() || !is_public(listen.ip());
+        let allowed = "set where http.listen is a public address: without it anybody may use the API";
+        checks.ensure("api.token", guarded, allowed);
+        let reachable = self.advertise.is_some() || !listen.ip().is_unspecified();
+        checks.ensure("api.advertise", reachable, "set when http.listen is a wildcard");
+        // A name, or the URL of a proxy, is the operator's word.
+        if let Some(api) = self.advertise.as_ref().and_then(|api| api.parse::<SocketAddr>().ok()) {
+            checks.accept("api.advertise", geo::address::told(api));
+        }
+    }
 }
 
 /// Which engine makes words.
@@ -231,6 +244,21 @@ pub struct TranscribeSection {
     pub interim_every_ms: u64,
     /// The remote engine.
     pub openai: OpenAiSection,
+}
+
+impl TranscribeSection {
+    fn check(&self, checks: &mut Checks<'_>) {
+        checks.range("transcribe.workers", self.workers, 1..=256);
+        checks.range("transcribe.threads", self.threads, 1..=64);
+        checks.range("transcribe.queue", self.queue, 1..=10_000);
+        checks.range("transcribe.interim_every_ms", self.interim_every_ms, 200..=60_000);
+        checks.range("transcribe.openai.timeout_ms", self.openai.timeout_ms, 100..=600_000);
+        let code = |l: &String| l.len() == 2 && l.bytes().all(|b| b.is_ascii_lowercase());
+        let language = self.language.as_ref().is_none_or(code);
+        checks.ensure("transcribe.language", language, "an ISO 639-1 code such as `en`, or absent");
+        let named = self.engine != Engine::Local || self.model.is_some();
+        checks.ensure("transcribe.model", named, "the path of a ggml file when transcribe.engine is `local`");
+    }
 }
 
 /// `[transcribe.openai]`
@@ -298,51 +326,51 @@ impl Default for LimitsSection {
     }
 }
 
-impl Config {
-    /// Checks what the types do not say.
-    ///
-    /// # Errors
-    /// The first value that is not allowed, with its file, key and what is allowed.
-    pub fn check(&self, source: &Source) -> Result<(), ConfigError> {
-        let (transcribe, limits) = (&self.transcribe, &self.limits);
-        source.range("store.max_bytes", self.store.max_bytes, 1 << 20..=1 << 50)?;
-        source.range("store.cache_bytes", self.store.cache_bytes, 1 << 20..=64 << 30)?;
-        source.range("transcribe.workers", transcribe.workers, 1..=256)?;
-        source.range("transcribe.threads", transcribe.threads, 1..=64)?;
-        source.range("transcribe.queue", transcribe.queue, 1..=10_000)?;
-        source.range("transcribe.interim_every_ms", transcribe.interim_every_ms, 200..=60_000)?;
-        source.range("transcribe.openai.timeout_ms", transcribe.openai.timeout_ms, 100..=600_000)?;
-        source.range("limits.meetings", limits.meetings, 1..=100_000)?;
-        source.range("limits.participants_per_meeting", limits.participants_per_meeting, 1..=10_000)?;
-        source.range("limits.undone_spurts_per_meeting", limits.undone_spurts_per_meeting, 16..=100_000)?;
-        source.range("limits.drain_seconds", limits.drain_seconds, 1..=600)?;
-        source.range("failover.stall_ms", self.failover.stall_ms, 200..=60_000)?;
-        source.range("failover.takeover_seconds", self.failover.takeover_seconds, 10..=86_400)?;
-        let code = |l: &String| l.len() == 2 && l.bytes().all(|b| b.is_ascii_lowercase());
-        let language = transcribe.language.as_ref().is_none_or(code);
-        source.ensure("transcribe.language", language, "an ISO 639-1 code such as `en`, or absent")?;
-        let named = transcribe.engine != Engine::Local || transcribe.model.is_some();
-        source.ensure("transcribe.model", named, "the path of a ggml file when transcribe.engine is `local`")?;
-        let token = self.api.token.as_ref().is_none_or(|t| t.0.len() >= 16);
-        source.ensure("api.token", token, "at least 16 characters long, or absent")?;
-        let guarded = self.api.token.is_some() || !is_public(self.http.listen.ip());
-        source.ensure(
-            "api.token",
-            guarded,
-            "set where http.listen is a public address: without it anybody may use the API",
-        )?;
-        let reachable = self.api.advertise.is_some() || !self.http.listen.ip().is_unspecified();
-        source.ensure("api.advertise", reachable, "set when http.listen is a wildcard")?;
-        // A name, or the URL of a proxy, is the operator's word.
-        let unfit = |addr: SocketAddr| geo::address::told(addr).err();
-        if let Some(why) = self.api.advertise.as_ref().and_then(|api| unfit(api.parse().ok()?)) {
-            return Err(source.refuse("api.advertise", why));
-        }
-        self.authority.check(source)
+impl Configuration for Config {
+    const PROGRAM: &'static str = "core-node";
+    const ROLE: Role = Role::Core;
+    const SOFTWARE: &'static str = SOFTWARE;
+    const ENV_PREFIX: &'static str = "NEARFIELD_CORE";
+    const EXAMPLE: &'static str = include_str!("../core.example.toml");
+
+    /// Where regions are.
+    type Parts = RegionMap;
+
+    fn common(&self) -> Common<'_> {
+        Common { node: &self.node, mesh: &self.mesh, tls: &self.tls, log: &self.log, http: &self.http }
     }
 
+    fn check(&self, checks: &mut Checks<'_>) -> Option<RegionMap> {
+        let (limits, failover) = (&self.limits, &self.failover);
+        checks.range("store.max_bytes", self.store.max_bytes, 1 << 20..=1 << 50);
+        checks.range("store.cache_bytes", self.store.cache_bytes, 1 << 20..=64 << 30);
+        checks.range("limits.meetings", limits.meetings, 1..=100_000);
+        checks.range("limits.participants_per_meeting", limits.participants_per_meeting, 1..=10_000);
+        checks.range("limits.undone_spurts_per_meeting", limits.undone_spurts_per_meeting, 16..=100_000);
+        checks.range("limits.drain_seconds", limits.drain_seconds, 1..=600);
+        checks.range("failover.stall_ms", failover.stall_ms, 200..=60_000);
+        checks.range("failover.takeover_seconds", failover.takeover_seconds, 10..=86_400);
+        self.transcribe.check(checks);
+        self.api.check(checks, self.http.listen);
+        self.authority.check(checks);
+        checks.regions("geo.regions_file", self.geo.regions_file.as_deref())
+    }
+
+    fn try_opening(&self, checks: &mut Checks<'_>) {
+        self.try_store(checks);
+        if let Some(settings) = self.whisper() {
+            checks.accept("transcribe.model", whisper::check(&settings.model));
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.exposed().into_iter().collect()
+    }
+}
+
+impl Config {
     /// A warning where anybody who reaches the machine may use the API.
-    pub fn exposed(&self) -> Option<String> {
+    fn exposed(&self) -> Option<String> {
         let open = self.api.token.is_none() && self.http.listen.ip().is_unspecified();
         let listen = self.http.listen;
         open.then(|| {
@@ -357,29 +385,23 @@ impl Config {
         if is_folder { path.join("core.redb") } else { path.clone() }
     }
 
-    /// Tries what a start would open: addresses, the log filter, the store's place, the model. Nothing is made or kept open.
-    ///
-    /// # Errors
-    /// The first that cannot be opened, by its key.
-    pub fn try_all(&self, source: &Source) -> Result<(), ConfigError> {
-        source.try_common(&self.log, &self.mesh, &self.http)?;
-        let file = self.store_file();
-        source.ensure("store.path", file.file_name().is_some(), "a file, or a folder for one")?;
-        match file.parent().filter(|_| !file.exists()) {
-            Some(dir) => source.try_folder("store.path", dir)?,
-            None => {
-                Store::check(&file).map_err(|e| source.refuse("store.path", e))?;
-                let (of, node) = (Store::owner_of(&file), &self.node.id);
-                let mine = of.as_ref().is_none_or(|of| of == node.as_str());
-                source.ensure(
-                    "store.path",
-                    mine,
-                    &format!("{node}'s own store: it is that of {}", of.unwrap_or_default()),
-                )?;
-            }
+    fn try_store(&self, checks: &mut Checks<'_>) {
+        let (key, file) = ("store.path", self.store_file());
+        if file.file_name().is_none() {
+            checks.refuse(key, "must be a file, or a folder for one");
+            return;
         }
-        let model = self.whisper().map_or(Ok(()), |settings| whisper::check(&settings.model));
-        model.map_err(|e| source.refuse("transcribe.model", e))
+        if let Some(folder) = file.parent().filter(|_| !file.exists()) {
+            checks.try_folder(key, folder);
+            return;
+        }
+        if checks.accept(key, Store::check(&file)).is_none() {
+            return;
+        }
+        let node = &self.node.id;
+        if let Some(other) = Store::owner_of(&file).filter(|of| of != node.as_str()) {
+            checks.refuse(key, format!("must be {node}'s own store: it is that of {other}"));
+        }
     }
 
     /// How the store is opened.
@@ -469,139 +491,4 @@ fn is_public(ip: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::path::Path;
-
-    use super::*;
-
-    fn example() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("core.example.toml")
-    }
-
-    fn load(sets: &[&str]) -> Result<Config, ConfigError> {
-        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
-        let source = Source::read(Some(&example()), "NEARFIELD_CORE_TEST_UNSET", &sets)?;
-        let config: Config = source.parse()?;
-        config.check(&source)?;
-        Ok(config)
-    }
-
-    #[test]
-    fn the_example_is_valid_and_names_every_key() {
-        load(&[]).unwrap();
-        let text = std::fs::read_to_string(example()).unwrap();
-        for section in [
-            "node",
-            "mesh",
-            "tls",
-            "log",
-            "http",
-            "api",
-            "store",
-            "transcribe",
-            "transcribe.openai",
-            "limits",
-            "failover",
-            "authority",
-            "geo",
-        ] {
-            let body = text.split(&format!("\n[{section}]\n")).nth(1).unwrap_or_else(|| panic!("[{section}]"));
-            let body = body.split("\n[").next().unwrap();
-            // The parser itself lists the keys that it knows.
-            let error = load(&[&format!("{section}.zzz=1")]).unwrap_err().to_string();
-            let expected = error.split("expected").nth(1).unwrap_or_else(|| panic!("{error}"));
-            let keys: Vec<&str> = expected.split('`').skip(1).step_by(2).filter(|k| *k != "openai").collect();
-            assert!(!keys.is_empty(), "{error}");
-            for key in keys {
-                let named = body.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} =")));
-                assert!(named, "[{section}] {key} is not in core.example.toml");
-            }
-        }
-    }
-
-    #[test]
-    fn an_api_that_the_internet_reaches_needs_a_token() {
-        let with = |sets: &[&str]| load(sets).map(|config| config.exposed().is_some()).map_err(|e| e.to_string());
-        for public in ["93.184.216.34:80", "[2606:4700::1111]:80", "[::ffff:93.184.216.34]:80"] {
-            let listen = format!("http.listen={public}");
-            let text = with(&[&listen]).unwrap_err();
-            assert!(text.contains("api.token") && text.contains("public address"), "{text}");
-            assert_eq!(with(&[&listen, "api.token=correct horse battery"]), Ok(false));
-        }
-        for own in ["127.0.0.1:80", "10.77.0.1:80", "192.168.1.1:80", "100.64.0.1:80", "[::1]:80", "[fd00::1]:80"] {
-            assert_eq!(with(&[&format!("http.listen={own}")]), Ok(false), "{own}");
-        }
-        assert_eq!(with(&["http.listen=0.0.0.0:80"]), Ok(true), "it may be");
-        assert_eq!(with(&["http.listen=0.0.0.0:80", "api.token=correct horse battery"]), Ok(false));
-    }
-
-    #[test]
-    fn every_metric_is_described_and_named_as_prometheus_wants() {
-        use crate::measures::METRICS;
-        let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-        assert_eq!(mesh::telemetry::lint::sources(sources.as_ref(), METRICS).unwrap(), Vec::<String>::new());
-        assert_eq!(mesh::telemetry::lint::promtool(METRICS).expect("promtool, of Debian's package prometheus"), "");
-    }
-
-    #[test]
-    fn a_wrong_value_is_named_with_its_key_and_what_is_allowed() {
-        let refused = |set: &str, parts: &[&str]| {
-            let error = load(&[set]).unwrap_err().to_string();
-            assert!(parts.iter().all(|p| error.contains(p)), "{error}");
-        };
-        refused("transcribe.workers=0", &["--set", "transcribe.workers", "0", "1 to 256"]);
-        refused("transcribe.engine=magic", &["transcribe.engine", "magic", "local"]);
-        refused("transcribe.language=english", &["transcribe.language", "english", "ISO 639-1"]);
-        refused("limits.meeting=3", &["limits", "meeting", "participants_per_meeting"]);
-        refused("authority.kind=etcd", &["authority.kind", "etcd", "embedded", "nats"]);
-        refused("authority.kind=nats", &["authority.servers", "one server or more"]);
-        refused("authority.servers=[\"ftp://x\"]", &["authority.servers[0]", "ftp://x", "nats://host:4222"]);
-        refused("authority.bucket=a.b", &["authority.bucket", "a.b", "letters, digits"]);
-        refused("authority.replicas=7", &["authority.replicas", "7", "1 to 5"]);
-        refused("authority.ca_file=/no/such.pem", &["authority.ca_file", "/no/such.pem", "there"]);
-        let error = load(&["authority.servers=[\"nats://me:hush@x:4222\"]"]).unwrap_err().to_string();
-        assert!(error.contains("credentials_file") && !error.contains("hush"), "{error}");
-        let error = load(&["api.token=short"]).unwrap_err().to_string();
-        assert!(error.contains("api.token") && !error.contains("short"), "{error}");
-    }
-
-    #[test]
-    fn what_a_start_would_open_is_tried_and_named_by_its_key() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, model) = (dir.path().join("a/core.redb"), dir.path().join("model.bin"));
-        let set = |key: &str, value: &Path| format!("{key}={}", value.display());
-        let tried = |log: &str| {
-            let sets = [
-                set("store.path", &store),
-                set("transcribe.model", &model),
-                format!("log.filter={log}"),
-                "mesh.listen=127.0.0.1:0".into(),
-                "http.listen=127.0.0.1:0".into(),
-                "mesh.seeds=[]".into(),
-            ];
-            let source = Source::read(Some(&example()), "NEARFIELD_CORE_TEST_UNSET", &sets).unwrap();
-            source.parse::<Config>().unwrap().try_all(&source).map_err(|e| e.to_string())
-        };
-        assert!(tried("info=loud").unwrap_err().contains("log.filter"));
-        assert!(tried("info").unwrap_err().contains("transcribe.model"));
-        std::fs::write(&model, vec![0; 100]).unwrap();
-        assert!(tried("info").unwrap_err().contains("ggml"));
-        assert!(!store.exists() && !store.parent().unwrap().exists());
-        let at = |path: &str| {
-            let sets = ["http.listen=127.0.0.1:0", "mesh.listen=127.0.0.1:0"].map(str::to_owned).into_iter();
-            let sets: Vec<_> = sets.chain([set("transcribe.model", &model), format!("store.path={path}")]).collect();
-            let source = Source::read(Some(&example()), "NEARFIELD_CORE_TEST_UNSET", &sets).unwrap();
-            let config = source.parse::<Config>().unwrap();
-            (config.store_file(), config.try_all(&source).map_err(|e| e.to_string()).unwrap_err())
-        };
-        let folder = dir.path().join("to-come/").display().to_string();
-        assert_eq!(at(&folder).0, dir.path().join("to-come/core.redb"), "a folder that is not there yet");
-        assert!(at("").1.contains("store.path"), "no file at all");
-        assert!(at(&format!("{folder}{}/x", "n".repeat(300))).1.contains("longer than 255 bytes"));
-        std::fs::create_dir(store.parent().unwrap()).unwrap();
-        std::fs::write(&store, "no store").unwrap();
-        assert!(tried("info").unwrap_err().contains("store.path"));
-    }
-}
+mod tests;

@@ -18,52 +18,38 @@ use core_node::{
     api::{self, App, streams::Streams},
     authority::{Claims, nats::Nats},
     backup,
-    config::{Config, ENV_PREFIX},
+    config::Config,
     log::Log,
     measures::METRICS,
     meetings::{Meetings, place::Placer},
     store::{Opening, Store},
     transcribe::{Transcriber, openai::OpenAi, pool::Pool, whisper::Whisper},
 };
-use geo::{latency::LatencyModel, map::RegionMap};
+use geo::latency::LatencyModel;
 use mesh::{
-    config::{ConfigError, Source, sections::node_settings},
     http,
-    identity::Role,
     node::Node,
-    signals,
+    program::{self, Loaded, Options},
+    signals::Stop,
     tasks::{Broken, blocking},
     telemetry,
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Mutex,
-};
+use tokio::sync::Mutex;
 use tracing::info;
 
 /// As at the edge: what is allocated on one thread is freed on another.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Makes words of the speech that edges send, and serves the API.
+/// Makes words of the speech that edges send, and serves the API. core.example.toml explains its configuration.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// The configuration file; see core.example.toml.
-    #[arg(long, global = true)]
-    config: Option<PathBuf>,
-    /// Overrides one setting: KEY=VALUE, such as limits.meetings=50. May be given many times.
-    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
-    sets: Vec<String>,
-    /// Only checks the configuration and the certificate, and tries what a start would open. Nothing is made or kept open.
-    #[arg(long)]
-    check: bool,
+    #[command(flatten)]
+    options: Options,
     /// Gives the disk back what removed meetings have left free in the store, and ends. Not while the core runs.
     #[arg(long)]
     compact: bool,
-    /// At SIGUSR1 every task that is started again when it breaks does so, one a second: a drill.
-    #[arg(long, hide = true)]
-    drill: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -91,43 +77,21 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const FULL_BACKLOG: usize = 16;
 
 fn main() -> ExitCode {
-    telemetry::exit(start(Cli::parse()))
+    let cli = Cli::parse();
+    program::exit(program::start(&cli.options, |loaded| work(&cli, loaded)))
 }
 
-fn start(cli: Cli) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    signals::heed_hangup(&runtime)?;
-    let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
-    let config: Config = source.parse()?;
-    config.check(&source)?;
-    let map = regions(&config, &source)?;
-    let limits = config.http.limits(&source)?;
-    let Config { node, mesh, tls, .. } = &config;
-    let settings = node_settings(&source, Role::Core, node, mesh, tls, SOFTWARE)?;
-    for warning in source.strays::<Config>().into_iter().chain(config.exposed()) {
-        telemetry::warn_early(&warning.to_string());
+async fn work(cli: &Cli, loaded: Loaded<Config>) -> Result<()> {
+    match &cli.command {
+        Some(command) => keep(command, &loaded.config),
+        None if cli.compact => compact(&loaded.config),
+        None => run(loaded).await,
     }
-    if cli.check {
-        return Ok(config.try_all(&source)?);
-    }
-    if let Some(command) = &cli.command {
-        return keep(command, &config);
-    }
-    if cli.compact {
-        return compact(&config);
-    }
-    // The process default, for HTTPS to a remote engine; the mesh names its provider itself.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    runtime.block_on(async {
-        if cli.drill {
-            settings.tasks.drill();
-        }
-        run(config, settings, map, limits).await
-    })
 }
 
-async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, limits: http::Limits) -> Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+async fn run(loaded: Loaded<Config>) -> Result<()> {
+    let Loaded { config, parts: map, node: settings, limits } = loaded;
+    let mut stop = Stop::listen()?;
     let tasks = settings.tasks.clone();
     let (metrics, _last_lines) = telemetry::init(&config.log, METRICS, &tasks)?;
     let pool = Pool::new(engine(&config)?, config.transcribe.workers, config.transcribe.queue);
@@ -140,8 +104,7 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
             Arc::new(store)
         }
         // It may be waiting for another process.
-        _ = term.recv() => std::process::exit(0),
-        _ = int.recv() => std::process::exit(0),
+        () = stop.asked() => std::process::exit(0),
     };
     let log = Log::start(store.clone())?;
     let (node, inbound) = Node::start(settings).await?;
@@ -152,8 +115,7 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     // Before any edge is let in: one that finds its core silent turns to the standby, which knows better than an older copy.
     let consulted = tokio::select! {
         consulted = meetings.consult() => Some(consulted?),
-        _ = term.recv() => None,
-        _ = int.recv() => None,
+        () = stop.asked() => None,
     };
     if consulted.is_none() {
         node.shutdown().await;
@@ -182,8 +144,7 @@ async fn run(config: Config, settings: mesh::node::Settings, map: RegionMap, lim
     info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, %api, "core up");
 
     let failed = tokio::select! {
-        _ = term.recv() => None,
-        _ = int.recv() => None,
+        () = stop.asked() => None,
         reason = log.failed() => Some(format!("the store failed: {reason}")),
         reason = tasks.failed() => Some(reason),
     };
@@ -223,13 +184,6 @@ fn compact(config: &Config) -> Result<()> {
     let (before, after) = Store::compact(&path, Opening { lock_wait: Duration::ZERO, ..config.opening() })?;
     println!("{}: {before} bytes before, {after} after", path.display());
     Ok(())
-}
-
-fn regions(config: &Config, source: &Source) -> Result<RegionMap, ConfigError> {
-    let Some(path) = &config.geo.regions_file else { return Ok(RegionMap::built_in()) };
-    let refuse = |e: &dyn std::fmt::Display| source.refuse("geo.regions_file", e);
-    let text = std::fs::read_to_string(path).map_err(|e| refuse(&e))?;
-    RegionMap::built_in().overlaid(&text).map_err(|e| refuse(&e))
 }
 
 fn engine(config: &Config) -> Result<Arc<dyn Transcriber>> {

@@ -3,9 +3,13 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
-use mesh::config::{
-    ConfigError, Source,
-    sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
+use mesh::{
+    config::{
+        Checks,
+        sections::{Common, HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
+    },
+    identity::Role,
+    program::Configuration,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -15,9 +19,6 @@ use crate::{
     meeting,
     uplink::{self, spill},
 };
-
-/// Prefix of environment variables that override the file.
-pub const ENV_PREFIX: &str = "NEARFIELD_EDGE";
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -180,46 +181,60 @@ impl Default for UplinkSection {
     }
 }
 
-impl Config {
-    /// Checks what the types cannot.
-    ///
-    /// # Errors
-    /// A value out of its range: where it came from, its key and what is allowed.
-    pub fn check(&self, source: &Source) -> Result<(), ConfigError> {
-        source.range("capacity.meetings", self.capacity.meetings, 1..=10_000)?;
-        source.range("capacity.drain_seconds", self.capacity.drain_seconds, 1..=600)?;
-        source.range("capacity.hand_over_seconds", self.capacity.hand_over_seconds, 0..=60)?;
-        source.range("uplink.ring_megabytes", self.uplink.ring_megabytes, 1..=1024)?;
-        source.range("uplink.spill_megabytes", self.uplink.spill_megabytes, 1..=65_536)?;
-        source.range("uplink.spill_minutes", self.uplink.spill_minutes, 1..=10_080)?;
-        source.range("uplink.orphan_seconds", self.uplink.orphan_seconds, 0..=3600)?;
-        let servers = &self.media.ice_servers;
-        // Of one that is refused, not more than its place is told: it has a password.
-        for (n, server) in servers.iter().enumerate() {
-            let refused = |error| source.refuse("media", format!("ice_servers[{n}]: {error}"));
-            server.parse().map_err(refused)?;
-        }
-        source.range("media", servers.len(), 0..=connect::MAX_SERVERS)?;
-        source.range("egress.allow", self.egress.allow.len(), 0..=egress::MAX_ALLOWED)?;
+impl Configuration for Config {
+    const PROGRAM: &'static str = "edge-node";
+    const ROLE: Role = Role::Edge;
+    const SOFTWARE: &'static str = env!("CARGO_PKG_VERSION");
+    const ENV_PREFIX: &'static str = "NEARFIELD_EDGE";
+    const EXAMPLE: &'static str = include_str!("../edge.example.toml");
+
+    type Parts = ();
+
+    fn common(&self) -> Common<'_> {
+        Common { node: &self.node, mesh: &self.mesh, tls: &self.tls, log: &self.log, http: &self.http }
+    }
+
+    fn check(&self, checks: &mut Checks<'_>) -> Option<()> {
+        checks.range("capacity.meetings", self.capacity.meetings, 1..=10_000);
+        checks.range("capacity.drain_seconds", self.capacity.drain_seconds, 1..=600);
+        checks.range("capacity.hand_over_seconds", self.capacity.hand_over_seconds, 0..=60);
+        checks.range("uplink.ring_megabytes", self.uplink.ring_megabytes, 1..=1024);
+        checks.range("uplink.spill_megabytes", self.uplink.spill_megabytes, 1..=65_536);
+        checks.range("uplink.spill_minutes", self.uplink.spill_minutes, 1..=10_080);
+        checks.range("uplink.orphan_seconds", self.uplink.orphan_seconds, 0..=3600);
+        self.media.check(checks);
+        checks.range("egress.allow", self.egress.allow.len(), 0..=egress::MAX_ALLOWED);
         let isolation = &self.isolation;
-        source.range("isolation.process_megabytes", isolation.process_megabytes, 64..=65_536)?;
-        source.range("isolation.packets_per_second", isolation.packets_per_second, 100..=1_000_000)?;
-        source.range("isolation.kilobytes_per_second", isolation.kilobytes_per_second, 10..=1_000_000)?;
-        source.range("isolation.flood_seconds", isolation.flood_seconds, 1..=3600)
+        checks.range("isolation.process_megabytes", isolation.process_megabytes, 64..=65_536);
+        checks.range("isolation.packets_per_second", isolation.packets_per_second, 100..=1_000_000);
+        checks.range("isolation.kilobytes_per_second", isolation.kilobytes_per_second, 10..=1_000_000);
+        checks.range("isolation.flood_seconds", isolation.flood_seconds, 1..=3600);
+        Some(())
     }
 
-    /// Tries what the program opens beyond what it reads.
-    ///
-    /// # Errors
-    /// The first that cannot be opened, by its key.
-    pub fn try_all(&self, source: &Source) -> Result<(), ConfigError> {
-        source.try_common(&self.log, &self.mesh, &self.http)?;
+    fn try_opening(&self, checks: &mut Checks<'_>) {
         for ip in &self.media.bind {
-            source.try_udp("media.bind", (*ip, 0).into())?;
+            checks.try_udp("media.bind", (*ip, 0).into());
         }
-        self.uplink.spill_dir.as_ref().map_or(Ok(()), |dir| source.try_folder("uplink.spill_dir", dir))
+        if let Some(folder) = &self.uplink.spill_dir {
+            checks.try_folder("uplink.spill_dir", folder);
+        }
     }
+}
 
+impl MediaSection {
+    fn check(&self, checks: &mut Checks<'_>) {
+        let servers = &self.ice_servers;
+        for (n, server) in servers.iter().enumerate() {
+            // Of one that is refused, not more than its place is told: it has a password.
+            let parsed = server.parse().map_err(|error| format!("ice_servers[{n}]: {error}"));
+            checks.accept("media", parsed);
+        }
+        checks.range("media", servers.len(), 0..=connect::MAX_SERVERS);
+    }
+}
+
+impl Config {
     /// What [`assignments::Assignments`] needs of it.
     pub fn serving(&self) -> assignments::Settings {
         let UplinkSection { ring_megabytes, spill_dir, spill_megabytes, spill_minutes, orphan_seconds, ladder } =
@@ -255,6 +270,11 @@ impl Config {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use mesh::{
+        config::{ConfigError, Reach, Source},
+        program,
+    };
+
     use super::*;
 
     const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/edge.example.toml");
@@ -270,7 +290,7 @@ mod tests {
     fn the_example_is_valid_and_shows_the_defaults() {
         let (source, config) = read(&[]);
         let config = config.unwrap();
-        config.check(&source).unwrap();
+        assert!(program::check::<Config>(&source, Reach::Values).errors.is_empty());
         assert_eq!(config.capacity.meetings, CapacitySection::default().meetings);
         assert_eq!(config.capacity.drain_seconds, CapacitySection::default().drain_seconds);
         assert_eq!(config.capacity.hand_over_seconds, CapacitySection::default().hand_over_seconds);
@@ -289,9 +309,12 @@ mod tests {
 
     #[test]
     fn a_value_out_of_range_is_named_with_what_is_allowed() {
-        let (source, config) = read(&["capacity.meetings=0"]);
-        let error = config.unwrap().check(&source).unwrap_err().to_string();
-        assert_eq!(error, "--set: capacity.meetings = 0: must be 1 to 10000");
+        let source = read(&["capacity.meetings=0", "uplink.spill_minutes=0"]).0;
+        let told: Vec<_> =
+            program::check::<Config>(&source, Reach::Values).errors.iter().map(|e| e.to_string()).collect();
+        let wanted =
+            ["--set: capacity.meetings = 0: must be 1 to 10000", "--set: uplink.spill_minutes = 0: must be 1 to 10080"];
+        assert_eq!(told, wanted);
     }
 
     #[test]
@@ -308,8 +331,11 @@ mod tests {
     #[test]
     fn a_check_tries_what_would_be_opened() {
         let tried = |set: &str| {
-            let (source, config) = read(&["http.listen=127.0.0.1:0", "mesh.listen=127.0.0.1:0", set]);
-            config.unwrap().try_all(&source).err().map(|e| e.to_string()).unwrap_or_default()
+            let source = read(&["http.listen=127.0.0.1:0", "mesh.listen=127.0.0.1:0", set]).0;
+            let errors = program::check::<Config>(&source, Reach::Machine).errors;
+            let told = errors.iter().map(ToString::to_string);
+            // Where the example's certificates are, there are none.
+            told.filter(|text| !text.contains("tls.")).collect::<Vec<_>>().join("\n")
         };
         assert_eq!(tried("uplink.spill_dir=/tmp/not/there/yet"), "");
         for (set, key) in [

@@ -1,30 +1,25 @@
 //! `edge-node --config edge.toml`: load, build, run, drain.
 #![warn(clippy::print_stderr)]
 
-use std::{os::fd::AsFd, path::PathBuf, process::ExitCode};
+use std::{os::fd::AsFd, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use edge_node::{
     assignments::{self, Assignments},
-    config::{Config, ENV_PREFIX, Isolation},
+    config::{Config, Isolation},
     isolate::{self, child},
     measures::METRICS,
 };
 use mesh::{
-    config::{Source, sections::node_settings},
     health, http,
-    identity::Role,
     node::Node,
-    signals,
+    program::{self, Loaded, Options},
+    signals::Stop,
     tasks::Tasks,
     telemetry,
 };
-use tokio::{
-    net::unix::pipe,
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::{net::unix::pipe, runtime::Builder};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -32,69 +27,30 @@ use tracing::info;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Joins meetings near their relay and sends their speech to a core.
+/// Joins meetings near their relay and sends their speech to a core. edge.example.toml explains its configuration.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// The configuration file; see edge.example.toml.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Overrides one setting: KEY=VALUE, such as capacity.meetings=50. May be given many times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
-    /// Only checks the configuration, the certificate, and what would be opened.
-    #[arg(long)]
-    check: bool,
+    #[command(flatten)]
+    options: Options,
     /// `process`: each meeting's relay connection and media path run in a process of their own; as `isolation.mode`.
     #[arg(long, value_name = "MODE", value_parser = ["task", "process"])]
     isolate: Option<String>,
-    /// At SIGUSR1 every task that is started again when it breaks does so, one a second: a drill.
-    #[arg(long, hide = true)]
-    drill: bool,
     /// Serves one meeting for the process that started this one.
     #[arg(long, hide = true)]
     meeting_process: bool,
 }
 
 fn main() -> ExitCode {
-    telemetry::exit(start(Cli::parse()))
-}
-
-fn start(cli: Cli) -> Result<()> {
-    let runtime = match cli.meeting_process {
-        true => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-        false => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
-    };
-    signals::heed_hangup(&runtime)?;
-    let isolate = cli.isolate.iter().map(|mode| format!("isolation.mode={mode}"));
-    let sets: Vec<String> = cli.sets.iter().cloned().chain(isolate).collect();
-    let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &sets)?;
-    let config: Config = source.parse()?;
-    config.check(&source)?;
-    if cli.meeting_process {
-        return serve_parent(&runtime, config);
-    }
-    let Config { node, mesh, tls, .. } = &config;
-    let settings = node_settings(&source, Role::Edge, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
-    let limits = config.http.limits(&source)?;
-    for stray in source.strays::<Config>() {
-        telemetry::warn_early(&stray.to_string());
-    }
-    if cli.check {
-        return Ok(config.try_all(&source)?);
-    }
-    // The process default, for HTTPS in connectors; the mesh names its provider itself.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    runtime.block_on(async {
-        if cli.drill {
-            settings.tasks.drill();
-        }
-        run(config, settings, limits).await
-    })
+    let Cli { mut options, isolate, meeting_process } = Cli::parse();
+    options.sets.extend(isolate.map(|mode| format!("isolation.mode={mode}")));
+    program::exit(if meeting_process { serve_parent(&options) } else { program::start(&options, run) })
 }
 
 /// A meeting's own process; see [`edge_node::isolate`].
-fn serve_parent(runtime: &Runtime, config: Config) -> Result<()> {
+fn serve_parent(options: &Options) -> Result<()> {
+    let runtime = program::runtime(Builder::new_current_thread())?;
+    let config: Config = program::values(&options.source::<Config>()?)?;
     let _ = rustls::crypto::ring::default_provider().install_default();
     let assignments::Settings { meeting, connect, .. } = config.serving();
     runtime.block_on(async {
@@ -106,7 +62,8 @@ fn serve_parent(runtime: &Runtime, config: Config) -> Result<()> {
     })
 }
 
-async fn run(config: Config, settings: mesh::node::Settings, limits: http::Limits) -> Result<()> {
+async fn run(loaded: Loaded<Config>) -> Result<()> {
+    let Loaded { config, node: settings, limits, .. } = loaded;
     let tasks = settings.tasks.clone();
     let (metrics, _last_lines) = telemetry::init(&config.log, METRICS, &tasks)?;
     let (node, inbound) = Node::start(settings).await?;
@@ -125,10 +82,9 @@ async fn run(config: Config, settings: mesh::node::Settings, limits: http::Limit
     let serving = tasks.need("meetings", assignments.serve(inbound, stop.clone()));
     info!(node = %config.node.id, region = %config.node.region, mesh = %config.mesh.listen, "edge up");
 
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut asked = Stop::listen()?;
     let failed = tokio::select! {
-        _ = term.recv() => None,
-        _ = int.recv() => None,
+        () = asked.asked() => None,
         reason = tasks.failed() => Some(reason),
     };
     match failed {

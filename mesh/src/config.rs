@@ -3,20 +3,23 @@
 //! Each error names where the value came from, its key, the value, and what is allowed there. The
 //! sections that all programs share are in [`sections`].
 
+mod checks;
 mod preflight;
 pub mod sections;
 mod stray;
+mod whole;
 
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
     io,
-    ops::RangeInclusive,
     path::Path,
 };
 
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
+
+pub use self::checks::{Checks, ConfigErrors, Reach};
 
 /// What was read, before it takes a type; kept to say where a value came from.
 #[derive(Debug, Clone, Default)]
@@ -76,48 +79,51 @@ impl Display for Shown<'_> {
     }
 }
 
-/// Reads a `T` from `file`, the environment and `sets`.
-///
-/// A variable `<env_prefix>__MESH__LISTEN` and a set `mesh.listen=VALUE` both mean the key `mesh.listen`.
-/// Their values are read as TOML, and where they are none, as plain text: `["a:1", "b:1"]`, `20`, `true`,
-/// `eu-central`.
-///
-/// # Errors
-/// Any [`ConfigError`]. Keys that `T` does not know are errors if it says `deny_unknown_fields`.
-pub fn load<T: DeserializeOwned>(file: Option<&Path>, env_prefix: &str, sets: &[String]) -> Result<T, ConfigError> {
-    Source::read(file, env_prefix, sets)?.parse()
-}
-
 impl Source {
-    /// Reads and lays over each other what [`load`] takes, for a caller who wants to check values further.
+    /// Reads `file`, the environment and `sets`, and lays them over each other.
+    ///
+    /// A variable `<env_prefix>__MESH__LISTEN` and a set `mesh.listen=VALUE` both mean the key `mesh.listen`.
+    /// Their values are read as TOML, and where they are none, as plain text: `["a:1", "b:1"]`, `20`, `true`,
+    /// `eu-central`.
     ///
     /// # Errors
     /// The file is unreadable or not TOML, or a set or variable does not fit into it.
     pub fn read(file: Option<&Path>, env_prefix: &str, sets: &[String]) -> Result<Self, ConfigError> {
-        let mut source = Self::default();
-        if let Some(path) = file {
-            let name = path.display().to_string();
-            let text =
-                std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: name.clone(), source })?;
-            source.file(&name, &text)?;
+        let Some(path) = file else { return Self::default().overlaid(env_prefix, sets) };
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::of_text(&name, &text, env_prefix, sets),
+            Err(source) => Err(ConfigError::Read { file: name, source }),
         }
+    }
+
+    /// The same with the text of a file that is called `name`.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn of_text(name: &str, text: &str, env_prefix: &str, sets: &[String]) -> Result<Self, ConfigError> {
+        let mut source = Self::default();
+        source.file(name, text)?;
+        source.overlaid(env_prefix, sets)
+    }
+
+    fn overlaid(mut self, env_prefix: &str, sets: &[String]) -> Result<Self, ConfigError> {
         // In order of name: which of two overlapping variables wins must not depend on the environment's order.
         let variables: BTreeMap<_, _> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
             .collect();
-        source.variables(env_prefix, &variables)?;
+        self.variables(env_prefix, &variables)?;
         for set in sets {
-            source.set(set)?;
+            self.set(set)?;
         }
-        Ok(source)
+        Ok(self)
     }
 
     fn file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
         self.file = Some(name.into());
-        self.table = text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax {
-            file: name.into(),
-            message: e.to_string().trim_end().to_owned(),
-        })?;
+        self.table = text
+            .parse()
+            .map_err(|e: toml::de::Error| ConfigError::Syntax { file: name.into(), message: without_secrets(&e) })?;
         Ok(())
     }
 
@@ -154,15 +160,28 @@ impl Source {
         Ok(())
     }
 
-    /// What was read, as a `T`.
+    /// The names of the sections, and of keys outside any.
+    pub fn sections(&self) -> impl Iterator<Item = &str> {
+        self.table.keys().map(String::as_str)
+    }
+
+    /// What was read, as a `T`; [`Source::parse_whole`] tells more than the first error.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`].
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        self.try_parse().map_err(|(key, message)| self.refuse(&key, message))
+    }
+
+    /// What was read, as a `T`; else the key of the first value that is wrong, and why.
+    fn try_parse<T: DeserializeOwned>(&self) -> Result<T, (String, String)> {
         serde_path_to_error::deserialize(Value::Table(self.table.clone())).map_err(|e| {
             let path = e.path().to_string();
-            let key = if path == "." { "" } else { path.as_str() };
-            self.refuse(key, e.inner().message())
+            let message = e.inner().message();
+            // It repeats the value that it found.
+            let repeats = is_secret(&path) && message.starts_with("invalid");
+            let expected = message.rfind("expected ").filter(|_| repeats).map(|at| &message[at..]);
+            (if path == "." { String::new() } else { path.clone() }, expected.unwrap_or(message).to_owned())
         })
     }
 
@@ -174,28 +193,6 @@ impl Source {
             value: self.shown(key),
             reason: reason.to_string(),
         }
-    }
-
-    /// Checks that the value at `key` is within `allowed`.
-    ///
-    /// # Errors
-    /// It is not; the error says what is allowed.
-    pub fn range<N: PartialOrd + Display>(
-        &self,
-        key: &str,
-        value: N,
-        allowed: RangeInclusive<N>,
-    ) -> Result<(), ConfigError> {
-        let reason = || format!("must be {} to {}", allowed.start(), allowed.end());
-        if allowed.contains(&value) { Ok(()) } else { Err(self.refuse(key, reason())) }
-    }
-
-    /// Checks that `holds`, which says of the value at `key` that it is `allowed`.
-    ///
-    /// # Errors
-    /// It does not hold; the error says what is allowed.
-    pub fn ensure(&self, key: &str, holds: bool, allowed: &str) -> Result<(), ConfigError> {
-        if holds { Ok(()) } else { Err(self.refuse(key, format!("must be {allowed}"))) }
     }
 
     /// Where the value at `key`, or the nearest table around it, came from.
@@ -233,10 +230,23 @@ impl Source {
     }
 }
 
+/// Words in the names of keys whose values are secret.
+const SECRETS: [&str; 4] = ["secret", "token", "password", "api_key"];
+
 /// A value that must not be repeated in an error.
 fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
-    ["secret", "token", "password", "api_key"].iter().any(|word| last.contains(word))
+    last == "credential" || SECRETS.iter().any(|word| last.contains(word))
+}
+
+/// What a parser says; it shows the line that is wrong, unless there may be a secret in it.
+fn without_secrets(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let shown = text.trim_end();
+    if !SECRETS.iter().chain(&["credential"]).any(|word| shown.contains(word)) {
+        return shown.to_owned();
+    }
+    format!("{}: {}", shown.lines().next().unwrap_or_default(), error.message())
 }
 
 /// `text` as a TOML value; plain text where it is none. Dates are text too: no setting is one.

@@ -5,7 +5,7 @@
 //! inside by its first byte (see [`wire`]): a datagram is SWIM and goes to [`membership`], which
 //! answers with packets, timers and news of who lives; a stream is a talk spurt, or typed messages
 //! ([`stream`], [`codec`]), and goes to the program; [`spurts`] sends them, with [`redundancy`] where the path is lossy. [`seeds`] finds the first peers, [`placement`]
-//! ranks those found. [`config`], [`telemetry`], [`http`] and [`health`] are what every program around it needs, and [`tasks`] what becomes of it when
+//! ranks those found. [`program`], [`config`], [`telemetry`], [`http`] and [`health`] are what every program around it needs, [`geo_dns`] is for the program of that name, and [`tasks`] what becomes of it when
 //! a task panics.
 
 #![warn(clippy::print_stderr)]
@@ -19,6 +19,7 @@ pub mod downmix;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod geo_dns;
 pub mod health;
 pub mod http;
 pub mod identity;
@@ -27,6 +28,7 @@ pub mod mandate;
 pub mod membership;
 pub mod node;
 pub mod placement;
+pub mod program;
 pub mod redundancy;
 pub mod seeds;
 pub mod share;

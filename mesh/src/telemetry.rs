@@ -7,8 +7,7 @@ pub mod metric;
 pub mod ours;
 
 use std::{
-    io::{self, IsTerminal, Write},
-    process::ExitCode,
+    io::{self, IsTerminal},
     time::Duration,
 };
 
@@ -87,34 +86,6 @@ pub fn init(log: &LogSection, described: &[Metric], tasks: &Tasks) -> Result<(Me
         }
     });
     Ok((Metrics { handle }, last_lines))
-}
-
-/// How a program ends. An error is told in one line, each of its causes once: whatever `RUST_BACKTRACE` says, the reason is
-/// the last line of the log.
-pub fn exit(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody may be there to read it.
-            let _ = writeln!(std::io::stderr(), "error: {}", in_a_line(&error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn in_a_line(error: &anyhow::Error) -> String {
-    let mut line = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !line.contains(&cause) {
-            line = format!("{line}: {cause}");
-        }
-    }
-    line
-}
-
-/// Says `warning` on standard error, before there is a log. Nothing hangs on whether that can be written.
-pub fn warn_early(warning: &str) {
-    let _ = writeln!(io::stderr(), "warning: {warning}");
 }
 
 fn init_log(log: &LogSection) -> Result<LastLines, TelemetryError> {

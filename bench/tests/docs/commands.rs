@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Our programs.
-const PROGRAMS: [&str; 4] = ["bench", "core-node", "edge-node", "geo-dns"];
+const PROGRAMS: [&str; 5] = ["bench", "core-node", "edge-node", "geo-dns", "nearfield"];
 /// Commands of `./dev` that hand on what follows to `bench`.
 const HANDED_ON: [&str; 7] = ["demo", "failover", "adversary", "soak", "capacity", "vad", "words"];
 

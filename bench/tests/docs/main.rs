@@ -55,7 +55,7 @@ fn the_front_door_is_short() {
 fn the_settings_of_a_first_meeting_are_good() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    run("bench", &["certs", "--dir", &at(""), "core-1:core:eu-central", "edge-1:edge:eu-central"]);
+    run("nearfield", &["certs", "--dir", &at(""), "core-1:core:eu-central", "edge-1:edge:eu-central"]);
     let set = |key: &str, value: String| ["--set".to_owned(), format!("{key}={value}")];
     for (program, role) in [("core-node", "core"), ("edge-node", "edge")] {
         let mut args = vec!["--check".into(), "--config".into(), format!("deploy/local/{role}.toml")];
@@ -67,6 +67,7 @@ fn the_settings_of_a_first_meeting_are_good() {
         }
         run(program, &args.iter().map(String::as_str).collect::<Vec<_>>());
     }
+    run("nearfield", &["check", "--values-only", "deploy/local"]);
     let meeting = fs::read_to_string(root().join("deploy/local/meeting.json")).unwrap();
     let meeting: serde_json::Value = serde_json::from_str(&meeting).unwrap();
     assert_eq!(meeting["source"]["url"], "ws://HOST:8188");

@@ -10,7 +10,7 @@ use crate::{
 /// Files that teach the settings.
 const EXAMPLES: [&str; 3] = ["mesh/dns.example.toml", "core-node/core.example.toml", "edge-node/edge.example.toml"];
 /// Folders of the root in which paths may be named.
-const TOP: [&str; 9] = ["geo", "mesh", "edge-node", "core-node", "bench", "docs", "deploy", ".ci", ".config"];
+const TOP: [&str; 10] = ["geo", "mesh", "edge-node", "core-node", "cli", "bench", "docs", "deploy", ".ci", ".config"];
 
 /// Complaints about what a page names.
 pub(crate) fn unknown(page: &Page) -> Vec<String> {

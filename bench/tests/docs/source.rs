@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::LazyLock};
 use crate::page::root;
 
 /// Packages with source code that pages speak of.
-pub(crate) const CRATES: [&str; 6] = ["geo", "mesh", "edge-node", "core-node", "bench", "silero"];
+pub(crate) const CRATES: [&str; 7] = ["geo", "mesh", "edge-node", "core-node", "cli", "bench", "silero"];
 
 /// A package's folder, from the root.
 pub(crate) fn folder(package: &str) -> String {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use geo::{RegionId, address::told_of};
 use serde::Deserialize;
 
-use super::{ConfigError, Source};
+use super::{Checks, Reach};
 use crate::{
     http,
     identity::{
@@ -14,6 +14,7 @@ use crate::{
     },
     membership, node, seeds,
     tasks::Tasks,
+    telemetry,
 };
 
 /// `[node]`: who this is. Must agree with the certificate.
@@ -106,14 +107,11 @@ fn per_address() -> usize {
 }
 
 impl HttpSection {
-    /// How many connections there may be, checked.
-    ///
-    /// # Errors
-    /// A number is out of its range.
-    pub fn limits(&self, source: &Source) -> Result<http::Limits, ConfigError> {
-        source.range("http.connections", self.connections, 8..=1_000_000)?;
-        source.range("http.connections_per_address", self.connections_per_address, 1..=1_000_000)?;
-        Ok(http::Limits { connections: self.connections, per_address: self.connections_per_address })
+    /// How many connections there may be.
+    fn limits(&self, checks: &mut Checks<'_>) -> http::Limits {
+        checks.range("http.connections", self.connections, 8..=1_000_000);
+        checks.range("http.connections_per_address", self.connections_per_address, 1..=1_000_000);
+        http::Limits { connections: self.connections, per_address: self.connections_per_address }
     }
 }
 
@@ -123,63 +121,92 @@ impl Default for LogSection {
     }
 }
 
-/// What [`node::Node::start`] needs, from the sections; loads the certificates.
-///
-/// # Errors
-/// A value is not fit for its use, a certificate file is not, or the certificate names another node
-/// than `[node]` and `role` do. Each error names the key it is about.
-pub fn node_settings(
-    source: &Source,
-    role: Role,
-    node: &NodeSection,
-    mesh: &MeshSection,
-    tls: &TlsSection,
-    software: &str,
-) -> Result<node::Settings, ConfigError> {
-    let advertise = told_of(mesh.listen, mesh.advertise.unwrap_or(mesh.listen));
-    let advertise = advertise.map_err(|why| source.refuse("mesh.advertise", why))?;
-    let paths = CertPaths { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone(), crl: tls.crl.clone() };
-    let credentials = Credentials::load(&paths, &tls.trust_domain).map_err(|e| source.refuse(key_of(&e, tls), e))?;
-    agree(source, role, node, credentials.identity())?;
-    Ok(node::Settings {
-        listen: mesh.listen,
-        advertise,
-        credentials,
-        seeds: seed_settings(source, mesh)?,
-        swim: membership::Settings::default(),
-        software: software.to_owned(),
-        tasks: Tasks::default(),
-    })
+/// These sections of one program's configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Common<'a> {
+    /// `[node]`
+    pub node: &'a NodeSection,
+    /// `[mesh]`
+    pub mesh: &'a MeshSection,
+    /// `[tls]`
+    pub tls: &'a TlsSection,
+    /// `[log]`
+    pub log: &'a LogSection,
+    /// `[http]`
+    pub http: &'a HttpSection,
 }
 
-fn seed_settings(source: &Source, mesh: &MeshSection) -> Result<seeds::Settings, ConfigError> {
+impl Common<'_> {
+    /// What [`node::Node::start`] and [`http::serve`] need of them; reads the certificates, which must name this node and `role`.
+    /// The first is none if something is wrong, or if files are not looked at.
+    pub fn settings(
+        &self,
+        checks: &mut Checks<'_>,
+        role: Role,
+        software: &str,
+    ) -> (Option<node::Settings>, http::Limits) {
+        checks.accept("log.filter", telemetry::check_filter(&self.log.filter));
+        let limits = self.http.limits(checks);
+        let advertise = told_of(self.mesh.listen, self.mesh.advertise.unwrap_or(self.mesh.listen));
+        let advertise = checks.accept("mesh.advertise", advertise);
+        let seeds = seed_settings(checks, self.mesh);
+        let credentials = self.credentials(checks, role);
+        let node = advertise.zip(credentials).map(|(advertise, credentials)| node::Settings {
+            listen: self.mesh.listen,
+            advertise,
+            credentials,
+            seeds,
+            swim: membership::Settings::default(),
+            software: software.to_owned(),
+            tasks: Tasks::default(),
+        });
+        (node, limits)
+    }
+
+    fn credentials(&self, checks: &mut Checks<'_>, role: Role) -> Option<Credentials> {
+        if checks.reach() == Reach::Values {
+            return None;
+        }
+        let TlsSection { ca, cert, key, crl, trust_domain } = self.tls.clone();
+        let loaded = Credentials::load(&CertPaths { ca, cert, key, crl }, &trust_domain);
+        let credentials = match loaded {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                checks.refuse(key_of(&error, self.tls), error);
+                return None;
+            }
+        };
+        agree(checks, role, self.node, credentials.identity());
+        Some(credentials)
+    }
+}
+
+fn seed_settings(checks: &mut Checks<'_>, mesh: &MeshSection) -> seeds::Settings {
     for (n, seed) in mesh.seeds.iter().enumerate() {
         let good = seeds::is_host_port(seed);
-        source.ensure(&format!("mesh.seeds[{n}]"), good, "host:port, such as core-1.example.net:7400")?;
+        checks.ensure(&format!("mesh.seeds[{n}]"), good, "host:port, such as core-1.example.net:7400");
     }
-    Ok(seeds::Settings {
+    seeds::Settings {
         addresses: mesh.seeds.clone(),
         file: mesh.seeds_file.clone(),
         domain: mesh.dns_domain.clone(),
         dns_servers: mesh.dns_servers.clone(),
-    })
+    }
 }
 
 /// Configuration and certificate must name the same node: else one of the two is on the wrong machine.
-fn agree(source: &Source, role: Role, node: &NodeSection, certified: &Identity) -> Result<(), ConfigError> {
+fn agree(checks: &mut Checks<'_>, role: Role, node: &NodeSection, certified: &Identity) {
     let says =
         |what: &str, found: &dyn std::fmt::Display| format!("the certificate in tls.cert names {what} `{found}`");
     if node.id != certified.node {
-        return Err(source.refuse("node.id", says("node", &certified.node)));
+        checks.refuse("node.id", says("node", &certified.node));
     }
     if node.region != certified.region {
-        return Err(source.refuse("node.region", says("region", &certified.region)));
+        checks.refuse("node.region", says("region", &certified.region));
     }
     if role != certified.role {
-        let reason = format!("{}, this program is `{role}`", says("role", &certified.role));
-        return Err(source.refuse("tls.cert", reason));
+        checks.refuse("tls.cert", format!("{}, this program is `{role}`", says("role", &certified.role)));
     }
-    Ok(())
 }
 
 /// The key whose file an error is about.

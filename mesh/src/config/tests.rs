@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    sections::{HttpSection, LogFormat, LogSection, MeshSection, NodeSection, TlsSection, node_settings},
+    sections::{Common, HttpSection, LogFormat, LogSection, MeshSection, NodeSection, TlsSection},
     *,
 };
 use crate::identity::{Identity, Role, certs::Authority};
@@ -19,6 +19,12 @@ struct Whole {
     #[serde(default)]
     log: LogSection,
     http: HttpSection,
+}
+
+impl Whole {
+    fn common(&self) -> Common<'_> {
+        Common { node: &self.node, mesh: &self.mesh, tls: &self.tls, log: &self.log, http: &self.http }
+    }
 }
 
 const GOOD: &str = r#"
@@ -131,11 +137,11 @@ fn a_variable_that_has_no_effect_is_told_with_the_name_that_was_meant() {
 
 #[test]
 fn a_log_filter_that_cannot_be_used_is_refused_by_a_check() {
-    let source = source(&GOOD.replace("7400", "0").replace("8080", "0"), &[], &["log.filter=mesh=loud"]).unwrap();
-    let Whole { log, mesh, http, .. } = source.parse().unwrap();
-    let text = source.try_common(&log, &mesh, &http).expect_err("refused").to_string();
+    let source = source(GOOD, &[], &["log.filter=mesh=loud"]).unwrap();
+    let mut checks = Checks::new(&source, Reach::Values);
+    source.parse::<Whole>().unwrap().common().settings(&mut checks, Role::Edge, "test");
+    let text = checks.finish().unwrap_err().to_string();
     assert!(text.starts_with("--set: log.filter = \"mesh=loud\": "), "{text}");
-    source.try_common(&LogSection::default(), &mesh, &http).unwrap();
 }
 
 #[test]
@@ -145,23 +151,67 @@ fn what_is_not_toml_or_not_key_value_says_where() {
     assert!(refusal(GOOD, &[], &["mesh.listen"]).starts_with("--set mesh.listen: expected key=value"));
     let text = refusal(GOOD, &[], &["node.id.x=1"]);
     assert_eq!(text, "--set: node.id.x: `id` is a value, so nothing can be set under it");
-    let text = load::<Whole>(Some(Path::new("/nonexistent.toml")), "X", &[]).expect_err("refused").to_string();
+    let text = Source::read(Some(Path::new("/nonexistent.toml")), "X", &[]).expect_err("refused").to_string();
     assert!(text.starts_with("/nonexistent.toml: cannot be read: "), "{text}");
 }
 
 #[test]
 fn checks_of_a_program_s_own_have_the_same_shape() {
     let source = source("[dns]\nttl = 0\napi_token = \"hush\"", &[], &["dns.port=9"]).unwrap();
-    let text = source.range("dns.ttl", 0, 1..=3600).expect_err("refused").to_string();
-    assert_eq!(text, "edge.toml: dns.ttl = 0: must be 1 to 3600");
-    let text = source.ensure("dns.port", false, "53 or above 1023").expect_err("refused").to_string();
-    assert_eq!(text, "--set: dns.port = 9: must be 53 or above 1023");
-    let text = source.refuse("dns.api_token", "too short").to_string();
-    assert_eq!(text, "edge.toml: dns.api_token = <hidden>: too short");
+    let mut checks = Checks::new(&source, Reach::Machine);
+    checks.range("dns.ttl", 1, 1..=3600);
+    checks.range("dns.ttl", 0, 1..=3600);
+    checks.ensure("dns.port", false, "53 or above 1023");
+    checks.refuse("dns.api_token", "too short");
+    assert_eq!(checks.accept("dns.ttl", "x".parse::<u8>()), None);
+    assert_eq!(
+        checks.finish().unwrap_err().to_string(),
+        "edge.toml: dns.ttl = 0: must be 1 to 3600\n\
+         --set: dns.port = 9: must be 53 or above 1023\n\
+         edge.toml: dns.api_token = <hidden>: too short\n\
+         edge.toml: dns.ttl = 0: invalid digit found in string"
+    );
+}
+
+#[test]
+fn no_error_repeats_a_secret() {
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Api {
+        #[serde(rename = "token")]
+        _token: String,
+        #[serde(rename = "servers")]
+        _servers: Vec<Server>,
+    }
+    #[derive(Debug, Deserialize)]
+    struct Server {
+        #[serde(rename = "credential")]
+        _credential: String,
+    }
+    let told = |text: &str| source(text, &[], &[]).and_then(|source| source.parse::<Api>()).unwrap_err().to_string();
+    assert_eq!(told("token = 4711\nservers = []"), "edge.toml: token = <hidden>: expected a string");
+    let text = told("token = \"x\"\nservers = [{ credential = 4711 }]");
+    assert_eq!(text, "edge.toml: servers[0].credential = <hidden>: expected a string");
+    let text = told("token = \"4711");
+    assert!(text.starts_with("edge.toml: not valid TOML: TOML parse error at line 1, column "), "{text}");
+    assert!(!text.contains("4711"), "{text}");
+    assert!(told("tokens = 4711").contains("unknown field `tokens`"));
+    assert!(told("[node\nid = 4711").contains("[node"), "else the line is shown");
+}
+
+#[test]
+fn files_are_read_only_where_the_machine_is_looked_at() {
+    let source = Source::default();
+    let mut values = Checks::new(&source, Reach::Values);
+    assert_eq!(values.read("geo.regions_file", Path::new("/no/such/file")), None);
+    values.finish().unwrap();
+    let mut machine = Checks::new(&source, Reach::Machine);
+    assert_eq!(machine.read("geo.regions_file", Path::new("/no/such/file")), None);
+    assert!(machine.finish().unwrap_err().to_string().contains("geo.regions_file: cannot be read"));
 }
 
 /// A source and its settings with certificates issued for `uri`.
-fn settings(uri: &str, sets: &[&str]) -> Result<crate::node::Settings, ConfigError> {
+fn settings(uri: &str, sets: &[&str]) -> Result<crate::node::Settings, ConfigErrors> {
     let hour = Duration::from_secs(3600);
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::create("a.test", hour).unwrap();
@@ -175,7 +225,9 @@ fn settings(uri: &str, sets: &[&str]) -> Result<crate::node::Settings, ConfigErr
     let all: Vec<&str> = own.iter().map(String::as_str).chain(sets.iter().copied()).collect();
     let source = source(GOOD, &[], &all).unwrap();
     let whole: Whole = source.parse().unwrap();
-    node_settings(&source, Role::Edge, &whole.node, &whole.mesh, &whole.tls, "test")
+    let mut checks = Checks::new(&source, Reach::Machine);
+    let (settings, _) = whole.common().settings(&mut checks, Role::Edge, "test");
+    checks.finish().map(|()| settings.unwrap())
 }
 
 #[test]

@@ -1,83 +1,47 @@
 //! `geo-dns --config dns.toml`: joins the mesh and answers DNS from what gossip says.
 #![warn(clippy::print_stderr)]
 
-mod config;
 mod directory;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use geo::server::Server;
 use mesh::{
-    config::{Source, sections::node_settings},
+    geo_dns::{Config, METRICS},
     health, http,
-    identity::Role,
-    node::{Inbound, Node, Settings},
-    signals, telemetry,
+    node::{Inbound, Node},
+    program::{self, Loaded, Options},
+    signals::Stop,
+    telemetry,
     wire::request::Response,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{
-    config::{Config, ENV_PREFIX},
-    directory::Known,
-};
+use self::directory::Known;
 
-/// Joins the mesh and answers DNS from what gossip says.
+/// Joins the mesh and answers DNS from what gossip says. dns.example.toml explains its configuration.
 #[derive(Debug, Parser)]
 #[command(name = "geo-dns", version)]
 struct Cli {
-    /// The configuration file; see dns.example.toml.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Overrides one setting: KEY=VALUE, such as dns.listen=0.0.0.0:53. May be given many times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
-    /// Only checks the configuration, the certificate, and what would be opened.
-    #[arg(long)]
-    check: bool,
-    /// At SIGUSR1 every task that is started again when it breaks does so, one a second: a drill.
-    #[arg(long, hide = true)]
-    drill: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 fn main() -> ExitCode {
-    telemetry::exit(start(Cli::parse()))
+    program::exit(program::start(&Cli::parse().options, run))
 }
 
-fn start(cli: Cli) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    signals::heed_hangup(&runtime)?;
-    let source = Source::read(cli.config.as_deref(), ENV_PREFIX, &cli.sets)?;
-    let config: Config = source.parse()?;
-    let dns = config.dns_settings(&source)?;
-    let Config { node, mesh, tls, .. } = &config;
-    let settings = node_settings(&source, Role::Dns, node, mesh, tls, env!("CARGO_PKG_VERSION"))?;
-    let limits = config.http.limits(&source)?;
-    for stray in source.strays::<Config>() {
-        telemetry::warn_early(&stray.to_string());
-    }
-    if cli.check {
-        return Ok(config.try_all(&source)?);
-    }
-    runtime.block_on(async {
-        if cli.drill {
-            settings.tasks.drill();
-        }
-        run(&config, dns, settings, limits).await
-    })
-}
-
-async fn run(config: &Config, mut dns: geo::server::Settings, settings: Settings, limits: http::Limits) -> Result<()> {
+async fn run(loaded: Loaded<Config>) -> Result<()> {
+    let Loaded { config, parts: mut dns, node: settings, limits } = loaded;
     let (tasks, seeds) = (settings.tasks.clone(), settings.seeds.names_any());
-    let (metrics, _last_lines) = telemetry::init(&config.log, config::METRICS, &tasks)?;
+    let (metrics, _last_lines) = telemetry::init(&config.log, METRICS, &tasks)?;
     let fit = (http::descriptors() / 8).max(1);
     if fit < dns.tcp_connections {
         warn!(connections = fit, "fewer DNS connections over TCP than configured: the process may open too few files");
@@ -100,10 +64,10 @@ async fn run(config: &Config, mut dns: geo::server::Settings, settings: Settings
         .context("http.listen")?;
     info!(node = %config.node.id, mesh = %node.address(), dns = %dns_addr, "geo-dns up");
 
-    let stop = CancellationToken::new();
+    let (stop, mut asked) = (CancellationToken::new(), Stop::listen()?);
     let serving = tasks.need("dns", serve(server, stop.clone()));
     let failed = tokio::select! {
-        signal = wait_for_signal() => signal.map(|()| None)?,
+        () = asked.asked() => None,
         reason = tasks.failed() => Some(reason),
     };
     node.publish(|report| report.draining = true);
@@ -117,15 +81,6 @@ async fn run(config: &Config, mut dns: geo::server::Settings, settings: Settings
 async fn serve(server: Server, stop: CancellationToken) -> Result<(), String> {
     server.run(stop.clone().cancelled_owned()).await.map_err(|e| e.to_string())?;
     if stop.is_cancelled() { Ok(()) } else { Err("the DNS sockets have closed".into()) }
-}
-
-async fn wait_for_signal() -> Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
 }
 
 /// No peer has anything to ask of a DNS server over the mesh; who does is told so.

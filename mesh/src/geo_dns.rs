@@ -1,27 +1,26 @@
-//! The DNS node's settings, as `dns.example.toml` documents them.
+//! The settings of `geo-dns`, as `dns.example.toml` documents them. The program is in `bin/geo-dns`.
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use geo::{
     RegionId,
     answer::{self, BadSettings, Zone},
-    map::RegionMap,
     server,
-};
-use mesh::{
-    config::{
-        ConfigError, Source,
-        sections::{HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
-    },
-    telemetry::metric::{Metric, counter, gauge},
 };
 use serde::Deserialize;
 
-/// Prefix of environment variables that override the file.
-pub(crate) const ENV_PREFIX: &str = "NEARFIELD_DNS";
+use crate::{
+    config::{
+        Checks,
+        sections::{Common, HttpSection, LogSection, MeshSection, NodeSection, TlsSection},
+    },
+    identity::Role,
+    program::Configuration,
+    telemetry::metric::{Metric, counter, gauge},
+};
 
 /// What this program's own metrics count.
-pub(crate) const METRICS: &[Metric] = &[
+pub const METRICS: &[Metric] = &[
     counter("nearfield_geo_dns_questions_total", "DNS questions answered, by type and response code."),
     gauge("nearfield_geo_dns_tcp_connections", "Open DNS connections over TCP."),
     counter("nearfield_geo_dns_tcp_replaced_total", "DNS connections over TCP closed to make room."),
@@ -30,26 +29,26 @@ pub(crate) const METRICS: &[Metric] = &[
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Config {
+pub struct Config {
     /// Who this node is.
-    pub(crate) node: NodeSection,
+    pub node: NodeSection,
     /// Its mesh endpoint.
-    pub(crate) mesh: MeshSection,
+    pub mesh: MeshSection,
     /// Its certificate.
-    pub(crate) tls: TlsSection,
+    pub tls: TlsSection,
     /// What it logs.
     #[serde(default)]
-    pub(crate) log: LogSection,
+    pub log: LogSection,
     /// Health and metrics.
-    pub(crate) http: HttpSection,
+    pub http: HttpSection,
     /// What it answers.
-    pub(crate) dns: DnsSection,
+    pub dns: DnsSection,
 }
 
 /// `[dns]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct DnsSection {
+pub struct DnsSection {
     /// UDP and TCP address to listen on.
     listen: SocketAddr,
     /// The domain that the parent zone delegates to this server.
@@ -100,27 +99,42 @@ fn tcp_connections() -> usize {
     server::Settings::default().tcp_connections
 }
 
-impl Config {
-    /// What the DNS server needs of it, checked.
-    ///
-    /// # Errors
-    /// A value is malformed or out of its range: where it came from, its key and what is allowed.
-    pub(crate) fn dns_settings(&self, source: &Source) -> Result<server::Settings, ConfigError> {
+impl Configuration for Config {
+    const PROGRAM: &'static str = "geo-dns";
+    const ROLE: Role = Role::Dns;
+    const SOFTWARE: &'static str = env!("CARGO_PKG_VERSION");
+    const ENV_PREFIX: &'static str = "NEARFIELD_DNS";
+    const EXAMPLE: &'static str = include_str!("../dns.example.toml");
+
+    /// What the DNS server needs.
+    type Parts = server::Settings;
+
+    fn common(&self) -> Common<'_> {
+        Common { node: &self.node, mesh: &self.mesh, tls: &self.tls, log: &self.log, http: &self.http }
+    }
+
+    fn check(&self, checks: &mut Checks<'_>) -> Option<server::Settings> {
         let dns = &self.dns;
-        source.range("dns.tcp_idle", dns.tcp_idle, 1..=120)?;
-        source.range("dns.tcp_connections", dns.tcp_connections, 1..=10_000)?;
+        checks.range("dns.tcp_idle", dns.tcp_idle, 1..=120);
+        checks.range("dns.tcp_connections", dns.tcp_connections, 1..=10_000);
+        let name_servers = each(checks, "dns.name_servers", &dns.name_servers);
+        let client_networks = each(checks, "dns.client_networks", &dns.client_networks);
+        let regions = checks.regions("dns.regions_file", dns.regions_file.as_deref());
         let zone = answer::Settings {
             domain: dns.domain.clone(),
-            name_servers: each(source, "dns.name_servers", &dns.name_servers)?,
+            name_servers: name_servers?,
             edges_ttl: Duration::from_secs(dns.edges_ttl),
             seeds_ttl: Duration::from_secs(dns.seeds_ttl),
             edges_per_answer: dns.edges_per_answer,
             default_region: dns.default_region.clone().unwrap_or_else(|| self.node.region.clone()),
-            client_networks: each(source, "dns.client_networks", &dns.client_networks)?,
-            regions: self.regions(source)?,
+            client_networks: client_networks?,
+            regions: regions?,
         };
-        Zone::new(zone.clone()).map_err(|e| source.refuse(key_of(&e), e))?;
-        Ok(server::Settings {
+        if let Err(error) = Zone::new(zone.clone()) {
+            checks.refuse(key_of(&error), error);
+            return None;
+        }
+        Some(server::Settings {
             listen: dns.listen,
             tcp_idle: Duration::from_secs(dns.tcp_idle),
             tcp_connections: dns.tcp_connections,
@@ -128,28 +142,18 @@ impl Config {
         })
     }
 
-    /// Tries what the program opens beyond what it reads.
-    ///
-    /// # Errors
-    /// The first that cannot be opened, by its key.
-    pub(crate) fn try_all(&self, source: &Source) -> Result<(), ConfigError> {
-        source.try_common(&self.log, &self.mesh, &self.http)?;
-        source.try_udp("dns.listen", self.dns.listen)?;
-        source.try_tcp("dns.listen", self.dns.listen)
-    }
-
-    fn regions(&self, source: &Source) -> Result<RegionMap, ConfigError> {
-        let Some(path) = &self.dns.regions_file else { return Ok(RegionMap::built_in()) };
-        let refuse = |e: &dyn Display| source.refuse("dns.regions_file", e);
-        let text = std::fs::read_to_string(path).map_err(|e| refuse(&e))?;
-        RegionMap::built_in().overlaid(&text).map_err(|e| refuse(&e))
+    fn try_opening(&self, checks: &mut Checks<'_>) {
+        checks.try_udp("dns.listen", self.dns.listen);
+        checks.try_tcp("dns.listen", self.dns.listen);
     }
 }
 
 /// Every text of a list as a `T`; an error names which one is none.
-fn each<T: FromStr<Err: Display>>(source: &Source, key: &str, texts: &[String]) -> Result<Vec<T>, ConfigError> {
-    let parse = |(n, text): (usize, &String)| text.parse().map_err(|e| source.refuse(&format!("{key}[{n}]"), e));
-    texts.iter().enumerate().map(parse).collect()
+fn each<T: FromStr<Err: Display>>(checks: &mut Checks<'_>, key: &str, texts: &[String]) -> Option<Vec<T>> {
+    let parse = |(n, text): (usize, &String)| checks.accept(&format!("{key}[{n}]"), text.parse());
+    // All of them are looked at.
+    let parsed: Vec<Option<T>> = texts.iter().enumerate().map(parse).collect();
+    parsed.into_iter().collect()
 }
 
 fn key_of(error: &BadSettings) -> &'static str {
@@ -169,21 +173,23 @@ fn key_of(error: &BadSettings) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dns.example.toml");
+    use crate::config::{Reach, Source};
 
     fn settings(sets: &[&str]) -> Result<server::Settings, String> {
         let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
-        let source = Source::read(Some(EXAMPLE.as_ref()), "NEARFIELD_DNS_TEST", &sets).map_err(|e| e.to_string())?;
+        let source =
+            Source::of_text("dns.toml", Config::EXAMPLE, "NEARFIELD_DNS_TEST", &sets).map_err(|e| e.to_string())?;
         let config: Config = source.parse().map_err(|e| e.to_string())?;
-        config.dns_settings(&source).map_err(|e| e.to_string())
+        let mut checks = Checks::new(&source, Reach::Machine);
+        let settings = config.check(&mut checks);
+        checks.finish().map(|()| settings.expect("all parts")).map_err(|e| e.to_string())
     }
 
     #[test]
     fn every_metric_is_described() {
         let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../geo/src");
-        assert!(mesh::telemetry::lint::sources(sources.as_ref(), METRICS).expect("sources").is_empty());
-        assert_eq!(mesh::telemetry::lint::promtool(METRICS).expect("promtool, of Debian's package prometheus"), "");
+        assert!(crate::telemetry::lint::sources(sources.as_ref(), METRICS).expect("sources").is_empty());
+        assert_eq!(crate::telemetry::lint::promtool(METRICS).expect("promtool, of Debian's package prometheus"), "");
     }
 
     #[test]
@@ -214,7 +220,9 @@ mod tests {
             let text = settings(&[set]).expect_err("refused");
             assert!(text.starts_with(&format!("--set: {key} = ")), "{set}: {text}");
         }
-        let text = settings(&[r#"dns.client_networks=["192.0.2.0/24=eu-central", "here"]"#]).expect_err("refused");
+        let text =
+            settings(&[r#"dns.client_networks=["192.0.2.0/24=eu-central", "here", "there"]"#]).expect_err("refused");
         assert!(text.starts_with("--set: dns.client_networks[1] = \"here\": "), "{text}");
+        assert!(text.contains("\n--set: dns.client_networks[2] = \"there\": "), "each is named: {text}");
     }
 }
