@@ -16,7 +16,8 @@
 //! goes nowhere alone, and lets no words out that a standby lacks, so that no two ever serve.
 //! There a request's keys stand as well while its meeting lives, so that of two cores that make one under the same key one does.
 //! A claim or key that nobody goes on with gives way to a new meeting under the same key (`meetings::leftover`): each core says there every few
-//! seconds that it lives, and is asked itself if it can be.
+//! seconds that it lives, and is asked itself if it can be. What no key asks for is swept, hours later (`meetings::sweep`); it does not expire
+//! at the authority, where a core that was only slow would lose what it serves.
 //! A question whose answer was lost may have been heeded all the same; so whoever asks again looks first.
 
 pub mod claim;
@@ -26,6 +27,7 @@ pub mod nats;
 pub mod standing;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod unchanged;
 
 use std::{sync::Arc, time::Duration};
 
@@ -139,6 +141,14 @@ pub trait Authority: Send + Sync {
     /// See [`AuthorityError`].
     async fn let_go(&self, _key: &KeyDigest, _meeting: MeetingId) -> Result<(), AuthorityError> {
         Ok(())
+    }
+
+    /// The meetings of which a claim stands, in the order of their ids. None where no other core sees them: there none are left behind.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    async fn claimed(&self) -> Result<Vec<MeetingId>, AuthorityError> {
+        Ok(vec![])
     }
 
     /// Says that the core `me` lives. Where no other core sees it there is nothing to do.
@@ -272,6 +282,14 @@ impl Claims {
             self.ask("let_go", || self.authority.let_go(key, meeting)).await?;
         }
         Ok(())
+    }
+
+    /// The meetings of which a claim stands, in the order of their ids.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    pub async fn claimed(&self) -> Result<Vec<MeetingId>, AuthorityError> {
+        self.ask("claimed", || self.authority.claimed()).await
     }
 
     /// The newest sign of `core`'s life.

@@ -110,6 +110,11 @@ impl Authority for Way {
         self.to.let_go(key, meeting).await
     }
 
+    async fn claimed(&self) -> Result<Vec<MeetingId>, AuthorityError> {
+        self.pass()?;
+        self.to.claimed().await
+    }
+
     async fn live(&self, me: &NodeId) -> Result<(), AuthorityError> {
         self.pass()?;
         self.to.live(me).await
@@ -515,4 +520,35 @@ async fn a_core_that_cannot_be_asked_keeps_its_meeting_s_key_while_it_may_live()
     let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
     assert!(claims.life(&core).await.unwrap().is_some(), "it says that it lives");
     assert_eq!(claims.life(&"core-9".parse().unwrap()).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_no_key_asks_for_is_swept_by_its_core_or_when_that_is_gone_by_another() {
+    for elsewhere in [false, true] {
+        let (server, dir) = (NatsServer::start(), tempfile::tempdir().unwrap());
+        let left = leave_a_claim(&server, dir.path()).await;
+        let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+        let again = dir.path().join("again");
+        std::fs::create_dir(&again).unwrap();
+        std::fs::copy(dir.path().join("core-1.redb"), again.join("core-1.redb")).unwrap();
+        let name = if elsewhere { "core-2" } else { "core-1" };
+        let node = Node::start(&server, name, &again, |_| {}).await;
+        let lives = node.core.create().await;
+        // Whoever served it and is there must not lose it to others.
+        let other = server.authority(PATIENCE).await;
+        let of_core_3 = MeetingId::from_u128(3);
+        other.replace(of_core_3, None, &claim_of("core-3")).await.unwrap();
+        let (start, hour) = (Instant::now(), Duration::from_secs(3600));
+        for hours in 0..12 {
+            other.live(&"core-3".parse().unwrap()).await.unwrap();
+            node.core.meetings.sweep_claims(start + hour * hours).await.unwrap();
+            let stands = claims.read(left).await.unwrap().is_some();
+            assert_eq!(stands, hours < if elsewhere { 7 } else { 1 }, "elsewhere {elsewhere}, after {hours} h");
+        }
+        assert_eq!(claims.claimed().await.unwrap(), [of_core_3, lives]);
+    }
+}
+
+fn claim_of(core: &str) -> Claim {
+    Claim { core: core.parse().unwrap(), term: Term(1), epoch: Epoch(1), standby: None }
 }

@@ -11,6 +11,7 @@ pub const METRICS: &[Metric] = &[
     gauge("nearfield_core_authority_up_ratio", "1 while the authority answers."),
     counter("nearfield_core_captures_taken_on_total", "Captures that went on under another edge without a gap."),
     counter("nearfield_core_claims_given_way_total", "Claims that nobody went on with, removed for a new meeting."),
+    counter("nearfield_core_claims_swept_total", "Claims that nobody went on with, removed hours later."),
     counter("nearfield_core_claims_left_total", "Claims of ended meetings that could not be taken back yet."),
     counter("nearfield_core_control_bad_messages_total", "Messages of edges that made no sense."),
     counter("nearfield_core_control_errors_total", "Control streams of edges that ended in an error."),

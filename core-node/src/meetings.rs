@@ -24,6 +24,7 @@ mod review;
 pub mod second;
 mod standby;
 mod supervise;
+mod sweep;
 mod tables;
 pub mod takeover;
 
@@ -60,7 +61,7 @@ use self::{
     standby::Standbys,
 };
 use crate::{
-    authority::{AuthorityError, Claim, Claims, Stands, lives::Lives, standing::Standing},
+    authority::{AuthorityError, Claim, Claims, Stands, lives::Lives, standing::Standing, unchanged::Unchanged},
     ingest::{Ingest, Limits},
     lock,
     log::{Log, LogClosed},
@@ -220,6 +221,8 @@ pub struct Meetings {
     removals: Mutex<BTreeMap<MeetingId, Removal>>,
     /// Signs of other cores at a shared authority.
     lives: Mutex<Lives>,
+    /// Claims there that may have been left behind.
+    unchanged: Mutex<Unchanged>,
     /// When this core was started: what it sends of meetings is numbered from here on.
     started: Micros,
     /// Streams of meetings begun since.
@@ -263,6 +266,7 @@ impl Meetings {
             live: Mutex::default(),
             reservations: Mutex::default(),
             lives: Mutex::default(),
+            unchanged: Mutex::default(),
             started,
             streams: AtomicU64::new(0),
             standbys: Standbys::default(),

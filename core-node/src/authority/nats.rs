@@ -16,6 +16,7 @@ use async_nats::{
     },
 };
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use mesh::{
     identity::NodeId,
     wire::{MeetingId, keys::KeyDigest},
@@ -232,6 +233,19 @@ impl Nats {
         purge.await.map(|_| ()).map_err(unavailable)
     }
 
+    async fn list(&self) -> Result<Vec<MeetingId>, AuthorityError> {
+        let bucket = self.bucket().await?;
+        let subjects = bucket.stream.info_with_subjects(format!("{}*", bucket.prefix)).await.map_err(unavailable)?;
+        let ours = subjects.try_filter_map(|(subject, _)| {
+            // Other keys are no ids.
+            let meeting = subject.strip_prefix(&bucket.prefix).and_then(|key| key.parse::<MeetingId>().ok());
+            std::future::ready(Ok(meeting))
+        });
+        let mut meetings: Vec<MeetingId> = ours.try_collect().await.map_err(unavailable)?;
+        meetings.sort();
+        Ok(meetings)
+    }
+
     async fn sign(&self, core: &NodeId) -> Result<Option<Revision>, AuthorityError> {
         let bucket = self.bucket().await?;
         let subject = format!("{}{}", bucket.prefix, life_key(core));
@@ -297,6 +311,10 @@ impl Authority for Nats {
 
     async fn let_go(&self, key: &KeyDigest, meeting: MeetingId) -> Result<(), AuthorityError> {
         self.in_time(self.purge_held(key, meeting)).await
+    }
+
+    async fn claimed(&self) -> Result<Vec<MeetingId>, AuthorityError> {
+        self.in_time(self.list()).await
     }
 
     async fn live(&self, me: &NodeId) -> Result<(), AuthorityError> {

@@ -40,7 +40,8 @@ pub(super) enum Cause {
 const CALL_WAIT: Duration = Duration::from_millis(500);
 /// How long one takeover waits for what else is done of the meeting.
 const TURN_WAIT: Duration = Duration::from_secs(5);
-/// How long the end of a meeting waits to be noted; after that its claim stays until another meeting wants its key.
+/// How long the end of a meeting waits to be noted; after that its claim stays until another meeting wants its key, or
+/// it is swept.
 const RELEASE_WAIT: Duration = Duration::from_secs(600);
 
 impl Meetings {

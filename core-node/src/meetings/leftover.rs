@@ -86,7 +86,7 @@ impl Meetings {
     }
 
     /// Whether this core serves a meeting, or may: also while it does not know whether it has claimed it.
-    fn goes_on_here(&self, meeting: MeetingId) -> bool {
+    pub(super) fn goes_on_here(&self, meeting: MeetingId) -> bool {
         if self.live(meeting).is_some() || lock(&self.unsettled).contains(&meeting) {
             return true;
         }

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Meetings, claim::Cause};
+use super::{Meetings, claim::Cause, sweep::SWEEP_EVERY};
 use crate::{
     authority::Stands,
     doors,
@@ -259,6 +259,7 @@ pub(super) async fn watch(meetings: Weak<Meetings>, stop: CancellationToken) {
     let mut absent: BTreeMap<NodeId, Instant> = BTreeMap::new();
     let mut looked = Instant::now();
     let mut claims: Option<JoinHandle<()>> = None;
+    let mut swept = Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -269,6 +270,12 @@ pub(super) async fn watch(meetings: Weak<Meetings>, stop: CancellationToken) {
         if claims.as_ref().is_none_or(JoinHandle::is_finished) {
             let this = this.clone();
             claims = Some(once("claims in doubt", async move { this.look_at_claims().await }));
+        }
+        if swept.elapsed() >= SWEEP_EVERY {
+            let (this, now) = (this.clone(), Instant::now());
+            swept = now;
+            // It takes less than until the next. An error is told where the authority is asked.
+            once("sweep", async move { this.sweep_claims(now).await });
         }
         for record in this.orphans(&mut absent) {
             this.adopt(record).await;
