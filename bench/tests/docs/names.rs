@@ -4,13 +4,16 @@ use std::fs;
 
 use crate::{
     page::{Page, root},
-    source::{CRATES, all, declares, folder, text},
+    source::{CRATES, all, declares, folder, modules, text},
 };
 
 /// Files that teach the settings.
 const EXAMPLES: [&str; 3] = ["mesh/dns.example.toml", "core-node/core.example.toml", "edge-node/edge.example.toml"];
 /// Folders of the root in which paths may be named.
 const TOP: [&str; 10] = ["geo", "mesh", "edge-node", "core-node", "cli", "bench", "docs", "deploy", ".ci", ".config"];
+
+/// Packages of others that pages name.
+const FOREIGN: [&str; 1] = ["tokio"];
 
 /// Complaints about what a page names.
 pub(crate) fn unknown(page: &Page) -> Vec<String> {
@@ -51,10 +54,16 @@ fn metric(name: &str) -> Option<String> {
     (is_one && !all().contains(&format!("\"{name}\""))).then(|| "there is no such metric".into())
 }
 
-/// `package::module::item`.
+/// `package::module::item`, or the end of it: `module::item`.
 fn module(name: &str) -> Option<String> {
     let mut parts: Vec<&str> = name.split("::").collect();
-    let package = *CRATES.iter().find(|package| parts.first() == Some(package) && parts.len() > 1)?;
+    let is_word = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'));
+    if parts.len() < 2 || !parts.iter().all(is_word) || FOREIGN.contains(&parts[0]) {
+        return None;
+    }
+    let Some(package) = CRATES.into_iter().find(|package| parts[0] == *package) else {
+        return (!ends_a_path(&parts)).then(|| "no package has such a module or item".into());
+    };
     let src = root().join(folder(package)).join("src");
     let there = |parts: &[&str]| {
         let path = src.join(parts.join("/"));
@@ -68,6 +77,15 @@ fn module(name: &str) -> Option<String> {
     let holder = src.join(parts.join("/"));
     let code = fs::read_to_string(holder.with_extension("rs")).unwrap_or_default() + &text(&holder);
     (!declares(&code, item)).then(|| "there is no such module or item".into())
+}
+
+/// Whether some module's or item's path ends so.
+fn ends_a_path(parts: &[&str]) -> bool {
+    let ends = |path: &str, parts: &[&str]| {
+        path.split('/').rev().zip(parts.iter().rev()).filter(|(a, b)| a == *b).count() == parts.len()
+    };
+    let Some((item, holder)) = parts.split_last() else { return false };
+    modules().iter().any(|(path, code)| ends(path, parts) || (ends(path, holder) && declares(code, item)))
 }
 
 /// `[section] key`, with a value or without.
@@ -100,11 +118,12 @@ pub(crate) fn path(word: &str) -> Option<String> {
 #[test]
 fn what_is_not_there_is_told() {
     assert!(metric("nearfield_no_such_total{a}").is_some());
+    assert!(module("membership::no_such").is_some() && module("no_such::cards").is_some());
     assert!(module("mesh::no_such").is_some() && module("mesh::lease::NoSuch").is_some());
     assert!(setting("[egress] nothing").is_some() && setting("[nothing] allow").is_some());
     assert!(path("docs/nothing.md").is_some());
     assert_eq!(metric("nearfield_mesh_twins"), None);
-    assert_eq!(module("mesh::wire::spurt"), None);
+    assert_eq!(module("mesh::wire::spurt").or(module("membership::cards")).or(module("tokio::spawn")), None);
     assert_eq!(setting("[egress] allow = [\"10.20.0.0/16\"]"), None);
     assert_eq!(path("docs/api.md"), None);
 }

@@ -31,7 +31,7 @@ pub(crate) struct Page {
     pub(crate) path: PathBuf,
     /// Where its links lead.
     pub(crate) links: Vec<Span>,
-    /// What stands in backticks.
+    /// What stands in backticks, and the modules that pictures name.
     pub(crate) spans: Vec<Span>,
     /// Blocks of shell commands.
     pub(crate) scripts: Vec<Span>,
@@ -45,7 +45,7 @@ impl Page {
         let text = fs::read_to_string(root().join(path)).unwrap();
         let mut page = Self { path: path.into(), ..Self::default() };
         let line = |at: usize| text[..at].matches('\n').count() + 1;
-        let (mut heading, mut script) = (None::<String>, None::<String>);
+        let (mut heading, mut block) = (None::<String>, None::<(String, String)>);
         for (event, at) in Parser::new_ext(&text, Options::ENABLE_TABLES).into_offset_iter() {
             let line = line(at.start);
             match event {
@@ -54,10 +54,17 @@ impl Page {
                 Event::Start(Tag::Link { dest_url, .. }) => {
                     page.links.push(Span { line, text: dest_url.into_string() })
                 }
-                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) if &*language == "sh" => {
-                    script = Some(String::new());
+                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) => {
+                    block = Some((language.into_string(), String::new()));
                 }
-                Event::End(TagEnd::CodeBlock) => page.scripts.extend(script.take().map(|text| Span { line, text })),
+                Event::End(TagEnd::CodeBlock) => match block.take() {
+                    Some((language, text)) if language == "sh" => page.scripts.push(Span { line, text }),
+                    Some((language, text)) if language == "text" => {
+                        let modules = text.split_whitespace().filter(|word| word.contains("::"));
+                        page.spans.extend(modules.map(|word| Span { line, text: word.to_owned() }));
+                    }
+                    _ => {}
+                },
                 Event::Code(code) => {
                     if let Some(heading) = &mut heading {
                         heading.push_str(&code);
@@ -65,7 +72,7 @@ impl Page {
                     page.spans.push(Span { line, text: code.into_string() });
                 }
                 Event::Text(text) => {
-                    if let Some(open) = heading.as_mut().or(script.as_mut()) {
+                    if let Some(open) = heading.as_mut().or(block.as_mut().map(|(_, text)| text)) {
                         open.push_str(&text);
                     }
                 }

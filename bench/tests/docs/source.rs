@@ -32,6 +32,30 @@ pub(crate) fn all() -> &'static str {
     &ALL
 }
 
+/// Each module by its path in its package, `membership/cards`, with its code.
+pub(crate) fn modules() -> &'static [(String, String)] {
+    static MODULES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+        let mut found = vec![];
+        for package in CRATES {
+            let src = root().join(folder(package)).join("src");
+            walk(&src, &src, &mut found);
+        }
+        found
+    });
+    &MODULES
+}
+
+fn walk(src: &Path, folder: &Path, found: &mut Vec<(String, String)>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            walk(src, &path, found);
+        } else if let (Ok(code), Ok(name)) = (fs::read_to_string(&path), path.with_extension("").strip_prefix(src)) {
+            found.push((name.display().to_string(), code));
+        }
+    }
+}
+
 /// Whether an item of this name is declared in the text.
 pub(crate) fn declares(text: &str, item: &str) -> bool {
     let kinds = ["fn", "struct", "enum", "trait", "const", "type", "mod"];
