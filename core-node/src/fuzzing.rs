@@ -1,4 +1,4 @@
-//! What the fuzz targets in `core-node/fuzz` run, and, over their seeds, an ordinary test: each takes any bytes and panics
+//! What the fuzz targets in `fuzz/` run, and, over their seeds, an ordinary test: each takes any bytes and panics
 //! only where this crate is wrong.
 
 use mesh::{
@@ -198,17 +198,3 @@ pub fn intake(mut data: &[u8]) {
 pub fn chunk() -> Chunk {
     Chunk { received: Micros(7), items: vec![Some(vec![0x78; 40]), None], end: None }
 }
-
-/// A target's name and body.
-pub type Target = (&'static str, fn(&[u8]));
-
-/// The targets by name.
-pub const TARGETS: [Target; 7] = [
-    ("replica", replica),
-    ("stored", stored),
-    ("receipt", receipt),
-    ("intake", intake),
-    ("claim", claim),
-    ("create", create),
-    ("query", query),
-];

@@ -1,12 +1,15 @@
 //! The fuzz targets over their seeds, and over what becomes of these when they are damaged.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
-use std::{fs, path::PathBuf, time::Duration};
+#[path = "../../fuzz/seeds.rs"]
+mod seeds;
+
+use std::time::Duration;
 
 use bytes::BytesMut;
 use core_node::{
     authority::Claim,
-    fuzzing::{self, TARGETS, meeting},
+    fuzzing::{self, meeting},
     receipt::jws,
     record::Participant,
     replicate::entry::{DoneSpurt, Entry},
@@ -25,82 +28,40 @@ use mesh::{
         spurt::{Item, SpurtEnd, SpurtHeader},
     },
 };
-use proptest::prelude::*;
 
-fn corpus(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
-}
-
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let mut files: Vec<_> = fs::read_dir(corpus(target)).unwrap().map(|f| f.unwrap().path()).collect();
-    files.sort();
-    assert!(!files.is_empty(), "{target} has no seeds");
-    files.iter().map(|f| fs::read(f).unwrap()).collect()
-}
-
-/// What becomes of a seed: bytes changed, cut out, put in, doubled.
-fn damaged(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
-    let edit = (any::<u16>(), any::<u8>(), 0..5u8);
-    (prop::sample::select(seeds(target)), prop::collection::vec(edit, 0..12)).prop_map(|(mut bytes, edits)| {
-        for (at, value, how) in edits {
-            let at = usize::from(at) % (bytes.len() + 1);
-            match how {
-                0 => bytes.truncate(at),
-                1 => bytes.insert(at, value),
-                2 if at < bytes.len() => drop(bytes.remove(at)),
-                3 if bytes.len() < 4000 => bytes.extend_from_within(at..),
-                _ if at < bytes.len() => bytes[at] ^= value,
-                _ => {}
-            }
-        }
-        bytes
-    })
+#[test]
+fn replicas_take_damage() {
+    seeds::take_damage("replica", fuzzing::replica);
 }
 
 #[test]
-fn every_target_takes_its_seeds() {
-    for (name, target) in TARGETS {
-        seeds(name).iter().for_each(|seed| target(seed));
-    }
+fn stored_rows_take_damage() {
+    seeds::take_damage("stored", fuzzing::stored);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+#[test]
+fn receipts_take_damage() {
+    seeds::take_damage("receipt", fuzzing::receipt);
+}
 
-    #[test]
-    fn replicas_take_damage(data in damaged("replica")) {
-        fuzzing::replica(&data);
-    }
+#[test]
+fn claims_take_damage() {
+    seeds::take_damage("claim", fuzzing::claim);
+}
 
-    #[test]
-    fn stored_rows_take_damage(data in damaged("stored")) {
-        fuzzing::stored(&data);
-    }
+#[test]
+fn bodies_that_are_accepted_can_be_kept() {
+    seeds::take_damage("create", fuzzing::create);
+}
 
-    #[test]
-    fn receipts_take_damage(data in damaged("receipt")) {
-        fuzzing::receipt(&data);
-    }
+#[test]
+fn queries_take_damage() {
+    seeds::take_damage("query", fuzzing::query);
+}
 
-    #[test]
-    fn claims_take_damage(data in damaged("claim")) {
-        fuzzing::claim(&data);
-    }
-
-    #[test]
-    fn bodies_that_are_accepted_can_be_kept(data in damaged("create")) {
-        fuzzing::create(&data);
-    }
-
-    #[test]
-    fn queries_take_damage(data in damaged("query")) {
-        fuzzing::query(&data);
-    }
-
-    #[test]
-    fn intake_takes_damage(data in damaged("intake")) {
-        fuzzing::intake(&data);
-    }
+#[test]
+fn intake_takes_damage() {
+    seeds::take_damage("intake", fuzzing::intake);
 }
 
 /// Writes the seeds anew: `cargo test -p core-node --test fuzz -- --ignored`.
@@ -114,11 +75,7 @@ fn write_seeds() {
         ("intake", vec![streams()]),
         ("claim", claims()),
     ] {
-        let dir = corpus(target);
-        fs::create_dir_all(&dir).unwrap();
-        for (n, seed) in seeds.iter().enumerate() {
-            fs::write(dir.join(format!("seed-{n:02}")), seed).unwrap();
-        }
+        seeds::write(target, &seeds);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the fuzz targets in `edge-node/fuzz` run, and, over their seeds, an ordinary test: each takes any bytes and panics
+//! What the fuzz targets in `fuzz/` run, and, over their seeds, an ordinary test: each takes any bytes and panics
 //! only where this crate is wrong.
 
 use mesh::{
@@ -133,10 +133,3 @@ pub fn sdp(data: &[u8]) {
 pub fn rtp(data: &[u8]) {
     connect::fuzzing::rtp(data);
 }
-
-/// A target's name and body.
-pub type Target = (&'static str, fn(&[u8]));
-
-/// The targets by name.
-pub const TARGETS: [Target; 7] =
-    [("spill", spill), ("opus", opus), ("child", child), ("janus", janus), ("whep", whep), ("sdp", sdp), ("rtp", rtp)];

@@ -1,10 +1,11 @@
 //! The fuzz targets over their seeds, and over what becomes of these when they are damaged.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{fs, path::PathBuf};
+#[path = "../../fuzz/seeds.rs"]
+mod seeds;
 
 use edge_node::{
-    fuzzing::{self, TARGETS},
+    fuzzing,
     isolate::{FromChild, ToChild},
 };
 use mesh::{
@@ -19,84 +20,47 @@ use mesh::{
 };
 use proptest::prelude::*;
 
-fn corpus(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
-}
-
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let mut files: Vec<_> = fs::read_dir(corpus(target)).unwrap().map(|f| f.unwrap().path()).collect();
-    files.sort();
-    assert!(!files.is_empty(), "{target} has no seeds");
-    files.iter().map(|f| fs::read(f).unwrap()).collect()
-}
-
-/// What becomes of a seed: bytes changed, cut out, put in, doubled.
-fn damaged(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
-    let edit = (any::<u16>(), any::<u8>(), 0..5u8);
-    (prop::sample::select(seeds(target)), prop::collection::vec(edit, 0..12)).prop_map(|(mut bytes, edits)| {
-        for (at, value, how) in edits {
-            let at = usize::from(at) % (bytes.len() + 1);
-            match how {
-                0 => bytes.truncate(at),
-                1 => bytes.insert(at, value),
-                2 if at < bytes.len() => drop(bytes.remove(at)),
-                3 if bytes.len() < 4000 => bytes.extend_from_within(at..),
-                _ if at < bytes.len() => bytes[at] ^= value,
-                _ => {}
-            }
-        }
-        bytes
-    })
+#[test]
+fn spilled_files_take_damage() {
+    seeds::take_damage("spill", fuzzing::spill);
 }
 
 #[test]
-fn every_target_takes_its_seeds() {
-    for (name, target) in TARGETS {
-        seeds(name).iter().for_each(|seed| target(seed));
-    }
+fn opus_packets_take_damage() {
+    seeds::take_damage("opus", fuzzing::opus);
+}
+
+#[test]
+fn janus_may_say_anything() {
+    seeds::take_damage("janus", fuzzing::janus);
+}
+
+#[test]
+fn whep_endpoints_may_answer_anything() {
+    seeds::take_damage("whep", fuzzing::whep);
+}
+
+#[test]
+fn offers_take_damage() {
+    seeds::take_damage("sdp", fuzzing::sdp);
+}
+
+#[test]
+fn rtp_takes_damage() {
+    seeds::take_damage("rtp", fuzzing::rtp);
+}
+
+#[test]
+fn children_may_say_anything() {
+    seeds::take_damage("child", fuzzing::child);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn spilled_files_take_damage(data in damaged("spill")) {
-        fuzzing::spill(&data);
-    }
-
-    #[test]
     fn sound_files_take_any_edits(edits in prop::collection::vec(any::<u8>(), 0..33)) {
         fuzzing::spill(&[&[1], &edits[..]].concat());
-    }
-
-    #[test]
-    fn opus_packets_take_damage(data in damaged("opus")) {
-        fuzzing::opus(&data);
-    }
-
-    #[test]
-    fn janus_may_say_anything(data in damaged("janus")) {
-        fuzzing::janus(&data);
-    }
-
-    #[test]
-    fn whep_endpoints_may_answer_anything(data in damaged("whep")) {
-        fuzzing::whep(&data);
-    }
-
-    #[test]
-    fn offers_take_damage(data in damaged("sdp")) {
-        fuzzing::sdp(&data);
-    }
-
-    #[test]
-    fn rtp_takes_damage(data in damaged("rtp")) {
-        fuzzing::rtp(&data);
-    }
-
-    #[test]
-    fn children_may_say_anything(data in damaged("child")) {
-        fuzzing::child(&data);
     }
 }
 
@@ -139,11 +103,7 @@ fn write_seeds() {
         ("sdp", sdp),
         ("rtp", rtp),
     ] {
-        let dir = corpus(target);
-        fs::create_dir_all(&dir).unwrap();
-        for (n, seed) in seeds.iter().enumerate() {
-            fs::write(dir.join(format!("seed-{n:02}")), seed).unwrap();
-        }
+        seeds::write(target, &seeds);
     }
 }
 

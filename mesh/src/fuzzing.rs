@@ -1,4 +1,4 @@
-//! What the fuzz targets in `mesh/fuzz` run, and, over their seeds, an ordinary test: each takes any bytes and panics only
+//! What the fuzz targets in `fuzz/` run, and, over their seeds, an ordinary test: each takes any bytes and panics only
 //! where this crate is wrong.
 
 #![allow(clippy::disallowed_methods, reason = "for tests: a beginning for virtual time")]
@@ -89,7 +89,7 @@ pub fn pair(now: Instant) -> (Membership, Vec<Vec<u8>>) {
 
 /// What a node with a sound certificate says of another one, of itself and of nobody: four bytes each. None of it is
 /// believed but what it may say of itself.
-pub fn claims(data: &[u8]) {
+pub fn forgery(data: &[u8]) {
     let now = Instant::now();
     let [mut victim, mut traitor, mut third]: [Membership; 3] = nodes(now);
     let mut packets = vec![];
@@ -243,10 +243,3 @@ pub fn lease(data: &[u8]) {
         }
     }
 }
-
-/// A target's name and body.
-pub type Target = (&'static str, fn(&[u8]));
-
-/// The targets by name.
-pub const TARGETS: [Target; 5] =
-    [("gossip", gossip), ("claims", claims), ("control", control), ("spurt", spurt), ("lease", lease)];

@@ -1,13 +1,15 @@
 //! The fuzz targets over their seeds, and over what becomes of these when they are damaged.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
-use std::{fs, path::PathBuf, time::Instant};
+#[path = "../../fuzz/seeds.rs"]
+mod seeds;
+
+use std::time::Instant;
 
 use bytes::BytesMut;
 use mesh::{
     clock::Micros,
-    codec,
-    fuzzing::{self, TARGETS},
+    codec, fuzzing,
     mandate::{EdgeKey, Proof},
     trace::TraceContext,
     wire::{
@@ -20,70 +22,33 @@ use mesh::{
 };
 use proptest::prelude::*;
 
-fn corpus(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
-}
-
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let mut files: Vec<_> = fs::read_dir(corpus(target)).unwrap().map(|f| f.unwrap().path()).collect();
-    files.sort();
-    assert!(!files.is_empty(), "{target} has no seeds");
-    files.iter().map(|f| fs::read(f).unwrap()).collect()
-}
-
-/// What becomes of a seed: bytes changed, cut out, put in, doubled.
-fn damaged(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
-    let edit = (any::<u16>(), any::<u8>(), 0..5u8);
-    (prop::sample::select(seeds(target)), prop::collection::vec(edit, 0..12)).prop_map(|(mut bytes, edits)| {
-        for (at, value, how) in edits {
-            let at = usize::from(at) % (bytes.len() + 1);
-            match how {
-                0 => bytes.truncate(at),
-                1 => bytes.insert(at, value),
-                2 if at < bytes.len() => drop(bytes.remove(at)),
-                3 if bytes.len() < 4000 => bytes.extend_from_within(at..),
-                _ if at < bytes.len() => bytes[at] ^= value,
-                _ => {}
-            }
-        }
-        bytes
-    })
+#[test]
+fn gossip_takes_damaged_seeds() {
+    seeds::take_damage("gossip", fuzzing::gossip);
 }
 
 #[test]
-fn every_target_takes_its_seeds() {
-    for (name, target) in TARGETS {
-        seeds(name).iter().for_each(|seed| target(seed));
-    }
+fn one_node_s_claims_are_believed_of_itself_alone() {
+    seeds::take_damage("forgery", fuzzing::forgery);
+}
+
+#[test]
+fn the_control_codec_takes_damaged_seeds() {
+    seeds::take_damage("control", fuzzing::control);
+}
+
+#[test]
+fn spurt_streams_take_damaged_seeds() {
+    seeds::take_damage("spurt", fuzzing::spurt);
+}
+
+#[test]
+fn leases_take_damaged_seeds() {
+    seeds::take_damage("lease", fuzzing::lease);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
-
-    #[test]
-    fn gossip_takes_damaged_seeds(data in damaged("gossip")) {
-        fuzzing::gossip(&data);
-    }
-
-    #[test]
-    fn one_node_s_claims_are_believed_of_itself_alone(data in damaged("claims")) {
-        fuzzing::claims(&data);
-    }
-
-    #[test]
-    fn the_control_codec_takes_damaged_seeds(data in damaged("control")) {
-        fuzzing::control(&data);
-    }
-
-    #[test]
-    fn spurt_streams_take_damaged_seeds(data in damaged("spurt")) {
-        fuzzing::spurt(&data);
-    }
-
-    #[test]
-    fn leases_take_damaged_seeds(data in damaged("lease")) {
-        fuzzing::lease(&data);
-    }
 
     #[test]
     fn leases_take_any_wishes(data in prop::collection::vec(any::<u8>(), 0..600)) {
@@ -96,13 +61,9 @@ proptest! {
 #[ignore = "writes the seeds; to be run when messages have changed"]
 fn write_seeds() {
     for (target, seeds) in
-        [("gossip", gossip()), ("claims", claims()), ("control", control()), ("spurt", spurts()), ("lease", leases())]
+        [("gossip", gossip()), ("forgery", claims()), ("control", control()), ("spurt", spurts()), ("lease", leases())]
     {
-        let dir = corpus(target);
-        fs::create_dir_all(&dir).unwrap();
-        for (n, seed) in seeds.iter().enumerate() {
-            fs::write(dir.join(format!("seed-{n:02}")), seed).unwrap();
-        }
+        seeds::write(target, &seeds);
     }
 }
 
