@@ -4,6 +4,7 @@ mod backup;
 mod body;
 mod document;
 mod elsewhere;
+pub(crate) mod fuzzing;
 pub mod health;
 pub mod meetings;
 pub mod nodes;
@@ -113,18 +114,6 @@ async fn authorise(State(app): State<App>, request: Request, next: Next) -> Resp
     }
     let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid bearer token is needed.");
     ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
-}
-
-/// For the fuzz target: what is asked for by a body of `POST /v1/meetings` that is accepted.
-pub(crate) fn accepted(body: &[u8]) -> Option<crate::record::Spec> {
-    body::read::<request::CreateMeeting>(body).ok()?.into_spec().ok()
-}
-
-/// For the fuzz target: every query string that is read.
-pub(crate) fn queries(text: &str) {
-    let Ok(uri) = format!("/?{text}").parse::<axum::http::Uri>() else { return };
-    meetings::read_queries(&uri);
-    transcript::read_queries(&uri);
 }
 
 #[cfg(test)]

@@ -1,33 +1,38 @@
-//! What the fuzz targets in `fuzz/` run, and, over their seeds, an ordinary test: each takes any bytes and panics
-//! only where this crate is wrong.
+//! What the fuzz targets in `fuzz/` run, and, over their seeds, an ordinary test: each takes any bytes and panics only where
+//! this crate is wrong.
+
+mod api;
+mod intake;
+mod receipt;
+mod replica;
+mod stored;
 
 use mesh::{
     clock::Micros,
-    codec,
-    identity::NodeId,
+    identity::{Identity, NodeId, Role},
     trace::TraceContext,
     wire::{
         Epoch, MeetingId, SpurtNo, Term,
+        control::EdgeTotals,
         request::{Source, VadSettings},
-        spurt::{Item, Part, SpurtDecoder},
     },
 };
-use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
 
+pub use self::{
+    api::{create, query},
+    intake::{COPIES, DONE, END_OPEN, LOGGED, SEAL, STREAM, intake},
+    receipt::receipt,
+    replica::{REPLICA, replica},
+    stored::stored,
+};
+pub use crate::transcribe::fuzzing::engine;
 use crate::{
     authority::Claim,
-    ingest::{Ingest, Limits},
-    key::SpurtKey,
-    receipt::{Receipt, jws},
-    record::{CoreRole, MeetingRecord, Participant, Spec},
-    replicate::{
-        entry::Entry,
-        receiver::{Receiver, StreamId},
-        snapshot::op,
-    },
-    store::{Chunk, Op, SpurtRecord, survives},
-    transcript::Segment,
-    utterance::Cover,
+    record::{CoreRole, Gap, GapReason, LeaveRules, MeetingRecord, Owner, Owners, Serving, Spec, turns::CoreTurn},
+    store::Chunk,
+    transcript::{Segment, Speaker, Stretch, TimedWord, Timing, timestamp},
+    utterance::{Cover, Part, Slot},
 };
 
 /// The meeting that all of it is about.
@@ -35,166 +40,126 @@ pub fn meeting() -> MeetingId {
     MeetingId::from_u128(0x77)
 }
 
-/// A record of it.
+/// The core that serves it.
+///
+/// # Panics
+/// Never: the parts are valid.
+pub fn core() -> Identity {
+    let region = "eu-central".parse().expect("a valid region");
+    Identity { node: "core-1".parse().expect("a valid id"), role: Role::Core, region }
+}
+
+/// A record of it, in which nothing is missing.
+///
+/// # Panics
+/// Never: the parts are valid.
 pub fn record() -> MeetingRecord {
+    let (at, region) = (Micros(1_767_225_600_000_000), core().region);
     let source = Source::Whep { url: "http://relay.example/whep".into(), token: None, participants: vec![] };
     let spec = Spec {
         source,
-        stun: None,
-        meeting_url: None,
+        stun: Some("relay.example:3478".into()),
+        meeting_url: Some("https://meet.example/1".into()),
         residency: vec!["eu".into()],
-        prefer: vec![],
-        max_rtt_ms: None,
+        prefer: vec![region.clone()],
+        max_rtt_ms: Some(80),
         language: Some("en".into()),
         interim: true,
-        noise_suppression: None,
+        noise_suppression: Some(false),
         vad: VadSettings::default(),
-        metadata: serde_json::Map::new(),
-        deduplication_key: None,
+        metadata: serde_json::Map::from_iter([("n".into(), 1.into())]),
+        deduplication_key: Some("standup".into()),
         redundancy: 1,
-        leave: crate::record::LeaveRules::default(),
+        leave: LeaveRules { at: Some(at), ..LeaveRules::default() },
     };
-    MeetingRecord { id: meeting(), ..crate::meetings::new_record(spec, TraceContext::new(7), None) }
-}
-
-/// The number of the stream that [`replica`] takes.
-pub const STREAM: u64 = 1;
-
-/// Pieces of a replica, each behind two bytes of length and one that says where in the stream it claims to be. Whatever
-/// comes out is of this meeting, and serves nowhere but where it came from.
-pub fn replica(mut data: &[u8]) {
-    let (mut receiver, mut next) = (Receiver::default(), 0u64);
-    let from: NodeId = "core-1".parse().expect("a valid id");
-    let stream = StreamId { term: Term(2), by: from.clone(), number: STREAM };
-    while let Some((head, rest)) = data.split_first_chunk::<3>() {
-        let length = usize::from(u16::from_be_bytes([head[0], head[1]])).min(rest.len());
-        let (piece, rest) = rest.split_at(length);
-        data = rest;
-        let first = if head[2] == 0 { next } else { u64::from(head[2]) - 1 };
-        next = first + 1;
-        let Ok(entries) = receiver.handle(meeting(), &stream, first, &[piece.to_vec()]) else { continue };
-        for entry in entries {
-            check(op(meeting(), entry, &from, Term(2), STREAM), &from);
-        }
+    let edge: NodeId = "edge-1".parse().expect("a valid id");
+    let owner = Owner { since: Some(at), until: Some(at), ..Owner::new(edge, region.clone()) };
+    let gap = Gap { seq: 4, from: at, to: Some(at), reason: GapReason::NotTranscribed, segment: Some(Uuid::nil()) };
+    let turn = |role| CoreTurn {
+        core: core().node,
+        region: region.clone(),
+        role,
+        term: Term(1),
+        from: at,
+        to: Some(at),
+        software: "core-node 0".into(),
+    };
+    MeetingRecord {
+        ended_at: Some(at),
+        sub_code: Some("requested".into()),
+        detail: Some("so it was".into()),
+        idempotency: Some(("key".into(), "digest".into())),
+        trace: TraceContext::new(7).to_string(),
+        owners: Owners { epoch: Epoch(1), rows: [(1, owner)].into(), totals: [(1, EdgeTotals::default())].into() },
+        origin: Some(at),
+        last_seq: 5,
+        serving: Serving { standby: Some(core().node), ..Serving::held(core().node, Term(1), 1) },
+        gaps: vec![gap],
+        cores: vec![turn(CoreRole::Serving), turn(CoreRole::Standby)],
+        ..MeetingRecord::new(meeting(), spec, at)
     }
 }
 
-fn check(op: Option<Op>, from: &NodeId) {
-    match op {
-        Some(Op::Meeting(record)) => {
-            assert_eq!((record.id, record.serving.role), (meeting(), CoreRole::Standby));
-            assert_eq!((record.serving.by.as_ref(), record.serving.term), (Some(from), Term(2)));
-        }
-        Some(Op::Taken { meeting: of, segment, .. }) => {
-            assert!(of == meeting() && segment.is_none_or(|s| s.meeting_id == meeting()));
-        }
-        Some(Op::Participant(of, ..) | Op::Placement(of, ..) | Op::Sequence(of, _)) => assert_eq!(of, meeting()),
-        None => {}
-        Some(other) => panic!("an entry became {other:?}"),
+/// Words of it.
+///
+/// # Panics
+/// Never: the parts are valid.
+pub fn segment() -> Segment {
+    let (begin, speaker) =
+        (timestamp(Micros(1_767_225_600_000_000)), Speaker { id: "p".into(), name: Some("N".into()) });
+    let word =
+        |text: &str, start_ms| TimedWord { text: text.into(), start_ms, end_ms: start_ms + 200, confidence: 0.9 };
+    Segment {
+        id: Uuid::from_u128(5),
+        seq: 3,
+        meeting_id: meeting(),
+        participant: Some(speaker),
+        text: "Good morning.".into(),
+        language: Some("en".into()),
+        is_final: true,
+        revision: 2,
+        start_ms: 100,
+        end_ms: 900,
+        start_at: begin,
+        end_at: begin,
+        confidence: Some(0.9),
+        words: vec![word("Good", 100), word("morning.", 400)],
+        not_transcribed: vec![Stretch { start_ms: 600, end_ms: 900 }],
+        fewer_words: None,
+        edge: Some("edge-1".parse().expect("a valid id")),
+        region: Some(core().region),
+        uplink: None,
+        timing: Timing {
+            captured: 1,
+            decoded: Some(2),
+            vad: Some(3),
+            sent: Some(4),
+            received: 5,
+            durable: 6,
+            words: 7,
+        },
     }
 }
 
-/// A row of the store, of any of its tables: what can be read is written as it was read.
-pub fn stored(data: &[u8]) {
-    json::<MeetingRecord>(data);
-    json::<Participant>(data);
-    json::<Segment>(data);
-    json::<Entry>(data);
-    coded::<SpurtRecord>(data);
-    coded::<Chunk>(data);
-    let survives = survives::<MeetingRecord>(data)
-        && survives::<Participant>(data)
-        && survives::<Segment>(data)
-        && survives::<Cover>(data)
-        && survives::<serde_json::Value>(data);
-    assert!(survives, "a value reads otherwise than it was written");
-}
-
-/// The body of `POST /v1/meetings`: what is accepted can be stored, read back and shipped to a standby.
-pub fn create(data: &[u8]) {
-    let Some(spec) = crate::api::accepted(data) else { return };
-    let record = MeetingRecord { spec, ..record() };
-    let op = Op::Meeting(Box::new(record.clone()));
-    op.prepare().expect("what is accepted can be stored");
-    let pieces = Entry::Record(Box::new(record.clone())).pieces();
-    let mut receiver = Receiver::default();
-    let from: NodeId = "core-1".parse().expect("a valid id");
-    let stream = StreamId { term: Term(2), by: from, number: STREAM };
-    let begin = Entry::Begin { stream: STREAM, held: None }.pieces();
-    let all: Vec<Vec<u8>> = begin.into_iter().chain(pieces).collect();
-    let taken = receiver.handle(meeting(), &stream, 0, &all).expect("what is accepted can be shipped");
-    assert!(matches!(taken.last(), Some(Entry::Record(_))));
-}
-
-/// Queries of the API: `status`, `limit`, `before`, `purge`, `format`, `since`.
-pub fn query(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        crate::api::queries(text);
-    }
-}
-
-fn json<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
-    let Ok(value) = serde_json::from_slice::<T>(data) else { return };
-    let Ok(written) = serde_json::to_vec(&value) else { return };
-    let again = serde_json::from_slice::<T>(&written);
-    assert!(again.is_ok_and(|again| again == value), "{}", String::from_utf8_lossy(&written));
-}
-
-fn coded<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
-    let Ok(value) = codec::decode::<T>(data) else { return };
-    if let Ok(written) = codec::encode(&value) {
-        assert_eq!(codec::decode::<T>(&written).as_ref(), Ok(&value));
-    }
-}
-
-/// A receipt.
-pub fn receipt(data: &[u8]) {
-    if let Ok(opened) = jws::open(data) {
-        let _ = serde_json::from_slice::<Receipt>(&opened.payload);
-    }
-}
-
-/// A claim as a bucket may hold it, that others can write to as well.
-pub fn claim(data: &[u8]) {
-    if let Ok(claim) = Claim::decode(data) {
-        let written = claim.encode().expect("a claim that was read can be written");
-        assert_eq!(Claim::decode(&written).as_ref(), Ok(&claim));
-    }
-}
-
-/// Spurt streams of one participant into intake, each behind two bytes of length: nothing is taken in twice.
-pub fn intake(mut data: &[u8]) {
-    let mut ingest = Ingest::new(Limits { participants: 4, open_spurts: 8, undone_spurts: 16, items_per_spurt: 64 });
-    let mut upto = std::collections::BTreeMap::<SpurtKey, u32>::new();
-    while let Some((length, rest)) = data.split_first_chunk::<2>() {
-        let length = usize::from(u16::from_be_bytes(*length)).min(rest.len());
-        let (stream, rest) = rest.split_at(length);
-        data = rest;
-        let mut decoder = SpurtDecoder::default();
-        decoder.feed(stream);
-        let Ok(Some(Part::Header(header))) = decoder.poll() else { continue };
-        let participant = format!("p{}", header.participant.0 % 5).as_str().into();
-        let key = SpurtKey { epoch: Epoch(1), participant, spurt: SpurtNo(header.spurt.0 % 32) };
-        if ingest.handle_header(&key, header.captured, header.trace, header.offset).is_err() {
-            continue;
-        }
-        let mut offset = header.offset;
-        while let Ok(Some(Part::Item(item))) = decoder.poll() {
-            let step = u32::from(!matches!(item, Item::End(_)));
-            let Ok(append) = ingest.handle_items(&key, offset, vec![item]) else { break };
-            offset = offset.saturating_add(step);
-            let Some(append) = append else { continue };
-            let held = upto.entry(key.clone()).or_default();
-            assert_eq!(append.first, *held, "a hole, or twice");
-            *held += append.items.len() as u32;
-            ingest.handle_logged(append.receipt());
-        }
-        while ingest.poll_event().is_some() {}
-        assert!(ingest.undone() <= 16);
-    }
+/// What one utterance of it had.
+pub fn cover() -> Cover {
+    let part = Part { epoch: Epoch(1), spurt: SpurtNo(0), items: 0..2 };
+    let slots = vec![Slot { print: 9, micros: 20_000 }, Slot { print: 0, micros: 20_000 }];
+    Cover { participant: "p".into(), at: -5, slots, parts: vec![part], lags: vec![(Epoch(2), -7)] }
 }
 
 /// A spurt's rows in the log.
 pub fn chunk() -> Chunk {
     Chunk { received: Micros(7), items: vec![Some(vec![0x78; 40]), None], end: None }
+}
+
+/// A claim as a bucket may hold it, that others can write to as well.
+///
+/// # Panics
+/// This crate is wrong.
+pub fn claim(data: &[u8]) {
+    if let Ok(claim) = Claim::decode(data) {
+        let written = claim.encode().expect("a claim that was read can be written");
+        assert_eq!(Claim::decode(&written).as_ref(), Ok(&claim));
+    }
 }

@@ -246,8 +246,10 @@ impl Ingest {
     pub fn restore(&mut self, spurt: Restored) {
         let gaps = u64::from(spurt.items).saturating_sub(spurt.frames);
         self.counts.spurts += 1;
-        self.counts.frames_received += spurt.frames;
-        self.counts.frames_durable += spurt.frames;
+        // What is done may have been taken from another core, which may count as it likes.
+        for count in [&mut self.counts.frames_received, &mut self.counts.frames_durable] {
+            *count = count.saturating_add(spurt.frames);
+        }
         self.counts.gaps_durable += gaps;
         if spurt.done {
             self.counts.spurts_done += 1;

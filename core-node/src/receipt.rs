@@ -14,8 +14,9 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
+    key::SpurtKey,
     record::{CoreRole, Gap, GapReason, MeetingRecord, Owner, Status, turns::CoreTurn},
-    store::{Store, StoreError},
+    store::{SpurtRecord, Store, StoreError},
     transcript::{Segment, in_spoken_order, timestamp},
 };
 
@@ -149,8 +150,19 @@ impl Receipt {
     /// The store could not be read.
     pub fn of(store: &Store, record: &MeetingRecord, issuer: &Identity, at: Micros) -> Result<Self, StoreError> {
         let segments = in_spoken_order(store.segments(record.id, 0)?);
+        Self::made(record, &segments, &store.spurt_records(record.id)?, issuer, at)
+    }
+
+    /// The same of what the store holds: `segments` in spoken order, and `spurts`.
+    pub(crate) fn made(
+        record: &MeetingRecord,
+        segments: &[Segment],
+        spurts: &[(SpurtKey, SpurtRecord)],
+        issuer: &Identity,
+        at: Micros,
+    ) -> Result<Self, StoreError> {
         let ended = record.ended_at.unwrap_or(at);
-        let edges = edges(store, record, ended)?;
+        let edges = edges(spurts, record, ended);
         Ok(Self {
             kind: KIND.into(),
             meeting_id: record.id,
@@ -165,14 +177,14 @@ impl Receipt {
             relay: relay(&record.spec.source),
             cores: cores(record, issuer, ended),
             counts: CountsLine {
-                frames: edges.iter().map(|e| e.frames).sum(),
+                frames: edges.iter().map(|e| e.frames).fold(0, u64::saturating_add),
                 spurts: edges.iter().map(|e| e.spurts).sum(),
                 segments: segments.len() as u64,
                 words: segments.iter().map(|s| s.words.len() as u64).sum(),
             },
             edges,
             gaps: gaps(record, ended),
-            transcript: TranscriptLine { sha256: digest(&segments)? },
+            transcript: TranscriptLine { sha256: digest(segments)? },
         })
     }
 
@@ -203,10 +215,9 @@ fn cores(record: &MeetingRecord, issuer: &Identity, ended: Micros) -> Vec<CoreLi
     record.cores.iter().map(line).collect()
 }
 
-fn edges(store: &Store, record: &MeetingRecord, ended: Micros) -> Result<Vec<EdgeLine>, StoreError> {
-    let done = store.spurt_records(record.id)?;
+fn edges(spurts: &[(SpurtKey, SpurtRecord)], record: &MeetingRecord, ended: Micros) -> Vec<EdgeLine> {
     let line = |(epoch, owner): (&u64, &Owner)| {
-        let of = done.iter().filter(|(key, _)| key.epoch.0 == *epoch || owner.joined.contains(&key.epoch.0));
+        let of = spurts.iter().filter(|(key, _)| key.epoch.0 == *epoch || owner.joined.contains(&key.epoch.0));
         EdgeLine {
             node: owner.edge.to_string(),
             region: owner.region.to_string(),
@@ -216,10 +227,11 @@ fn edges(store: &Store, record: &MeetingRecord, ended: Micros) -> Result<Vec<Edg
             to: timestamp(owner.until.unwrap_or(ended)),
             packets: record.owners.totals.get(epoch).map_or(0, |t| t.packets_in),
             spurts: of.clone().count() as u64,
-            frames: of.filter_map(|(_, spurt)| spurt.done).map(|mark| mark.frames).sum(),
+            // A spurt may be of another core, which may count as it likes.
+            frames: of.filter_map(|(_, spurt)| spurt.done).map(|mark| mark.frames).fold(0, u64::saturating_add),
         }
     };
-    Ok(record.owners.rows.iter().map(line).collect())
+    record.owners.rows.iter().map(line).collect()
 }
 
 /// When nobody had part; whether there are words of what somebody captured is in the transcript.

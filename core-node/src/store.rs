@@ -60,7 +60,7 @@ use nix::sys::statvfs::statvfs;
 use redb::{Database, Durability, ReadableTable};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::value::{is_within, survives};
+pub(crate) use self::value::{is_within, json, to_json};
 pub use self::{
     copy::{Copied, CopyPlace, new_file},
     damage::{Damaged, MAX_NAMED},

@@ -2,6 +2,7 @@
 
 pub mod align;
 mod coverage;
+pub(crate) mod fuzzing;
 mod health;
 mod invented;
 mod loops;

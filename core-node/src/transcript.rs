@@ -20,12 +20,15 @@ use mesh::{
         spurt::{EdgeStages, Step},
     },
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{key::SpurtKey, transcribe::Text};
+
+/// The greatest number of an event that is taken from another core: the greatest that every reader of JSON takes (RFC 8259, section 6).
+pub const MAX_SEQ: u64 = (1 << 53) - 1;
 
 /// What one speaker said in one go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -58,6 +61,7 @@ pub struct Segment {
     #[schema(value_type = String, format = DateTime)]
     pub end_at: Timestamp,
     /// The engine's confidence, 0 to 1.
+    #[serde(default, deserialize_with = "certainty")]
     pub confidence: Option<f32>,
     /// The words with their times.
     pub words: Vec<TimedWord>,
@@ -101,6 +105,7 @@ pub struct TimedWord {
     /// End, likewise.
     pub end_ms: u64,
     /// The engine's confidence, 0 to 1.
+    #[serde(deserialize_with = "certain")]
     pub confidence: f32,
 }
 
@@ -356,6 +361,19 @@ pub fn timestamp(at: Micros) -> Timestamp {
     Timestamp::from_microsecond(at.0.min(i64::MAX as u64) as i64).unwrap_or(Timestamp::MAX)
 }
 
+/// A confidence that another core or a disk tells.
+fn certain<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    let told = f32::deserialize(from)?;
+    if (0.0..=1.0).contains(&told) { Ok(told) } else { Err(D::Error::custom("a confidence is 0 to 1")) }
+}
+
+/// The same where there may be none.
+fn certainty<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f32>, D::Error> {
+    #[derive(Deserialize)]
+    struct Certain(#[serde(deserialize_with = "certain")] f32);
+    Ok(Option::<Certain>::deserialize(from)?.map(|Certain(told)| told))
+}
+
 /// Dashes, dots and notes of music are what engines write where nobody says a word.
 fn says_something(text: &str) -> bool {
     text.chars().any(char::is_alphanumeric)
@@ -396,6 +414,18 @@ mod tests {
 
     fn transcript() -> Transcript {
         Transcript::new(Uuid::from_u128(5), None, 1, [])
+    }
+
+    #[test]
+    fn what_is_no_confidence_is_not_read() {
+        let text = serde_json::to_string(&crate::fuzzing::segment()).unwrap();
+        let read = |confidence: &str| serde_json::from_str::<Segment>(&text.replace("0.9", confidence));
+        assert!(read("1").is_ok() && read("0.25").is_ok());
+        for bad in ["1e39", "-0.1", "1.5", "null"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let of_words = text.replacen("\"confidence\":0.9,\"words\"", "\"confidence\":null,\"words\"", 1);
+        assert_eq!(serde_json::from_str::<Segment>(&of_words).unwrap().confidence, None);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use core_node::{
     authority::Claim,
-    fuzzing::{self, meeting},
+    fuzzing::{self, COPIES, DONE, END_OPEN, LOGGED, REPLICA, SEAL, STREAM, meeting},
+    key::SpurtKey,
     receipt::jws,
-    record::Participant,
+    record::{Participant, removal::Removal},
     replicate::entry::{DoneSpurt, Entry},
     store::{DoneMark, Op, SpurtRecord},
 };
@@ -25,6 +26,7 @@ use mesh::{
     trace::TraceContext,
     wire::{
         Epoch, MeetingAlias, ParticipantAlias, SpurtNo, Term,
+        copies::Copies,
         spurt::{Item, SpurtEnd, SpurtHeader},
     },
 };
@@ -60,6 +62,11 @@ fn queries_take_damage() {
 }
 
 #[test]
+fn engines_may_answer_anything() {
+    seeds::take_damage("engine", fuzzing::engine);
+}
+
+#[test]
 fn intake_takes_damage() {
     seeds::take_damage("intake", fuzzing::intake);
 }
@@ -71,9 +78,10 @@ fn write_seeds() {
     for (target, seeds) in [
         ("replica", replicas()),
         ("stored", rows()),
-        ("receipt", vec![receipt()]),
-        ("intake", vec![streams()]),
+        ("receipt", vec![receipt(), vec![0], vec![0, 0, 9, b'x']]),
+        ("intake", steps()),
         ("claim", claims()),
+        ("engine", answers()),
     ] {
         seeds::write(target, &seeds);
     }
@@ -95,9 +103,11 @@ fn entries() -> Vec<Entry> {
         mark,
     };
     vec![
-        Entry::Begin { stream: 1, held: None },
-        Entry::Participant(participant(), None),
-        Entry::Finish { spurts: vec![spurt], segment: None, cover: None },
+        Entry::Begin { stream: REPLICA, held: None },
+        Entry::Participant(participant(), Some("q".into())),
+        Entry::Placement { epoch: Epoch(1), decision: serde_json::json!({"edge": "edge-1", "rtt_ms": 1.5}) },
+        Entry::Finish { spurts: vec![spurt.clone()], segment: None, cover: None },
+        Entry::Finish { spurts: vec![spurt], segment: Some(fuzzing::segment().into()), cover: Some(fuzzing::cover()) },
         Entry::Sequence { below: 1024 },
         Entry::Record(Box::new(fuzzing::record())),
         Entry::Dropped,
@@ -112,18 +122,32 @@ fn replicas() -> Vec<Vec<u8>> {
 }
 
 fn rows() -> Vec<Vec<u8>> {
-    let spurt = SpurtRecord { captured: Micros(5), trace: TraceContext::new(7), done: None };
-    let mut rows = vec![
+    let mark = DoneMark { at: Micros(9), items: 4, frames: 3 };
+    let spurt = |done| SpurtRecord { captured: Micros(5), trace: TraceContext::new(7), done };
+    let key = || SpurtKey { epoch: Epoch(1), participant: "p".into(), spurt: SpurtNo(0) };
+    let ops = [
+        Op::Meeting(Box::new(fuzzing::record())),
+        Op::Participant(meeting(), participant(), None),
+        Op::Placement(meeting(), Epoch(1), serde_json::json!({"edge": "edge-1", "rtt_ms": 1.5})),
+        Op::Removal(meeting(), Some(Removal::new(&fuzzing::record(), &"core-2".parse().unwrap(), Micros(9)))),
+        Op::Taken {
+            meeting: meeting(),
+            spurts: vec![(key(), spurt(None)), (key(), spurt(Some(mark)))],
+            segment: Some(fuzzing::segment().into()),
+            cover: Some(fuzzing::cover()),
+            turn: (Term(2), "core-1".parse().unwrap()),
+        },
+    ];
+    let plain = [
         serde_json::to_vec(&fuzzing::record()).unwrap(),
         serde_json::to_vec(&participant()).unwrap(),
-        codec::encode(&spurt).unwrap(),
+        serde_json::to_vec(&fuzzing::segment()).unwrap(),
+        serde_json::to_vec(&fuzzing::cover()).unwrap(),
         codec::encode(&fuzzing::chunk()).unwrap(),
     ];
-    rows.extend(entries().iter().map(|e| serde_json::to_vec(e).unwrap()));
-    for op in [Op::Meeting(Box::new(fuzzing::record())), Op::Participant(meeting(), participant(), None)] {
-        rows.extend(op.prepare().unwrap().rows().iter().cloned());
-    }
-    rows
+    let entries = entries();
+    let entries = entries.iter().map(|e| serde_json::to_vec(e).unwrap());
+    plain.into_iter().chain(entries).chain(ops.iter().flat_map(|op| op.prepare().unwrap().rows().to_vec())).collect()
 }
 
 fn receipt() -> Vec<u8> {
@@ -146,21 +170,54 @@ fn claims() -> Vec<Vec<u8>> {
     [None, Some("core-2")].map(|standby| claim(standby).encode().unwrap()).to_vec()
 }
 
-fn streams() -> Vec<u8> {
-    let mut all = vec![];
+/// Streams, one of them twice, one from its third item on; copies; epochs that end.
+fn steps() -> Vec<Vec<u8>> {
+    let framed = |kind: u8, bytes: &[u8]| {
+        let bytes = &bytes[1..];
+        [&[kind], &(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
+    };
+    let mut whole = vec![];
     for (spurt, offset) in [(0, 0), (0, 0), (1, 0), (1, 2), (2, 1)] {
-        let mut stream = BytesMut::new();
-        let (meeting, participant) = (MeetingAlias(1), ParticipantAlias(1));
-        let (captured, trace) = (Micros(5), TraceContext::new(7));
-        SpurtHeader { meeting, participant, spurt: SpurtNo(spurt), offset, captured, trace }.encode(&mut stream);
-        for n in offset..4 {
-            let item = if n == 2 { Item::Gap } else { Item::Frame(vec![n as u8; 20].into()) };
-            item.encode(&mut stream);
-        }
-        Item::End(SpurtEnd::of(4)).encode(&mut stream);
-        let stream = &stream[1..];
-        all.extend((stream.len() as u16).to_be_bytes());
-        all.extend(stream);
+        whole.extend(framed(STREAM, &stream(spurt, offset, 4)));
+        whole.extend([LOGGED, LOGGED, DONE]);
     }
-    all
+    let begun = framed(STREAM, &stream(3, 0, 2));
+    let mut cut = framed(STREAM, &stream(3, 0, 2)[..40]);
+    cut.extend(framed(COPIES, &datagram(3, 1)));
+    cut.extend([LOGGED, SEAL, 2, 3, LOGGED, END_OPEN, 3, 0, DONE]);
+    vec![whole, cut, [&begun[..], &[END_OPEN, 4, 4, LOGGED, DONE]].concat()]
+}
+
+fn items(offset: u32, count: u32) -> Vec<(u32, Item)> {
+    let item = |n| if n == 2 { Item::Gap } else { Item::Frame(vec![n as u8; 20].into()) };
+    (offset..count).map(|n| (n, item(n))).chain([(count, Item::End(SpurtEnd::of(count)))]).collect()
+}
+
+fn stream(spurt: u32, offset: u32, count: u32) -> Vec<u8> {
+    let mut stream = BytesMut::new();
+    let (meeting, participant) = (MeetingAlias(1), ParticipantAlias(1));
+    let (captured, trace) = (Micros(5), TraceContext::new(7));
+    SpurtHeader { meeting, participant, spurt: SpurtNo(spurt), offset, captured, trace }.encode(&mut stream);
+    items(offset, count).iter().for_each(|(_, item)| item.encode(&mut stream));
+    stream.to_vec()
+}
+
+fn datagram(spurt: u32, offset: u32) -> Vec<u8> {
+    let mut datagram = BytesMut::new();
+    let (meeting, participant) = (MeetingAlias(1), ParticipantAlias(1));
+    let items = items(offset, 4);
+    Copies { meeting, participant, spurt: SpurtNo(spurt), header: None, items }.encode(&mut datagram);
+    datagram.to_vec()
+}
+
+/// With times of words, with times of stretches, with neither, and asked again.
+fn answers() -> Vec<Vec<u8>> {
+    let words = r#"{"text":"Good morning, all.","language":"english","words":[{"word":"Good","start":0.1,"end":0.4},
+        {"word":"morning,","start":0.5,"end":1.2},{"word":"all.","start":4.2,"end":4.9}],
+        "segments":[{"avg_logprob":-0.3,"start":0.0,"end":5.0,"text":" Good morning, all."}]}"#;
+    let early =
+        r#"{"text":"Good morning","segments":[{"avg_logprob":-0.3,"start":0.0,"end":1.5,"text":" Good morning"}]}"#;
+    let plain = r#"{"text":"Good morning, all."}"#;
+    let again = [early, plain, r#"{"text":""}"#, early].join("\n");
+    [&words.replace('\n', ""), plain, &again].map(|text| text.as_bytes().to_vec()).to_vec()
 }

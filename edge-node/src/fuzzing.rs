@@ -1,6 +1,8 @@
 //! What the fuzz targets in `fuzz/` run, and, over their seeds, an ordinary test: each takes any bytes and panics
 //! only where this crate is wrong.
 
+mod media;
+
 use mesh::{
     clock::Micros,
     codec,
@@ -8,10 +10,10 @@ use mesh::{
     wire::{Epoch, MeetingId, ParticipantAlias, SpurtNo, Term, spurt::SpurtEnd},
 };
 
+pub use self::media::{opus, pipeline};
 use crate::{
     connect,
     isolate::{FromChild, ToChild, translate::Translator},
-    toc::OpusPacket,
     uplink::format::{Origin, Reader, Record, write_origin, write_record},
 };
 
@@ -64,14 +66,6 @@ pub fn spill(data: &[u8]) {
     assert_eq!(from, origin, "another owner");
     for record in records {
         assert!(written.contains(&record), "never written: {record:?}");
-    }
-}
-
-/// An Opus packet as it comes from a relay.
-pub fn opus(data: &[u8]) {
-    if let Some(packet) = OpusPacket::parse(data) {
-        assert!(packet.duration().as_millis() <= 120);
-        let _ = (packet.is_dtx(), packet.voice(), packet.has_lbrr());
     }
 }
 

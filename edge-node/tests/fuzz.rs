@@ -3,6 +3,7 @@
 
 #[path = "../../fuzz/seeds.rs"]
 mod seeds;
+mod signals;
 
 use edge_node::{
     fuzzing,
@@ -18,11 +19,17 @@ use mesh::{
         spurt::{EdgeStages, SpurtEnd},
     },
 };
+use opus::{Application, Bitrate, Channels, Encoder};
 use proptest::prelude::*;
 
 #[test]
 fn spilled_files_take_damage() {
     seeds::take_damage("spill", fuzzing::spill);
+}
+
+#[test]
+fn the_media_path_takes_damage() {
+    seeds::take_damage("pipeline", fuzzing::pipeline);
 }
 
 #[test]
@@ -70,12 +77,23 @@ proptest! {
 fn write_seeds() {
     let sound = [&[0], &fuzzing::spilled().2[..]].concat();
     let spill = vec![sound.clone(), sound[..sound.len() * 2 / 3].to_vec(), vec![1, 0, 90, 4, 0, 0, 200, 255, 0]];
-    let opus = vec![
+    let odd = [
         [&[0x78], &[0x55; 40][..]].concat(),
         vec![0x08],
         [&[0x4b, 0x42, 3], &[7; 30][..], &[0; 3][..]].concat(),
         [&[0xff, 0x85, 2, 3], &[9; 40][..]].concat(),
     ];
+    let framed = |lost: u16, packet: &[u8]| [&(packet.len() as u16 | lost).to_be_bytes()[..], packet].concat();
+    let mut opus: Vec<Vec<u8>> = odd.iter().map(|packet| framed(0, packet)).collect();
+    for (rate, channels) in [(16_000, Channels::Mono), (48_000, Channels::Stereo)] {
+        let spoken = spoken(rate, channels, 10);
+        opus.push(spoken.iter().enumerate().flat_map(|(n, p)| framed(if n == 5 { 0x8000 } else { 0 }, p)).collect());
+    }
+    let sent = |packet: &Vec<u8>| [&[20, 1, 1, 0, 0, packet.len() as u8][..], packet].concat();
+    let talk = spoken(16_000, Channels::Mono, 12);
+    let silent: Vec<u8> = (0..6).flat_map(|_| [&[20, 1, 1, 127, 0, 3][..], &[0x48, 0, 0]].concat()).collect();
+    let talk: Vec<u8> = talk.iter().flat_map(sent).collect();
+    let pipeline = vec![[&silent[..], &talk, &silent].concat(), [&talk[..], &[255, 9, 9, 5, 9, 1, 0x48]].concat()];
     let whep = vec![
         [&[0][..], b"Location: /resource/1\nETag: \"v1\"\nContent-Type: application/sdp\n\n", OFFER.as_bytes()]
             .concat(),
@@ -97,6 +115,7 @@ fn write_seeds() {
     for (target, seeds) in [
         ("spill", spill),
         ("opus", opus),
+        ("pipeline", pipeline),
         ("child", vec![one_child(), two_children()]),
         ("janus", vec![janus_session()]),
         ("whep", whep),
@@ -105,6 +124,18 @@ fn write_seeds() {
     ] {
         seeds::write(target, &seeds);
     }
+}
+
+/// Speech in packets of 20 ms.
+fn spoken(rate: u32, channels: Channels, count: usize) -> Vec<Vec<u8>> {
+    let mut encoder = Encoder::new(rate, channels, Application::Voip).unwrap();
+    encoder.set_bitrate(Bitrate::Bits(16_000)).unwrap();
+    encoder.set_inband_fec(true).unwrap();
+    encoder.set_packet_loss_perc(20).unwrap();
+    let times = rate as usize / 16_000 * if channels == Channels::Stereo { 2 } else { 1 };
+    let pcm = signals::talk(20 * count, 8000.0);
+    let pcm: Vec<i16> = pcm.iter().flat_map(|sample| std::iter::repeat_n(*sample, times)).collect();
+    pcm.chunks_exact(320 * times).map(|c| encoder.encode_vec(c, 255).unwrap()).collect()
 }
 
 fn said(open: bool) -> Vec<FromChild> {

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use mesh::{
@@ -167,11 +167,6 @@ pub(super) async fn participants(
 ) -> Result<Json<ParticipantList>, Problem> {
     let id = record(&app, &id).await?.id;
     Ok(Json(ParticipantList { participants: app.meetings.people(id).await? }))
-}
-
-/// For the fuzz target.
-pub(super) fn read_queries(uri: &Uri) {
-    let _ = (Query::<ListQuery>::try_from_uri(uri), Query::<EndQuery>::try_from_uri(uri));
 }
 
 /// How a meeting stands, live or ended.

@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 use axum::{
     Extension, Json,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, header},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event as SseEvent, KeepAlive},
@@ -44,6 +44,13 @@ pub(super) struct TranscriptView {
     segments: Vec<Segment>,
     /// When nobody captured the meeting.
     gaps: Vec<GapView>,
+}
+
+impl TranscriptView {
+    /// `segments` in the order in which they were spoken.
+    pub(super) fn new(record: &MeetingRecord, segments: Vec<Segment>) -> Self {
+        Self { segments, gaps: record.gaps.iter().map(|gap| GapView::new(record.id, gap)).collect() }
+    }
 }
 
 /// How a transcript is wanted.
@@ -93,10 +100,9 @@ pub(super) async fn whole(
         None => finals(&app, found.id, query.since).await?,
     };
     let segments = in_spoken_order(segments);
-    let gaps = || found.gaps.iter().map(|gap| GapView::new(found.id, gap)).collect();
     let text = |kind: &'static str, body: String| ([(header::CONTENT_TYPE, kind)], body).into_response();
     Ok(match query.format {
-        Format::Json => Json(TranscriptView { segments, gaps: gaps() }).into_response(),
+        Format::Json => Json(TranscriptView::new(&found, segments)).into_response(),
         Format::Vtt => text("text/vtt; charset=utf-8", vtt(&segments)),
         Format::Srt => text("application/x-subrip; charset=utf-8", srt(&segments)),
         Format::Txt => text("text/plain; charset=utf-8", txt(&segments)),
@@ -150,11 +156,6 @@ pub(super) async fn stream(
     all.push(end_of(&record));
     let all: Vec<_> = all.iter().map(|e| Ok(event(record.id, e))).collect();
     Ok(sse(stream::iter(all)))
-}
-
-/// For the fuzz target.
-pub(super) fn read_queries(uri: &Uri) {
-    let _ = Query::<WholeQuery>::try_from_uri(uri);
 }
 
 /// What is out. If that is nothing, for all that is known, the meeting's other nodes must be asked first.

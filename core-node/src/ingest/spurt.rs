@@ -111,9 +111,11 @@ impl Spurt {
         if self.accepted + new > limit {
             return Err(Refusal::TooLong(limit));
         }
-        let sent = offset + seen + new;
+        let (sent, held) = (offset + seen + new, self.accepted + new);
         match end {
             Some(end) if end.items != sent => Err(Refusal::WrongCount { said: end.items, held: sent }),
+            // A shorter replay does not end a spurt before its last item.
+            Some(end) if sent < held => Err(Refusal::WrongCount { said: end.items, held }),
             _ => Ok(()),
         }
     }

@@ -117,6 +117,37 @@ fn a_new_epoch_ends_what_the_old_owner_left_open() {
 }
 
 #[test]
+fn a_replay_s_trailer_does_not_end_a_spurt_before_its_last_item() {
+    let mut ingest = Ingest::new(Limits::default());
+    open(&mut ingest, &key(0), 0).unwrap();
+    ingest.handle_items(&key(0), 0, frames(0..6)).unwrap();
+    open(&mut ingest, &key(0), 0).unwrap();
+    let short = ingest.handle_items(&key(0), 0, [frames(0..4), vec![end(4)]].concat());
+    assert_eq!(short, Err(Refusal::WrongCount { said: 4, held: 6 }));
+    let append = ingest.handle_items(&key(0), 6, vec![end(6)]).unwrap().unwrap();
+    assert_eq!(append.end, Some(SpurtEnd::of(6)));
+}
+
+#[test]
+fn another_core_may_have_counted_any_number_of_frames() {
+    let mut ingest = Ingest::new(Limits::default());
+    for n in 0..2 {
+        let (captured, media, frames) = (Micros(1), Duration::ZERO, u64::MAX);
+        ingest.restore(Restored {
+            key: key(n),
+            captured,
+            items: 2,
+            frames,
+            media,
+            slots: vec![],
+            end: None,
+            done: true,
+        });
+    }
+    assert_eq!(ingest.counts().frames_received, u64::MAX);
+}
+
+#[test]
 fn what_the_store_remembers_is_taken_up_where_it_was() {
     let mut ingest = Ingest::new(Limits::default());
     let media = Duration::from_millis(40);

@@ -8,12 +8,14 @@ use axum::{
 };
 use geo::map::RegionMap;
 use mesh::{
+    clock::Micros,
     identity::{
         Role,
         certs::{Authority, Credentials},
     },
+    trace::TraceContext,
     wire::{
-        Epoch, MeetingId, Term,
+        Epoch, MeetingId, SpurtNo, Term,
         control::{CloseReason, ToCore},
     },
 };
@@ -26,8 +28,10 @@ use super::{
 };
 use crate::{
     fakes::{ALIAS, Core, Edge, authority, identity},
+    key::SpurtKey,
     meetings::receipts::NoReceipt,
     record::CoreRole,
+    store::{DoneMark, SpurtRecord},
 };
 
 async fn get(core: &Core, path: &str) -> (u16, Vec<u8>) {
@@ -213,4 +217,15 @@ proptest::proptest! {
     fn arbitrary_bytes_are_no_receipt(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
         proptest::prop_assert!(check(&bytes, authority().ca_pem(), None).is_err());
     }
+}
+
+#[test]
+fn another_core_may_have_counted_any_number_of_frames() {
+    let record = crate::fuzzing::record();
+    let mark = DoneMark { at: Micros(1), items: 1, frames: u64::MAX };
+    let done = SpurtRecord { captured: Micros(1), trace: TraceContext::new(1), done: Some(mark) };
+    let key = |n| SpurtKey { epoch: Epoch(1), participant: "p".into(), spurt: SpurtNo(n) };
+    let spurts = [(key(0), done), (key(1), done)];
+    let receipt = Receipt::made(&record, &[], &spurts, &crate::fuzzing::core(), Micros(2)).unwrap();
+    assert_eq!((receipt.edges[0].frames, receipt.counts.frames), (u64::MAX, u64::MAX));
 }

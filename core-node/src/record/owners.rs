@@ -127,7 +127,7 @@ impl Owners {
 
     /// The edges' totals over all epochs.
     pub fn sum(&self) -> EdgeTotals {
-        self.totals.values().fold(EdgeTotals::default(), |sum, totals| plus(sum, *totals))
+        self.totals.values().fold(EdgeTotals::default(), |sum, totals| sum.plus(*totals))
     }
 
     /// What an edge has done under `epoch` so far. Of an epoch without an entry of its own that is in the sum of another.
@@ -152,7 +152,7 @@ impl Owners {
             }
             let totals = self.totals.remove(&earlier).unwrap_or_default();
             let sum = self.totals.entry(later).or_default();
-            *sum = plus(*sum, totals);
+            *sum = sum.plus(totals);
         }
         while self.rows.len() > 4 * MAX_EPOCHS {
             let Some((epoch, _)) = self.rows.pop_first() else { break };
@@ -173,25 +173,19 @@ impl Owners {
     }
 }
 
-fn plus(sum: EdgeTotals, t: EdgeTotals) -> EdgeTotals {
-    EdgeTotals {
-        packets_in: sum.packets_in + t.packets_in,
-        opus_bytes_in: sum.opus_bytes_in + t.opus_bytes_in,
-        media_ms_in: sum.media_ms_in + t.media_ms_in,
-        packets_decoded: sum.packets_decoded + t.packets_decoded,
-        packets_forwarded: sum.packets_forwarded + t.packets_forwarded,
-        packets_lost: sum.packets_lost + t.packets_lost,
-        uplink_bytes: sum.uplink_bytes + t.uplink_bytes,
-        media_cpu_us: sum.media_cpu_us + t.media_cpu_us,
-        packets_overflowed: sum.packets_overflowed + t.packets_overflowed,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    #[test]
+    fn edges_may_say_any_totals() {
+        let mut owners = Owners::default();
+        let greatest = EdgeTotals { packets_in: u64::MAX, media_cpu_us: u64::MAX, ..EdgeTotals::default() };
+        (1..=2).for_each(|epoch| owners.note_totals(Epoch(epoch), greatest));
+        assert_eq!(owners.sum(), greatest);
+    }
+
     #[test]
     fn a_meeting_that_is_placed_again_and_again_keeps_its_sums_its_newest_owners_and_every_edge_in_a_record_that_does_not_grow()
      {

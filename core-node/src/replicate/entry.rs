@@ -14,7 +14,7 @@ use crate::{
     key::SpurtKey,
     record::{MeetingRecord, Participant},
     store::DoneMark,
-    transcript::Segment,
+    transcript::{MAX_SEQ, Segment},
     utterance::Cover,
 };
 
@@ -117,6 +117,9 @@ pub enum BadEntry {
     /// The whole is not what it should be.
     #[error("malformed entry: {0}")]
     Malformed(String),
+    /// An event's number that no meeting reaches: counting on from it would not be possible.
+    #[error("the number of an event is greater than {MAX_SEQ}")]
+    TooGreat,
     /// It is of another meeting.
     #[error("an entry of another meeting")]
     OtherMeeting,
@@ -149,6 +152,19 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// The greatest event number in it.
+    fn newest(&self) -> u64 {
+        match self {
+            Self::Begin { held: Some(held), .. } => held.newest,
+            Self::Sequence { below } => *below,
+            Self::Finish { segment: Some(segment), .. } => segment.seq,
+            Self::Record(record) => record.gaps.iter().map(|gap| gap.seq).fold(record.last_seq, u64::max),
+            _ => 0,
+        }
+    }
+}
+
 /// Puts pieces together.
 #[derive(Debug, Clone, Default)]
 pub struct Assembler {
@@ -173,7 +189,10 @@ impl Assembler {
                 let bytes = std::mem::take(&mut self.bytes);
                 let entry: Entry =
                     serde_json::from_slice(&bytes).map_err(|e| BadEntry::Malformed(format!("{:?}", e.classify())))?;
-                if entry.is_of(meeting) { Ok(Some(entry)) } else { Err(BadEntry::OtherMeeting) }
+                if !entry.is_of(meeting) {
+                    return Err(BadEntry::OtherMeeting);
+                }
+                if entry.newest() > MAX_SEQ { Err(BadEntry::TooGreat) } else { Ok(Some(entry)) }
             }
             _ => {
                 self.bytes.clear();

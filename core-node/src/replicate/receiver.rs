@@ -113,11 +113,15 @@ impl Receiver {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use mesh::wire::Epoch;
+    use mesh::wire::{Epoch, request::Held};
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::fakes;
+    use crate::{
+        fakes,
+        record::MeetingRecord,
+        transcript::{MAX_SEQ, Segment},
+    };
 
     /// A stream whose record is long enough for several pieces.
     fn stream(number: u64) -> (MeetingId, Vec<Vec<u8>>) {
@@ -161,6 +165,28 @@ mod tests {
         assert_eq!(receiver.handle(meeting, &id(2, "c0", 4), 1, &pieces.split_off(1)), Ok(vec![]));
         assert_eq!(receiver.next(), 0, "the other's pieces do not count");
         assert_eq!(receiver.handle(meeting, &id(2, "c0", 4), 0, &pieces).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn event_numbers_from_which_nobody_can_count_on_are_refused() {
+        let (meeting, pieces) = stream(4);
+        let segment = |seq| Box::new(Segment { seq, meeting_id: meeting, ..crate::fuzzing::segment() });
+        let entries = |number| {
+            let record = MeetingRecord { id: meeting, last_seq: number, ..fakes::record() };
+            [
+                Entry::Begin { stream: 4, held: Some(Held { ended: true, newest: number }) },
+                Entry::Sequence { below: number },
+                Entry::Finish { spurts: vec![], segment: Some(segment(number)), cover: None },
+                Entry::Record(record.into()),
+            ]
+        };
+        let take = |entry: Entry| {
+            let mut receiver = Receiver::default();
+            receiver.handle(meeting, &id(1, "c1", 4), 0, &pieces[..1]).unwrap();
+            receiver.handle(meeting, &id(1, "c1", 4), 1, &entry.pieces()).map(|taken| taken.len())
+        };
+        entries(MAX_SEQ).into_iter().for_each(|entry| assert_eq!(take(entry), Ok(1)));
+        entries(MAX_SEQ + 1).into_iter().for_each(|entry| assert_eq!(take(entry), Err(BadEntry::TooGreat)));
     }
 
     proptest! {

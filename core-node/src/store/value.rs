@@ -31,7 +31,7 @@ const MIN_PACKED: usize = 256;
 const LEVEL: u8 = 3;
 
 /// What [`to_json`] has written.
-pub(super) fn json<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+pub(crate) fn json<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
     let bad = |why: &str| StoreError::Record { what, why: why.into() };
     let read = match bytes.split_first_chunk::<5>() {
         Some(([kind @ (PACKED | PLAIN), sum @ ..], rest)) => {
@@ -62,7 +62,7 @@ fn place_of(error: &serde_json::Error) -> String {
 }
 
 /// JSON that [`json`] reads.
-pub(super) fn to_json<T: Serialize + DeserializeOwned>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn to_json<T: Serialize + DeserializeOwned>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
     let bad = |why: String| StoreError::Record { what, why };
     let text = serde_json::to_vec(value).map_err(|e| bad(place_of(&e)))?;
     if text.len() > MAX_VALUE {
@@ -84,14 +84,6 @@ fn pack(text: Vec<u8>) -> Vec<u8> {
         None => (PLAIN, text),
     };
     [&[kind], crc32fast::hash(&rest).to_be_bytes().as_slice(), &rest].concat()
-}
-
-/// For the fuzz target: what can be read is written so that it reads the same.
-pub(crate) fn survives<T: Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) -> bool {
-    let Ok(value) = json::<T>("any", bytes) else { return true };
-    // Longer than may be, or deeper: it would not be written.
-    let Ok(written) = to_json("any", &value) else { return true };
-    json::<T>("any", &written).is_ok_and(|again| again == value)
 }
 
 /// Whether `value` is nested at most [`MAX_DEPTH`] deep.

@@ -19,6 +19,8 @@ pub fn align(samples: &[f32], words: &[&str]) -> Vec<(u32, u32)> {
     let total = weights.iter().sum::<usize>().max(1);
     // Where a share of the voiced time ends, on the clip's own time line.
     let frame_at = |said: usize| voiced[(said * voiced.len() / total).min(voiced.len() - 1)];
+    // The last frame may be a part of one.
+    let length = (samples.len() * 1000 / SAMPLE_RATE) as u32;
     let mut said = 0;
     weights
         .iter()
@@ -29,7 +31,7 @@ pub fn align(samples: &[f32], words: &[&str]) -> Vec<(u32, u32)> {
                 0 => start,
                 last => voiced[last - 1] + 1,
             };
-            (start * FRAME_MS, end.max(start) * FRAME_MS)
+            ((start * FRAME_MS).min(length), (end.max(start) * FRAME_MS).min(length))
         })
         .collect()
 }
@@ -55,6 +57,13 @@ mod tests {
 
     fn tone(ms: usize) -> Vec<f32> {
         vec![0.5; ms * SAMPLE_RATE / 1000]
+    }
+
+    #[test]
+    fn no_word_ends_after_the_sound() {
+        assert_eq!(align(&[], &["all"]), [(0, 0)]);
+        assert_eq!(align(&tone(30), &["all"]), [(0, 30)]);
+        assert_eq!(align(&tone(30), &["all", "of", "it"]).last().map(|(_, end)| *end), Some(30));
     }
 
     #[test]

@@ -124,9 +124,7 @@ impl OpenAi {
         if !response.status().is_success() {
             return Err(Failure::status(response.status(), response.headers()));
         }
-        let body = read(response).await?;
-        let answer: Answer = serde_json::from_slice(&body).map_err(|e| Failure::lasting(malformed(&e)))?;
-        Ok(answer.into_text(clip))
+        text_of(&read(response).await?, clip).map_err(Failure::lasting)
     }
 
     async fn send(&self, clip: &Clip, wav: &[u8], plain: bool) -> Result<Response, Failure> {
@@ -206,6 +204,11 @@ impl Failure {
             retry_after: retry_after(headers),
         }
     }
+}
+
+/// The words of `clip` in an answer, or why it is none.
+pub(super) fn text_of(answer: &[u8], clip: &Clip) -> Result<Text, String> {
+    serde_json::from_slice(answer).map(|answer: Answer| answer.into_text(clip)).map_err(|e| malformed(&e))
 }
 
 impl Answer {

@@ -67,12 +67,34 @@ impl Totals {
     }
 }
 
-fn add(mut sum: EdgeTotals, totals: EdgeTotals) -> EdgeTotals {
-    sum.packets_in += totals.packets_in;
-    sum.opus_bytes_in += totals.opus_bytes_in;
-    sum.media_ms_in += totals.media_ms_in;
-    sum.packets_decoded += totals.packets_decoded;
-    sum.packets_lost += totals.packets_lost;
-    sum.media_cpu_us += totals.media_cpu_us;
-    sum
+/// What a meeting's own process says is a number like any other.
+fn add(sum: EdgeTotals, totals: EdgeTotals) -> EdgeTotals {
+    let EdgeTotals { packets_forwarded, uplink_bytes, packets_overflowed, .. } = sum;
+    EdgeTotals { packets_forwarded, uplink_bytes, packets_overflowed, ..sum.plus(totals) }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meeting_s_own_process_may_say_any_totals() {
+        let (all, mut totals) = (u64::MAX, Totals::new(Instant::now()));
+        let said = EdgeTotals {
+            packets_in: all,
+            opus_bytes_in: all,
+            media_ms_in: all,
+            packets_decoded: all,
+            packets_forwarded: all,
+            packets_lost: all,
+            uplink_bytes: all,
+            media_cpu_us: all,
+            packets_overflowed: all,
+        };
+        totals.account(Duration::from_micros(7), 5);
+        totals.keep([said, said].into_iter(), 3);
+        let sum = EdgeTotals { packets_forwarded: 3, uplink_bytes: 5, packets_overflowed: 1, ..said };
+        assert_eq!(totals.sum([said].into_iter(), 1), sum);
+    }
 }

@@ -326,3 +326,20 @@ pub struct EdgeTotals {
     /// Speech dropped because the ring of what is not yet done was full, in packets.
     pub packets_overflowed: u64,
 }
+
+impl EdgeTotals {
+    /// The sum of both, as far as numbers go: a peer may say any.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            packets_in: self.packets_in.saturating_add(other.packets_in),
+            opus_bytes_in: self.opus_bytes_in.saturating_add(other.opus_bytes_in),
+            media_ms_in: self.media_ms_in.saturating_add(other.media_ms_in),
+            packets_decoded: self.packets_decoded.saturating_add(other.packets_decoded),
+            packets_forwarded: self.packets_forwarded.saturating_add(other.packets_forwarded),
+            packets_lost: self.packets_lost.saturating_add(other.packets_lost),
+            uplink_bytes: self.uplink_bytes.saturating_add(other.uplink_bytes),
+            media_cpu_us: self.media_cpu_us.saturating_add(other.media_cpu_us),
+            packets_overflowed: self.packets_overflowed.saturating_add(other.packets_overflowed),
+        }
+    }
+}

@@ -265,3 +265,10 @@ async fn a_server_that_fails_in_between_costs_no_word_that_is_there() {
     let text = text.unwrap();
     assert_eq!((text.text.as_str(), text.missing.len(), requests), (SENTENCE, 1, 2));
 }
+
+#[test]
+fn a_stretch_beyond_the_clip_has_its_words_at_the_clip_s_end() {
+    let answer = json!({"text": "a", "segments": [{"start": 10.0, "end": 1.5, "text": "a"}]}).to_string();
+    let text = text_of(answer.as_bytes(), &clip()).unwrap();
+    assert_eq!(text.words.iter().map(|w| (w.start_ms, w.end_ms)).collect::<Vec<_>>(), [(1000, 1000)]);
+}
