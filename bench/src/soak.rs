@@ -45,6 +45,8 @@ const MAX_RELAYS: u8 = 200;
 const LAST: Duration = Duration::from_secs(10);
 /// Meetings that each core may have at once: few, so that what is never given back is missed soon.
 const PER_CORE: usize = 12;
+/// Each core's cache of its store, in bytes: small, so that it is full soon and what grows is something else.
+const CACHE: usize = 8 << 20;
 /// From the first meeting until tables and memory are taken for warm, as a share of the whole.
 const WARM: f64 = 0.2;
 /// After the last meeting, for what is kept a while after a meeting.
@@ -211,7 +213,8 @@ impl Run<'_> {
 
 fn plan(args: &Args, region: &RegionId, dir: &Path) -> Result<Plan> {
     let no_model = || format!("{}: no such model; ./dev model fetches it", args.model.display());
-    let few = NodeManner { sets: vec![format!("limits.meetings={PER_CORE}")], ..NodeManner::default() };
+    let sets = vec![format!("limits.meetings={PER_CORE}"), format!("store.cache_bytes={CACHE}")];
+    let few = NodeManner { sets, ..NodeManner::default() };
     let cores = (1..=2).map(|n| (format!("core-{region}-{n}"), few.clone()));
     Ok(Plan {
         regions: vec![(region.clone(), 2, 2)],

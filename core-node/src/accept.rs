@@ -15,7 +15,7 @@ mod tests;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     future::poll_fn,
     pin::Pin,
     sync::{
@@ -67,6 +67,8 @@ const READ_WAIT: Duration = Duration::from_secs(60);
 const LINK_QUEUE: usize = 1024;
 /// Meetings that one edge was sent elsewhere with, or that are over, remembered.
 const MAX_ELSEWHERE: usize = 1024;
+/// For so long: an edge that has heard so sends nothing more.
+const ELSEWHERE_FOR: Duration = Duration::from_secs(30);
 /// How often, at most, it is noted how full the tables are.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Bytes taken off a spurt stream at a time: below what one chunk of the log may hold.
@@ -99,7 +101,7 @@ pub struct Link {
     /// Counts changes of `aliases`.
     changed: watch::Sender<u64>,
     /// What the edge opened and was told to take elsewhere, and what is over: the spurts of it are none of ours.
-    elsewhere: Mutex<BTreeSet<MeetingAlias>>,
+    elsewhere: Mutex<BTreeMap<MeetingAlias, Instant>>,
     /// Something was lost: the edge is to start over.
     over: CancellationToken,
     out: mpsc::Sender<ToLink>,
@@ -609,15 +611,16 @@ impl Link {
                 changed.changed().await.map_err(|_| SpurtError::Unknown)?;
             }
         };
-        let elsewhere = || lock(&self.elsewhere).contains(&header.meeting);
+        let elsewhere = || lock(&self.elsewhere).contains_key(&header.meeting);
         let unnamed = || if elsewhere() { SpurtError::Gone } else { SpurtError::Unknown };
         timeout(wait, named).await.unwrap_or_else(|_| Err(unnamed()))
     }
 
     /// What comes of these from now on is none of ours. An edge numbers its meetings on: the oldest are long forgotten there.
     fn none_of_ours(&self, aliases: impl IntoIterator<Item = MeetingAlias>) {
-        let mut elsewhere = lock(&self.elsewhere);
-        elsewhere.extend(aliases);
+        let (mut elsewhere, now) = (lock(&self.elsewhere), Instant::now());
+        elsewhere.retain(|_, since| now.saturating_duration_since(*since) < ELSEWHERE_FOR);
+        elsewhere.extend(aliases.into_iter().map(|alias| (alias, now)));
         while elsewhere.len() > MAX_ELSEWHERE {
             elsewhere.pop_first();
         }
