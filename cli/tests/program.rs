@@ -79,3 +79,24 @@ fn certificates_are_made_and_a_configuration_that_names_them_is_right() {
     assert_eq!(code, Some(1));
     assert!(out.contains("node.id = \"edge-2\": the certificate in tls.cert names node `edge-1`"), "{out}");
 }
+
+#[test]
+fn what_is_wrong_is_told_all_of_it_and_in_the_words_of_people() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = EDGE.replace(
+        "mesh = { listen = \"127.0.0.1:0\" }",
+        "mesh = 3\nuplink = { ladder = 1, rings = 2 }\nlog = { format = \"xml\" }",
+    );
+    std::fs::write(dir.path().join("edge.toml"), wrong).unwrap();
+    let (code, out, _) = told(nearfield(dir.path(), &["check", "--values-only", "edge.toml"]));
+    assert_eq!(code, Some(1));
+    for line in [
+        "edge.toml (edge-node): 4 errors",
+        "  error: edge.toml: mesh = 3: invalid type: integer `3`, expected a section",
+        "  error: edge.toml: log.format = \"xml\": unknown variant `xml`, expected `human` or `json`",
+        "  error: edge.toml: uplink.ladder = 1: invalid type: integer `1`, expected a boolean",
+        "  error: edge.toml: uplink.rings = 2: unknown field `rings`, expected one of ",
+    ] {
+        assert!(out.lines().any(|told| told.starts_with(line)), "{line}\n{out}");
+    }
+}

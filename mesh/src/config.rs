@@ -177,7 +177,7 @@ impl Source {
     fn try_parse<T: DeserializeOwned>(&self) -> Result<T, (String, String)> {
         serde_path_to_error::deserialize(Value::Table(self.table.clone())).map_err(|e| {
             let path = e.path().to_string();
-            let message = e.inner().message();
+            let message = &for_people(e.inner().message());
             // It repeats the value that it found.
             let repeats = is_secret(&path) && message.starts_with("invalid");
             let expected = message.rfind("expected ").filter(|_| repeats).map(|at| &message[at..]);
@@ -228,6 +228,22 @@ impl Source {
             Some(value) => Some(value.to_string()),
         }
     }
+}
+
+/// A parser's message without the names of Rust's types.
+fn for_people(message: &str) -> String {
+    let Some((found, expected)) = message.rsplit_once("expected ") else { return message.to_owned() };
+    let plain = match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "usize" => "a whole number from 0 on",
+        "a sequence" => "a list",
+        "path string" => "a path",
+        "socket address" => "an address with its port, such as 127.0.0.1:8080",
+        one if one.starts_with("struct ") => "a section",
+        other => other,
+    };
+    format!("{found}expected {plain}")
 }
 
 /// Words in the names of keys whose values are secret.

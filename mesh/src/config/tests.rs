@@ -174,6 +174,34 @@ fn checks_of_a_program_s_own_have_the_same_shape() {
 }
 
 #[test]
+fn no_error_names_a_type_of_rust_s() {
+    #[derive(Debug, Deserialize)]
+    struct Kinds {
+        #[serde(rename = "port")]
+        _port: u16,
+        #[serde(rename = "count")]
+        _count: u64,
+        #[serde(rename = "list")]
+        _list: Vec<String>,
+        #[serde(rename = "node")]
+        _node: NodeSection,
+    }
+    let wrong = source("port = \"x\"\ncount = true\nlist = 1\nnode = 2", &[], &[]).unwrap();
+    let example = "port = 1\ncount = 1\nlist = []\n[node]\nid = \"a\"\nregion = \"b\"";
+    let told = wrong.parse_whole::<Kinds>(example).unwrap_err().to_string();
+    for (key, expected) in [
+        ("port", "a whole number from 0 to 65535"),
+        ("count", "a whole number from 0 on"),
+        ("list", "a list"),
+        ("node", "a section"),
+    ] {
+        let fits =
+            |line: &str| line.contains(&format!(": {key} = ")) && line.ends_with(&format!(", expected {expected}"));
+        assert!(told.lines().any(fits), "{key}: {told}");
+    }
+}
+
+#[test]
 fn no_error_repeats_a_secret() {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
