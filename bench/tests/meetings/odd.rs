@@ -84,7 +84,6 @@ async fn join(user: &User, janus: &peers::Janus, room: u64) -> String {
 /// Two streams of one publisher, clocks of another rate, a level that always says silence, opposite phase, a placeholder:
 /// all are heard. And where no UDP passes, the meeting ends and says so.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "passed in two of two runs, with other builds beside it: take this away once it has passed in three"]
 async fn odd_publishers_are_heard_and_a_janus_that_no_udp_reaches_is_told() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let (world, dir) = (world(), tempfile::tempdir().unwrap());
@@ -145,7 +144,6 @@ fn faketime() -> std::path::PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "passed in two of two runs, with other builds beside it: take this away once it has passed in three"]
 async fn an_edge_s_clock_that_is_put_forward_by_an_hour_moves_no_word() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let (world, dir) = (world(), tempfile::tempdir().unwrap());
