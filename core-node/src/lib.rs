@@ -95,5 +95,3 @@ mod tasks_tests;
 mod tests;
 #[cfg(test)]
 mod trouble_tests;
-#[cfg(test)]
-mod unsaid_tests;

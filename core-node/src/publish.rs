@@ -313,10 +313,6 @@ impl Publisher {
         at: Micros,
         cover: Option<Cover>,
     ) -> Result<(), LogClosed> {
-        if self.replication.see(Replicator::is_superseded) {
-            // What this core has is looked through when it becomes the standby: nothing is to come after that.
-            return Err(LogClosed);
-        }
         let op = Op::Finish {
             meeting: self.meeting,
             spurts: spurts.clone(),

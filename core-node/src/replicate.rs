@@ -8,9 +8,6 @@
 //! The edges are the [`witnesses`] of the pair: they turn to the standby that they were last told of, and to no other.
 //! So once an edge may know of a standby, this core goes on without it only when the edges have confirmed that
 //! it is dropped, or the standby itself has.
-//!
-//! A replica is what the core that serves has, and no more: what the standby kept of another turn, its own perhaps, and that core has
-//! not ([`unsaid`]), goes when the snapshot is complete.
 
 pub mod choose;
 pub mod entry;
@@ -18,5 +15,4 @@ pub mod handle;
 pub mod receiver;
 pub mod sender;
 pub mod snapshot;
-pub mod unsaid;
 pub mod witnesses;

@@ -37,9 +37,6 @@ use crate::record::{CoreRole, MeetingRecord, Owner, Serving};
 /// How far an edge's clock may be from this core's where speech is judged by its capture time.
 pub const CLOCK_MARGIN: Duration = Duration::from_secs(2);
 
-/// Finals of an agreed turn that one core alone may have: the one that waits for the standby, and the one that did before a restart.
-const MAX_UNSAID: usize = 2;
-
 /// What an edge that opens a meeting is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotHere {
@@ -148,23 +145,12 @@ pub fn outranked(known: &Serving, me: &NodeId, from: &NodeId, term: Term, stream
     later.then(|| (known.by.clone().unwrap_or_else(|| me.clone()), known.term))
 }
 
-/// Whether what this core has of a meeting, which it knows to be served as `known` says, is a replica of `by`'s turn in `term`.
-pub fn is_replica_of(known: &Serving, by: &NodeId, term: Term) -> bool {
-    known.role == CoreRole::Standby && known.by.as_ref() == Some(by) && known.term == term
-}
-
-/// Of a meeting of which this core knows `known`: so many finals that the core which serves it now has not may be words that were out nowhere.
-/// If there are more, that core has an older copy of its store.
-pub fn may_be_unsaid(known: &MeetingRecord) -> usize {
-    let served_alone = known.cores.iter().any(|turn| turn.role == CoreRole::Serving && turn.term.is_alone());
-    // On an island as many were out as were spoken, and do not stand.
-    if served_alone || known.serving.term.is_alone() { usize::MAX } else { MAX_UNSAID }
-}
-
 /// Whether this core's replica, `known`, with finals up to `newest`, is what remains of `from`'s turn in `term`: that core serves the
 /// meeting still, as it says, and has `theirs` of it.
 pub fn outlasts(known: &MeetingRecord, newest: u64, from: &NodeId, term: Term, theirs: Held) -> bool {
-    is_replica_of(&known.serving, from, term) && (known.status.ended() && !theirs.ended || newest > theirs.newest)
+    let serving = &known.serving;
+    let of_it = serving.role == CoreRole::Standby && serving.by.as_ref() == Some(from) && serving.term == term;
+    of_it && (known.status.ended() && !theirs.ended || newest > theirs.newest)
 }
 
 /// The same of a core that has only started, and says how it has `resumed` the meeting. Not of what it has sent since: its word and that
@@ -318,19 +304,6 @@ mod tests {
         assert!(cedes(&known, Term(2)) && !cedes(&known, Term(1)));
         known.serving.role = CoreRole::Standby;
         assert!(!cedes(&known, Term(2)));
-    }
-
-    #[test]
-    fn more_than_two_finals_of_a_turn_that_was_agreed_upon_were_out_and_of_one_alone_none_stands() {
-        let mut known = standby();
-        let c1 = fakes::identity("c1", Role::Core, "eu-central");
-        known.begin_turn(&c1, CoreRole::Serving, Term(1), "", Micros(1));
-        assert_eq!(may_be_unsaid(&known), 2);
-        let alone = Term(1).alone(&node("c1"), 7);
-        known.begin_turn(&c1, CoreRole::Serving, alone, "", Micros(2));
-        assert_eq!(may_be_unsaid(&known), usize::MAX, "it has served alone");
-        let replica = MeetingRecord { serving: Serving::held(node("c1"), alone, 5), ..standby() };
-        assert_eq!(may_be_unsaid(&replica), usize::MAX, "a replica of that");
     }
 
     fn any_serving() -> impl Strategy<Value = Serving> {

@@ -75,7 +75,6 @@ use self::{
 use crate::{
     key::SpurtKey,
     record::{MeetingRecord, Participant, removal::Removal},
-    replicate::unsaid::Unsaid,
     transcript::Segment,
     utterance::Cover,
 };
@@ -274,8 +273,6 @@ pub enum Op {
     Receipt(MeetingId, String),
     /// Another core serves the meeting: speech whose words are not out here is forgotten.
     Forget(MeetingId),
-    /// The turn that stands has none of these.
-    Unsaid(MeetingId, Box<Unsaid>),
     /// Nothing is to be kept of a meeting that is over but that.
     Remove(MeetingId, Removal),
     /// That is remembered from now on of a meeting that was removed, or nothing any more.

@@ -13,7 +13,6 @@ use std::{
 use mesh::{
     authorize::Residency,
     identity::{Identity, NodeId},
-    tasks::{Broken, blocking},
     wire::{
         MeetingId, Term,
         request::{Replica, Response},
@@ -30,7 +29,6 @@ use crate::{
         entry::Entry,
         receiver::{Receiver, StreamId},
         snapshot::op,
-        unsaid::Unsaid,
     },
     seat,
     store::Op,
@@ -175,7 +173,7 @@ impl Meetings {
             drop((receiver, hands));
             return self.outlast(from, record).await;
         }
-        match self.keep(from, known.as_ref(), &replica, entries, &mut receiver).await {
+        match self.keep(from, known.as_ref(), &replica, entries).await {
             Ok(()) => Response::Replicated { next: receiver.next() },
             Err(why) => {
                 drop(receiver);
@@ -191,20 +189,11 @@ impl Meetings {
         known: Option<&MeetingRecord>,
         replica: &Replica,
         entries: Vec<Entry>,
-        receiver: &mut Receiver,
     ) -> Result<(), String> {
         let (id, term, stream) = (replica.meeting, replica.term, replica.stream);
         let (mut pending, mut over) = (vec![], false);
-        let closed = |LogClosed| LogClosed.to_string();
         for entry in entries {
-            if let Entry::Begin { held: Some(_), .. } = &entry
-                && known.is_some_and(|known| !seat::is_replica_of(&known.serving, &from.node, term))
-            {
-                let store = self.store.clone();
-                let said = blocking("said", move || store.said(id)).await.map_err(|e| Broken::from(e).to_string())?;
-                receiver.handle_other_turn(said.map_err(|e| e.to_string())?);
-            }
-            let unsaid = receiver.unsaid(&entry);
+            let closed = |LogClosed| LogClosed.to_string();
             let op = match entry {
                 Entry::Dropped => {
                     over = true;
@@ -218,9 +207,6 @@ impl Meetings {
                         self.admit_record(from, known, replica, record).map_err(|denied| denied.to_string())?;
                         over = record.status.ended();
                         self.standbys.hold(id, &from.node);
-                        if let Some(op) = known.zip(unsaid).and_then(|(known, unsaid)| unsaid_op(known, from, unsaid)) {
-                            pending.push(self.log.reserve().await.map_err(closed)?.write(op));
-                        }
                     }
                     op(id, entry, &from.node, term, stream)
                 }
@@ -256,15 +242,4 @@ impl Meetings {
     pub(super) fn may_hold(&self, record: &MeetingRecord) -> bool {
         self.residency(record, &self.placer.mesh.identity().region) == Residency::Inside
     }
-}
-
-/// What drops the words that `from`, which serves the meeting, has not; nothing, if it should have them.
-fn unsaid_op(known: &MeetingRecord, from: &Identity, unsaid: Unsaid) -> Option<Op> {
-    let (meeting, finals, spurts) = (known.id, unsaid.finals.len(), unsaid.spurts.len());
-    if finals > seat::may_be_unsaid(known) {
-        tracing::warn!(%meeting, core = %from.node, finals, "that core lacks words which were out: they stay here");
-        return None;
-    }
-    tracing::info!(%meeting, core = %from.node, finals, spurts, "what is of a turn that does not stand is dropped");
-    Some(Op::Unsaid(meeting, unsaid.into()))
 }

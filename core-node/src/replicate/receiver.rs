@@ -1,16 +1,13 @@
 //! The standby's end: takes each entry of the newest stream once and in order.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::cmp::Ordering;
 
 use mesh::{
     identity::NodeId,
     wire::{MeetingId, Term, request::Replica},
 };
 
-use super::{
-    entry::{Assembler, BadEntry, Entry},
-    unsaid::Unsaid,
-};
+use super::entry::{Assembler, BadEntry, Entry};
 
 /// A farewell has so many pieces.
 const FAREWELL: usize = 2;
@@ -32,8 +29,6 @@ pub struct Receiver {
     stream: Option<StreamId>,
     next: u64,
     assembler: Assembler,
-    /// While the snapshot of another turn than this core knew comes in: what it has not had so far.
-    unsaid: Option<Arc<Unsaid>>,
 }
 
 impl Receiver {
@@ -77,22 +72,6 @@ impl Receiver {
         let entries = after.take(meeting, first, pieces)?;
         *self = after;
         Ok(entries)
-    }
-
-    /// The snapshot that has begun is of another turn than that of which this core's store has `said`.
-    pub fn handle_other_turn(&mut self, said: Unsaid) {
-        self.unsaid = Some(said.into());
-    }
-
-    /// What the store is to drop before `entry`, the next, is written: with the record the snapshot is complete.
-    pub fn unsaid(&mut self, entry: &Entry) -> Option<Unsaid> {
-        if matches!(entry, Entry::Record(_)) {
-            return self.unsaid.take().map(Arc::unwrap_or_clone).filter(|unsaid| !unsaid.is_empty());
-        }
-        if let Some(unsaid) = &mut self.unsaid {
-            Arc::make_mut(unsaid).handle(entry);
-        }
-        None
     }
 
     fn take(&mut self, meeting: MeetingId, first: u64, pieces: &[Vec<u8>]) -> Result<Vec<Entry>, BadEntry> {

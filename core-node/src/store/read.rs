@@ -20,7 +20,6 @@ use crate::{
     ingest::Restored,
     key::SpurtKey,
     record::{MeetingRecord, Participant, Status, removal::Removal},
-    replicate::unsaid::Unsaid,
     transcript::Segment,
     utterance::{Cover, Slot, duration_of},
 };
@@ -296,34 +295,6 @@ impl Store {
             Ok(coded("spurts", record.value()).map(|record| (key, record)))
         });
         self.rows("spurts", meeting, rows)
-    }
-
-    /// All of a meeting that a replica of another turn may lack, by key.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn said(&self, meeting: MeetingId) -> Result<Unsaid, StoreError> {
-        let transaction = self.db.begin_read()?;
-        let mut said = Unsaid::default();
-        for row in transaction.open_table(SEGMENTS)?.range(both(meeting, 0))? {
-            said.finals.insert(row?.0.value().1);
-        }
-        for row in transaction.open_table(SPURTS)?.range((meeting.as_u128(), 0, "", 0)..(after(meeting), 0, "", 0))? {
-            let (key, _) = row?;
-            let (_, epoch, participant, spurt) = key.value();
-            said.spurts.insert(SpurtKey {
-                epoch: Epoch(epoch),
-                participant: participant.into(),
-                spurt: SpurtNo(spurt),
-            });
-        }
-        let (from, to) = cover_keys(meeting);
-        for row in transaction.open_table(COVERS)?.range(from..to)? {
-            let (key, _) = row?;
-            let (_, participant, at) = key.value();
-            said.covers.insert((participant.into(), at));
-        }
-        Ok(said)
     }
 
     /// What each utterance had, of those that several edges captured; the oldest first.

@@ -15,7 +15,7 @@ use super::{
     tables::*,
     value::{check_depth, coded, encode, to_json, to_text},
 };
-use crate::{key::SpurtKey, replicate::unsaid::Unsaid, transcript::Segment, utterance::Cover};
+use crate::{key::SpurtKey, transcript::Segment, utterance::Cover};
 
 /// What one change writes, in the order in which `apply` takes it.
 #[derive(Debug, Clone)]
@@ -62,9 +62,7 @@ impl Op {
             Self::Remove(_, removal) | Self::Removal(_, Some(removal)) => {
                 to_json("removed", removal).map(|row| vec![row])
             }
-            Self::Sequence(..) | Self::Forget(_) | Self::Unsaid(..) | Self::Removal(_, None) | Self::Barrier => {
-                Ok(vec![])
-            }
+            Self::Sequence(..) | Self::Forget(_) | Self::Removal(_, None) | Self::Barrier => Ok(vec![]),
         };
         values.map(Values)
     }
@@ -150,7 +148,6 @@ pub(super) fn apply(
             transaction.open_table(RECEIPTS)?.insert(meeting.as_u128(), next())?;
         }
         Op::Forget(meeting) => forget(transaction, *meeting)?,
-        Op::Unsaid(meeting, unsaid) => drop_unsaid(transaction, *meeting, unsaid, damage)?,
         Op::Removal(meeting, Some(_)) => {
             transaction.open_table(REMOVED)?.insert(meeting.as_u128(), next())?;
         }
@@ -197,28 +194,6 @@ fn forget(transaction: &WriteTransaction, meeting: MeetingId) -> Result<(), Stor
     let (from, to) = ((meeting.as_u128(), 0, "", 0), (after(meeting), 0, "", 0));
     // A row that cannot be read is no done mark either.
     spurts.retain_in(from..to, |_, row| coded::<SpurtRecord>("spurts", row).is_ok_and(|r| r.done.is_some()))?;
-    Ok(())
-}
-
-/// Drops words that do not stand, and the marks that they are out.
-fn drop_unsaid(
-    transaction: &WriteTransaction,
-    meeting: MeetingId,
-    unsaid: &Unsaid,
-    damage: &Damage,
-) -> Result<(), StoreError> {
-    let mut segments = transaction.open_table(SEGMENTS)?;
-    for seq in &unsaid.finals {
-        segments.remove((meeting.as_u128(), *seq))?;
-    }
-    let mut covers = transaction.open_table(COVERS)?;
-    for (participant, at) in &unsaid.covers {
-        covers.remove((meeting.as_u128(), &**participant, *at))?;
-    }
-    for key in &unsaid.spurts {
-        drop_items(transaction, meeting, key, damage)?;
-        transaction.open_table(SPURTS)?.remove(spurt_key(meeting, key))?;
-    }
     Ok(())
 }
 
