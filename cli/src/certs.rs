@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use mesh::identity::{Identity, certs::Authority};
 
 use crate::files::read_text;
@@ -24,6 +24,9 @@ use crate::files::read_text;
 const AUTHORITY_VALID: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// When a revocation list says that it should be replaced. Nodes go on to use it after that.
 const LISTS_VALID: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What the authority's own files are called, but for their endings: no node can be.
+const OWN: [&str; 4] = ["ca", "ca.old", "ca.former", "crl"];
 
 /// The longest file of the folder, in bytes: a list of some hundred thousand revoked certificates.
 const MAX_FILE: u64 = 16 << 20;
@@ -96,8 +99,12 @@ pub fn issue(dir: &Path, trust_domain: &str, validity: Duration, nodes: &[Identi
 
 fn authority(dir: &Path, trust_domain: &str) -> Result<Authority> {
     let (ca, key) = (dir.join("ca.pem"), dir.join("ca.key"));
-    if ca.exists() && key.exists() {
-        return Ok(Authority::load(trust_domain, &read(&ca)?, &read(&key)?)?);
+    match (ca.exists(), key.exists()) {
+        (true, true) => return Ok(Authority::load(trust_domain, &read(&ca)?, &read(&key)?)?),
+        (false, false) => {}
+        // A new authority in the place of half of one would part the mesh, and forget who was revoked.
+        (true, false) => bail!("{} is there without its key: put it back as {}", ca.display(), key.display()),
+        (false, true) => bail!("{} is there without its certificate: put it back as {}", key.display(), ca.display()),
     }
     let authority = Authority::create(trust_domain, AUTHORITY_VALID)?;
     write(&ca, authority.ca_pem(), 0o644)?;
@@ -111,6 +118,7 @@ fn parse(text: &str) -> Result<Identity> {
     let [node, role, region] = parts[..] else {
         bail!("`{text}` is not NODE:ROLE:REGION, such as edge-1:edge:eu-central")
     };
+    ensure!(!OWN.contains(&node), "`{node}`: the authority's own files have that name");
     Ok(Identity { node: node.parse()?, role: role.parse()?, region: region.parse()? })
 }
 
@@ -195,6 +203,55 @@ mod tests {
         load(dir.path(), "edge-1").and(load(dir.path(), "edge-2")).unwrap();
         let error = run(&args(dir.path(), &["--revoke", "edge-9"])).unwrap_err().to_string();
         assert!(error.contains("edge-9.pem"), "{error}");
+    }
+
+    #[test]
+    fn half_an_authority_is_never_made_anew_nor_one_whose_key_is_another_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let step = |words: &[&str]| run(&args(dir.path(), words)).map_err(|e| format!("{e:#}"));
+        let (ca, key, aside) = (dir.path().join("ca.pem"), dir.path().join("ca.key"), dir.path().join("aside"));
+        step(&["edge-1:edge:eu-central"]).unwrap();
+        let before = read(&ca).unwrap();
+        for gone in [&key, &ca] {
+            fs::rename(gone, &aside).unwrap();
+            for words in [["core-1:core:eu-central"], ["--new-ca"], ["--renew"]] {
+                let error = step(&words).unwrap_err();
+                assert!(error.contains("ca.key") && error.contains("ca.pem"), "{error}");
+            }
+            assert!(!gone.exists());
+            fs::rename(&aside, gone).unwrap();
+        }
+        assert_eq!(read(&ca).unwrap(), before);
+        fs::write(&key, Authority::create("a.example", AUTHORITY_VALID).unwrap().key_pem()).unwrap();
+        let error = step(&["core-1:core:eu-central"]).unwrap_err();
+        assert!(error.contains("key"), "{error}");
+    }
+
+    #[test]
+    fn no_node_takes_the_name_of_the_authority_s_files() {
+        for name in OWN {
+            assert!(parse(&format!("{name}:core:ca-central")).unwrap_err().to_string().contains(name));
+        }
+    }
+
+    #[test]
+    fn an_old_authority_is_dropped_only_when_no_certificate_is_its_own_and_its_receipts_can_be_checked_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let step = |words: &[&str]| run(&args(dir.path(), words)).map_err(|e| format!("{e:#}"));
+        let ca = dir.path().join("ca.pem");
+        step(&["edge-1:edge:eu-central"]).unwrap();
+        let old = read(&ca).unwrap();
+        step(&["--new-ca"]).unwrap();
+        // As a repository or an editor may leave it.
+        fs::write(&ca, read(&ca).unwrap().replace('\n', "\r\n")).unwrap();
+        let elsewhere = Cli::try_parse_from(["certs", "--drop-ca", "--dir", dir.path().to_str().unwrap()]).unwrap();
+        let error = run(&elsewhere.args).unwrap_err().to_string();
+        assert!(error.contains("edge-1.pem"), "of another trust domain than it says: {error}");
+        step(&["--renew"]).unwrap();
+        step(&["--drop-ca"]).unwrap();
+        assert_eq!(read(&ca).unwrap().matches("BEGIN").count(), 1);
+        assert!(!dir.path().join("ca.old.key").exists());
+        assert_eq!(read(&dir.path().join("ca.former.pem")).unwrap(), old);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use mesh::identity::{
     certs::{Authority, identity_in},
 };
 
-use super::{AUTHORITY_VALID, LISTS_VALID, authority, read, write};
+use super::{AUTHORITY_VALID, LISTS_VALID, OWN, authority, read, write};
 
 /// Every list in `crl.pem` ends with it.
 const LIST_END: &str = "-----END X509 CRL-----\n";
@@ -55,12 +55,18 @@ pub(super) fn drop_authority(dir: &Path, trust_domain: &str) -> Result<()> {
     let [old_ca, old_key] = old(dir);
     ensure!(old_ca.exists(), "only one authority is in use");
     let newest = Authority::load(trust_domain, &first(&read(&dir.join("ca.pem"))?), &read(&dir.join("ca.key"))?)?;
-    for (path, _, pem) in nodes(dir, trust_domain)? {
-        if !newest.has_issued(&pem) {
+    let before = Authority::load(trust_domain, &read(&old_ca)?, &read(&old_key)?)?;
+    for (path, pem) in certificates(dir)? {
+        // Whosever names they bear.
+        if before.has_issued(&pem) {
             bail!("{}: still the old authority's; --renew first", path.display());
         }
     }
     let kept: Vec<String> = lists(dir)?.into_iter().filter(|list| newest.has_listed(list)).collect();
+    // What it has signed is checked against it still: receipts.
+    let former = dir.join("ca.former.pem");
+    let known = if former.exists() { read(&former)? } else { String::new() };
+    write(&former, &(known + before.ca_pem()), 0o644)?;
     write(&dir.join("ca.pem"), newest.ca_pem(), 0o644)?;
     write(&dir.join("crl.pem"), &kept.concat(), 0o644)?;
     for path in [old_ca, old_key] {
@@ -85,7 +91,7 @@ fn authorities(dir: &Path, trust_domain: &str) -> Result<Vec<Authority>> {
 
 /// The first certificate of a bundle.
 fn first(bundle: &str) -> String {
-    bundle.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap_or_default().to_owned()
+    bundle.replace("\r\n", "\n").split_inclusive("-----END CERTIFICATE-----\n").next().unwrap_or_default().to_owned()
 }
 
 /// The lists in `crl.pem`, each by itself; none if there is no such file.
@@ -97,18 +103,22 @@ fn lists(dir: &Path) -> Result<Vec<String>> {
 
 /// Every file in `dir` that is a node's certificate: path, node, text; in order of name.
 fn nodes(dir: &Path, trust_domain: &str) -> Result<Vec<(PathBuf, Identity, String)>> {
+    let found = certificates(dir)?.into_iter();
+    let named = found.filter_map(|(path, text)| Some((path, identity_in(&text, trust_domain).ok()?, text)));
+    Ok(named.collect())
+}
+
+/// Every `.pem` file in `dir` but the authority's own: path and text; in order of name.
+fn certificates(dir: &Path) -> Result<Vec<(PathBuf, String)>> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut found = vec![];
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_none_or(|e| e != "pem") {
-            continue;
-        }
-        let text = read(&path)?;
-        if let Ok(identity) = identity_in(&text, trust_domain) {
-            found.push((path, identity, text));
+        let own = path.file_stem().is_some_and(|stem| OWN.iter().any(|own| stem == *own));
+        if path.extension().is_some_and(|e| e == "pem") && !own {
+            found.push((path.clone(), read(&path)?));
         }
     }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found.sort();
     Ok(found)
 }

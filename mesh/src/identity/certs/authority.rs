@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
 use x509_parser::prelude::{CertificateRevocationList as X509List, FromDer, X509Certificate};
@@ -26,7 +26,13 @@ pub struct Authority {
 #[error("certificate authority of `{trust_domain}`: {reason}")]
 pub struct AuthorityError {
     trust_domain: String,
-    reason: rcgen::Error,
+    reason: String,
+}
+
+impl AuthorityError {
+    fn new(trust_domain: &str, reason: impl ToString) -> Self {
+        Self { trust_domain: trust_domain.into(), reason: reason.to_string() }
+    }
 }
 
 impl Authority {
@@ -35,7 +41,7 @@ impl Authority {
     /// # Errors
     /// `trust_domain` is not ASCII, or the system gave no randomness.
     pub fn create(trust_domain: &str, validity: Duration) -> Result<Self, AuthorityError> {
-        let fail = |reason| AuthorityError { trust_domain: trust_domain.into(), reason };
+        let fail = |reason: rcgen::Error| AuthorityError::new(trust_domain, reason);
         let now = SystemTime::now();
         // A name of its own: revocation lists are told apart by it (RFC 5280 section 6.3.3).
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -51,10 +57,15 @@ impl Authority {
     /// An authority made before, from its certificate (the first in `ca_pem`) and key in PEM.
     ///
     /// # Errors
-    /// Either is malformed.
+    /// Either is malformed, or the key is another's.
     pub fn load(trust_domain: &str, ca_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
-        let fail = |reason| AuthorityError { trust_domain: trust_domain.into(), reason };
+        let fail = |reason: rcgen::Error| AuthorityError::new(trust_domain, reason);
         let key = KeyPair::from_pem(key_pem).map_err(fail)?;
+        let ca = der(ca_pem).ok_or_else(|| fail(rcgen::Error::CouldNotParseCertificate))?;
+        let (_, ca) = X509Certificate::from_der(&ca).map_err(|_| fail(rcgen::Error::CouldNotParseCertificate))?;
+        if ca.public_key().raw != key.subject_public_key_info() {
+            return Err(AuthorityError::new(trust_domain, "the key is not the certificate's"));
+        }
         let issuer = Issuer::from_ca_cert_pem(ca_pem, key).map_err(fail)?;
         Ok(Self { trust_domain: trust_domain.into(), ca_pem: ca_pem.into(), issuer })
     }
@@ -88,7 +99,7 @@ impl Authority {
         not_before: SystemTime,
         not_after: SystemTime,
     ) -> Result<(String, String), AuthorityError> {
-        let fail = |reason| AuthorityError { trust_domain: self.trust_domain.clone(), reason };
+        let fail = |reason: rcgen::Error| AuthorityError::new(&self.trust_domain, reason);
         let mut params = params(identity.node.as_str(), not_before, not_after);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -130,7 +141,7 @@ impl Authority {
         cert_pem: Option<&str>,
         validity: Duration,
     ) -> Result<String, AuthorityError> {
-        let fail = |reason| AuthorityError { trust_domain: self.trust_domain.clone(), reason };
+        let fail = |reason: rcgen::Error| AuthorityError::new(&self.trust_domain, reason);
         let now = SystemTime::now();
         let previous = match previous {
             Some(pem) => Previous::read(pem).ok_or_else(|| fail(rcgen::Error::CouldNotParseCertificate))?,
