@@ -161,7 +161,9 @@ impl Receipt {
         issuer: &Identity,
         at: Micros,
     ) -> Result<Self, StoreError> {
-        let ended = record.ended_at.unwrap_or(at);
+        // Other cores, with clocks of their own, may have noted when it began and ended.
+        let ended = record.ended_at.unwrap_or(at).max(record.created_at);
+        let at = at.max(ended);
         let edges = edges(spurts, record, ended);
         Ok(Self {
             kind: KIND.into(),

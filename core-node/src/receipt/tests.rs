@@ -229,3 +229,14 @@ fn another_core_may_have_counted_any_number_of_frames() {
     let receipt = Receipt::made(&record, &[], &spurts, &crate::fuzzing::core(), Micros(2)).unwrap();
     assert_eq!((receipt.edges[0].frames, receipt.counts.frames), (u64::MAX, u64::MAX));
 }
+
+#[test]
+fn clocks_of_several_cores_make_no_receipt_whose_times_are_out_of_order() {
+    let mut record = crate::fuzzing::record();
+    // Made by a core whose clock is ahead, ended by one whose clock is behind, attested by a third.
+    for (created, ended, at) in [(90, Some(50), 10), (10, Some(90), 50), (90, None, 10), (10, Some(20), 30)] {
+        (record.created_at, record.ended_at) = (Micros(created), ended.map(Micros));
+        let receipt = Receipt::made(&record, &[], &[], &crate::fuzzing::core(), Micros(at)).unwrap();
+        assert!(receipt.begun_at <= receipt.ended_at && receipt.ended_at <= receipt.issued_at, "{receipt:?}");
+    }
+}
