@@ -15,7 +15,7 @@ use nix::sys::statvfs::fstatvfs;
 
 use crate::{
     config::Config,
-    store::{Copied, DISK_RESERVE, Opening, Store, StoreError, new_file},
+    store::{Copied, DISK_RESERVE, Op, Opening, Store, StoreError, new_file},
 };
 
 /// A core that runs on this machine takes a connection within this.
@@ -107,16 +107,24 @@ fn local(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// Puts a copy that [`backup`] has made in the store's place, and sets what is there aside. Returns what it says of itself.
+/// Puts a copy that [`backup`] has made in the store's place, and sets what is there aside. What was removed there since stays removed.
+/// Returns what it says of itself.
 ///
 /// # Errors
 /// `from` is no whole copy of this node's store, or the core runs; the store is as it was.
 pub fn restore(config: &Config, from: &Path) -> Result<String> {
     let store = config.store_file();
+    let removed = removed(&store, config.opening())?;
     let _held = held(&store)?;
     let part = beside(&store, "part");
-    let copied = fill(&part, |file| Store::copy_file(from, &config.node.id, Some(file))).and_then(|copied| {
-        Store::open(&part)?.belong_to(&config.node.id)?;
+    let copied = fill(&part, |file| Store::copy_file(from, &config.node.id, Some(file))).and_then(|mut copied| {
+        let copy = Store::open(&part)?;
+        copy.belong_to(&config.node.id)?;
+        for removal in &removed {
+            let Op::Remove(id, _) = removal else { continue };
+            copied.meetings -= u64::from(copy.meeting(*id)?.is_some());
+        }
+        copy.write(&removed)?;
         Ok(copied)
     });
     let copied = copied.inspect_err(|_| drop(fs::remove_file(&part)))?;
@@ -127,6 +135,18 @@ pub fn restore(config: &Config, from: &Path) -> Result<String> {
         told(&copied),
         aside.map_or_else(String::new, |a| format!("; what was there: {}", a.display()))
     ))
+}
+
+/// Removes what was removed of the store at `path`; nothing if that cannot be read.
+fn removed(path: &Path, opening: Opening) -> Result<Vec<Op>> {
+    if !path.exists() {
+        return Ok(vec![]);
+    }
+    match Store::open_as(path, Opening { lock_wait: Duration::ZERO, ..opening }) {
+        Ok(store) => Ok(store.removals()?.into_iter().map(|(id, removal)| Op::Remove(id, removal)).collect()),
+        Err(locked @ StoreError::Locked { .. }) => Err(locked).context("the core must not run meanwhile"),
+        Err(_) => Ok(vec![]),
+    }
 }
 
 /// Copies what can be read of a damaged store to a new file in its place, and sets the damaged one aside. Returns what it says of

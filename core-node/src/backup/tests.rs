@@ -5,7 +5,7 @@ use mesh::config::Source;
 use super::*;
 use crate::{
     fakes::{self, Core},
-    record::{MeetingRecord, Status},
+    record::{MeetingRecord, Status, removal::Removal},
     store::Op,
 };
 
@@ -113,6 +113,23 @@ fn a_damaged_store_is_repaired_and_the_damaged_file_set_aside() {
     assert!(told.contains("damaged"), "{told}");
     let _ = Store::open(&path).unwrap();
     assert_eq!(Store::open(&path).unwrap().belong_to(&"core-1".parse().unwrap()).err().map(|e| e.to_string()), None);
+}
+
+#[test]
+fn what_was_removed_since_the_backup_was_made_is_not_brought_back_by_it() {
+    let place = place("core-1", "127.0.0.1:1");
+    place.write(1);
+    place.write(2);
+    let file = place.path("backup");
+    backup(&place.config, &file).unwrap();
+    let removal = Removal::told(&fakes::record(), mesh::clock::Micros(1));
+    let id = mesh::wire::MeetingId::from_u128(1);
+    Store::open(&place.config.store_file()).unwrap().write(&[Op::Remove(id, removal.clone())]).unwrap();
+    let told = restore(&place.config, &file).unwrap();
+    assert!(told.contains("1 meetings"), "{told}");
+    assert_eq!(place.meetings(), 1);
+    let store = Store::open(&place.config.store_file()).unwrap();
+    assert_eq!((store.meeting(id).unwrap(), store.removals().unwrap()[&id].clone()), (None, removal));
 }
 
 #[tokio::test(flavor = "multi_thread")]
