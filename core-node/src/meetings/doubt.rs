@@ -62,7 +62,7 @@ pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
             resumed.retain(|id| this.live(*id).is_some());
         }
         let cores = this.other_cores();
-        let telling = this.tell_all(&cores, &resumed, &told);
+        let telling = this.tell_all(&cores, &resumed, &told, None);
         let Some(heard) = stop.run_until_cancelled(telling).await else { return };
         told.extend(heard);
         drop(this);
@@ -75,7 +75,8 @@ pub(super) async fn tell(meetings: Weak<Meetings>, stop: CancellationToken) {
 
 impl Meetings {
     /// Of a store that is a copy: asks the other cores what has become of the meetings under way, and leaves to them what they serve, or
-    /// hold more of. Call before [`Meetings::resume`]. Ends when every core that was met has answered, 10 s later at most.
+    /// hold more of. Call before [`Meetings::resume`]. Ends when every core that was met, and each that has part in one of them as far as
+    /// the copy knows, has answered; some 10 s later at most.
     ///
     /// # Errors
     /// The store could not be read or written.
@@ -87,18 +88,21 @@ impl Meetings {
             "the store is a copy: the other cores are asked what they know of its meetings before any is served"
         );
         let (begun, mut told, mut met) = (Instant::now(), Told::new(), BTreeSet::new());
-        let mut met_last = begun;
+        let (mut met_last, until) = (begun, begun + CONSULT_WAIT);
         loop {
-            let under_way = self.store.under_way()?.into_iter().filter(|r| r.serving.role == CoreRole::Serving);
-            let serving: BTreeSet<MeetingId> = under_way.map(|record| record.id).collect();
+            let mut under_way = self.store.under_way()?;
+            under_way.retain(|record| record.serving.role == CoreRole::Serving);
+            let serving: BTreeSet<MeetingId> = under_way.iter().map(|record| record.id).collect();
+            let named = under_way.iter().flat_map(|record| record.other_cores(self.me()));
             let cores = self.other_cores();
             if cores.iter().any(|core| met.insert(core.node.clone())) {
                 met_last = Instant::now();
             }
-            told.extend(self.tell_all(&cores, &serving, &told).await);
+            let named_are_met = named.collect::<BTreeSet<_>>().is_subset(&met);
+            told.extend(self.tell_all(&cores, &serving, &told, Some(until)).await);
             let heard = cores.iter().all(|core| serving.iter().all(|id| told.contains(&(core.node.clone(), *id))));
-            let all_met = self.has_company() && met_last.elapsed() >= ALL_MET;
-            if serving.is_empty() || heard && all_met || begun.elapsed() >= CONSULT_WAIT {
+            let all_met = named_are_met && self.has_company() && met_last.elapsed() >= ALL_MET;
+            if serving.is_empty() || heard && all_met || Instant::now() >= until {
                 tracing::info!(
                     cores = met.len(),
                     served = serving.len(),
@@ -126,8 +130,14 @@ impl Meetings {
         self.placer.mesh.members().borrow().iter().any(|m| m.identity.node != *self.me())
     }
 
-    /// Tells each of `cores` of each of `meetings` that it was not `told` of. Returns who has heard of which.
-    async fn tell_all(self: &Arc<Self>, cores: &[Identity], meetings: &BTreeSet<MeetingId>, told: &Told) -> Told {
+    /// Tells each of `cores` of each of `meetings` that it was not `told` of; nobody after `until`. Returns who has heard of which.
+    async fn tell_all(
+        self: &Arc<Self>,
+        cores: &[Identity],
+        meetings: &BTreeSet<MeetingId>,
+        told: &Told,
+        until: Option<Instant>,
+    ) -> Told {
         // Core by core within each meeting: one that does not answer is left for the next round, and holds nobody up.
         let pairs = meetings.iter().flat_map(|id| cores.iter().map(move |core| (core.clone(), *id)));
         let due: Vec<_> = pairs.filter(|(core, id)| !told.contains(&(core.node.clone(), *id))).collect();
@@ -135,7 +145,7 @@ impl Meetings {
         let telling = stream::iter(due).map(|(core, id)| {
             let (this, silent) = (self.clone(), &silent);
             async move {
-                if lock(silent).contains(&core.node) {
+                if lock(silent).contains(&core.node) || until.is_some_and(|until| Instant::now() >= until) {
                     return None;
                 }
                 if !this.tell_one(&core, id).await {

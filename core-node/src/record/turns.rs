@@ -33,6 +33,12 @@ pub struct CoreTurn {
 }
 
 impl MeetingRecord {
+    /// The cores but `me` that have part in it, as far as this record knows.
+    pub fn other_cores(&self, me: &NodeId) -> impl Iterator<Item = NodeId> {
+        let turns = self.cores.iter().filter(|turn| turn.to.is_none()).map(|turn| &turn.core);
+        turns.chain(&self.serving.standby).filter(move |core| *core != me).cloned()
+    }
+
     /// From now on `core` has part in the meeting. Told again, the turn goes on.
     pub fn begin_turn(&mut self, core: &Identity, role: CoreRole, term: Term, software: &str, at: Micros) {
         let same = |t: &&mut CoreTurn| t.core == core.node && t.role == role && t.term == term;
