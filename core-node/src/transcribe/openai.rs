@@ -214,8 +214,9 @@ pub(super) fn text_of(answer: &[u8], clip: &Clip) -> Result<Text, String> {
 impl Answer {
     fn into_text(self, clip: &Clip) -> Text {
         let logprobs: Vec<f32> = self.segments.iter().filter_map(|s| s.avg_logprob).collect();
-        let confidence = (!logprobs.is_empty())
-            .then(|| (logprobs.iter().sum::<f32>() / logprobs.len() as f32).exp().clamp(0.0, 1.0));
+        // The mean of none, or of infinite ones, is no number.
+        let mean = Some(logprobs.iter().sum::<f32>() / logprobs.len() as f32).filter(|mean| !mean.is_nan());
+        let confidence = mean.map(|mean| mean.exp().clamp(0.0, 1.0));
         let word = |text: &str, start_ms, end_ms| Word {
             text: text.trim().to_owned(),
             start_ms,
