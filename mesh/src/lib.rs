@@ -23,6 +23,7 @@ pub mod geo_dns;
 pub mod health;
 pub mod http;
 pub mod identity;
+pub mod ids;
 pub mod lease;
 pub mod mandate;
 pub mod membership;

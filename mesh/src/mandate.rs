@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     codec,
     identity::NodeId,
-    wire::{Epoch, MeetingId, Term},
+    ids::{Epoch, MeetingId, Term},
 };
 
 /// Bytes of a key: 128 bits.

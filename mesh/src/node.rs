@@ -3,7 +3,8 @@
 //! One task (`gossip`) owns the SWIM state and is the only one to touch it; one task per connection
 //! (`inbound`) reads what a peer sends and hands it on; `pool` holds the connections, `dial` makes
 //! them, `join` feeds in seeds and `outside` says why they do not help, `locate` learns
-//! where the node is from their round trips, `keyring` holds the certificates that gossip is verified by, `renewal` renews certificates, `twins` finds out who has the same id or address, and `vigil` judges peers by them. Everything else is this handle.
+//! where the node is from their round trips, `keyring` holds the certificates that gossip is verified by, `renewal` renews certificates, `twins` finds out who has the same id or address, `versions` tells of those with whom
+//! this node has no wire version in common, and `validity` judges peers by them. Everything else is this handle.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
@@ -19,7 +20,8 @@ mod peer;
 mod pool;
 mod renewal;
 mod twins;
-mod vigil;
+mod validity;
+mod versions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -106,6 +108,7 @@ struct Shared {
     own_addresses: Mutex<BTreeSet<SocketAddr>>,
     ends: twins::Ends,
     twins: Mutex<twins::Twins>,
+    versions: Mutex<versions::Told>,
     /// What came of dialling whom.
     dials: Mutex<outside::Dials>,
     report: Mutex<Report>,
@@ -154,6 +157,7 @@ impl Node {
             own_addresses: Mutex::default(),
             ends: twins::Ends::default(),
             twins: Mutex::default(),
+            versions: Mutex::default(),
             dials: Mutex::default(),
             report_changed: Notify::new(),
             coordinate: Mutex::new(Coordinate::unknown()),

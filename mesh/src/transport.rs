@@ -3,8 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
-mod brake;
 pub mod congestion;
+mod queue_limit;
 mod settings;
 
 use std::{
@@ -25,7 +25,7 @@ use self::settings::transport_config;
 use crate::{
     identity::{
         Identity,
-        certs::{BadCertificate, Credentials, Unacceptable},
+        certs::{BadCertificate, Credentials, Offered, Unacceptable, shown_ids},
     },
     tasks,
     wire::Version,
@@ -88,6 +88,8 @@ pub struct Transport {
     settings: Arc<TransportConfig>,
     credentials: Arc<watch::Sender<Credentials>>,
     handshakes: Arc<Semaphore>,
+    /// What a dialler spoke of which this node speaks nothing.
+    offered: Offered,
 }
 
 /// The socket could not be opened.
@@ -117,6 +119,14 @@ pub enum HandshakeError {
     /// The address cannot be dialled from here.
     #[error("cannot be dialled: {0}")]
     Address(#[from] quinn::ConnectError),
+    /// There is no wire version that both speak (RFC 7301 section 3.2).
+    #[error("no common wire version: this node speaks {ours}, the other one {theirs}")]
+    Version {
+        /// What this node speaks.
+        ours: String,
+        /// What the other one does, as far as it said.
+        theirs: String,
+    },
     /// QUIC or TLS refused, on this side or the other.
     #[error("handshake failed: {0}")]
     Connection(#[from] ConnectionError),
@@ -129,7 +139,7 @@ impl HandshakeError {
     /// Whether somebody was there and one side would not have the other.
     pub fn is_refusal(&self) -> bool {
         let reason = self.reason();
-        reason.starts_with("certificate") || matches!(reason, "trust_domain" | "identity")
+        reason.starts_with("certificate") || matches!(reason, "trust_domain" | "identity" | "version")
     }
 
     /// The `reason` label under which this is counted.
@@ -138,6 +148,7 @@ impl HandshakeError {
             Self::Deadline => "deadline",
             Self::Address(_) => "address",
             Self::Family { .. } => "family",
+            Self::Version { .. } => "version",
             Self::Connection(e) => connection_reason(e),
             Self::Identity(BadCertificate::Identity(crate::identity::BadIdentity::TrustDomain { .. })) => {
                 "trust_domain"
@@ -166,11 +177,15 @@ pub fn connection_reason(error: &ConnectionError) -> &'static str {
     }
 }
 
+/// `no_application_protocol`, as a transport error.
+const NO_COMMON_VERSION: u64 = 0x178;
+
 /// TLS alerts are transport errors 0x100 to 0x1ff (RFC 9001 section 4.8); which one is in the low byte (RFC 8446 section 6).
 fn tls_reason(code: u64) -> Option<&'static str> {
     match code {
         0x12d => Some(Unacceptable::Expired.reason()),
         0x12c => Some(Unacceptable::Revoked.reason()),
+        NO_COMMON_VERSION => Some("version"),
         0x100..0x200 => Some(Unacceptable::Untrusted.reason()),
         _ => None,
     }
@@ -184,7 +199,8 @@ impl Transport {
     pub fn bind(listen: SocketAddr, credentials: Credentials) -> Result<Self, BindError> {
         let fail = |source| BindError { addr: listen, source };
         let config = Arc::new(transport_config());
-        let server = server_config(&credentials, &config).map_err(fail)?;
+        let offered = Offered::default();
+        let server = server_config(&credentials, &offered, &config).map_err(fail)?;
 
         let socket = std::net::UdpSocket::bind(listen).map_err(fail)?;
         let runtime = quinn::default_runtime().ok_or_else(|| fail(io::Error::other("no tokio runtime")))?;
@@ -194,6 +210,7 @@ impl Transport {
             settings: config,
             credentials: Arc::new(watch::Sender::new(credentials)),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            offered,
         })
     }
 
@@ -203,7 +220,7 @@ impl Transport {
     /// # Errors
     /// The TLS library has no cipher suite for QUIC's first packets, which ours always has.
     pub fn renew(&self, credentials: Credentials) -> io::Result<()> {
-        self.endpoint.set_server_config(Some(server_config(&credentials, &self.settings)?));
+        self.endpoint.set_server_config(Some(server_config(&credentials, &self.offered, &self.settings)?));
         self.credentials.send_replace(credentials);
         Ok(())
     }
@@ -231,7 +248,8 @@ impl Transport {
         let mut config = quinn::ClientConfig::new(Arc::new(tls?));
         config.transport_config(self.settings.clone());
         let connecting = self.endpoint.connect_with(config, addr, &credentials.server_name())?;
-        let connection = timeout(HANDSHAKE_DEADLINE, connecting).await.map_err(|_| HandshakeError::Deadline)??;
+        let connected = timeout(HANDSHAKE_DEADLINE, connecting).await.map_err(|_| HandshakeError::Deadline)?;
+        let connection = connected.map_err(|e| self.failed(e, || "none of these".to_owned()))?;
         self.identify(connection)
     }
 
@@ -268,8 +286,18 @@ impl Transport {
     }
 
     async fn welcome(&self, incoming: quinn::Incoming) -> Result<(Identity, Connection), HandshakeError> {
-        let connection = timeout(HANDSHAKE_DEADLINE, incoming).await.map_err(|_| HandshakeError::Deadline)??;
+        let connected = timeout(HANDSHAKE_DEADLINE, incoming).await.map_err(|_| HandshakeError::Deadline)?;
+        let theirs = || self.offered.take().unwrap_or_else(|| "none of these".to_owned());
+        let connection = connected.map_err(|e| self.failed(e, theirs))?;
         self.identify(connection)
+    }
+
+    fn failed(&self, error: ConnectionError, theirs: impl FnOnce() -> String) -> HandshakeError {
+        if connection_reason(&error) != "version" {
+            return error.into();
+        }
+        let ours = self.wire().offer();
+        HandshakeError::Version { ours: shown_ids(ours.iter().map(Vec::as_slice)), theirs: theirs() }
     }
 
     fn identify(&self, connection: Connection) -> Result<(Identity, Connection), HandshakeError> {
@@ -318,8 +346,12 @@ fn speaks(listen: SocketAddr, addr: SocketAddr) -> bool {
     both || listen.ip().to_canonical().is_ipv4() == addr.ip().to_canonical().is_ipv4()
 }
 
-fn server_config(credentials: &Credentials, settings: &Arc<TransportConfig>) -> io::Result<quinn::ServerConfig> {
-    let tls = credentials.server().map_err(io::Error::other)?;
+fn server_config(
+    credentials: &Credentials,
+    offered: &Offered,
+    settings: &Arc<TransportConfig>,
+) -> io::Result<quinn::ServerConfig> {
+    let tls = credentials.server(offered).map_err(io::Error::other)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(settings.clone());
     // Waiting for our accept loop, which only ever dispatches: a few hundred is a flood already.

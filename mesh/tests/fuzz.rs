@@ -4,8 +4,6 @@
 #[path = "../../fuzz/seeds.rs"]
 mod seeds;
 
-use std::time::Instant;
-
 use bytes::BytesMut;
 use mesh::{
     clock::Micros,
@@ -68,7 +66,7 @@ fn write_seeds() {
 }
 
 fn gossip() -> Vec<Vec<u8>> {
-    let (_, packets) = fuzzing::pair(Instant::now());
+    let packets = fuzzing::introduction();
     let framed = |p: &Vec<u8>| [&(p.len() as u16).to_be_bytes()[..], p].concat();
     let all = packets.iter().flat_map(framed).collect();
     packets.iter().take(5).map(framed).chain([all]).collect()

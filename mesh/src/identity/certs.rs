@@ -8,6 +8,7 @@
 
 mod authority;
 mod error;
+mod offered;
 mod read;
 mod signing;
 mod trust;
@@ -30,13 +31,14 @@ use rustls::{
 };
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
 
-use self::trust::Trust;
+pub(crate) use self::offered::{Offered, shown as shown_ids};
 pub use self::{
     authority::{Authority, AuthorityError},
     error::{BadCertificate, CertError},
     signing::{Accepted, Algorithm, Claim, NotProven, SignError},
     trust::Unacceptable,
 };
+use self::{offered::Noting, trust::Trust};
 use super::Identity;
 use crate::version::Version;
 
@@ -212,10 +214,12 @@ impl Credentials {
         config.try_into()
     }
 
-    /// TLS for being dialled.
-    pub(crate) fn server(&self) -> Result<QuicServerConfig, NoInitialCipherSuite> {
+    /// TLS for being dialled. What a dialler speaks with which there is no common version goes to `offered`.
+    pub(crate) fn server(&self, offered: &Offered) -> Result<QuicServerConfig, NoInitialCipherSuite> {
         let mut config = ServerConfig::clone(&self.server);
         config.alpn_protocols = self.wire.offer();
+        config.cert_resolver =
+            Arc::new(Noting { own: self.own.clone(), ours: self.wire.offer(), offered: offered.clone() });
         config.try_into()
     }
 

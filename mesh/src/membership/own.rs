@@ -82,7 +82,7 @@ impl Membership {
             told.at = now;
             let node = told.report.node.clone();
             self.stand(now);
-            self.rumours.hear(node, Telling::Mark, again, None);
+            self.updates.hear(node, Telling::Mark, again, None);
         } else if !self.sign_report(telling, changed || again, now) {
             return too_long();
         }
@@ -126,7 +126,7 @@ impl Membership {
             self.reports.keep_note(&report.node, note, report.at.as_millis());
             report
         };
-        self.rumours.hear(report.node.clone(), telling, brisk, None);
+        self.updates.hear(report.node.clone(), telling, brisk, None);
         own.told = Some(Told { sum: news::sum(&report), report, at: now, chain, signed: now });
         true
     }

@@ -172,7 +172,7 @@ impl Membership {
             Heard::News { node, telling, brisk } => {
                 self.reports.note_heard(&node, now);
                 if let Some(from) = from {
-                    self.rumours.hear(node, telling, brisk, Some(from.node.clone()));
+                    self.updates.hear(node, telling, brisk, Some(from.node.clone()));
                     self.tell_soon(now);
                 }
                 None

@@ -11,7 +11,7 @@ impl Membership {
             ("gossip_hints", self.hints.len()),
             ("gossip_limits", self.limits.len()),
             ("gossip_round_trips", self.rtts.len()),
-            ("gossip_rumours", self.rumours.len()),
+            ("gossip_updates", self.updates.len()),
             ("gossip_seeds", self.seeds.len()),
             ("gossip_shown_to", self.shown_to.len()),
             ("gossip_timers", self.timers.len()),

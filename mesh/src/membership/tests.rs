@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::*;
+use bytes::Bytes;
+
+use super::{news::Item, *};
 use crate::{
     identity::Role,
     sim::keys::{Authority, Ring},
@@ -218,5 +220,5 @@ fn reports_published_in_a_rush_go_out_as_one() {
     swim.handle_timeout(now + Settings::default().report_gap);
     let sent = swim.reports.get(&me.peer.node).unwrap();
     assert_eq!((sent.meetings, sent.node.clone()), (99, me.peer.node));
-    assert_eq!((swim.rumours.len(), swim.rumours.are_brisk()), (1, true));
+    assert_eq!((swim.updates.len(), swim.updates.are_brisk()), (1, true));
 }

@@ -1,5 +1,5 @@
 //! What SWIM leaves undone: finding the mesh, healing partitions, spreading changes for certain,
-//! acting on lost connections, and telling rumours that do not wait.
+//! acting on lost connections, and telling updates that do not wait.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ const REPAIR_FOR: Duration = Duration::from_secs(15);
 const LONGEST_JOIN: Duration = Duration::from_secs(2);
 /// News of a change waits this long for more, then goes out.
 const GATHER: Duration = Duration::from_millis(20);
-/// So many rumours that nobody waits for are still told with probes alone: two packets each second.
+/// So many updates that nobody waits for are still told with probes alone: two packets each second.
 const CROWD: usize = 60;
 /// Probe number of our own probes: their answers are seen by us, not by foca's probe in progress.
 pub(super) const HINT_PROBE: foca::ProbeNumber = 0;
@@ -42,7 +42,7 @@ pub(super) struct Deadlines {
     repair: Option<Instant>,
     /// When to send the own report again.
     pub(super) report: Option<Instant>,
-    /// When to send rumours that do not wait for a packet to travel with.
+    /// When to send updates that do not wait for a packet to travel with.
     pub(super) tell: Option<Instant>,
     /// When to ask again for cards that have not come.
     pub(super) cards: Option<Instant>,
@@ -185,7 +185,7 @@ impl Membership {
         let (me, history) = (&self.foca.identity().node, &self.history);
         let known = |node: &NodeId| node == me || history.contains_key(node);
         self.reports.retain(known);
-        self.rumours.retain(known);
+        self.updates.retain(known);
         self.shown_to.retain(known);
         self.cards.tidy(now, known);
         self.twins.tidy(known);
@@ -258,26 +258,26 @@ impl Membership {
         self.settle(now);
     }
 
-    /// Rumours are to go out soon, or as soon as the last ones have had their time.
+    /// Updates are to go out soon, or as soon as the last ones have had their time.
     pub(super) fn tell_soon(&mut self, now: Instant) {
-        if self.rumours.len() > CROWD || self.is_brisk() {
+        if self.updates.len() > CROWD || self.is_brisk() {
             let next = self.told_at.map_or(now, |at| at + self.settings.gossip_period);
             sooner(&mut self.deadlines.tell, next.max(now + GATHER));
         }
     }
 
     fn is_brisk(&self) -> bool {
-        self.cards.are_new() || self.rumours.are_brisk()
+        self.cards.are_new() || self.updates.are_brisk()
     }
 
-    /// Tells rumours to random members: of changes to several, of a mere crowd to one.
+    /// Tells updates to random members: of changes to several, of a mere crowd to one.
     fn tell(&mut self, now: Instant) {
         self.told_at = Some(now);
         let fanout = if self.is_brisk() { self.settings.gossip_fanout.get() } else { 1 };
         for peer in self.some_members(fanout) {
             let room = self.room(&peer);
             let mut tail = self.cards.fill(&peer.node, room);
-            tail.extend(self.rumours.fill(&peer.node, room - tail.len(), &self.reports));
+            tail.extend(self.updates.fill(&peer.node, room - tail.len(), &self.reports));
             if !tail.is_empty() {
                 self.send_with(peer, &tail);
             }

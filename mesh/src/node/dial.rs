@@ -11,7 +11,9 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{CONNECT_DEADLINE, ConnectError, Peer, Shared, close, handshake_failed, inbound, lock, refused, twins};
+use super::{
+    CONNECT_DEADLINE, ConnectError, Peer, Shared, close, handshake_failed, inbound, lock, refused, twins, versions,
+};
 use crate::{
     identity::NodeId,
     transport::{HandshakeError, close as code},
@@ -57,7 +59,10 @@ async fn dial(shared: &Arc<Shared>, addr: SocketAddr, expected: Option<&NodeId>)
         return Err(ConnectError::Shutdown);
     }
     metrics::counter!("nearfield_mesh_dials_total").increment(1);
-    let (identity, connection) = shared.transport.dial(addr).await.inspect_err(|e| handshake_failed("dialler", e))?;
+    let (identity, connection) = shared.transport.dial(addr).await.inspect_err(|e| {
+        handshake_failed("dialler", e);
+        versions::note(shared, addr.ip(), e);
+    })?;
     if identity.node == shared.me.node {
         let is_here = twins::is_here(shared, &connection).await;
         close(&connection, code::SELF, "this is me");

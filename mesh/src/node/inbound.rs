@@ -15,7 +15,7 @@ use tracing::{Instrument, debug, debug_span, info, trace};
 
 use super::{
     ConnectError, Inbound, Peer, Reply, STREAM_DEADLINE, Shared, close, gossip::Input, handshake_failed, keyring,
-    refused, twins, vigil,
+    refused, twins, validity, versions,
 };
 use crate::{
     authorize::{Message, check_role},
@@ -41,7 +41,7 @@ pub(super) async fn accept(shared: Arc<Shared>) -> Result<(), String> {
     transport
         .accept(move |from, outcome| match outcome {
             Ok((identity, connection)) => welcome(&shared, identity, connection),
-            Err(e) => turn_away(from, &e),
+            Err(e) => turn_away(&shared, from, &e),
         })
         .await;
     if stop.is_cancelled() { Ok(()) } else { Err("the QUIC endpoint has ended".into()) }
@@ -65,8 +65,9 @@ fn welcome(shared: &Arc<Shared>, identity: Identity, connection: Connection) {
     }
 }
 
-fn turn_away(from: std::net::SocketAddr, error: &HandshakeError) {
+fn turn_away(shared: &Shared, from: std::net::SocketAddr, error: &HandshakeError) {
     handshake_failed("dialled", error);
+    versions::note(shared, from.ip(), error);
     // At DEBUG: anyone who can reach the port can cause it.
     debug!(%from, %error, "peer turned away");
 }
@@ -98,7 +99,7 @@ async fn talk(shared: Arc<Shared>, peer: Peer) -> ConnectionError {
     debug!(addr = %peer.connection.remote_address(), "connected");
     let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
     meet(&shared, &peer).await;
-    let mut unacceptable = pin!(vigil::watch(&shared, &peer));
+    let mut unacceptable = pin!(validity::watch(&shared, &peer));
     loop {
         tokio::select! {
             why = &mut unacceptable => break end_for(&peer, why),

@@ -67,7 +67,7 @@ fn attempt(shared: &Shared, rotation: &mut Rotation<Found>, found: Found) {
     }
 }
 
-/// From here on every handshake uses `credentials`; connections are judged anew by them (see `vigil`).
+/// From here on every handshake uses `credentials`; connections are judged anew by them (see `validity`).
 pub(super) fn take_up(shared: &Shared, credentials: Credentials) -> std::io::Result<()> {
     note_expiry(&credentials);
     let left = credentials.expires().duration_since(SystemTime::now()).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,6 +20,10 @@ pub struct Authority(Arc<Mutex<Issued>>);
 #[derive(Default)]
 struct Issued {
     certificates: BTreeMap<Fingerprint, (Identity, Vec<u8>)>,
+    /// Whether signatures are hashes.
+    cheap: bool,
+    /// Whose keys anybody has: all is held to be signed with them.
+    leaked: BTreeSet<Fingerprint>,
     /// What was verified before: every node verifies the same bytes.
     memory: BTreeMap<[u8; 32], bool>,
     /// How often nodes have verified a signature.
@@ -37,6 +42,17 @@ pub struct Ring {
 const MEMORY: usize = 1 << 16;
 
 impl Authority {
+    /// One whose nodes sign with a hash of certificate and message, which costs next to nothing. Only who calls
+    /// [`Keys::sign`] makes a valid one, as with Ed25519, but for those who know this file. For fuzzing.
+    pub fn cheap() -> Self {
+        Self(Arc::new(Mutex::new(Issued { cheap: true, ..Issued::default() })))
+    }
+
+    /// Gives the key of a certificate to everybody: whatever is said under it counts as signed.
+    pub fn leak(&self, certificate: Fingerprint) {
+        lock(&self.0).leaked.insert(certificate);
+    }
+
     /// A certificate for `identity`, another one each time.
     ///
     /// # Panics
@@ -86,6 +102,9 @@ impl Keys for Ring {
     }
 
     fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        if lock(&self.authority.0).cheap {
+            return Some(cheap(self.certificate, message));
+        }
         Some(self.key.sign(message).as_ref().to_vec())
     }
 
@@ -97,6 +116,12 @@ impl Keys for Ring {
     fn verify(&self, certificate: Fingerprint, message: &[u8], signature: &[u8]) -> bool {
         let mut issued = lock(&self.authority.0);
         issued.verified += 1;
+        if issued.leaked.contains(&certificate) {
+            return issued.certificates.contains_key(&certificate);
+        }
+        if issued.cheap {
+            return issued.certificates.contains_key(&certificate) && signature == cheap(certificate, message);
+        }
         let Some((_, public)) = issued.certificates.get(&certificate).cloned() else { return false };
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
         [&public[..], message, signature].into_iter().for_each(|part| digest.update(part));
@@ -110,6 +135,13 @@ impl Keys for Ring {
             .entry(key)
             .or_insert_with(|| UnparsedPublicKey::new(&ED25519, &public).verify(message, signature).is_ok())
     }
+}
+
+/// As long as an Ed25519 signature.
+fn cheap(certificate: Fingerprint, message: &[u8]) -> Vec<u8> {
+    let mut hasher = DefaultHasher::new();
+    (certificate, message).hash(&mut hasher);
+    hasher.finish().to_be_bytes().repeat(8)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,7 +7,14 @@ use std::{
     cell::RefCell,
     fmt,
     panic::{PanicHookInfo, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
 };
+
+use tokio::runtime::Handle;
+use tracing::Span;
+
+/// A trace is being told. Whatever panics meanwhile is told without one: to take a trace waits for the one before.
+static TRACING: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// Where this thread panicked last. Only the hook is told, and only whoever catches it asks.
@@ -35,13 +42,36 @@ pub enum Broken {
 /// The panic hook: whatever panics says so in the log, as everything else does; who it was follows (see [`super`]).
 pub fn tell_panic(panic: &PanicHookInfo<'_>) {
     let at = panic.location().map(ToString::to_string);
-    let trace = Backtrace::capture();
-    // By RUST_BACKTRACE.
-    let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
-    tracing::error!(at, trace, "panic");
+    tracing::error!(at, "panic");
     tracing::debug!(at, said = panic.payload_as_str().unwrap_or("nothing"), "what the panic said");
+    if !TRACING.swap(true, Ordering::AcqRel) {
+        tell_trace(at.clone());
+    }
     // A thread that ends has no more use for it.
     let _ = LAST.try_with(|last| last.replace(at));
+}
+
+/// How it came to that, where RUST_BACKTRACE asks for it.
+fn tell_trace(at: Option<String>) {
+    let (trace, span) = (Backtrace::capture(), Span::current());
+    if trace.status() != BacktraceStatus::Captured {
+        return TRACING.store(false, Ordering::Release);
+    }
+    beside_the_runtime(move || {
+        span.in_scope(|| tracing::error!(at, %trace, "the way to a panic"));
+        TRACING.store(false, Ordering::Release);
+    });
+}
+
+/// Names of frames are read from the whole program's debugging information. The first time this takes a second or several, for which a
+/// thread of the runtime must not stand still: leases run out in less.
+fn beside_the_runtime(work: impl FnOnce() + Send + 'static) {
+    if Handle::try_current().is_err() {
+        // The program may end with this thread.
+        return work();
+    }
+    // No thread, no trace: there is no room to tell of that either.
+    let _ = std::thread::Builder::new().name("trace".into()).spawn(work);
 }
 
 impl Panic {
@@ -76,5 +106,30 @@ impl From<tokio::task::JoinError> for Broken {
             Ok(payload) => Self::Panicked(payload.downcast().map_or(Panic { at: None }, |known| *known)),
             Err(_) => Self::Stopped,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    fn thread_of(work: impl FnOnce(Box<dyn FnOnce() + Send>)) -> thread::ThreadId {
+        let (told, tells) = mpsc::channel();
+        work(Box::new(move || told.send(thread::current().id()).unwrap()));
+        tells.recv().unwrap()
+    }
+
+    #[tokio::test]
+    async fn no_thread_of_the_runtime_waits_for_the_names_of_a_trace() {
+        assert_ne!(thread_of(beside_the_runtime), thread::current().id());
+    }
+
+    #[test]
+    fn a_thread_that_may_be_the_last_tells_its_trace_itself() {
+        assert_eq!(thread_of(beside_the_runtime), thread::current().id());
     }
 }

@@ -5,7 +5,7 @@
 //! with plain cubic and 106 ms with a floor of 64 KiB, which at 200 ms of round trip lets 2.6 Mbit/s
 //! pass. Where many speak, the floor is twice what live speech offers in a round trip. Above the floor
 //! cubic rules as ever, so a replay of minutes still backs off. Where a queue stands before a narrow link,
-//! neither: see `brake`.
+//! neither: see `queue_limit`.
 
 use std::{
     any::Any,
@@ -22,7 +22,7 @@ use quinn::{
 };
 use quinn_proto::RttEstimator;
 
-use super::brake::Brake;
+use super::queue_limit::QueueLimit;
 use crate::redundancy::{Plan, meter::Meter};
 
 /// No floor is above this, in bytes: 100 Mbit/s at 300 ms.
@@ -44,7 +44,7 @@ pub struct FlooredCubic {
 struct Floored {
     inner: Box<dyn Controller>,
     path: Path,
-    brake: Brake,
+    queue_limit: QueueLimit,
     mtu: u64,
     last_packet: u64,
 }
@@ -127,7 +127,7 @@ impl ControllerFactory for FlooredCubic {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = Arc::new(CubicConfig::default()).build(now, current_mtu);
         let (path, mtu) = (Path::new(self.floor), u64::from(current_mtu));
-        Box::new(Floored { inner, path, brake: Brake::default(), mtu, last_packet: 0 })
+        Box::new(Floored { inner, path, queue_limit: QueueLimit::default(), mtu, last_packet: 0 })
     }
 }
 
@@ -142,11 +142,11 @@ impl Controller for Floored {
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
         let enough = self.inner.window().max(self.path.floor());
-        self.brake.handle_ack(bytes, rtt.get(), self.mtu, enough, now);
+        self.queue_limit.handle_ack(bytes, rtt.get(), self.mtu, enough, now);
         let mut state = self.path.state();
         state.rtt = rtt.get();
         state.meter.handle_rtt(rtt.get());
-        if !app_limited || self.brake.has_queue() || state.meter.loss(now) > TOO_LOSSY {
+        if !app_limited || self.queue_limit.has_queue() || state.meter.loss(now) > TOO_LOSSY {
             state.short = Some(now);
         }
     }
@@ -170,7 +170,7 @@ impl Controller for Floored {
 
     fn window(&self) -> u64 {
         let window = self.inner.window().max(self.path.floor());
-        self.brake.cap().map_or(window, |cap| window.min(cap))
+        self.queue_limit.cap().map_or(window, |cap| window.min(cap))
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -181,8 +181,8 @@ impl Controller for Floored {
 
     fn clone_box(&self) -> Box<dyn Controller> {
         let Self { inner, path, mtu, last_packet, .. } = self;
-        let (inner, path, brake) = (inner.clone_box(), path.clone(), Brake::default());
-        Box::new(Self { inner, path, brake, mtu: *mtu, last_packet: *last_packet })
+        let (inner, path, queue_limit) = (inner.clone_box(), path.clone(), QueueLimit::default());
+        Box::new(Self { inner, path, queue_limit, mtu: *mtu, last_packet: *last_packet })
     }
 
     fn initial_window(&self) -> u64 {

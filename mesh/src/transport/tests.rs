@@ -76,8 +76,32 @@ async fn a_peer_of_another_trust_domain_under_the_same_authority_is_closed_with_
     assert_eq!(closed.error_code, close::IDENTITY);
 }
 
+#[tokio::test]
+async fn a_peer_without_a_common_version_is_refused_with_both_sides_versions() {
+    let authority = Authority::create("a.test", HOUR).unwrap();
+    let ours = transport(&authority, "a.test", "one");
+    let identity = Identity::from_spiffe("spiffe://a.test/region/eu-central/role/edge/node/two", "a.test").unwrap();
+    let (cert, key) = authority.issue(&identity, HOUR).unwrap();
+    let later = vec![b"nearfield/9".to_vec(), b"nearfield/8\n".to_vec()];
+    let theirs = speaking(authority.ca_pem(), &cert, &key, later);
+    let inbound = next_peer(&ours);
+    let refused = theirs.connect(ours.local_addr().unwrap(), "mesh.a.test").unwrap().await.expect_err("refused");
+    let error = inbound.await.unwrap().expect_err("refused");
+    assert!(error.is_refusal());
+    let spoken = shown_ids(ours.wire().offer().iter().map(Vec::as_slice));
+    let text = format!("no common wire version: this node speaks {spoken}, the other one nearfield/9, nearfield/8?");
+    assert_eq!((error.reason(), error.to_string()), ("version", text));
+    // What a dialler sees of it.
+    assert_eq!(ours.failed(refused, || "none of these".into()).reason(), "version");
+}
+
 /// A client that our own checks would not let start.
 pub(crate) fn outsider(ca: &str, cert: &str, key: &str) -> Endpoint {
+    speaking(ca, cert, key, crate::wire::Version::NEWEST.offer())
+}
+
+/// The same, of a build that speaks `alpn`.
+fn speaking(ca: &str, cert: &str, key: &str, alpn: Vec<Vec<u8>>) -> Endpoint {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
@@ -90,7 +114,7 @@ pub(crate) fn outsider(ca: &str, cert: &str, key: &str) -> Endpoint {
             PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
         )
         .unwrap();
-    tls.alpn_protocols = crate::wire::Version::NEWEST.offer();
+    tls.alpn_protocols = alpn;
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));

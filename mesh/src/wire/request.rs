@@ -276,6 +276,29 @@ pub enum Source {
         /// The name to join under.
         display: String,
     },
+    /// A LiveKit room over LiveKit's client protocol.
+    LiveKit {
+        /// `ws://` or `wss://`.
+        url: String,
+        /// How to get in; `None` once the meeting is over.
+        access: Option<LiveKitAccess>,
+    },
+}
+
+/// How to get into a LiveKit room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LiveKitAccess {
+    /// A token for one room, and one name in it.
+    Token(Secret),
+    /// What a token is made of each time the room is joined.
+    Key {
+        /// Which of the server's API keys.
+        key: Secret,
+        /// Its secret.
+        secret: Secret,
+        /// The room's name.
+        room: String,
+    },
 }
 
 impl Source {
@@ -284,13 +307,17 @@ impl Source {
         match self {
             Self::Whep { .. } => "whep",
             Self::Janus { .. } | Self::JanusNamed { .. } => "janus",
+            Self::LiveKit { .. } => "livekit",
         }
     }
 
     /// Where its relay is.
     pub fn url(&self) -> &str {
         match self {
-            Self::Whep { url, .. } | Self::Janus { url, .. } | Self::JanusNamed { url, .. } => url,
+            Self::Whep { url, .. }
+            | Self::Janus { url, .. }
+            | Self::JanusNamed { url, .. }
+            | Self::LiveKit { url, .. } => url,
         }
     }
 
@@ -300,6 +327,10 @@ impl Source {
             Self::Whep { url, token, .. } => (url, [Some(token), None, None]),
             Self::Janus { url, pin, token, api_secret, .. } | Self::JanusNamed { url, pin, token, api_secret, .. } => {
                 (url, [Some(pin), Some(token), Some(api_secret)])
+            }
+            Self::LiveKit { url, access } => {
+                *access = None;
+                (url, [None, None, None])
             }
         };
         secrets.into_iter().flatten().for_each(|secret| *secret = None);
@@ -364,7 +395,12 @@ mod tests {
             display: "n".into(),
         };
         let mut odd = Source::Whep { url: "hush".into(), token: secret(), participants: vec![] };
-        for source in [&mut whep, &mut janus, &mut odd] {
+        let url = "wss://hush@relay.example?hush";
+        let livekit = |access| Source::LiveKit { url: url.into(), access: Some(access) };
+        let hush = || Secret("hush".into());
+        let mut given = livekit(LiveKitAccess::Token(hush()));
+        let mut minted = livekit(LiveKitAccess::Key { key: hush(), secret: hush(), room: "hush".into() });
+        for source in [&mut whep, &mut janus, &mut odd, &mut given, &mut minted] {
             source.erase_secrets();
             let mut kept = vec![];
             crate::codec::encode_body(&*source, &mut kept).unwrap();

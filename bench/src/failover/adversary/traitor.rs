@@ -1,15 +1,16 @@
 //! A node with a valid certificate that means harm.
 #![allow(clippy::disallowed_methods, reason = "a shell: it waits by the wall clock")]
 
+mod gossip;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use bytes::BytesMut;
-use foca::State;
 use mesh::{
     clock::Micros,
     identity::{Identity, NodeId, Role, certs::Credentials},
@@ -23,7 +24,6 @@ use mesh::{
         self, Epoch, MeetingAlias, MeetingId, ParticipantAlias, SpurtNo, Term,
         control::{CloseReason, ToCore, ToEdge},
         keys::{KeyDigest, Keys},
-        report::Report,
         request::{Assignment, Join, LeaseProof, Replica, Request, Response, Source, VadSettings},
         spurt::SpurtHeader,
     },
@@ -33,24 +33,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    attack::Attack,
-    ears::Ears,
-    lies::{Liar, Named, Under},
-};
+use super::{attack::Attack, ears::Ears};
 use crate::world::Host;
 
 /// How long a lie is told.
 const TELLING: Duration = Duration::from_secs(4);
-/// Between two tellings.
-const AGAIN: Duration = Duration::from_millis(250);
 /// An answer is waited for so long.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long spurts that are not ended are held open.
 const HELD: Duration = Duration::from_secs(3);
-/// Nodes that are not, told of.
-const GHOSTS: u32 = 300;
-
 /// The room that it says it has, as no honest node here does.
 pub(super) const ROOMY: u32 = 10_000;
 
@@ -148,19 +139,6 @@ async fn live(
     }
     evil.node.shutdown().await;
     Ok(())
-}
-
-/// What is told at once.
-#[derive(Default)]
-struct Lie {
-    /// In whose name it is told once more.
-    posing: Option<Named>,
-    /// By SWIM.
-    told: Vec<(Named, State)>,
-    /// Whom a card is of, whether it takes leave, and who seems to have signed it.
-    cards: Vec<(Named, bool, Under)>,
-    /// Whatever else.
-    items: Vec<Vec<u8>>,
 }
 
 struct Evil {
@@ -375,110 +353,6 @@ impl Evil {
             self.ask(owner, "assign", assign, tried, is_wrong).await;
         }
         sleep(TELLING).await;
-    }
-
-    async fn lure(&self, tried: &mut Tried) {
-        let api = format!("{}:8080", self.ip);
-        self.node.publish(|report| {
-            (report.stress_permille, report.capacity, report.meetings) = (0, ROOMY, 0);
-            report.api = Some(api);
-        });
-        tried.tries += 1;
-        sleep(TELLING).await;
-    }
-
-    /// Says in gossip that it has another role, where the meetings are.
-    async fn claim(&self, role: Role, ground: &Ground, tried: &mut Tried) {
-        let Some(core) = self.member(&ground.cores[0]) else { return };
-        let me = self.node.identity();
-        let false_me = Identity { node: me.node.clone(), role, region: core.identity.region.clone() };
-        self.tell(tried, |_, now| {
-            let named = Named::new(&false_me, self.node.address(), now);
-            Lie {
-                posing: Some(named.clone()),
-                cards: vec![(named.clone(), false, Under::Own)],
-                told: vec![(named, State::Alive)],
-                ..Lie::default()
-            }
-        })
-        .await;
-    }
-
-    async fn ghosts(&self, ground: &Ground, tried: &mut Tried) {
-        let Some(core) = self.member(&ground.cores[0]) else { return };
-        let mut next = 0;
-        self.tell(tried, |_, now| {
-            let ghosts = (0..8).map(|_| {
-                next = next % GHOSTS + 1;
-                let node = format!("ghost-{next}").parse().expect("it is a node id");
-                let identity = Identity { node, role: Role::Edge, region: core.identity.region.clone() };
-                let addr = SocketAddr::new([10, 99, (next >> 8) as u8, next as u8].into(), 4433);
-                Named::new(&identity, addr, now)
-            });
-            let ghosts: Vec<Named> = ghosts.collect();
-            let cards = ghosts.iter().take(3).map(|ghost| (ghost.clone(), false, Under::Own)).collect();
-            Lie { cards, told: ghosts.into_iter().map(|ghost| (ghost, State::Alive)).collect(), ..Lie::default() }
-        })
-        .await;
-    }
-
-    /// Says that the serving core drains, with its API here; and tells what others have signed before once more.
-    async fn report(&self, ground: &Ground, tried: &mut Tried) {
-        let report = Report {
-            node: ground.cores[0].clone(),
-            at: Micros(Micros::from_system(SystemTime::now()).0 + 3_600_000_000),
-            stress_permille: 0,
-            meetings: 0,
-            capacity: ROOMY - 1,
-            draining: true,
-            api: Some(format!("{}:8080", self.ip)),
-            software: "evil".into(),
-            rtts: vec![],
-            extension: None,
-        };
-        self.tell(tried, |liar, _| {
-            let forged = [Under::Theirs, Under::Nobodys].into_iter().filter_map(|under| liar.report(&report, under));
-            let again = liar.overheard.iter().take(2).cloned();
-            Lie { items: forged.chain(again).collect(), ..Lie::default() }
-        })
-        .await;
-    }
-
-    async fn evict(&self, ground: &Ground, tried: &mut Tried) {
-        let victim = &ground.edges[1];
-        self.tell(tried, |liar, now| {
-            let Some(victim) = liar.known.get(victim) else { return Lie::default() };
-            let lives = [victim.life(), victim.life() + 1, u64::MAX - 1, u64::MAX];
-            let gone = |life, under| (victim.in_life(life), true, under);
-            Lie {
-                told: lives.map(|life| (victim.in_life(life), State::Down)).to_vec(),
-                cards: vec![
-                    gone(victim.life(), Under::Own),
-                    gone(victim.life(), Under::Theirs),
-                    gone(now, Under::Nobodys),
-                    gone(u64::MAX, Under::Theirs),
-                ],
-                ..Lie::default()
-            }
-        })
-        .await;
-    }
-
-    /// Tells every node, again and again.
-    async fn tell(&self, tried: &mut Tried, mut what: impl FnMut(&Liar, u64) -> Lie) {
-        let liar = match Liar::new(&self.node, &self.credentials, self.ip).await {
-            Ok(liar) => liar,
-            Err(error) => return tracing::error!(%error, "no lie was told"),
-        };
-        let begun = Instant::now();
-        while begun.elapsed() < TELLING {
-            let lie = what(&liar, Micros::from_system(SystemTime::now()).as_millis());
-            let Lie { posing, told, cards, mut items } = lie;
-            items.extend(cards.iter().filter_map(|(named, gone, under)| liar.card(named, *gone, *under)));
-            tried.tries += liar.tell(None, &told, &items);
-            tried.tries += posing.map_or(0, |named| liar.tell(Some(&named), &told, &items));
-            sleep(AGAIN).await;
-        }
     }
 
     fn member(&self, node: &NodeId) -> Option<Member> {

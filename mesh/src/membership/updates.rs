@@ -26,10 +26,10 @@ const MOST: usize = 256;
 /// What waits to be told, by whose it is. Bounded by the reports there are, for it holds none itself;
 /// what is newer takes the place of what is older.
 #[derive(Debug, Default)]
-pub(super) struct Rumours(BTreeMap<NodeId, Rumour>);
+pub(super) struct Updates(BTreeMap<NodeId, Update>);
 
 #[derive(Debug)]
-struct Rumour {
+struct Update {
     told: u8,
     brisk: bool,
     telling: Telling,
@@ -39,14 +39,14 @@ struct Rumour {
     to: Option<NodeId>,
 }
 
-impl Rumours {
+impl Updates {
     /// There is something new of `node`: others should know soon if `brisk`.
     pub(super) fn hear(&mut self, node: NodeId, telling: Telling, brisk: bool, from: Option<NodeId>) {
         let old = self.0.get(&node);
         // Less cannot replace more that has not gone out: the others would have to ask for it.
         let telling = old.map_or(telling, |old| old.telling.max(telling));
         let brisk = brisk || old.is_some_and(|old| old.brisk);
-        self.0.insert(node, Rumour { told: 0, brisk, telling, from, to: None });
+        self.0.insert(node, Update { told: 0, brisk, telling, from, to: None });
     }
 
     pub(super) fn retain(&mut self, keep: impl Fn(&NodeId) -> bool) {
@@ -55,7 +55,7 @@ impl Rumours {
 
     /// Whether any wait that others act on.
     pub(super) fn are_brisk(&self) -> bool {
-        self.0.values().any(|rumour| rumour.brisk)
+        self.0.values().any(|update| update.brisk)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -68,8 +68,8 @@ impl Rumours {
         let (mut marks, mut notes, mut items) = (vec![], vec![], vec![]);
         let (mut left, mut misfits) = (room.saturating_sub(2 * ITEM_FRAME), 0);
         for node in self.in_order(to) {
-            let Some(rumour) = self.0.get_mut(&node) else { continue };
-            let telling = if rumour.told < EAGER { rumour.telling } else { Telling::Mark };
+            let Some(update) = self.0.get_mut(&node) else { continue };
+            let telling = if update.told < EAGER { update.telling } else { Telling::Mark };
             let (Some(mark), Some(signed)) = (reports.mark(&node), reports.signed(&node)) else {
                 self.0.remove(&node);
                 continue;
@@ -95,10 +95,10 @@ impl Rumours {
                 _ => break,
             }
             if left < before {
-                rumour.told += 1;
-                rumour.to = Some(to.clone());
+                update.told += 1;
+                update.to = Some(to.clone());
             }
-            if rumour.told >= if rumour.brisk { BRISK } else { CALM } {
+            if update.told >= if update.brisk { BRISK } else { CALM } {
                 self.0.remove(&node);
             }
         }
@@ -109,8 +109,8 @@ impl Rumours {
     }
 
     fn in_order(&self, to: &NodeId) -> Vec<NodeId> {
-        let knows = |rumour: &Rumour| [&rumour.from, &rumour.to].into_iter().flatten().any(|node| node == to);
-        let news = |(node, rumour): &(&NodeId, &Rumour)| *node != to && !knows(rumour);
+        let knows = |update: &Update| [&update.from, &update.to].into_iter().flatten().any(|node| node == to);
+        let news = |(node, update): &(&NodeId, &Update)| *node != to && !knows(update);
         let mut order: Vec<_> = self.0.iter().filter(news).map(|(node, r)| (!r.brisk, r.told, node)).collect();
         if order.len() > MOST {
             order.select_nth_unstable(MOST);
