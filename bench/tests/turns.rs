@@ -78,7 +78,7 @@ fn all_that_is_said_goes_out_though_a_third_is_not_listened_to() {
     let folder = std::env::var_os("NEARFIELD_SPEECH").map_or_else(cached, PathBuf::from);
     let prompts = speech::load(&folder).unwrap();
     let mut all = Settings::default();
-    all.gate.coast.longest = Duration::ZERO;
+    all.gate.encoder_vad.longest = Duration::ZERO;
     for encoding in [Encoding::BROWSER, Encoding::wideband(24_000, false)] {
         let (mut whole, mut part) = (0, 0);
         for seed in 1..5 {

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 pub use self::{
     api::{create, query},
-    intake::{COPIES, DONE, END_OPEN, LOGGED, SEAL, STREAM, intake},
+    intake::{COPIES, DONE, END_OPEN, FENCE, LOGGED, STREAM, intake},
     receipt::receipt,
     replica::{REPLICA, replica},
     stored::stored,

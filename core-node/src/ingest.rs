@@ -86,7 +86,7 @@ pub enum Refusal {
     /// A spurt number far from any other.
     #[error("spurt number {0} is too far ahead")]
     TooFarAhead(u32),
-    /// Its epoch is over.
+    /// Its epoch is over, or it was ended where it was.
     #[error("the spurt's epoch is over")]
     Sealed,
     /// Transcription is behind; try again when something is done.
@@ -229,9 +229,6 @@ pub struct Ingest {
     uses: u64,
     /// Done spurts of which the edge may have more, and how many items the words were made of.
     short: BTreeMap<SpurtKey, u32>,
-    sealed_below: Epoch,
-    /// Epochs below that which are not over.
-    unsealed: BTreeSet<Epoch>,
     counts: Counts,
     events: VecDeque<Event>,
 }
@@ -314,9 +311,6 @@ impl Ingest {
     }
 
     fn check_room(&mut self, key: &SpurtKey) -> Result<(), Refusal> {
-        if key.epoch < self.sealed_below && !self.unsealed.contains(&key.epoch) {
-            return Err(Refusal::Sealed);
-        }
         if self.spurts.len() >= self.limits.undone_spurts {
             return Err(Refusal::Backlog(self.spurts.len()));
         }
@@ -393,14 +387,8 @@ impl Ingest {
         self.short.get(key).copied()
     }
 
-    /// Epochs below `epoch` are over, except `but`: their open spurts end where they are, and no new one is taken.
-    pub fn seal(&mut self, epoch: Epoch, but: BTreeSet<Epoch>) {
-        self.sealed_below = self.sealed_below.max(epoch);
-        self.end_open(epoch, &but);
-        self.unsealed = but;
-    }
-
-    /// The open spurts of epochs below `epoch`, except `but`, end where they are; whole ones may still come.
+    /// The open spurts of epochs below `epoch`, except `but`, end where they are. Others may still come: whether any is begun is not
+    /// decided here (`meeting::captures`).
     pub fn end_open(&mut self, epoch: Epoch, but: &BTreeSet<Epoch>) {
         let over = |key: &SpurtKey| key.epoch < epoch && !but.contains(&key.epoch);
         let open: Vec<SpurtKey> =

@@ -13,7 +13,8 @@
 //! 7. [`turns`] puts each speaker's finals in order; [`publish`] stores them, sends all to who listens; then the spurt is *done*.
 //! 8. [`api`] answers the world.
 //!
-//! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it. [`authority`] says which core serves it.
+//! [`meetings`] holds what lives: it places a meeting on an edge, follows it, and ends it, as [`meeting::machine`] decides. [`authority`] says
+//! which core serves it.
 
 #![warn(clippy::print_stderr)]
 

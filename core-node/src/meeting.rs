@@ -6,6 +6,10 @@ pub mod captures;
 mod claim;
 mod copies;
 mod edges;
+pub mod leave;
+pub mod lifecycle;
+pub mod machine;
+pub mod second;
 pub mod wishes;
 
 use std::{
@@ -29,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     captures::{Captures, Now},
+    machine::Machine,
     wishes::Wishes,
 };
 use crate::{
@@ -99,8 +104,8 @@ pub struct Meeting {
     log: Log,
     /// The record, but for its owners and counts: see [`Meeting::record`].
     rest: Mutex<MeetingRecord>,
-    /// Which edges capture it. Locked after `rest`, if both are.
-    captures: Mutex<Captures<Link>>,
+    /// What becomes of it, and which edges capture it. Locked after `rest`, if both are.
+    machine: Mutex<Machine<Link>>,
     participants: Mutex<BTreeMap<ParticipantId, Participant>>,
     ingest: Mutex<Ingest>,
     /// In which order its finals go out.
@@ -127,8 +132,10 @@ pub struct Meeting {
 
 /// What a [`Meeting`] is made of.
 pub struct Parts {
-    /// How it stands.
+    /// How it stands, without its owners.
     pub record: MeetingRecord,
+    /// What becomes of it.
+    pub machine: Machine<Link>,
     /// Who is known in it.
     pub participants: Vec<Participant>,
     /// Its intake.
@@ -155,15 +162,14 @@ pub struct Parts {
 
 impl Meeting {
     /// The meeting made of its parts.
-    pub fn new(mut parts: Parts) -> Self {
-        let captures = Captures::of(&mut parts.record, now());
+    pub fn new(parts: Parts) -> Self {
         let participants = parts.participants.into_iter().map(|p| (ParticipantId::from(p.id.as_str()), p)).collect();
         Self {
             id: parts.record.id,
             publisher: parts.publisher,
             store: parts.store,
             log: parts.log,
-            captures: Mutex::new(captures),
+            machine: Mutex::new(parts.machine),
             status: watch::channel(parts.record.status).0,
             rest: Mutex::new(parts.record),
             participants: Mutex::new(participants),
@@ -197,7 +203,12 @@ impl Meeting {
 
     /// Looks at which edges capture it, or changes what need not be written.
     pub fn captures<T>(&self, act: impl FnOnce(&mut Captures<Link>) -> T) -> T {
-        act(&mut lock(&self.captures))
+        self.machine(|machine| act(&mut machine.captures))
+    }
+
+    /// Hands something in to what decides on it, or looks at that. Its driver alone does what it asks.
+    pub fn machine<T>(&self, act: impl FnOnce(&mut Machine<Link>) -> T) -> T {
+        act(&mut lock(&self.machine))
     }
 
     /// What has been taken in.
@@ -235,23 +246,12 @@ impl Meeting {
     /// # Errors
     /// The store takes no more writes.
     pub async fn update_here(&self, change: impl FnOnce(&mut MeetingRecord)) -> Result<u64, LogClosed> {
-        self.write(|rest, _| change(rest)).await
-    }
-
-    /// The same of who captures it.
-    async fn update_captures(&self, change: impl FnOnce(&mut Captures<Link>)) -> Result<u64, LogClosed> {
-        self.write(|_, captures| change(captures)).await
-    }
-
-    async fn write(&self, change: impl FnOnce(&mut MeetingRecord, &mut Captures<Link>)) -> Result<u64, LogClosed> {
         let slot = self.log.reserve().await?;
         let counts = self.counts();
         let (pending, number) = {
             let mut rest = lock(&self.rest);
-            let owners = self.captures(|captures| {
-                change(&mut rest, captures);
-                captures.owners().clone()
-            });
+            change(&mut rest);
+            let owners = self.captures(|captures| captures.owners().clone());
             debug_assert_eq!(rest.owners, Owners::default(), "`captures` has them");
             if rest.status.ended() || rest.serving.role == CoreRole::Moved {
                 rest.erase_secrets();
@@ -412,7 +412,7 @@ impl Meeting {
         let deadline = tokio::time::Instant::now() + BACKLOG_WAIT;
         let opened = loop {
             let room = self.room.notified();
-            let opened = lock(&self.ingest).handle_header(key, captured, trace, offset);
+            let opened = self.begin(key, captured, trace, offset);
             match opened {
                 Err(refusal @ Refusal::Backlog(_)) => {
                     metrics::counter!("nearfield_core_intake_backlog_waits_total").increment(1);
@@ -423,6 +423,15 @@ impl Meeting {
         };
         self.drain(None).await;
         Ok(opened)
+    }
+
+    /// Whether a spurt may be begun is decided by its epoch, what becomes of it then by `ingest`.
+    fn begin(&self, key: &SpurtKey, captured: Micros, trace: TraceContext, offset: u32) -> Result<Opened, Refusal> {
+        let mut ingest = lock(&self.ingest);
+        if !ingest.knows(key) && self.captures(|captures| captures.is_fenced(key.epoch)) {
+            return Err(Refusal::Sealed);
+        }
+        ingest.handle_header(key, captured, trace, offset)
     }
 
     /// Items of a spurt, read at `received`. Returns when they are on disk and acknowledged.
@@ -492,16 +501,10 @@ impl Meeting {
         self.tell_edge(key.epoch, ToLink::Done { meeting: self.id, key: key.clone(), items }).await;
     }
 
-    /// Epochs below `epoch` are over, whoever captures.
-    pub async fn seal_below(&self, epoch: Epoch) {
-        lock(&self.ingest).seal(epoch, BTreeSet::new());
-        self.drain(None).await;
-    }
-
-    /// Epochs below `epoch` are over, but of those who capture.
-    pub async fn seal_former(&self, epoch: Epoch) {
-        lock(&self.ingest).seal(epoch, self.capturing());
-        self.drain(None).await;
+    /// None of epochs below `epoch`, except `but`, is begun any more, and what is open of them ends where it is.
+    pub async fn fence(&self, epoch: Epoch, but: BTreeSet<Epoch>) {
+        self.captures(|captures| captures.fence(epoch, but.clone()));
+        self.end_open(epoch, &but).await;
     }
 
     /// The spurts that epochs below `epoch`, except `but`, have left open end where they are.

@@ -11,9 +11,7 @@ mod invite;
 mod island;
 pub mod keep;
 mod keys;
-pub mod leave;
 mod leftover;
-pub mod lifecycle;
 pub mod list;
 pub mod place;
 pub mod receipts;
@@ -21,7 +19,6 @@ mod removal;
 mod replication;
 mod reserve;
 mod review;
-pub mod second;
 mod standby;
 mod supervise;
 mod sweep;
@@ -54,10 +51,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use self::{
-    lifecycle::Lifecycle,
     place::{Placer, Wanted, policy},
     reserve::Reservations,
-    second::Second,
     standby::Standbys,
 };
 use crate::{
@@ -65,7 +60,7 @@ use crate::{
     ingest::{Ingest, Limits},
     lock,
     log::{Log, LogClosed},
-    meeting::{Meeting, Notice, Parts, wall},
+    meeting::{Link, Meeting, Notice, Parts, machine::Machine, now, wall},
     publish::Publisher,
     record::{CoreRole, MeetingRecord, Participant, Spec, removal::Removal},
     replicate::{
@@ -357,13 +352,14 @@ impl Meetings {
         let (me, at) = (self.placer.mesh.identity(), record.created_at);
         record.begin_turn(me, CoreRole::Serving, Term(1), crate::SOFTWARE, at);
         let intake = (Ingest::new(self.settings.intake), Turns::default());
-        let second = Second::new(record.spec.redundancy > 1);
-        let (meeting, start) = self.assemble(record.clone(), vec![], intake, (vec![], 1, None), None);
+        let mut rest = record.clone();
+        let machine = Machine::new(&mut rest, now());
+        let (meeting, start) = self.assemble(rest, machine, vec![], intake, (vec![], 1, None), None);
         let place = self.insert(&meeting, &record)?;
         self.write_down(&meeting, &record).await?;
         place.keep();
         metrics::counter!("nearfield_core_meetings_created_total").increment(1);
-        self.launch(meeting, Lifecycle::new(), second, start);
+        self.launch(meeting, start);
         Ok(Created { record, existing: false })
     }
 
@@ -519,7 +515,7 @@ impl Meetings {
         self.claims.is_up()
     }
 
-    fn take_up(self: &Arc<Self>, record: MeetingRecord, stands: Option<Stands>) -> Result<(), StoreError> {
+    fn take_up(self: &Arc<Self>, mut record: MeetingRecord, stands: Option<Stands>) -> Result<(), StoreError> {
         let mut ingest = Ingest::new(self.settings.intake);
         let mut turns = Turns::default();
         for (captured, spurt) in self.store.held(record.id)? {
@@ -534,28 +530,20 @@ impl Meetings {
         let newest = segments.last().map(|s| s.seq);
         let finals = segments.into_iter().map(|s| s.id).collect();
         let next_seq = self.store.sequence(record.id)?;
-        // If the newest itself is leaving, it says so again.
-        let leaving = record.owners.capturing().find(|(epoch, o)| o.leaving && *epoch != record.owners.epoch);
-        let leaving = leaving.map(|(epoch, _)| epoch);
-        let staying = record.owners.capturing().filter(|(epoch, _)| Some(*epoch) != leaving);
-        let staying: Vec<(Epoch, u8)> = staying.map(|(epoch, o)| (epoch, o.slot)).collect();
-        // One is the first, whichever.
-        let (first, slot) = staying.first().copied().unwrap_or((record.owners.epoch, 0));
-        let other = staying.iter().find(|(_, other)| *other != slot).map(|(epoch, _)| *epoch);
-        let lifecycle = Lifecycle::resumed(record.status, first, leaving, undone, Instant::now());
-        let second = Second::resumed(record.spec.redundancy > 1, 1 - slot.min(1), other, Instant::now());
+        let machine = Machine::resumed(&mut record, undone, now());
         tracing::info!(meeting = %record.id, status = record.status.as_str(), undone, "meeting taken up again");
         let covers = Some(self.store.covers(record.id)?);
         let said = (finals, next_seq, newest);
-        let (meeting, start) = self.assemble(record, participants, (ingest, turns), said, stands);
+        let (meeting, start) = self.assemble(record, machine, participants, (ingest, turns), said, stands);
         lock(&self.live).insert(meeting.id, meeting.clone());
-        self.launch(meeting, lifecycle, second, Ends { covers, ..start });
+        self.launch(meeting, Ends { covers, ..start });
         Ok(())
     }
 
     fn assemble(
         &self,
         record: MeetingRecord,
+        machine: Machine<Link>,
         participants: Vec<Participant>,
         (ingest, turns): (Ingest, Turns),
         (finals, next_seq, newest): (Vec<uuid::Uuid>, u64, Option<u64>),
@@ -572,6 +560,7 @@ impl Meetings {
         let parts = Parts {
             standing: Standing::new(self.claims.clone(), record.id, me, stands),
             record,
+            machine,
             participants,
             ingest,
             turns,
@@ -601,7 +590,7 @@ impl Meetings {
     }
 
     /// Starts the meeting's tasks.
-    fn launch(self: &Arc<Self>, meeting: Arc<Meeting>, lifecycle: Lifecycle, second: Second, ends: Ends) {
+    fn launch(self: &Arc<Self>, meeting: Arc<Meeting>, ends: Ends) {
         let record = meeting.record();
         let span = tracing::info_span!("meeting", id = %meeting.id, trace = %record.trace);
         let stop = meeting.stop.clone();
@@ -625,8 +614,7 @@ impl Meetings {
         let (this, watched) = (self.clone(), meeting.clone());
         let supervise = async move {
             meeting.drain(None).await;
-            let supervisor =
-                supervise::Supervisor::new(meeting.clone(), lifecycle, second, this.placer.clone(), wanted);
+            let supervisor = supervise::Supervisor::new(meeting.clone(), this.placer.clone(), wanted);
             supervisor.run(ends.notices, stop.clone()).await;
             if meeting.record().status.ended() {
                 stop.cancel();
@@ -643,14 +631,7 @@ impl Meetings {
         // A place that this node's map has lost since allows nothing, rather than everything.
         let residency = allowed(self.placer.model.map(), &spec.residency).unwrap_or_else(|_| Some(Default::default()));
         let policy = policy(residency, &spec.prefer, spec.max_rtt_ms);
-        Wanted {
-            source: spec.source.clone(),
-            stun: spec.stun.clone(),
-            policy,
-            slot: 0,
-            apart: None,
-            await_former: false,
-        }
+        Wanted { source: spec.source.clone(), stun: spec.stun.clone(), policy }
     }
 }
 

@@ -64,7 +64,7 @@ pub struct Receipt {
 /// The relay of a meeting, without path or secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayLine {
-    /// `whep` or `janus`.
+    /// `whep`, `janus` or `livekit`.
     pub kind: String,
     /// Its host, and the port where the address names one.
     pub host: String,

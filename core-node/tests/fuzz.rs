@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use core_node::{
     authority::Claim,
-    fuzzing::{self, COPIES, DONE, END_OPEN, LOGGED, REPLICA, SEAL, STREAM, meeting},
+    fuzzing::{self, COPIES, DONE, END_OPEN, FENCE, LOGGED, REPLICA, STREAM, meeting},
     key::SpurtKey,
     receipt::jws,
     record::{Participant, removal::Removal},
@@ -184,7 +184,7 @@ fn steps() -> Vec<Vec<u8>> {
     let begun = framed(STREAM, &stream(3, 0, 2));
     let mut cut = framed(STREAM, &stream(3, 0, 2)[..40]);
     cut.extend(framed(COPIES, &datagram(3, 1)));
-    cut.extend([LOGGED, SEAL, 2, 3, LOGGED, END_OPEN, 3, 0, DONE]);
+    cut.extend([LOGGED, FENCE, 2, 3, LOGGED, END_OPEN, 3, 0, DONE]);
     vec![whole, cut, [&begun[..], &[END_OPEN, 4, 4, LOGGED, DONE]].concat()]
 }
 

@@ -37,7 +37,7 @@ use crate::{
     world::{Asked, CORES, Down, EDGES, Event, MS, SECOND, Up, World},
 };
 
-/// How long an edge that took the meeting has to open it; shorter than in `core_node::meetings::lifecycle`.
+/// How long an edge that took the meeting has to open it; shorter than in `core_node::meeting::lifecycle`.
 const OPEN_WAIT: Duration = Duration::from_secs(5);
 /// A core is held to be down after so long.
 const ABSENT: u64 = 5 * SECOND;
@@ -1010,7 +1010,7 @@ impl World {
         let edge = CORES + self.rng.range(0, EDGES as u64) as usize;
         let Some(live) = &mut self.cores[c].live else { return };
         match live.placing {
-            // As in `Supervisor::take_back`: it has opened the meeting after it was given up.
+            // As in `Machine::take_back`: it has opened the meeting after it was given up.
             Placing::No if live.captures.held(0, now).is_some() => live.placing = Placing::Opened,
             Placing::No if live.retry <= now && live.captures.vacate(0, now).is_ok() => {
                 let after = live.captures.owners().epoch;

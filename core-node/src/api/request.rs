@@ -6,7 +6,7 @@ use geo::RegionId;
 use jiff::Timestamp;
 use mesh::{
     clock::Micros,
-    wire::request::{Secret, Source, VadSettings},
+    wire::request::{LiveKitAccess, Secret, Source, VadSettings},
 };
 use reqwest::Url;
 use serde::Deserialize;
@@ -135,6 +135,22 @@ enum SourceBody {
         /// The name to join under.
         #[serde(default = "display")]
         display: String,
+    },
+    /// A LiveKit room. Give `token`, or `key`, `secret` and `room`.
+    #[serde(rename = "livekit")]
+    #[schema(title = "LiveKitSource")]
+    LiveKit {
+        /// `ws://` or `wss://`.
+        url: String,
+        /// A token that lets one participant join one room and subscribe.
+        token: Option<String>,
+        /// An API key of the server's: each time the room is joined a token is made of it that is good for ten minutes, hidden, and
+        /// lets nobody do more than listen.
+        key: Option<String>,
+        /// The key's secret.
+        secret: Option<String>,
+        /// The room's name.
+        room: Option<String>,
     },
 }
 
@@ -278,8 +294,9 @@ impl SourceBody {
     fn single_receiver(&self) -> Option<&'static str> {
         match self {
             Self::Whep { single_receiver: true, .. } => Some("its endpoint takes one receiver at a time"),
-            // Each subscriber of a VideoRoom, and each WHEP resource, is a session of its own.
-            Self::Whep { .. } | Self::Janus { .. } => None,
+            Self::LiveKit { token: Some(_), .. } => Some("its token is for one participant, who is in the room once"),
+            // Each subscriber of a VideoRoom, each WHEP resource and each token made of a key is a session of its own.
+            Self::Whep { .. } | Self::Janus { .. } | Self::LiveKit { .. } => None,
         }
     }
 
@@ -307,6 +324,12 @@ impl SourceBody {
                     }
                 }
             }
+            Self::LiveKit { url, token, key, secret, room } => {
+                faults.url(&url, &["ws", "wss"]);
+                let (key, secret) = (faults.secret(key, "source.key"), faults.secret(secret, "source.secret"));
+                let token = faults.secret(token, "source.token");
+                Source::LiveKit { url, access: faults.livekit(token, (key, secret, room)) }
+            }
         }
     }
 }
@@ -325,6 +348,25 @@ impl Faults {
     fn secret(&mut self, text: Option<String>, field: &str) -> Option<Secret> {
         self.ensure(text.as_ref().is_none_or(|t| t.len() <= MAX_TEXT), field, "at most 2048 bytes long");
         text.map(Secret)
+    }
+
+    /// A token, or what one is made of; not both, and not a part of it.
+    fn livekit(
+        &mut self,
+        token: Option<Secret>,
+        parts: (Option<Secret>, Option<Secret>, Option<String>),
+    ) -> Option<LiveKitAccess> {
+        match (token, parts) {
+            (Some(token), (None, None, None)) => Some(LiveKitAccess::Token(token)),
+            (None, (Some(key), Some(secret), Some(room))) => {
+                self.ensure((1..=MAX_KEY).contains(&room.len()), "source.room", "1 to 256 bytes long");
+                Some(LiveKitAccess::Key { key, secret, room })
+            }
+            _ => {
+                self.ensure(false, "source.token", "given, or else `key`, `secret` and `room`, all three");
+                None
+            }
+        }
     }
 
     fn url(&mut self, url: &str, schemes: &[&str]) {

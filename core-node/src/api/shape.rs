@@ -354,12 +354,13 @@ mod tests {
             json!({"kind": "whep", "url": "http://relay.example/", "participants": {"a": "Alice"}, "token": null}),
             json!({"kind": "janus", "url": "ws://relay.example/", "room": 1234}),
             json!({"kind": "janus", "url": "ws://relay.example/", "room": "standup", "pin": "1"}),
+            json!({"kind": "livekit", "url": "wss://livekit.example", "key": "k", "secret": "s", "room": "standup"}),
         ] {
             let body = json!({"source": source, "leave": {"alone_after_seconds": null}, "metadata": {"x": [1, {}]}});
             assert_eq!(faults(&body), []);
         }
         for (source, detail) in [
-            (json!({"kind": "zoom"}), "`source.kind` must be `whep` or `janus`."),
+            (json!({"kind": "zoom"}), "`source.kind` must be `whep`, `janus` or `livekit`."),
             (json!({}), "`source.kind` is needed."),
             (json!(null), "`source` must be an object."),
         ] {

@@ -35,6 +35,12 @@ fn post(body: impl Into<Body>) -> Request<Body> {
     Request::post("/v1/meetings").header("content-type", "application/json").body(body.into()).unwrap()
 }
 
+fn livekit(access: Value) -> Value {
+    let mut source = json!({"kind": "livekit", "url": "wss://livekit.example"});
+    source.as_object_mut().unwrap().extend(access.as_object().unwrap().clone());
+    source
+}
+
 fn whep() -> Value {
     json!({"source": {"kind": "whep", "url": "http://relay.example/whep", "token": "t0p-secret"}})
 }
@@ -155,6 +161,29 @@ async fn bad_requests_are_told_what_is_wrong_and_where() {
             with(|b| {
                 b["redundancy"] = json!(2);
                 b["source"]["single_receiver"] = json!(true);
+            }),
+            422,
+            "single_receiver",
+            Some("redundancy"),
+        ),
+        (with(|b| b["source"] = livekit(json!({}))), 422, "invalid_field", Some("source.token")),
+        (with(|b| b["source"] = livekit(json!({"key": "k", "room": "r"}))), 422, "invalid_field", Some("source.token")),
+        (
+            with(|b| b["source"] = livekit(json!({"token": "t", "secret": "s"}))),
+            422,
+            "invalid_field",
+            Some("source.token"),
+        ),
+        (
+            with(|b| b["source"] = livekit(json!({"key": "k", "secret": "s", "room": ""}))),
+            422,
+            "invalid_field",
+            Some("source.room"),
+        ),
+        (
+            with(|b| {
+                b["redundancy"] = json!(2);
+                b["source"] = livekit(json!({"token": "t"}));
             }),
             422,
             "single_receiver",

@@ -38,7 +38,7 @@ pub(super) struct MeetingView {
     core: String,
     /// That core's region.
     region: String,
-    /// `whep` or `janus`.
+    /// `whep`, `janus` or `livekit`.
     source_kind: &'static str,
     meeting_url: Option<String>,
     participants: usize,

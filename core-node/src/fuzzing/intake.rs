@@ -23,7 +23,7 @@ pub const LOGGED: u8 = 2;
 /// The words of the oldest whole spurt are out.
 pub const DONE: u8 = 3;
 /// Epochs below the next byte are over, but that of the one behind it.
-pub const SEAL: u8 = 4;
+pub const FENCE: u8 = 4;
 /// Their open spurts are.
 pub const END_OPEN: u8 = 5;
 const KINDS: u8 = 6;
@@ -67,7 +67,7 @@ pub fn intake(mut data: &[u8]) {
             kind => {
                 let Some(([below, but], rest)) = data.split_first_chunk::<2>() else { break };
                 data = rest;
-                meeting.end(u64::from(below % 5), u64::from(but % 5), kind == SEAL);
+                meeting.end(u64::from(below % 5), u64::from(but % 5), kind == FENCE);
             }
         }
         meeting.drain();
@@ -100,6 +100,10 @@ impl Meeting {
         let Ok(Some(Part::Header(header))) = decoder.poll() else { return };
         let key = key(header.meeting.0, header.participant, header.spurt);
         let known = self.ingest.knows(&key);
+        // As `meeting::Meeting::begin` does.
+        if !known && self.over.contains(&key.epoch.0) {
+            return;
+        }
         let opened = self.ingest.handle_header(&key, header.captured, header.trace, header.offset);
         match opened {
             Ok(Opened::Ready { next }) if known => assert_eq!(next, self.seen[&key].appended),
@@ -166,14 +170,12 @@ impl Meeting {
         }
     }
 
-    fn end(&mut self, below: u64, but: u64, seal: bool) {
+    fn end(&mut self, below: u64, but: u64, fence: bool) {
         let but: BTreeSet<u64> = BTreeSet::from([but]).difference(&self.over).copied().collect();
         let epochs = but.iter().copied().map(Epoch).collect();
-        if seal {
-            self.ingest.seal(Epoch(below), epochs);
+        self.ingest.end_open(Epoch(below), &epochs);
+        if fence {
             self.over.extend((0..below).filter(|epoch| !but.contains(epoch)));
-        } else {
-            self.ingest.end_open(Epoch(below), &epochs);
         }
     }
 

@@ -21,6 +21,8 @@
 //! * *left*: it captures no more.
 //! * *stopped*: what it captures from then on is nobody's. What it captured before may still come.
 //!
+//! Beside these an epoch may be [fenced](Captures::fence): no spurt of it is begun any more.
+//!
 //! Calling contract. A row that is changed is to be written; what depends on the write waits for it: an epoch is [assigned](Captures::assign),
 //! written, acknowledged by the standby, [offered](Captures::offer), and only then told to its edge. After whatever may change what
 //! the witnesses have said, ask for [`Captures::tally`]. The product's links are queues, a simulation's what it likes.
@@ -98,6 +100,10 @@ pub struct Captures<L> {
     links: Links<L>,
     /// When an owner was last heard of.
     heard_at: Micros,
+    /// Epochs below this are over, ...
+    fenced_below: Epoch,
+    /// ... but these.
+    unfenced: BTreeSet<Epoch>,
 }
 
 impl<L: Clone> Captures<L> {
@@ -109,7 +115,8 @@ impl<L: Clone> Captures<L> {
         let owners = std::mem::take(&mut record.owners);
         let leases = std::array::from_fn(|slot| resumed(&owners, slot as u8, term, now.at));
         let (relayed, links) = (Relayed::default(), Links::default());
-        Self { owners, leases, witnesses, relayed, links, heard_at: now.wall }
+        let (heard_at, fenced_below, unfenced) = (now.wall, Epoch(0), BTreeSet::new());
+        Self { owners, leases, witnesses, relayed, links, heard_at, fenced_below, unfenced }
     }
 
     /// The rows, to be written.
@@ -150,6 +157,12 @@ impl<L: Clone> Captures<L> {
     }
 
     // Assigning.
+
+    /// Whatever is granted next is later than this, and of this core's term.
+    pub fn newest(&self) -> Epoch {
+        let next = self.leases[0].next_epoch().unwrap_or_default();
+        self.owners.epoch.max(Epoch(next.0.saturating_sub(1)))
+    }
 
     /// Another edge is sought for `slot`: what was granted in it is renewed no more.
     ///
@@ -283,6 +296,17 @@ impl<L: Clone> Captures<L> {
         self.witnesses.handle_retired(epoch, number);
     }
 
+    /// Epochs below `epoch` are over, except `but`.
+    pub fn fence(&mut self, epoch: Epoch, but: BTreeSet<Epoch>) {
+        self.fenced_below = self.fenced_below.max(epoch);
+        self.unfenced = but;
+    }
+
+    /// Whether no spurt of `epoch` is begun any more.
+    pub fn is_fenced(&self, epoch: Epoch) -> bool {
+        epoch < self.fenced_below && !self.unfenced.contains(&epoch)
+    }
+
     /// Of the edge of `epoch` is waited for what it has captured since then; or for nothing more.
     pub fn note_owed(&mut self, epoch: Epoch, since: Option<Micros>) {
         if let Some(owner) = self.owners.get_mut(epoch) {
@@ -297,9 +321,9 @@ impl<L: Clone> Captures<L> {
         self.leases[index(slot)].renewable()
     }
 
-    /// Whose lease of `slot` runs and may be renewed; nobody's, while it is only assumed that it runs.
+    /// Whose lease of `slot` runs and may be renewed; nobody's, while it is only assumed that it runs, or of one that is stopped.
     pub fn held(&self, slot: u8, now: Instant) -> Option<Epoch> {
-        self.leases[index(slot)].held(now)
+        self.leases[index(slot)].held(now).filter(|epoch| self.owners.captures(*epoch))
     }
 
     /// Whether a lease of `slot` may be held now.

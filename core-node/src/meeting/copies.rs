@@ -25,7 +25,7 @@ impl Meeting {
             }
             self.note_origin(header.captured).await?;
             // Where there is no room just now, the stream waits for it.
-            lock(&self.ingest).handle_header(&key, header.captured, header.trace, header.offset)?;
+            self.begin(&key, header.captured, header.trace, header.offset)?;
         }
         let slot = self.log.reserve().await?;
         let (pending, receipt) = {

@@ -10,11 +10,10 @@ use std::{
 use mesh::{
     clock::Micros,
     identity::NodeId,
-    lease::{Lapsed, NotYet},
     wire::{Epoch, control::EdgeTotals},
 };
 
-use super::{Link, Meeting, captures::Beat, now, wall};
+use super::{Link, Meeting, captures::Beat, now};
 use crate::{
     key::SpurtKey,
     link::ToLink,
@@ -26,39 +25,6 @@ use crate::{
 };
 
 impl Meeting {
-    // Assigning.
-
-    /// Returns when no edge can hold a lease of `slot` any more, so that the next may be granted. None is renewed from here on: this
-    /// lasts as long as a lease at most.
-    pub async fn vacant(&self, slot: u8) {
-        while let Err(until) = self.captures(|captures| captures.vacate(slot, Instant::now())) {
-            tokio::time::sleep_until(until.into()).await;
-        }
-    }
-
-    /// `owner` is to capture under `epoch`: on disk here, and at the standby.
-    ///
-    /// # Errors
-    /// The store takes no more writes, or another core serves the meeting.
-    pub async fn assign(&self, epoch: Epoch, owner: Owner) -> Result<(), LogClosed> {
-        let number = self.update_captures(|captures| captures.assign(epoch, owner, wall())).await?;
-        self.replication.settled(number).await
-    }
-
-    /// What was assigned may be told to its edge.
-    ///
-    /// # Errors
-    /// It is not to be.
-    pub fn offer(&self, epoch: Epoch) -> Result<(), NotYet> {
-        self.captures(|captures| captures.offer(epoch, Instant::now()))
-    }
-
-    /// The edge does not want `epoch`, and calls nobody.
-    pub fn handle_declined(&self, epoch: Epoch) {
-        self.captures(|captures| captures.handle_declined(epoch));
-        self.tally();
-    }
-
     // What edges do.
 
     /// The edge of `epoch` has opened the meeting, by the link of this number. Who may request a takeover is told of the standby anew.
@@ -92,14 +58,6 @@ impl Meeting {
         self.captures(|captures| captures.handle_totals(epoch, totals));
     }
 
-    /// The edge hands over: it needs no lease any more to capture until it is told to leave.
-    ///
-    /// # Errors
-    /// The store takes no more writes.
-    pub async fn hand_over(&self, epoch: Epoch) -> Result<(), LogClosed> {
-        self.update_captures(|captures| captures.hand_over(epoch)).await.map(|_| ())
-    }
-
     /// The edge has left the relay.
     pub fn release(&self, edge: &NodeId, epoch: Epoch) {
         self.captures(|captures| captures.handle_left(edge, epoch));
@@ -111,35 +69,16 @@ impl Meeting {
         self.tally();
     }
 
-    // Ending.
-
-    /// The edge of `epoch` captures no more: what it captures from now on is not wanted.
+    /// The edge of `epoch` is stopped: that is written, who may request a takeover is looked at anew, and whoever merges is told.
     ///
     /// # Errors
     /// The store takes no more writes.
-    pub async fn retire(&self, epoch: Epoch) -> Result<(), LogClosed> {
-        if !self.captures(|captures| captures.owners().captures(epoch)) {
-            return Ok(());
-        }
-        let now = wall();
-        let number = self.update_captures(|captures| _ = captures.stop(epoch, now)).await?;
+    pub async fn handle_stopped(&self, epoch: Epoch) -> Result<(), LogClosed> {
+        let number = self.update_here(|_| {}).await?;
         self.captures(|captures| captures.handle_stopped(epoch, number));
         self.settle_witnesses();
         self.tell_capturing().await;
         Ok(())
-    }
-
-    /// Of the edge of `epoch` is waited for what it has captured since then; or for nothing more.
-    ///
-    /// # Errors
-    /// The store takes no more writes.
-    pub async fn note_owed(&self, epoch: Epoch, since: Option<Micros>) -> Result<(), LogClosed> {
-        self.update_captures(|captures| captures.note_owed(epoch, since)).await.map(|_| ())
-    }
-
-    /// Those who were relieved and have not brought all that they captured.
-    pub fn owing(&self) -> Vec<(Epoch, Owner)> {
-        self.captures(|captures| captures.owners().owing().map(|(epoch, owner)| (epoch, owner.clone())).collect())
     }
 
     // Who may request a takeover.
@@ -181,16 +120,6 @@ impl Meeting {
     /// last heard itself.
     pub fn detoured(&self, epoch: Epoch) -> Option<(Instant, Micros)> {
         self.captures(|captures| captures.relayed_since(epoch))
-    }
-
-    /// The lease that has run out, once; or when the next one does.
-    pub fn lapsed(&self, now: Instant) -> Option<Lapsed> {
-        self.captures(|captures| captures.handle_timeout(now))
-    }
-
-    /// When the next lease runs out.
-    pub fn lease_end(&self) -> Option<Instant> {
-        self.captures(|captures| captures.poll_timeout())
     }
 
     /// The epochs under which edges capture now, or may.

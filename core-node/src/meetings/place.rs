@@ -25,17 +25,30 @@ use mesh::{
     identity::{NodeId, Role},
     node::Member,
     placement::{Candidate, Decision, Measured, Policy, RttSource, Site, Verdict, rank, sites},
-    wire::{Epoch, request::Source},
+    wire::{
+        Epoch,
+        request::{Response, Source},
+    },
 };
 use tokio::sync::Semaphore;
 
 use self::{measure::Distances, memory::Memory, ramp::Ramp, target::Target};
 use super::{
     apart,
-    invite::{Declined, invite, reach},
-    lifecycle::Unplaced,
+    invite::{invite, knows_leases},
 };
-use crate::{lock, meeting::Meeting, peers::Mesh, record::Owner};
+use crate::{
+    lock,
+    meeting::{
+        Meeting,
+        lifecycle::Unplaced,
+        machine::{
+            Order,
+            seek::{Declined, DeclinedBy, Eligible, Found},
+        },
+    },
+    peers::Mesh,
+};
 
 /// Edges asked to take one meeting before it has to wait.
 const MAX_ASKED: usize = 3;
@@ -51,12 +64,6 @@ const MAX_REVIEWS: usize = 16;
 
 /// What was measured within this, for whatever meeting, is not measured again for a review.
 const REVIEWED: Duration = Duration::from_secs(20);
-
-/// [`Unplaced::code`] where the edge whose lease has lapsed captures the meeting still, and is expected back.
-pub(super) const RETURNS: &str = "edge_returns";
-
-/// [`Unplaced::code`] where there are edges, and none may be asked.
-pub(super) const NOT_ALLOWED: &str = "no_edge_allowed";
 
 /// Chooses edges.
 pub struct Placer {
@@ -78,12 +85,6 @@ pub struct Wanted {
     pub stun: Option<String>,
     /// The conditions.
     pub policy: Policy,
-    /// In which slot the edge captures.
-    pub slot: u8,
-    /// Where another edge of the meeting is already.
-    pub apart: Option<RegionId>,
-    /// The edge whose lease has lapsed is waited for, if it says that it captures the meeting still.
-    pub await_former: bool,
 }
 
 impl Placer {
@@ -92,45 +93,66 @@ impl Placer {
         Self { mesh, model, memory: Mutex::default(), ramp: Mutex::default(), reviews: Semaphore::new(MAX_REVIEWS) }
     }
 
-    /// Finds an edge for `meeting` and has it join, under epochs above `after`. Returns the epoch taken.
-    ///
-    /// # Errors
-    /// The newest epoch tried, and why nobody took it.
-    pub async fn place(&self, meeting: &Meeting, wanted: Wanted, after: Epoch) -> Result<Epoch, (Epoch, Unplaced)> {
+    /// The edges that may take `meeting`, the best first; and why they are in that order.
+    pub(super) async fn rank_for(&self, meeting: &Meeting, wanted: Wanted, order: Order) -> (Found, Option<Decision>) {
         let begun = Instant::now();
-        let failed = |code, detail: String, retry| Unplaced { code, detail, retry };
-        let target = Target::of(&wanted.source, wanted.stun.as_deref())
-            .ok_or_else(|| (after, failed("bad_source", "the source's address names no host".into(), false)))?;
-        let policy = self.current(&wanted.policy);
+        let Some(target) = Target::of(&wanted.source, wanted.stun.as_deref()) else {
+            let detail = "the source's address names no host".into();
+            return (Found::Ranked(Err(Unplaced { code: "bad_source", detail, retry: false })), None);
+        };
+        let mut policy = self.current(&wanted.policy);
+        policy.without.extend(order.without);
         let had_edge = !meeting.captures(|captures| captures.owners().rows.is_empty());
         let distances = self.distances(&target, &policy, had_edge).await;
         let decision = rank(&self.candidates(&distances), &policy, uuid::Uuid::new_v4().as_u128() as u64);
         metrics::histogram!("nearfield_core_placement_seconds").record(begun.elapsed().as_secs_f64());
-        let mut epoch = after;
-        let mut refusals = vec![];
-        for row in apart::order(&decision.rows, wanted.apart.as_ref()).into_iter().take(MAX_ASKED) {
-            epoch = Epoch(epoch.0 + 1);
-            let owner = Owner { slot: wanted.slot, ..Owner::new(row.node.clone(), row.region.clone()) };
-            match self.assign(meeting, &wanted, epoch, owner, &decision).await {
-                Ok(()) => return Ok(epoch),
-                Err(declined @ Declined::Captures) => {
-                    let detail = format!("{}: {declined}", row.node);
-                    return Err((epoch, failed(RETURNS, detail, true)));
-                }
-                Err(declined) => refusals.push(format!("{}: {declined}", row.node)),
-            }
-        }
-        let edges = decision.rows.len();
-        let detail = match refusals.is_empty() {
-            true => format!("none of {edges} edges may take it"),
-            false => refusals.join("; "),
-        };
-        let code = if edges == 0 || !refusals.is_empty() { "no_edge" } else { NOT_ALLOWED };
-        if refusals.is_empty() {
+        let best = apart::order(&decision.rows, order.apart.as_ref()).into_iter().take(MAX_ASKED);
+        let best: Vec<Eligible> =
+            best.map(|row| Eligible { edge: row.node.clone(), region: row.region.clone() }).collect();
+        if best.is_empty() {
+            let epoch = Epoch(order.after.0 + 1);
             // Why all were excluded is worth as much as why one was chosen; the log's end is noticed elsewhere.
-            let _ = meeting.decided(Epoch(epoch.0 + 1), shown(&decision, Epoch(epoch.0 + 1), None)).await;
+            let _ = meeting.decided(epoch, shown(&decision, epoch, None)).await;
         }
-        Err((epoch, failed(code, detail, true)))
+        (Found::Ranked(Ok((best, decision.rows.len()))), Some(decision))
+    }
+
+    /// `edge` is to be asked under `epoch`: that is noted, with why it was chosen. Whether it knows leases.
+    ///
+    /// # Errors
+    /// It does not answer, or the store takes no more writes.
+    pub(super) async fn begin(
+        &self,
+        meeting: &Meeting,
+        edge: &NodeId,
+        epoch: Epoch,
+        decision: &Option<Decision>,
+    ) -> Result<bool, Declined> {
+        let report = report_of(&self.mesh.members().borrow(), edge).unwrap_or_default();
+        lock(&self.ramp).handle_asked(edge, report, Instant::now());
+        if let Some(decision) = decision {
+            meeting.decided(epoch, shown(decision, epoch, Some(edge))).await?;
+        }
+        knows_leases(&*self.mesh, edge).await
+    }
+
+    /// Asks the owner of `epoch` to join.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(super) async fn join(&self, meeting: &Meeting, wanted: Wanted, epoch: Epoch) -> Result<Response, Declined> {
+        let regions = wanted.policy.residency.into_iter().flatten().collect();
+        invite(&*self.mesh, regions, meeting, wanted.source, epoch).await
+    }
+
+    /// An edge did not take a meeting.
+    pub(super) fn handle_declined(&self, by: &DeclinedBy) {
+        if by.begun {
+            lock(&self.ramp).handle_refused(&by.edge);
+        }
+        if by.silent {
+            self.handle_silent(&by.edge);
+        }
     }
 
     /// Measures again, where that is some time ago, what a live meeting depends on: its own edge, and those that would be
@@ -164,35 +186,6 @@ impl Placer {
     pub(super) fn tables(&self) -> [(&'static str, usize); 3] {
         let (relays, silent) = lock(&self.memory).sizes();
         [("measured_relays", relays), ("silent_edges", silent), ("assigned_edges", lock(&self.ramp).len())]
-    }
-
-    async fn assign(
-        &self,
-        meeting: &Meeting,
-        wanted: &Wanted,
-        epoch: Epoch,
-        owner: Owner,
-        decision: &Decision,
-    ) -> Result<(), Declined> {
-        let edge = owner.edge.clone();
-        if wanted.await_former {
-            reach(&*self.mesh, meeting, wanted.slot, &edge).await.inspect_err(|declined| self.note(&edge, declined))?;
-        }
-        let report = report_of(&self.mesh.members().borrow(), &edge).unwrap_or_default();
-        lock(&self.ramp).handle_asked(&edge, report, Instant::now());
-        meeting.decided(epoch, shown(decision, epoch, Some(&edge))).await?;
-        let regions = wanted.policy.residency.iter().flatten().cloned().collect();
-        let asked = invite(&*self.mesh, regions, meeting, wanted.source.clone(), epoch, owner).await;
-        asked.inspect_err(|declined| {
-            lock(&self.ramp).handle_refused(&edge);
-            self.note(&edge, declined);
-        })
-    }
-
-    fn note(&self, edge: &NodeId, declined: &Declined) {
-        if *declined == Declined::Silent {
-            self.handle_silent(edge);
-        }
     }
 
     /// How far edges are from `target`. In a `hurry` what was measured within the minute is enough.

@@ -157,9 +157,24 @@ fn the_table_says_what_each_input_makes_of_each_phase() {
 fn what_an_edge_captured_after_its_end_is_not_taken() {
     let mut bench = Bench::at(Phase::Leased);
     let end = bench.now.wall;
+    assert_eq!(bench.captures.held(0, bench.now.at), Some(EPOCH));
     assert!(bench.captures.stop(EPOCH, end) && !bench.captures.stop(EPOCH, end.plus(LEASE)), "once");
+    assert_eq!(bench.captures.held(0, bench.now.at), None, "though its lease runs");
     assert!(bench.captures.takes(EPOCH, end.plus(seat::CLOCK_MARGIN)));
     assert!(!bench.captures.takes(EPOCH, end.plus(seat::CLOCK_MARGIN + Duration::from_micros(1))));
+}
+
+#[test]
+fn a_fence_is_never_lowered_and_whom_it_spares_is_said_anew() {
+    let mut captures = Bench::new().captures;
+    let fenced =
+        |captures: &Captures<()>| (1..=4).filter(|epoch| captures.is_fenced(Epoch(*epoch))).collect::<Vec<_>>();
+    captures.fence(Epoch(3), [Epoch(1)].into());
+    assert_eq!(fenced(&captures), [2]);
+    captures.fence(Epoch(2), [Epoch(2)].into());
+    assert_eq!(fenced(&captures), [1]);
+    captures.fence(Epoch(4), BTreeSet::new());
+    assert_eq!(fenced(&captures), [1, 2, 3]);
 }
 
 #[test]

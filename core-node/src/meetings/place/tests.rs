@@ -132,14 +132,7 @@ async fn a_live_meetings_edge_and_its_next_best_are_measured_again_and_nobody_tw
     let Bench { mut core, _dir } = bench();
     core.mesh.edges(["a", "b", "c", "d", "e"].map(|name| edge(name, "eu-central", 10)).to_vec());
     core.create().await;
-    let wanted = Wanted {
-        source: core.assigned().await.1.source,
-        stun: None,
-        policy: Policy::default(),
-        slot: 0,
-        apart: None,
-        await_former: false,
-    };
+    let wanted = Wanted { source: core.assigned().await.1.source, stun: None, policy: Policy::default() };
     let before = probed(&core);
     let placer = core.meetings.placer();
     placer.review(&wanted, &"a".parse().unwrap()).await.unwrap();

@@ -4,8 +4,6 @@
 //! What the first has captured by then it *owes*. That is on its owner's row (`Owner::owes`), so that a restart and a takeover know of
 //! it; it is waited for at the end of the meeting, as long as the edge lives and anything is; what never comes is a gap.
 
-#![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
-
 use std::time::{Duration, Instant};
 
 use mesh::{
@@ -13,17 +11,16 @@ use mesh::{
     wire::{Epoch, control::CloseReason},
 };
 
-use super::Supervisor;
+use super::{Action, Machine};
 use crate::{
-    log::LogClosed,
-    meeting::{wall, wishes::Wish},
-    record::{Gap, GapReason},
+    meeting::{captures::Now, wishes::Wish},
+    record::{Gap, GapReason, Owner},
 };
 
 /// How long it may be so: longer than a link takes to come back after a short cut.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 8000 });
 
-impl Supervisor {
+impl<L: Clone> Machine<L> {
     /// When it will have lasted for too long.
     pub(super) fn relief_due(&self) -> Option<Instant> {
         let (_, since, _) = self.detoured()?;
@@ -33,71 +30,73 @@ impl Supervisor {
     /// The first edge, if it is heard by way of others only: since when, and when it was last heard itself.
     fn detoured(&self) -> Option<(Epoch, Instant, Micros)> {
         let first = self.lifecycle.capturing().filter(|_| self.lifecycle.leaving().is_none())?;
-        let (since, heard) = self.meeting.detoured(first)?;
+        let (since, heard) = self.captures.relayed_since(first)?;
         Some((first, since, heard))
     }
 
     /// Has the meeting move, or stay if the edge is heard itself again.
-    pub(super) async fn relieve_detoured(&mut self, now: Instant) -> Result<(), LogClosed> {
+    pub(super) fn relieve_detoured(&mut self, now: Now) {
         if self.lifecycle.capturing().is_none() || self.lifecycle.leaving().is_some() {
-            return Ok(());
+            return;
         }
-        let overdue = self.detoured().filter(|(_, since, _)| *since + PATIENCE <= now);
-        let Some((first, _, heard)) = overdue else { return self.end_relief(now).await };
+        let overdue = self.detoured().filter(|(_, since, _)| *since + PATIENCE <= now.at);
+        let Some((first, _, heard)) = overdue else { return self.end_relief(now) };
         if self.second.relieve(true) {
             tracing::warn!(
                 epoch = first.0,
                 "the edge is heard by way of others only, and its speech is not: another is sought"
             );
             metrics::counter!("nearfield_core_edges_detoured_total").increment(1);
-            let why = "its edge is heard by way of other nodes only, and its speech does not come";
-            self.meeting.wishes.handle_unmet(Wish::Path, why, wall());
+            self.unmet(Wish::Path, "its edge is heard by way of other nodes only, and its speech does not come");
         }
-        if self.second.live().is_some_and(|epoch| self.meeting.detoured(epoch).is_none()) {
-            self.meeting.note_owed(first, Some(heard)).await?;
-            self.promote(first).await?;
-            self.leave(first).await;
+        if self.second.live().is_some_and(|epoch| self.captures.relayed_since(epoch).is_none()) {
+            self.note_owed(first, Some(heard));
+            self.promote(first, now);
+            self.tell_to_leave(first);
             // Nobody is to relieve the one that has just come.
             self.second.relieve(false);
             self.tell_owed();
         }
-        Ok(())
     }
 
-    async fn end_relief(&mut self, now: Instant) -> Result<(), LogClosed> {
+    fn end_relief(&mut self, now: Now) {
         if self.second.relieve(false) {
             self.tell_owed();
         }
         // It may have been on its way.
-        match self.second.epoch().filter(|_| !self.second.is_wanted() && !self.is_finishing()) {
-            Some(second) => self.relieve_second(second, now).await,
-            None => Ok(()),
+        if let Some(second) = self.second.epoch().filter(|_| !self.second.is_wanted() && !self.is_finishing()) {
+            self.relieve_second(second, now);
         }
     }
 
+    fn note_owed(&mut self, epoch: Epoch, since: Option<Micros>) {
+        self.captures.note_owed(epoch, since);
+        self.actions.push_back(Action::Write);
+    }
+
     /// Says on the meeting why words are late, as long as they are.
-    fn tell_owed(&self) {
-        match self.meeting.owing().first() {
-            None => self.meeting.wishes.handle_met(Wish::Path),
-            Some((_, owner)) => {
-                let why = format!(
-                    "{} was heard by way of other nodes only: another edge took its place, and what it captured until then comes \
+    fn tell_owed(&mut self) {
+        let owing = self.captures.owners().owing().next().map(|(_, owner)| owner.edge.clone());
+        match owing {
+            None => self.actions.push_back(Action::Met(Wish::Path)),
+            Some(edge) => self.unmet(
+                Wish::Path,
+                format!(
+                    "{edge} was heard by way of other nodes only: another edge took its place, and what it captured until then comes \
                      when its own way is open",
-                    owner.edge
-                );
-                self.meeting.wishes.handle_unmet(Wish::Path, why, wall());
-            }
+                ),
+            ),
         }
     }
 
     /// Whether the edge of `epoch` was relieved, and has speech that did not come.
     pub(super) fn is_owing(&self, epoch: Epoch) -> bool {
-        self.meeting.owing().iter().any(|(of, _)| *of == epoch)
+        self.captures.owners().owing().any(|(of, _)| of == epoch)
     }
 
     /// Whether an edge that was relieved, and lives, has speech that did not come.
     pub(super) fn owes(&self) -> bool {
-        self.meeting.owing().iter().any(|(_, owner)| self.is_member(owner))
+        self.captures.owners().owing().any(|(_, owner)| self.is_member(owner))
     }
 
     /// At the end of a meeting: what a relieved edge has may still come, when the meeting's edge has left.
@@ -110,27 +109,27 @@ impl Supervisor {
     }
 
     /// The edge of `epoch` has brought all that it had.
-    pub(super) async fn handle_paid(&mut self, epoch: Epoch, now: Instant) -> Result<(), LogClosed> {
+    pub(super) fn handle_paid(&mut self, epoch: Epoch, now: Now) {
         if !self.is_owing(epoch) {
-            return Ok(());
+            return;
         }
-        self.meeting.note_owed(epoch, None).await?;
+        self.note_owed(epoch, None);
         if !self.second.relieves() {
             self.tell_owed();
         }
         self.close_if_last(now);
-        Ok(())
     }
 
     /// At the end of the meeting: what never came is a gap.
-    pub(super) async fn name_owed(&mut self) -> Result<(), LogClosed> {
-        for (epoch, owner) in self.meeting.owing() {
+    pub(super) fn name_owed(&mut self, now: Now) {
+        let owing: Vec<(Epoch, Owner)> =
+            self.captures.owners().owing().map(|(epoch, owner)| (epoch, owner.clone())).collect();
+        for (epoch, owner) in owing {
             let Some(from) = owner.owes else { continue };
-            let to = Some(owner.until.unwrap_or_else(wall));
-            self.publish_gap(Gap { seq: 0, from, to, reason: GapReason::GivenUp, segment: None }).await?;
-            self.meeting.note_owed(epoch, None).await?;
+            let to = Some(owner.until.unwrap_or(now.wall));
+            self.actions.push_back(Action::Gap(Gap { seq: 0, from, to, reason: GapReason::GivenUp, segment: None }));
+            self.note_owed(epoch, None);
         }
-        Ok(())
     }
 
     /// What the second edge is sought for.

@@ -23,7 +23,7 @@
 
 mod early;
 #[cfg(test)]
-mod orders;
+pub(super) mod orders;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -97,6 +97,11 @@ pub enum Action {
     /// End the spurts that are still open, of every epoch so far.
     Seal,
 }
+
+/// [`Unplaced::code`] where the edge whose lease has lapsed captures the meeting still, and is expected back.
+pub const RETURNS: &str = "edge_returns";
+/// [`Unplaced::code`] where there are edges, and none may be asked.
+pub const NOT_ALLOWED: &str = "no_edge_allowed";
 
 /// Why a placement came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]

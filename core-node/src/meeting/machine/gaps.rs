@@ -11,44 +11,43 @@ use mesh::{
     },
 };
 
-use super::{Supervisor, Which};
+use super::{Action, Machine, Which};
 use crate::{
-    log::LogClosed,
-    meeting::{Notice, wall},
-    meetings::lifecycle::may_be_its_own,
+    meeting::{Notice, captures::Now, lifecycle::may_be_its_own},
     record::{Gap, GapReason, Status},
 };
 
 /// An edge notices a silent relay within seconds: what it says of longer silence is not believed.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
-impl Supervisor {
+impl<L: Clone> Machine<L> {
     /// Gaps begin when the last edge that captures, or its relay, is lost, and end when one is live again.
-    pub(super) fn note_gap(&mut self, notice: &Notice) {
+    pub(super) fn note_gap(&mut self, notice: &Notice, now: Now) {
         match notice {
             Notice::State(epoch, EdgeState::Live, _) => {
                 if self.back.take_if(|(back, _)| back == epoch).is_some() {
                     self.note_back(*epoch);
                 }
                 if self.lifecycle.status() != Status::Active {
-                    self.whole_from = wall();
+                    self.whole_from = now.wall;
                 }
                 self.live.insert(*epoch);
             }
             Notice::State(epoch, EdgeState::Reconnecting { silent_ms }, _) => {
                 let silence = Duration::from_millis((*silent_ms).into());
-                self.note_lost(*epoch, GapReason::RelayLost, silent_from(wall(), silence, self.whole_from));
+                self.note_lost(*epoch, GapReason::RelayLost, silent_from(now.wall, silence, self.whole_from));
             }
-            Notice::Closed(epoch, CloseReason::Drain) => self.note_lost(*epoch, GapReason::EdgeLeft, wall()),
+            Notice::Closed(epoch, CloseReason::Drain) => self.note_lost(*epoch, GapReason::EdgeLeft, now.wall),
             Notice::Closed(epoch, CloseReason::LeaseOver) | Notice::Late(epoch) => {
-                self.note_lost(*epoch, GapReason::EdgeLost, self.meeting.heard_at());
+                self.note_lost(*epoch, GapReason::EdgeLost, self.captures.heard_at());
             }
             Notice::State(epoch, EdgeState::Failed(cause), _) => {
-                let captured = self.note_left(*epoch) || *epoch == self.lifecycle.epoch();
+                let was_live = self.note_left(*epoch);
                 // Another may be found, and the meeting go on.
-                if captured && may_be_its_own(*cause) {
+                if (was_live || *epoch == self.lifecycle.epoch()) && may_be_its_own(*cause) {
                     let own = *cause == Cause::EdgeFailed;
-                    self.note_lost(*epoch, if own { GapReason::EdgeLost } else { GapReason::RelayLost }, wall());
+                    let reason = if own { GapReason::EdgeLost } else { GapReason::RelayLost };
+                    self.begin_if_last(*epoch, was_live, reason, now.wall);
                 }
             }
             Notice::Closed(epoch, _) => _ = self.note_left(*epoch),
@@ -73,7 +72,7 @@ impl Supervisor {
     /// Of which edge `epoch` is, if an edge is being asked under it just now.
     pub(super) fn asked(&self, epoch: Epoch) -> Option<Which> {
         let known = self.lifecycle.epoch().max(self.tried).max(self.second.epoch().unwrap_or_default());
-        self.placing.as_ref().map(|(which, _)| *which).filter(|_| epoch > known)
+        self.placing.filter(|_| epoch > known)
     }
 
     pub(super) fn is_captured(&self) -> bool {
@@ -91,9 +90,19 @@ impl Supervisor {
     /// The edge of `epoch` captures no more: a gap, unless another does.
     pub(super) fn note_lost(&mut self, epoch: Epoch, reason: GapReason, from: Micros) {
         self.back.take_if(|(back, _)| *back == epoch);
-        let was_ours = self.is_ours(epoch);
-        self.live.remove(&epoch);
-        if was_ours && !self.is_captured() && self.lifecycle.status() == Status::Active {
+        let was_live = self.live.remove(&epoch);
+        self.begin_if_last(epoch, was_live, reason, from);
+    }
+
+    /// A gap begins with the edge of `epoch`, if that was the last which captured.
+    fn begin_if_last(&mut self, epoch: Epoch, was_live: bool, reason: GapReason, from: Micros) {
+        let captured = match self.lifecycle.status() {
+            Status::Active => true,
+            // It may be live, and gone, before the answer that it takes the meeting has been read.
+            Status::Placing | Status::Connecting => was_live,
+            Status::Finishing | Status::Done | Status::Failed => false,
+        };
+        if captured && self.is_ours(epoch) && !self.is_captured() {
             self.begin_gap(reason, from);
         }
     }
@@ -102,25 +111,11 @@ impl Supervisor {
         self.gap.get_or_insert(Gap { seq: 0, from, to: None, reason, segment: None });
     }
 
-    pub(super) async fn end_gap(&mut self) -> Result<(), LogClosed> {
-        let Some(gap) = self.gap.take() else { return Ok(()) };
-        self.whole_from = wall();
-        let gap = Gap { to: Some(self.whole_from), ..gap };
-        metrics::histogram!("nearfield_core_gap_seconds").record(self.whole_from.since(gap.from).as_secs_f64());
-        self.publish_gap(gap).await
-    }
-
-    pub(super) async fn publish_gap(&mut self, gap: Gap) -> Result<(), LogClosed> {
-        let meeting = self.meeting.clone();
-        let keep = |gap: Gap| async move {
-            meeting
-                .update(|record| {
-                    record.gaps.retain(|g| g.to.is_some());
-                    record.add_gap(gap);
-                })
-                .await
-        };
-        self.meeting.publisher.gap(gap, keep).await
+    pub(super) fn end_gap(&mut self, now: Now) {
+        let Some(gap) = self.gap.take() else { return };
+        self.whole_from = now.wall;
+        metrics::histogram!("nearfield_core_gap_seconds").record(now.wall.since(gap.from).as_secs_f64());
+        self.actions.push_back(Action::Gap(Gap { to: Some(now.wall), ..gap }));
     }
 }
 

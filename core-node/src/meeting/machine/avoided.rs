@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use mesh::identity::NodeId;
 
-use crate::meetings::lifecycle::REMEMBERED;
+use crate::meeting::lifecycle::REMEMBERED;
 
 /// Which, and since when. Each has had the meeting within [`REMEMBERED`], so there are few.
 #[derive(Debug, Default)]

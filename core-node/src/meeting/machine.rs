@@ -1,0 +1,628 @@
+//! What becomes of one live meeting. It decides, and does nothing: the driver (`meetings::supervise`) feeds it what happens and does what
+//! it asks.
+//!
+//! It is made of small machines: [`Captures`] knows which edges capture, [`Lifecycle`] where the meeting stands, [`Second`] what becomes
+//! of the second edge, `Leave` when the meeting is left without anybody asking. Here they are put together: one fact may be news to
+//! several of them, and what one of them wants another may have to know.
+//!
+//! Calling contract. After each input call [`Machine::advance`], and do all that [`Machine::poll_action`] says, in its order and
+//! each to its end; then [`Machine::conclude`], and do what that leads to. Then wait for an input, or for [`Machine::poll_timeout`]. Only the
+//! driver polls actions. An edge's beats, links and answers go to [`Captures`] by any task, which wakes the driver if there is news.
+
+mod avoided;
+mod gaps;
+mod placing;
+mod relief;
+pub mod seek;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mesh::{
+    clock::Micros,
+    identity::NodeId,
+    lease::Lapsed,
+    node::Member,
+    wire::{
+        Epoch,
+        control::{CloseReason, EdgeState},
+    },
+};
+
+pub use self::placing::Order;
+use self::{
+    avoided::Avoided,
+    seek::{DeclinedBy, Seek, Step},
+};
+use super::{
+    Notice,
+    captures::{Captures, Now},
+    leave::{Leave, REQUESTED},
+    lifecycle::{self, Lifecycle, may_be_its_own},
+    second::Second,
+    wishes::Wish,
+};
+use crate::record::{Gap, GapReason, MeetingRecord, Owner, Status};
+
+/// How long an edge that was given up and renews its lease again is watched before it is believed that it has captured all the
+/// while: one that stood still finds out at once that it must leave, and its beats may be faster.
+const SURE: Duration = Duration::from_secs(2);
+
+/// Which of a meeting's edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one that the meeting's status follows.
+    First,
+    /// The other.
+    Second,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Go on to find an edge and have it join; [`Machine::handle_found`] follows.
+    Seek(Step),
+    /// What is being done to find one is not wanted any more.
+    DropSeek,
+    /// This edge did not take it.
+    Declined(DeclinedBy),
+    /// An edge that declined requests no takeover: look what those who may have said.
+    Tally,
+    /// Tell the edge of this epoch to leave.
+    Leave(Epoch),
+    /// Rows of [`Captures`] have changed: write them.
+    Write,
+    /// The same: the edge of this epoch is stopped. Then [`Captures::handle_stopped`], and whoever merges is told.
+    Stopped(Epoch),
+    /// Whoever merges is to know who captures.
+    Capturing,
+    /// What owners before `below` left open ends.
+    End {
+        /// But for those who capture.
+        below: Epoch,
+        /// And none of it is begun any more.
+        fence: bool,
+        /// After a while: its last packets may be on their way.
+        wait: bool,
+    },
+    /// No spurt of epochs below this one is begun any more, and what is open ends where it is.
+    Fence(Epoch),
+    /// A time in which nobody captured is over.
+    Gap(Gap),
+    /// It stands there: to be written, and published.
+    Tell(StatusChange),
+    /// No edge has anything left to bring.
+    NoWitness,
+    /// The edge is not to be asked until it is heard of again.
+    Silent(NodeId),
+    /// This is wished for and not had, for that reason.
+    Unmet(Wish, String),
+    /// It is had, or wished for no more.
+    Met(Wish),
+}
+
+/// Where a meeting stands, for the record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StatusChange {
+    /// Where.
+    pub status: Status,
+    /// Why it has failed: a stable word, and words.
+    pub failure: Option<(String, Option<String>)>,
+    /// Why it was left; a stable word.
+    pub left: Option<&'static str>,
+    /// Nobody captures it since then.
+    pub gap: Option<Gap>,
+}
+
+/// What [`Machine::poll_timeout`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// A lease runs out.
+    Lease,
+    /// The life-cycle waits for something: an edge, words.
+    Lifecycle,
+    /// The second edge is to be live, or to be sought again.
+    Second,
+    /// Nobody is in it, or its time is up.
+    Leave,
+    /// An edge that came back is believed.
+    Back,
+    /// An edge whose speech has no way here is to be relieved.
+    Relief,
+    /// A slot is free for the next edge.
+    Vacant,
+}
+
+/// See the module. `L` is a link to an edge.
+#[derive(Debug)]
+pub struct Machine<L> {
+    /// Which edges capture it.
+    pub captures: Captures<L>,
+    lifecycle: Lifecycle,
+    second: Second,
+    leave: Leave,
+    /// The epochs whose edges capture, among them one that is not known yet to have taken the meeting.
+    live: BTreeSet<Epoch>,
+    /// This edge wants to be relieved, which waits until it is known and captures.
+    leaves: Option<Epoch>,
+    /// What is being placed. One at a time: epochs are counted on from the newest.
+    placing: Option<Which>,
+    seek: Seek,
+    /// The newest epoch that was tried.
+    tried: Epoch,
+    /// The first edge is to be placed as soon as the second is.
+    place_next: bool,
+    /// How often in a row the edge was said to come back.
+    awaited: u32,
+    avoided: Avoided,
+    /// The first edge has left; the second has not yet.
+    closed: Option<(Epoch, CloseReason)>,
+    members: Arc<Vec<Member>>,
+    /// Nobody captures it, since when and why.
+    gap: Option<Gap>,
+    /// Since when somebody has captured it without a gap, as far as that is known.
+    whole_from: Micros,
+    /// This edge has the meeting again, and is believed from then on to have captured all the while.
+    back: Option<(Epoch, Instant)>,
+    /// The owner has been seen alive since it became the owner.
+    owner_seen: bool,
+    told: Option<Status>,
+    actions: VecDeque<Action>,
+}
+
+impl<L: Clone> Machine<L> {
+    /// A new meeting, to be placed. Takes the owners out of `record`.
+    pub fn new(record: &mut MeetingRecord, now: Now) -> Self {
+        let second = Second::new(record.spec.redundancy > 1);
+        Self::with(record, Lifecycle::new(), second, now)
+    }
+
+    /// A meeting that was under way when this core stopped, or that another core served; `undone` spurts of it wait for their words.
+    /// Takes the owners out of `record`.
+    pub fn resumed(record: &mut MeetingRecord, undone: usize, now: Now) -> Self {
+        // If the newest itself is leaving, it says so again.
+        let newest = record.owners.epoch;
+        let leaving = record.owners.capturing().find(|(epoch, o)| o.leaving && *epoch != newest);
+        let leaving = leaving.map(|(epoch, _)| epoch);
+        let staying = record.owners.capturing().filter(|(epoch, _)| Some(*epoch) != leaving);
+        let staying: Vec<(Epoch, u8)> = staying.map(|(epoch, o)| (epoch, o.slot)).collect();
+        // One is the first, whichever.
+        let (first, slot) = staying.first().copied().unwrap_or((newest, 0));
+        let other = staying.iter().find(|(_, other)| *other != slot).map(|(epoch, _)| *epoch);
+        let lifecycle = Lifecycle::resumed(record.status, first, leaving, undone, now.at);
+        let second = Second::resumed(record.spec.redundancy > 1, 1 - slot.min(1), other, now.at);
+        Self::with(record, lifecycle, second, now)
+    }
+
+    fn with(record: &mut MeetingRecord, lifecycle: Lifecycle, second: Second, now: Now) -> Self {
+        let captures = Captures::of(record, now);
+        Self {
+            tried: captures.owners().epoch,
+            captures,
+            lifecycle,
+            second,
+            leave: Leave::new(&record.spec.leave, now.wall, now.at),
+            live: BTreeSet::new(),
+            leaves: None,
+            placing: None,
+            seek: Seek::default(),
+            place_next: false,
+            awaited: 0,
+            avoided: Avoided::default(),
+            closed: None,
+            members: Arc::default(),
+            gap: record.gaps.iter().find(|gap| gap.to.is_none()).cloned(),
+            whole_from: record.gaps.iter().filter_map(|gap| gap.to).max().unwrap_or_default(),
+            back: None,
+            owner_seen: false,
+            told: None,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Where it stands.
+    pub fn status(&self) -> Status {
+        self.lifecycle.status()
+    }
+
+    /// What to do next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Machine::handle_timeout`] is next needed, and for what.
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        let waits = [
+            (self.captures.poll_timeout(), Reason::Lease),
+            (self.lifecycle.poll_timeout(), Reason::Lifecycle),
+            (self.second.poll_timeout().filter(|_| self.minds_second()), Reason::Second),
+            (self.leave.poll_timeout().filter(|_| self.may_leave()), Reason::Leave),
+            (self.back.map(|(_, sure)| sure), Reason::Back),
+            (self.relief_due(), Reason::Relief),
+            (self.seek.poll_timeout(), Reason::Vacant),
+        ];
+        waits.into_iter().filter_map(|(at, reason)| Some((at?, reason))).min()
+    }
+
+    // Inputs.
+
+    /// An edge, or the API, says so.
+    pub fn handle_notice(&mut self, notice: Notice, now: Now) {
+        self.note_gap(&notice, now);
+        match notice {
+            Notice::Opened(epoch) => self.lifecycle.handle_opened(epoch),
+            Notice::State(epoch, EdgeState::Live, detail) => {
+                self.second.handle_live(epoch);
+                self.lifecycle.handle_edge_state(epoch, EdgeState::Live, detail, now.at);
+            }
+            Notice::State(epoch, state @ EdgeState::Failed(cause), detail) => {
+                if may_be_its_own(cause) {
+                    self.avoid(epoch, now);
+                }
+                if !self.is_spare(epoch, now) {
+                    self.lifecycle.handle_edge_state(epoch, state, detail, now.at);
+                }
+            }
+            Notice::State(epoch, state, detail) => self.lifecycle.handle_edge_state(epoch, state, detail, now.at),
+            Notice::Closed(epoch, reason) => self.handle_closed(epoch, reason, now),
+            Notice::Late(_) if self.is_finishing() => {}
+            // What it owes is on its way.
+            Notice::Late(epoch) if self.is_owing(epoch) => {}
+            Notice::Late(epoch) => self.handle_closed(epoch, CloseReason::LeaseOver, now),
+            // `advance` relieves it.
+            Notice::HandOver(epoch) => self.leaves = self.leaves.max(Some(epoch)),
+            Notice::Stop => self.leave_for(REQUESTED, now),
+        }
+    }
+
+    /// These nodes are there, as far as the gossip knows. Nothing follows from it before [`Machine::handle_members`].
+    pub fn know(&mut self, members: Arc<Vec<Member>>) {
+        self.members = members;
+    }
+
+    /// Who is there has changed.
+    pub fn handle_members(&mut self, now: Now) {
+        let epoch = self.lifecycle.epoch();
+        let Some(owner) = self.captures.owner(epoch).cloned() else { return };
+        if self.is_draining(&owner) {
+            self.hand_over(epoch, now);
+        }
+        if owner.leased && self.captures.is_leased(owner.slot, now.at) {
+            return;
+        }
+        if self.is_member(&owner) {
+            self.owner_seen = true;
+        } else if std::mem::take(&mut self.owner_seen) {
+            tracing::warn!(edge = %owner.edge, "the edge is down");
+            self.note_lost(epoch, GapReason::EdgeLost, now.wall);
+            if !self.promote(epoch, now) && !self.waits_for_owed(epoch, CloseReason::LeaseOver) {
+                self.lifecycle.handle_edge_down(epoch, now.at);
+            }
+        }
+    }
+
+    /// A deadline has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(lapsed) = self.captures.handle_timeout(now.at) {
+            self.handle_lapsed(&lapsed, now);
+        }
+        let next = self.seek.handle_timeout(&mut self.captures, now);
+        self.follow(next, now);
+        if let Some(epoch) = self.second.handle_timeout(now.at) {
+            tracing::warn!(epoch = epoch.0, "the second edge did not get in");
+            self.avoid(epoch, now);
+            self.unmet(self.second_wish(), "the second edge did not get in");
+            self.tell_to_leave(epoch);
+            self.give_up(epoch, now);
+        }
+        if let Some((epoch, _)) = self.back.take_if(|(_, sure)| *sure <= now.at) {
+            self.note_back(epoch);
+        }
+        if self.lifecycle.poll_timeout().is_some_and(|at| at <= now.at) {
+            let awaited = self.closed.is_none() || self.second.epoch().is_some();
+            if self.owes() || (awaited && self.lives(self.lifecycle.epoch())) {
+                self.lifecycle.handle_edge_alive(now.at);
+            }
+            if let Some(unopened) = self.lifecycle.unopened(now.at) {
+                self.avoid(unopened, now);
+            }
+            self.lifecycle.handle_timeout(now.at);
+        }
+    }
+
+    /// So many spurts wait for their words, so many of those are open, and so many people are there. What follows from all that has come
+    /// in is decided.
+    pub fn advance(&mut self, undone: usize, open: usize, present: usize, now: Now) {
+        self.lifecycle.handle_backlog(undone, open, now.at);
+        self.leave_if_due(present, now);
+        self.catch_up(now);
+        self.obey_lifecycle(now);
+        self.stop_gone(now);
+        self.place_due(now);
+        // Nobody may be sought any more, which ends it.
+        self.obey_lifecycle(now);
+    }
+
+    /// What [`Machine::advance`] asked for is done, and the backlog is this by now: the world is told where the meeting stands.
+    pub fn conclude(&mut self, undone: usize, open: usize, now: Now) {
+        self.lifecycle.handle_backlog(undone, open, now.at);
+        if self.lifecycle.edge_gone() && undone == 0 {
+            self.actions.push_back(Action::NoWitness);
+        }
+        self.tell(now);
+    }
+
+    // What follows from them.
+
+    fn obey_lifecycle(&mut self, now: Now) {
+        while let Some(action) = self.lifecycle.poll_action() {
+            match action {
+                lifecycle::Action::Place => self.place_next = true,
+                lifecycle::Action::Leave => {
+                    self.tell_to_leave(self.lifecycle.epoch());
+                    self.second.epoch().into_iter().for_each(|second| self.tell_to_leave(second));
+                }
+                lifecycle::Action::Dismiss(former) => self.dismiss(former, now),
+                lifecycle::Action::Seal => {
+                    let newest = self.lifecycle.epoch().max(self.captures.owners().epoch);
+                    self.actions.push_back(Action::Fence(Epoch(newest.0 + 1)));
+                }
+            }
+        }
+    }
+
+    fn leave_for(&mut self, why: &'static str, now: Now) {
+        self.second.stop();
+        self.lifecycle.handle_leave(why, now.at);
+    }
+
+    /// Leaves a meeting that nobody is in any more, or whose time is up.
+    fn leave_if_due(&mut self, present: usize, now: Now) {
+        let known = self.status() == Status::Active && self.gap.is_none();
+        self.leave.handle_present(known.then_some(present), now.at);
+        if let Some(why) = self.leave.poll_due(now.at).filter(|_| self.may_leave()) {
+            tracing::info!(why, "the meeting is left");
+            metrics::counter!("nearfield_core_meetings_left_total", "why" => why).increment(1);
+            self.leave_for(why, now);
+        }
+    }
+
+    fn may_leave(&self) -> bool {
+        matches!(self.status(), Status::Placing | Status::Connecting | Status::Active)
+    }
+
+    fn handle_closed(&mut self, epoch: Epoch, reason: CloseReason, now: Now) {
+        self.handle_paid(epoch, now);
+        if self.is_spare(epoch, now) {
+            return;
+        }
+        if matches!(reason, CloseReason::Drain | CloseReason::LeaseOver | CloseReason::Failed) {
+            self.stop(epoch, now);
+        }
+        if !self.waits_for_second(epoch, reason) && !self.waits_for_owed(epoch, reason) {
+            self.lifecycle.handle_closed(epoch, reason, now.at);
+        }
+        // One that was on its way comes too late.
+        if let Some(second) = self.second.epoch().filter(|_| self.is_finishing() && self.closed.is_none()) {
+            self.tell_to_leave(second);
+        }
+    }
+
+    /// At the end of a meeting: what the second edge has is still on its way when the first has left.
+    fn waits_for_second(&mut self, epoch: Epoch, reason: CloseReason) -> bool {
+        let waits = epoch == self.lifecycle.epoch() && self.second.epoch().is_some() && self.is_finishing();
+        if waits {
+            self.closed.get_or_insert((epoch, reason));
+        }
+        waits
+    }
+
+    /// The first edge has left, and nobody is waited for any more: neither the second edge nor one that owes.
+    fn close_if_last(&mut self, now: Now) {
+        let last = self.second.epoch().is_none() && !self.owes();
+        if let Some((first, reason)) = self.closed.take_if(|_| last) {
+            self.lifecycle.handle_closed(first, reason, now.at);
+        }
+    }
+
+    fn is_finishing(&self) -> bool {
+        self.status() == Status::Finishing
+    }
+
+    /// The edge of `epoch` captures no more. True if the meeting goes on without it: it was the second, or the second
+    /// takes its place.
+    fn is_spare(&mut self, epoch: Epoch, now: Now) -> bool {
+        if self.asked(epoch) == Some(Which::Second) {
+            self.second.handle_lost(epoch, now.at);
+            return true;
+        }
+        if self.second.epoch() == Some(epoch) {
+            self.second.handle_lost(epoch, now.at);
+            self.give_up(epoch, now);
+            self.close_if_last(now);
+            return true;
+        }
+        let ours = epoch == self.lifecycle.epoch() && !self.is_finishing() && !self.status().ended();
+        ours && self.promote(epoch, now)
+    }
+
+    /// The second edge is the first from now on, if it captures.
+    fn promote(&mut self, former: Epoch, now: Now) -> bool {
+        let Some(epoch) = self.second.promote(self.first_slot()) else { return false };
+        tracing::warn!(former = former.0, epoch = epoch.0, "one of two edges is lost or unheard; the other goes on");
+        metrics::counter!("nearfield_core_captures_taken_on_total").increment(1);
+        self.lifecycle.handle_promoted(epoch);
+        self.place_next = false;
+        self.give_up(former, now);
+        true
+    }
+
+    /// Whether the end of what the second edge waits for makes a difference now: one that is to be sought waits for the first.
+    fn minds_second(&self) -> bool {
+        self.second.epoch().is_some() || self.may_seek_second()
+    }
+
+    fn first_slot(&self) -> u8 {
+        1 - self.second.slot().min(1)
+    }
+
+    /// Nothing that the edge of `epoch` captures from now on is wanted; what it has left open ends, after a while.
+    fn give_up(&mut self, epoch: Epoch, now: Now) {
+        self.live.remove(&epoch);
+        if self.is_finishing() {
+            return;
+        }
+        self.stop(epoch, now);
+        self.end_before(Epoch(epoch.0 + 1), false);
+    }
+
+    fn stop(&mut self, epoch: Epoch, now: Now) {
+        if self.captures.stop(epoch, now.wall) {
+            self.actions.push_back(Action::Stopped(epoch));
+        }
+    }
+
+    /// The second edge is going away: as long as the first captures it can go at once.
+    fn relieve_second(&mut self, epoch: Epoch, now: Now) {
+        self.tell_to_leave(epoch);
+        self.second.handle_lost(epoch, now.at);
+        self.give_up(epoch, now);
+    }
+
+    /// The edge captures on while its successor is sought. Its lease ends here, so that another may be granted.
+    fn hand_over(&mut self, epoch: Epoch, now: Now) {
+        if self.lifecycle.capturing() != Some(epoch) || self.lifecycle.leaving().is_some() {
+            return;
+        }
+        let Some(owner) = self.captures.owner(epoch) else { return };
+        tracing::info!(edge = %owner.edge, epoch = epoch.0, "the edge is going away: a successor is sought");
+        metrics::counter!("nearfield_core_hand_overs_total").increment(1);
+        self.captures.hand_over(epoch);
+        self.actions.push_back(Action::Write);
+        self.lifecycle.handle_hand_over(epoch, now.at);
+    }
+
+    /// A silent edge is replaced as soon as it can own the meeting no more, whatever membership thinks of it.
+    fn handle_lapsed(&mut self, Lapsed { edge, epoch }: &Lapsed, now: Now) {
+        let (edge, epoch) = (edge.clone(), *epoch);
+        let leased = self.captures.owner(epoch).is_some_and(|o| o.leased);
+        if !leased || !self.is_ours(epoch) {
+            return;
+        }
+        tracing::warn!(%edge, epoch = epoch.0, "the edge's lease has run out");
+        metrics::counter!("nearfield_core_leases_lapsed_total").increment(1);
+        self.actions.push_back(Action::Silent(edge));
+        self.note_lost(epoch, GapReason::EdgeLost, self.captures.heard_at());
+        let spare = self.is_spare(epoch, now);
+        // At the end of a meeting no other is sought: what it has may still come.
+        let awaited = self.is_finishing() && self.lives(epoch);
+        let reason = CloseReason::LeaseOver;
+        if !spare && !awaited && !self.waits_for_second(epoch, reason) && !self.waits_for_owed(epoch, reason) {
+            self.lifecycle.handle_edge_down(epoch, now.at);
+        }
+    }
+
+    /// Whether the mesh holds the edge of `epoch` to be alive.
+    fn lives(&self, epoch: Epoch) -> bool {
+        self.captures.owner(epoch).is_some_and(|owner| self.is_member(owner))
+    }
+
+    fn member(&self, owner: &Owner) -> Option<&Member> {
+        self.members.iter().find(|m| m.identity.node == owner.edge)
+    }
+
+    fn is_member(&self, owner: &Owner) -> bool {
+        self.member(owner).is_some()
+    }
+
+    /// By gossip, where it does not say so itself: it is of version 1, or its link is down.
+    fn is_draining(&self, owner: &Owner) -> bool {
+        self.member(owner).and_then(|m| m.report.as_ref()).is_some_and(|report| report.draining)
+    }
+
+    /// What the owners before `epoch` left open ends: after a while of one that may come back with the rest, or that is
+    /// `there` still and has its last packets on their way.
+    fn end_before(&mut self, epoch: Epoch, there: bool) {
+        let before = self.captures.owners().rows.range(..epoch.0).next_back();
+        let leased = before.is_some_and(|(_, owner)| owner.leased);
+        self.actions.push_back(Action::End { below: epoch, fence: !leased, wait: leased || there });
+    }
+
+    /// What was said before it could be acted upon is, as soon as it can.
+    fn catch_up(&mut self, now: Now) {
+        self.take_back(now);
+        let (capturing, was_captured) = (self.captures.capturing(), self.is_captured());
+        self.live.retain(|epoch| capturing.contains(epoch));
+        if self.is_captured() {
+            self.end_gap(now);
+        } else if was_captured && self.may_leave() {
+            // Another has been granted its slot, and is not live yet.
+            self.begin_gap(GapReason::EdgeLost, now.wall);
+        }
+        if self.second.live().is_some() || self.is_finishing() {
+            self.actions.push_back(Action::Met(Wish::Redundancy));
+        }
+        self.relieve_detoured(now);
+        let alone = |epoch| !self.live.iter().any(|other| *other != epoch);
+        match self.leaves {
+            Some(epoch) if self.second.epoch() == Some(epoch) && alone(epoch) => return,
+            Some(epoch) if self.second.epoch() == Some(epoch) => self.relieve_second(epoch, now),
+            Some(epoch) if self.lifecycle.capturing() == Some(epoch) => self.hand_over(epoch, now),
+            Some(epoch) if capturing.contains(&epoch) => return,
+            _ => {}
+        }
+        self.leaves = None;
+    }
+
+    /// An edge that handed over and is given up before its successor was live captures no more: nobody else ends that. One whose
+    /// successor is live has been dismissed by now, and may bring its last packets.
+    fn stop_gone(&mut self, now: Now) {
+        let known = [self.lifecycle.leaving(), Some(self.lifecycle.epoch())];
+        let capturing = self.captures.owners().capturing();
+        let gone = capturing.filter(|(epoch, owner)| owner.leaving && !known.contains(&Some(*epoch)));
+        let gone: Vec<Epoch> = gone.map(|(epoch, _)| epoch).collect();
+        for epoch in gone {
+            let captured = self.live.remove(&epoch) && self.may_leave();
+            if captured && !self.is_captured() {
+                self.begin_gap(GapReason::EdgeLeft, now.wall);
+            }
+            self.give_up(epoch, now);
+        }
+    }
+
+    /// A successor is live: what the edge captures from now on is not wanted.
+    fn dismiss(&mut self, former: Epoch, now: Now) {
+        self.live.remove(&former);
+        self.stop(former, now);
+        self.tell_to_leave(former);
+        self.end_before(self.lifecycle.epoch(), true);
+    }
+
+    fn tell_to_leave(&mut self, epoch: Epoch) {
+        self.actions.push_back(Action::Leave(epoch));
+    }
+
+    fn unmet(&mut self, wish: Wish, why: impl Into<String>) {
+        self.actions.push_back(Action::Unmet(wish, why.into()));
+    }
+
+    fn tell(&mut self, now: Now) {
+        let status = self.status();
+        if self.told == Some(status) {
+            return;
+        }
+        if status.ended() {
+            self.end_gap(now);
+            self.name_owed(now);
+        }
+        let failure = self.lifecycle.failure().filter(|_| status == Status::Failed).cloned();
+        let change = StatusChange { status, failure, left: self.lifecycle.left(), gap: self.gap.clone() };
+        self.actions.push_back(Action::Tell(change));
+        self.told = Some(status);
+    }
+}

@@ -1,0 +1,442 @@
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use mesh::{
+    lease::margin,
+    wire::{cause::Cause, control::CloseReason::Asked, request::Response},
+};
+
+use super::{seek::Found, *};
+use crate::{
+    fakes,
+    meeting::lifecycle::{
+        Unplaced,
+        orders::{self, Event, Subject, Word},
+    },
+    replicate::witnesses::Tally,
+};
+
+const LEASE: Duration = Duration::from_millis(1600);
+
+/// A machine, and a driver that does what can be done at once.
+struct Rig {
+    machine: Machine<()>,
+    now: Now,
+    orders: VecDeque<Order>,
+}
+
+fn edge(epoch: Epoch) -> NodeId {
+    format!("edge-{}", epoch.0).parse().unwrap()
+}
+
+impl Rig {
+    fn new(redundancy: u8) -> Self {
+        let now = Now { at: Instant::now(), wall: Micros(1_000_000_000) };
+        let mut record = fakes::record();
+        record.spec.redundancy = redundancy;
+        Self { machine: Machine::new(&mut record, now), now, orders: VecDeque::new() }
+    }
+
+    fn wait(&mut self, by: Duration) -> Vec<String> {
+        let end = self.now.at + by;
+        let mut done = vec![];
+        while let Some((at, _)) = self.machine.poll_timeout().filter(|(at, _)| *at <= end) {
+            assert!(at > self.now.at, "it waits for what has come: {:?}", self.machine.poll_timeout());
+            self.pass(at.duration_since(self.now.at));
+            self.machine.handle_timeout(self.now);
+            done.extend(self.run());
+        }
+        self.pass(end.duration_since(self.now.at));
+        done
+    }
+
+    fn pass(&mut self, by: Duration) {
+        self.now = Now { at: self.now.at + by, wall: self.now.wall.plus(by) };
+    }
+
+    fn run(&mut self) -> Vec<String> {
+        self.machine.advance(0, 0, 1, self.now);
+        let mut done = self.act();
+        self.machine.conclude(0, 0, self.now);
+        done.extend(self.act());
+        done
+    }
+
+    fn act(&mut self) -> Vec<String> {
+        let mut done = vec![];
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::Seek(Step::Rank(order)) => {
+                    done.push(format!("place {:?} in slot {}", order.which, order.slot));
+                    self.orders.push_back(order);
+                }
+                Action::DropSeek => {
+                    self.orders.clear();
+                    done.push("drop what is placed".into());
+                }
+                Action::Leave(epoch) => done.push(format!("tell {} to leave", epoch.0)),
+                Action::Stopped(epoch) => {
+                    self.machine.captures.handle_stopped(epoch, 0);
+                    done.push(format!("{} is stopped", epoch.0));
+                }
+                Action::Gap(gap) => {
+                    let ms = gap.to.unwrap().since(gap.from).as_millis();
+                    done.push(format!("a gap of {ms} ms: {:?}", gap.reason));
+                }
+                Action::Tell(change) => done.push(change.status.as_str().into()),
+                Action::Fence(below) => done.push(format!("fence below {}", below.0)),
+                Action::Tally => done.push("look who may request a takeover".into()),
+                Action::Unmet(wish, _) => done.push(format!("no {}", wish.as_str())),
+                Action::Seek(_)
+                | Action::Declined(_)
+                | Action::Silent(_)
+                | Action::Write
+                | Action::Capturing
+                | Action::End { .. }
+                | Action::NoWitness
+                | Action::Met(_) => {}
+            }
+        }
+        done
+    }
+
+    /// An edge has been granted what was to be placed, and may speak; the answer that it takes it is on its way.
+    fn ask(&mut self) -> (Which, Epoch) {
+        let order = self.orders.pop_front().expect("nothing is to be placed");
+        let epoch = Epoch(order.after.0 + 1);
+        let owner = Owner { slot: order.slot, leased: true, ..Owner::new(edge(epoch), "eu-central".parse().unwrap()) };
+        self.machine.captures.vacate(order.slot, self.now.at).unwrap();
+        self.machine.captures.assign(epoch, owner, self.now.wall);
+        self.machine.captures.offer(epoch, self.now.at).unwrap();
+        (order.which, epoch)
+    }
+
+    fn answer(&mut self, (which, epoch): (Which, Epoch)) -> Vec<String> {
+        self.machine.handle_placed(which, Ok(epoch), self.now);
+        self.run()
+    }
+
+    fn beat(&mut self, epoch: Epoch) {
+        assert!(self.machine.captures.handle_beat(&edge(epoch), epoch, LEASE, self.now).kept);
+    }
+
+    fn says(&mut self, notice: Notice) -> Vec<String> {
+        if let Notice::Closed(epoch, _) = &notice {
+            self.machine.captures.handle_left(&edge(*epoch), *epoch);
+        }
+        self.machine.handle_notice(notice, self.now);
+        self.run()
+    }
+
+    fn live(&mut self, epoch: Epoch) -> Vec<String> {
+        self.beat(epoch);
+        [self.says(Notice::Opened(epoch)), self.says(Notice::State(epoch, EdgeState::Live, None))].concat()
+    }
+
+    fn join(&mut self) -> Epoch {
+        let asked = self.ask();
+        self.answer(asked);
+        self.live(asked.1);
+        asked.1
+    }
+}
+
+#[test]
+fn a_meeting_s_life_is_told_in_order() {
+    let mut rig = Rig::new(1);
+    assert_eq!(rig.run(), ["place First in slot 0", "placing"]);
+    let asked = rig.ask();
+    assert_eq!(rig.answer(asked), ["connecting"]);
+    assert_eq!(rig.live(Epoch(1)), ["active"]);
+    assert_eq!(rig.says(Notice::Stop), ["tell 1 to leave", "finishing"]);
+    assert_eq!(rig.says(Notice::Closed(Epoch(1), CloseReason::Asked)), ["done"]);
+    assert_eq!(rig.machine.poll_timeout(), None);
+}
+
+#[test]
+fn an_edge_that_is_live_before_its_answer_is_read_makes_the_same_meeting() {
+    let (mut early, mut late) = (Rig::new(1), Rig::new(1));
+    for rig in [&mut early, &mut late] {
+        rig.run();
+    }
+    let asked = early.ask();
+    assert_eq!(early.live(Epoch(1)), Vec::<String>::new());
+    assert_eq!(early.answer(asked), ["active"]);
+    late.join();
+    assert_eq!(early.machine.status(), late.machine.status());
+    let of = |rig: &Rig| rig.machine.poll_timeout().map(|(_, reason)| reason);
+    assert_eq!(of(&early), of(&late));
+}
+
+#[test]
+fn a_lost_edge_is_replaced_and_the_gap_is_from_its_last_beat_to_the_next_that_is_live() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let first = rig.join();
+    rig.pass(Duration::from_secs(1));
+    rig.beat(first);
+    assert_eq!(rig.wait(LEASE + margin(LEASE)), ["place First in slot 0", "placing"]);
+    let second = rig.ask();
+    assert_eq!(rig.answer(second), ["connecting"]);
+    rig.pass(Duration::from_millis(200));
+    assert_eq!(rig.live(Epoch(2)), ["a gap of 2000 ms: EdgeLost", "active"]);
+    assert_eq!(rig.machine.captures.capturing(), [Epoch(2)].into());
+}
+
+#[test]
+fn the_second_edge_goes_on_for_the_first_without_a_gap_and_its_place_is_filled() {
+    let mut rig = Rig::new(2);
+    rig.run();
+    let first = rig.join();
+    let second = rig.join();
+    let lost = rig.says(Notice::Closed(first, CloseReason::Drain));
+    assert_eq!(lost, ["1 is stopped", "place Second in slot 0"]);
+    assert_eq!((rig.machine.status(), rig.machine.captures.capturing()), (Status::Active, [second].into()));
+}
+
+#[test]
+fn a_second_edge_that_is_to_be_sought_again_is_waited_for_only_while_it_may_be_sought() {
+    let mut rig = Rig::new(2);
+    rig.run();
+    let first = rig.join();
+    let order = rig.orders.pop_front().unwrap();
+    let none = Unplaced { code: "no_edge", detail: "none".into(), retry: true };
+    rig.machine.handle_placed(order.which, Err((Epoch(2), none)), rig.now);
+    assert_eq!(rig.run(), ["no redundancy"]);
+    rig.says(Notice::Closed(first, CloseReason::Drain));
+    assert_eq!(rig.machine.status(), Status::Placing);
+    // The pause of the second ends while the first is sought: the driver must not spin.
+    rig.wait(Duration::from_secs(5));
+    let asked = rig.ask();
+    assert!(rig.answer(asked).contains(&"place Second in slot 1".into()));
+}
+
+#[test]
+fn an_edge_that_fails_by_its_own_fault_is_not_asked_again_for_a_while() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let first = rig.join();
+    rig.says(Notice::State(first, EdgeState::Failed(Cause::MediaLost), None));
+    rig.says(Notice::Closed(first, CloseReason::Failed));
+    assert_eq!(rig.orders.front().map(|order| order.without.clone()), Some(vec![edge(first)]));
+}
+
+#[test]
+fn what_the_end_finds_being_placed_is_told_to_leave() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    rig.ask();
+    rig.says(Notice::Stop);
+    assert_eq!(rig.wait(Duration::from_secs(11)).last().map(String::as_str), Some("done"));
+    rig.machine.withdraw();
+    assert_eq!(rig.act(), ["drop what is placed", "tell 1 to leave"]);
+}
+
+#[test]
+fn an_edge_that_declines_is_none_of_those_who_may_request_a_takeover_and_that_is_looked_at() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let eligible = seek::Eligible { edge: edge(Epoch(1)), region: "eu-central".parse().unwrap() };
+    let way = [
+        Found::Ranked(Ok((vec![eligible], 1))),
+        Found::Begun(Ok(true)),
+        Found::Done(Ok(())),
+        Found::Done(Ok(())),
+        Found::Answered(Ok(Response::Refused { reason: "full".into() })),
+    ];
+    let [ranked, begun, claimed, stored, refused] = way;
+    for found in [ranked, begun, claimed, stored] {
+        rig.machine.handle_found(found, rig.now);
+        assert_eq!(rig.act(), Vec::<String>::new());
+    }
+    assert_eq!(rig.machine.captures.tally(), Tally::Open);
+    rig.machine.handle_found(refused, rig.now);
+    assert_eq!(rig.machine.captures.tally(), Tally::Nobody);
+    assert_eq!(rig.act(), ["look who may request a takeover"]);
+}
+
+#[test]
+fn an_end_that_waits_for_the_second_edge_s_placement_fences_at_once_when_that_is_over() {
+    let mut rig = Rig::new(2);
+    rig.run();
+    let first = rig.join();
+    rig.says(Notice::Closed(first, CloseReason::Drain));
+    assert_eq!(rig.says(Notice::Stop), ["finishing"]);
+    let order = rig.orders.pop_front().unwrap();
+    rig.machine.handle_placed(order.which, Err((Epoch(2), orders::unplaced())), rig.now);
+    assert_eq!(rig.run(), ["fence below 2", "a gap of 0 ms: EdgeLeft", "done"]);
+}
+
+/// What is compared of the whole meeting.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    status: Status,
+    capturing: BTreeSet<Epoch>,
+    live: BTreeSet<Epoch>,
+    placing: Option<Which>,
+    waits: Vec<Reason>,
+    gap: bool,
+}
+
+impl Subject for Rig {
+    type Outcome = Outcome;
+
+    fn new(now: Instant) -> Self {
+        let mut rig = Self::new(1);
+        rig.now.at = now;
+        rig.run();
+        rig
+    }
+
+    /// An edge of which something happens has been granted the meeting by then, if that was to be placed.
+    fn happen(&mut self, event: Event, now: Instant) {
+        self.now.at = now;
+        match event {
+            Event::Says(epoch, _) | Event::Assigned(epoch) | Event::Down(epoch) => self.grant(Epoch(epoch)),
+            // Somebody was asked.
+            Event::Unplaced => self.grant(Epoch(self.orders.front().map_or(0, |order| order.after.0 + 1))),
+            Event::Stop => {}
+        }
+        match event {
+            Event::Says(epoch, words) => words.iter().for_each(|word| self.say(Epoch(epoch), *word)),
+            Event::Assigned(epoch) => self.placed(Ok(Epoch(epoch))),
+            Event::Unplaced => self.placed(Err((self.machine.captures.owners().epoch, orders::unplaced()))),
+            Event::Down(epoch) => {
+                let lapsed = Lapsed { edge: edge(Epoch(epoch)), epoch: Epoch(epoch) };
+                self.machine.captures.handle_left(&lapsed.edge, lapsed.epoch);
+                self.machine.handle_lapsed(&lapsed, self.now);
+            }
+            Event::Stop => self.machine.handle_notice(Notice::Stop, self.now),
+        }
+        self.run();
+    }
+
+    fn outcome(&self) -> Outcome {
+        let machine = &self.machine;
+        Outcome {
+            status: machine.status(),
+            // Where one is sought, whoever is lost may come back until the next is granted the meeting.
+            capturing: if machine.lifecycle.is_sought() { BTreeSet::new() } else { machine.captures.capturing() },
+            live: machine.live.clone(),
+            placing: machine.placing,
+            waits: machine.poll_timeout().map(|(_, reason)| reason).into_iter().collect(),
+            gap: machine.gap.is_some(),
+        }
+    }
+
+    fn end(mut self, _: Instant) -> (Status, Option<String>) {
+        self.machine.handle_notice(Notice::Stop, self.now);
+        self.run();
+        for epoch in 1..=2 {
+            self.says(Notice::Closed(Epoch(epoch), Asked));
+        }
+        for _ in 1..30 {
+            self.pass(Duration::from_secs(60));
+            self.machine.handle_timeout(self.now);
+            self.run();
+        }
+        (self.machine.status(), self.machine.lifecycle.failure().map(|(code, _)| code.clone()))
+    }
+
+    /// Whoever is heard of after he was held to be dead lives. And of an edge that is asked, joins and is gone it may be that nobody
+    /// waits for its answer any more: the next is sought then without another pause.
+    fn decides(one: Event, two: Event) -> bool {
+        let gone = |words: &[Word]| words.iter().any(|word| matches!(word, Word::Close(_)));
+        match (one, two) {
+            (Event::Down(dead), Event::Says(epoch, words)) => dead == epoch && words.contains(&Word::Live),
+            (Event::Unplaced, Event::Says(_, words)) => gone(words),
+            _ => false,
+        }
+    }
+}
+
+impl Rig {
+    fn grant(&mut self, epoch: Epoch) {
+        let Some(slot) = self.orders.front().map(|order| order.slot) else { return };
+        if self.machine.captures.owners().epoch < epoch {
+            let _ = self.machine.captures.vacate(slot, self.now.at);
+            let owner = Owner { slot, leased: true, ..Owner::new(edge(epoch), "eu-central".parse().unwrap()) };
+            self.machine.captures.assign(epoch, owner, self.now.wall);
+            self.machine.captures.offer(epoch, self.now.at).unwrap();
+        }
+    }
+
+    fn placed(&mut self, placed: Result<Epoch, (Epoch, Unplaced)>) {
+        let Some(order) = self.orders.pop_front() else { return };
+        let newest = self.machine.captures.owners().epoch;
+        // What it has opened it has taken, whatever became of its answer.
+        let placed = if self.machine.captures.is_taken(newest, self.now.at) { Ok(newest) } else { placed };
+        self.machine.handle_placed(order.which, placed, self.now);
+    }
+
+    fn say(&mut self, epoch: Epoch, word: Word) {
+        let notice = match word {
+            Word::Open => {
+                self.machine.captures.handle_beat(&edge(epoch), epoch, LEASE, self.now);
+                Notice::Opened(epoch)
+            }
+            Word::HandOver => Notice::HandOver(epoch),
+            Word::Close(reason) => Notice::Closed(epoch, reason),
+            Word::Live | Word::Lost | Word::Failed | Word::Denied => {
+                let (state, detail) = word.state();
+                Notice::State(epoch, state, detail)
+            }
+        };
+        self.says(notice);
+    }
+}
+
+/// As for the life-cycle alone, with all that is known of its edges.
+#[test]
+fn no_order_of_two_events_makes_another_meeting() {
+    orders::compare::<Rig>();
+}
+
+#[test]
+fn an_edge_that_is_back_before_another_is_granted_the_meeting_has_it_and_no_gap_is_named() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let first = rig.join();
+    assert_eq!(rig.wait(LEASE + margin(LEASE)), ["place First in slot 0", "placing"]);
+    rig.beat(first);
+    assert_eq!(rig.run(), ["drop what is placed", "active"]);
+    assert!(rig.machine.gap.is_some(), "it may have stood still");
+    rig.pass(Duration::from_secs(1));
+    rig.beat(first);
+    assert_eq!(rig.wait(Duration::from_millis(1100)), Vec::<String>::new());
+    assert!(rig.machine.gap.is_none() && rig.orders.is_empty());
+}
+
+#[test]
+fn an_edge_that_hands_over_and_is_gone_before_its_successor_is_live_captures_no_more() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let first = rig.join();
+    assert_eq!(rig.says(Notice::HandOver(first)), ["place First in slot 0"]);
+    let asked = rig.ask();
+    rig.answer(asked);
+    rig.beat(asked.1);
+    rig.says(Notice::Opened(asked.1));
+    let told: Vec<String> = (0..25)
+        .flat_map(|_| {
+            rig.beat(asked.1);
+            rig.wait(Duration::from_secs(1))
+        })
+        .collect();
+    assert_eq!(told, ["1 is stopped", "connecting"]);
+    assert_eq!(rig.live(asked.1), ["a gap of 5000 ms: EdgeLeft", "active"]);
+    assert_eq!((rig.machine.status(), rig.machine.captures.capturing()), (Status::Active, [asked.1].into()));
+}
+
+#[test]
+fn an_edge_that_was_live_and_is_gone_before_its_answer_is_read_leaves_a_gap() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let asked = rig.ask();
+    rig.live(asked.1);
+    rig.says(Notice::Closed(asked.1, CloseReason::Drain));
+    rig.answer(asked);
+    rig.pass(Duration::from_millis(500));
+    let next = rig.ask();
+    rig.answer(next);
+    assert_eq!(rig.live(next.1), ["a gap of 500 ms: EdgeLeft", "active"]);
+}
