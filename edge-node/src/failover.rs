@@ -19,6 +19,8 @@
 //! Calling contract: after each `handle_*`, [`Failover::poll_action`] until it has no more; then wait for the next input
 //! or [`Failover::poll_timeout`].
 
+mod heard;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -29,6 +31,8 @@ use mesh::{
     lease::BEAT_EVERY,
     wire::{Term, control::RefusedReason},
 };
+
+use self::heard::Core;
 
 /// A round trip longer than the present one fades by this part with each beat: to a half in a second and a half.
 const REMEMBERED: u32 = 8;
@@ -140,22 +144,6 @@ pub struct Failover {
     /// When this machine last looked.
     looked: Instant,
     actions: VecDeque<Action>,
-}
-
-/// A core as it is heard.
-#[derive(Debug, Clone)]
-struct Core {
-    id: NodeId,
-    /// There is a control stream.
-    up: bool,
-    /// It answers beats: it speaks version 2.
-    beats: bool,
-    heard: Instant,
-    rtt: Duration,
-    /// When something else than an answer came of it, or none could be expected.
-    alive: Option<Instant>,
-    /// How often the former was seen since its last answer.
-    seen_alive: u32,
 }
 
 impl Failover {
@@ -372,7 +360,7 @@ impl Failover {
             self.drop_former();
             return;
         }
-        let silent = self.serving.beats && is_silent(&self.settings, &self.serving, now);
+        let silent = self.serving.beats && self.serving.is_silent(&self.settings, now);
         // The serving core wants to go on without the core that was called: only that one can say.
         let disputed = self.called().is_some() && matches!(self.asked, Some((_, None)));
         if !silent && !self.draining && !disputed {
@@ -380,13 +368,13 @@ impl Failover {
         }
         let why = if silent || disputed { Why::Silent } else { Why::Draining };
         let back = silent || self.called().is_some();
-        if let Some((former, term)) = self.former.take_if(|(core, _)| back && answers(&self.settings, core, now)) {
+        if let Some((former, term)) = self.former.take_if(|(core, _)| back && core.answers(&self.settings, now)) {
             self.turn(former, term, why, now);
         } else if self.called().is_none()
             && let Some(term) = self.term.called()
             && let Some(standby) = self
                 .standby
-                .take_if(|core| answers(&self.settings, core, now) && (!silent || outlives(core, &self.serving)))
+                .take_if(|core| core.answers(&self.settings, now) && (!silent || core.outlives(&self.serving)))
         {
             self.turn(standby, term, why, now);
         }
@@ -472,33 +460,6 @@ impl Failover {
         let former = self.former.as_mut().map(|(core, _)| core);
         [Some(&mut self.serving), self.standby.as_mut(), former].into_iter().flatten().find(|core| core.id == *id)
     }
-}
-
-impl Core {
-    fn new(id: NodeId, now: Instant) -> Self {
-        Self { id, up: false, beats: false, heard: now, rtt: Duration::ZERO, alive: None, seen_alive: 0 }
-    }
-}
-
-/// It has not answered within its time.
-fn is_silent(settings: &Settings, core: &Core, now: Instant) -> bool {
-    // What a core sent just before it died is seen once.
-    let memory = if core.seen_alive > 1 { settings.alive_memory } else { settings.floor };
-    let alive = core.alive.is_some_and(|at| now.saturating_duration_since(at) < memory);
-    let floor = if alive { settings.alive_floor } else { settings.floor };
-    let allowed = floor.max(core.rtt * 4 + settings.slack);
-    now.saturating_duration_since(core.heard) >= allowed
-}
-
-/// Fit to be turned to.
-fn answers(settings: &Settings, core: &Core, now: Instant) -> bool {
-    core.up && core.beats && !is_silent(settings, core, now)
-}
-
-/// Whether it has answered a beat that was sent after the other's last answer: what cuts an edge off from both is no reason
-/// to turn to either.
-fn outlives(core: &Core, other: &Core) -> bool {
-    core.heard >= other.heard + BEAT_EVERY + BEAT_EVERY / 2 + core.rtt / 2
 }
 
 #[cfg(test)]

@@ -113,6 +113,16 @@ pub fn janus(data: &[u8]) {
     connect::fuzzing::messages(data);
 }
 
+/// What LiveKit says over its WebSocket: whose the offers are, and then each message behind its length.
+pub fn livekit(data: &[u8]) {
+    connect::fuzzing::livekit(data);
+}
+
+/// What a LiveKit says in a usual meeting, as [`livekit`] takes it; `ours` if the offers are.
+pub fn livekit_session(ours: bool) -> Vec<u8> {
+    connect::fuzzing::livekit_session(ours)
+}
+
 /// Headers and description of a WHEP endpoint's answer.
 pub fn whep(data: &[u8]) {
     connect::fuzzing::answer(data);

@@ -5,15 +5,15 @@
 //! nothing: it says [`Verdict::Quiet`] only when two signs agree and nothing has spoken against it for a while, and
 //! never by itself for a packet loud enough to be speech. What is left in doubt is for the VAD to judge; once that has
 //! listened to a steady noise for some seconds and heard no voice, the same noise needs no further decoding. Nor does
-//! speech that goes on ([`coast`]). The level counts once it was seen to be right (`claim`).
+//! speech that goes on ([`encoder_vad`]). The level counts once it was seen to be right (`claim`).
 
 mod claim;
-pub mod coast;
+pub mod encoder_vad;
 
 use std::time::Duration;
 
 pub use self::claim::loudness;
-use self::{claim::Claim, coast::Coast};
+use self::{claim::Claim, encoder_vad::EncoderVad};
 use crate::{media::AudioLevel, toc::OpusPacket, vad::Activity};
 
 /// Where quiet ends.
@@ -37,7 +37,7 @@ pub struct Settings {
     /// How long a doubt lasts: everything is decoded for as long after it.
     pub hold: Duration,
     /// What of running speech is not listened to.
-    pub coast: coast::Settings,
+    pub encoder_vad: encoder_vad::Settings,
 }
 
 impl Default for Settings {
@@ -50,7 +50,7 @@ impl Default for Settings {
             margin_db: 5.0,
             loudest_room_dbov: 40,
             hold: Duration::from_millis(300),
-            coast: coast::Settings::default(),
+            encoder_vad: encoder_vad::Settings::default(),
         }
     }
 }
@@ -83,7 +83,7 @@ pub struct Gate {
     settings: Settings,
     held: Duration,
     room: Room,
-    coast: Coast,
+    encoder_vad: EncoderVad,
     claim: Claim,
     /// The encoder's voice flag in the packet judged last.
     flag: bool,
@@ -99,9 +99,9 @@ struct Room {
 impl Gate {
     /// A closed gate.
     pub fn new(settings: Settings) -> Self {
-        let coast = Coast::new(settings.coast.clone());
+        let encoder_vad = EncoderVad::new(settings.encoder_vad.clone());
         let (room, claim) = (Room::default(), Claim::default());
-        Self { settings, held: Duration::ZERO, room, coast, claim, flag: false }
+        Self { settings, held: Duration::ZERO, room, encoder_vad, claim, flag: false }
     }
 
     /// Judges the next packet in order. `activity` is where the speaker was before it: a spurt is heard to its end.
@@ -109,7 +109,7 @@ impl Gate {
         let parsed = OpusPacket::parse(packet);
         let duration = parsed.as_ref().map_or(Duration::ZERO, OpusPacket::duration);
         self.flag = parsed.as_ref().and_then(OpusPacket::voice) == Some(true);
-        if activity == Activity::Speech && self.coast.believes(self.flag, duration) {
+        if activity == Activity::Speech && self.encoder_vad.believes(self.flag, duration) {
             return Verdict::Speech;
         }
         match parsed.map_or(Sign::Quiet, |p| self.sign(&p, packet.len(), level)) {
@@ -125,7 +125,7 @@ impl Gate {
         if open {
             return Verdict::Doubtful;
         }
-        self.coast.silent(self.flag, level, duration);
+        self.encoder_vad.silent(self.flag, level, duration);
         Verdict::Quiet
     }
 
@@ -134,7 +134,7 @@ impl Gate {
         if let Some(level) = level {
             self.claim.heard(level, dbov, activity == Activity::Silence, duration);
         }
-        self.coast.heard(self.flag, level, duration, activity);
+        self.encoder_vad.heard(self.flag, level, duration, activity);
         let Some(level) = level.filter(|_| activity == Activity::Silence) else {
             self.room = Room::default();
             return;

@@ -8,11 +8,11 @@
 //! A meeting joins the link to the core that serves it, and to the standby, which it keeps warm so. Each hears
 //! `Connected` and `Disconnected` and starts over with `Open` or `Serve` after each; the link itself remembers nothing of what
 //! was said, only which meetings were opened: their leases it renews, with beats on the stream or, while the core does
-//! not answer those, by way of other nodes (`detour`).
+//! not answer those, by way of other nodes (`relayed`).
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell")]
 
-mod detour;
+mod relayed;
 mod task;
 
 use std::{

@@ -12,9 +12,11 @@
 //! is noticed first.
 
 mod cores;
+mod offer;
 mod ownership;
 mod people;
 mod report;
+mod settings;
 mod steps;
 mod totals;
 
@@ -29,28 +31,28 @@ use mesh::{
     identity::NodeId,
     mandate::EdgeKey,
     wire::{
-        MeetingAlias, ParticipantAlias, SpurtNo, Term,
+        MeetingAlias, ParticipantAlias, SpurtNo,
         control::{CloseReason, EdgeState, ToCore},
-        request::{Assignment, Join, Source, VadSettings},
+        request::{Assignment, Source, VadSettings},
         spurt::Item,
     },
 };
 
-pub use self::cores::Beat;
 pub(crate) use self::people::flooded;
+pub use self::{cores::Beat, offer::Offer, settings::Settings};
 use self::{
     ownership::{Ownership, Right},
     people::Participant,
     totals::Totals,
 };
 use crate::{
-    budget::{self, Budget},
+    budget::Budget,
     connect::{Event, Failure},
-    failover::{self, Failover},
+    failover::Failover,
     media::ParticipantId,
-    pipeline::{self, Pipeline},
+    pipeline::Pipeline,
     uplink::{
-        self, SpurtKey, Transmit, Uplink,
+        SpurtKey, Transmit, Uplink,
         format::{Origin, Record},
         ladder::Ladder,
         spill::Spoken,
@@ -62,39 +64,6 @@ const SPILL_BATCH: usize = 512;
 /// How often it is looked what is to be written there.
 const SPILL_EVERY: Duration = Duration::from_millis(250);
 
-/// How a meeting is run; see `edge.example.toml`.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Of each participant's media path.
-    pub pipeline: pipeline::Settings,
-    /// Of the ring of what is not yet done.
-    pub uplink: uplink::Settings,
-    /// Whether speech is encoded anew where the link lets too little pass.
-    pub ladder: bool,
-    /// Of the choice of the core.
-    pub failover: failover::Settings,
-    /// How long to go on listening after a lease that ran out because nobody reached the core. Zero: not at all.
-    pub orphan: Duration,
-    /// How long to keep capturing, on the way out, for another edge to take the meeting.
-    pub hand_over: Duration,
-    /// What it may ask of this edge.
-    pub budget: budget::Settings,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            pipeline: pipeline::Settings::default(),
-            uplink: uplink::Settings::default(),
-            ladder: true,
-            failover: failover::Settings::default(),
-            orphan: Duration::from_secs(30),
-            hand_over: Duration::from_secs(8),
-            budget: budget::Settings::default(),
-        }
-    }
-}
-
 /// How long a meeting that is left waits for its last words to be done: while it has a core, without any word from it.
 /// Without a core it waits as long as speech is kept.
 pub const FLUSH: Duration = Duration::from_secs(30);
@@ -102,23 +71,6 @@ pub const FLUSH: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_secs(2);
 /// How long an offered meeting waits for its lease.
 const OFFER: Duration = Duration::from_secs(10);
-
-/// What an edge was asked to take.
-#[derive(Debug, Clone)]
-pub struct Offer {
-    /// What to join, and under which epoch.
-    pub assignment: Assignment,
-    /// The turn in which its core serves it.
-    pub term: Term,
-    /// The core that would serve it next.
-    pub standby: Option<NodeId>,
-    /// Whether it is to be joined under a lease only: it was offered by a core of version 2.
-    pub leased: bool,
-    /// This edge's key for the meeting.
-    pub key: EdgeKey,
-    /// The regions that may touch it; all if there are none.
-    pub regions: Vec<RegionId>,
-}
 
 /// What the driver is to do about cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,19 +138,6 @@ enum Phase {
     Listening,
     Flushing { reason: CloseReason, since: Instant, said: bool },
     Over,
-}
-
-impl Offer {
-    /// As version 1 assigns.
-    pub fn assigned(assignment: Assignment) -> Self {
-        let (key, regions) = Default::default();
-        Self { assignment, term: Term(1), standby: None, leased: false, key, regions }
-    }
-
-    /// As version 2 offers.
-    pub fn joined(Join { assignment, term, standby, key, regions, .. }: Join) -> Self {
-        Self { assignment, term, standby, leased: true, key, regions }
-    }
 }
 
 impl Meeting {

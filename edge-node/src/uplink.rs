@@ -33,19 +33,20 @@ use mesh::{
 use crate::{spurt::Output, toc::packet_duration};
 
 pub mod format;
+mod held;
 pub mod ladder;
 mod lag;
 mod lost;
 pub mod spill;
 mod spilling;
 
-use self::{format::Record, lag::Marks, lost::Lost, spilling::OnDisk};
-
-/// What an item is counted as beyond its bytes, and a spurt beyond its items: the memory they take here.
-const OVERHEAD: usize = 64;
-
-/// How long an item is taken to last before there was a packet.
-const SLOT: Duration = Duration::from_millis(20);
+use self::{
+    format::Record,
+    held::{OVERHEAD, SLOT, Spurt, Stream, cost, length, packets},
+    lag::Marks,
+    lost::Lost,
+    spilling::OnDisk,
+};
 
 /// What bounds the ring.
 #[derive(Debug, Clone)]
@@ -126,44 +127,6 @@ pub struct Uplink {
     lost: Lost,
     /// Of spurts that were given up while they were spoken: up to when, and how long their last item was.
     cut_short: BTreeMap<SpurtKey, (Micros, Duration)>,
-}
-
-#[derive(Debug)]
-struct Spurt {
-    order: u64,
-    since: Instant,
-    captured: Micros,
-    /// All of them, or none if they are on disk only.
-    items: Vec<Item>,
-    /// How many it has.
-    count: u32,
-    /// And how long they last.
-    spoken: Duration,
-    /// How long the last of them lasts.
-    slot: Duration,
-    end: Option<SpurtEnd>,
-    bytes: usize,
-    on_disk: OnDisk,
-    /// What this core holds of it.
-    durable: Option<(NodeId, u32)>,
-    /// Where its stream on this connection stands.
-    stream: Stream,
-    /// When its last item was handed to a stream.
-    sent_at: Micros,
-    /// When what was said that the core does not hold.
-    marks: Marks,
-    /// It is sent when it is over.
-    whole: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stream {
-    /// To be opened, if there is a connection, from the durable mark.
-    None,
-    /// Open; so many items of the spurt are written or were durable before.
-    At(u32),
-    /// Finished.
-    Ended,
 }
 
 impl Uplink {
@@ -476,78 +439,6 @@ impl Uplink {
             self.ready.remove(&spurt.order);
         }
     }
-}
-
-impl Spurt {
-    fn is_ready(&self) -> bool {
-        self.has_more() && !self.is_held_back()
-    }
-
-    /// The core has it, to its end: its words come, whatever becomes of it here.
-    fn is_safe(&self) -> bool {
-        self.end.is_some() && self.durable.as_ref().is_some_and(|(_, upto)| *upto == self.count)
-    }
-
-    /// The same of one in which nothing may have been said.
-    fn is_home(&self) -> bool {
-        self.end.is_some() && (self.count == 0 || self.is_safe())
-    }
-
-    fn is_held_back(&self) -> bool {
-        self.whole && self.end.is_none()
-    }
-
-    fn has_more(&self) -> bool {
-        match self.stream {
-            Stream::None => true,
-            Stream::At(items) => items < self.count || self.end.is_some(),
-            Stream::Ended => false,
-        }
-    }
-
-    fn transmit(&mut self, key: SpurtKey, wall: Micros) -> Option<Transmit> {
-        match self.stream {
-            Stream::None => {
-                let offset = self.durable.as_ref().map_or(0, |(_, upto)| *upto);
-                self.stream = Stream::At(offset);
-                Some(Transmit::Open { key, offset, captured: self.captured })
-            }
-            Stream::At(next) => match self.items.get(next as usize) {
-                Some(item) => {
-                    self.stream = Stream::At(next + 1);
-                    self.sent_at = wall;
-                    Some(Transmit::Item { key, item: item.clone() })
-                }
-                None => {
-                    let mut end = self.end?;
-                    self.stream = Stream::Ended;
-                    end.stages.sent = self.sent_at;
-                    Some(Transmit::End { key, end })
-                }
-            },
-            Stream::Ended => None,
-        }
-    }
-}
-
-/// How long items last; a gap as long as the frame before it.
-fn length(items: &[Item]) -> Duration {
-    let mut slot = SLOT;
-    let lengths = items.iter().map(|item| {
-        if let Item::Frame(packet) = item {
-            slot = packet_duration(packet).unwrap_or(slot);
-        }
-        slot
-    });
-    lengths.sum()
-}
-
-fn cost(item: &Item) -> usize {
-    OVERHEAD + if let Item::Frame(packet) = item { packet.len() } else { 0 }
-}
-
-fn packets(item: &Item) -> u64 {
-    u64::from(matches!(item, Item::Frame(_)))
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl Vad {
             pcm = &pcm[take..];
             if self.filled == BLOCK {
                 self.filled = 0;
-                let probability = self.ear.hear(&self.block);
+                let probability = probability(&mut self.ear, &self.block);
                 self.judge(probability);
             }
         }
@@ -120,6 +120,15 @@ impl Vad {
         };
         self.activity = if pause < self.settings.hangover { Activity::Pause(pause) } else { Activity::Silence };
     }
+}
+
+/// Of speech in a block. To the fuzzer, which cannot know a voice and would wait for it most of the time, what is loud is one.
+#[allow(unexpected_cfgs, reason = "set for the fuzz targets alone, by fuzz/rustc")]
+fn probability(ear: &mut Ear, block: &[i16; BLOCK]) -> f32 {
+    if cfg!(fuzzing) {
+        return f32::from(u8::from(block.iter().any(|sample| sample.unsigned_abs() > 1000)));
+    }
+    ear.hear(block)
 }
 
 #[cfg(test)]

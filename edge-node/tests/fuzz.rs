@@ -43,6 +43,11 @@ fn janus_may_say_anything() {
 }
 
 #[test]
+fn livekit_may_say_anything() {
+    seeds::take_damage("livekit", fuzzing::livekit);
+}
+
+#[test]
 fn whep_endpoints_may_answer_anything() {
     seeds::take_damage("whep", fuzzing::whep);
 }
@@ -118,6 +123,7 @@ fn write_seeds() {
         ("pipeline", pipeline),
         ("child", vec![one_child(), two_children()]),
         ("janus", vec![janus_session()]),
+        ("livekit", vec![fuzzing::livekit_session(true), fuzzing::livekit_session(false)]),
         ("whep", whep),
         ("sdp", sdp),
         ("rtp", rtp),

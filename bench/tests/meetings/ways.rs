@@ -168,7 +168,7 @@ async fn rooms_called_by_texts_are_entered_and_closed_doors_say_why() {
 async fn refused(ears: &Host, source: Source, code: i64, words: &str) {
     let begun = Instant::now();
     let ended = stay(ears, source, connecting(), 0).await.ended;
-    let Err(error @ ConnectError::Janus { code: found, .. }) = &ended else { panic!("{code}: {ended:?}") };
+    let Err(error @ ConnectError::Signalling { code: found, .. }) = &ended else { panic!("{code}: {ended:?}") };
     assert!(*found == code && error.to_string().contains(words), "{code}: {error}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{code}");
 }

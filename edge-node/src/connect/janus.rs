@@ -3,8 +3,12 @@
 //! A participant is a publisher of the room: its feed id as text, and its display name. [`room`] decides;
 //! here are the socket, the clock and the media connection.
 
+mod access;
 pub(super) mod fuzzing;
 mod message;
+mod offers;
+mod refusal;
+mod requests;
 mod room;
 
 use std::{
@@ -13,88 +17,42 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use mesh::wire::{cause::Cause, control::EdgeState};
 use reqwest::Url;
 use tokio::{
-    net::TcpStream,
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
-    tungstenite::{
-        self, Message, client::IntoClientRequest, http::HeaderValue, http::header::SEC_WEBSOCKET_PROTOCOL,
-        protocol::WebSocketConfig,
-    },
+use tokio_tungstenite::tungstenite::{
+    self, Message,
+    client::IntoClientRequest,
+    http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL},
 };
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::{message::Id, room::Access};
+pub(super) use self::{access::Access, message::Id};
 use room::{Action, Room};
 
 use super::{
-    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, fault, keep, parse_url,
+    ConnectError, Connector, Event, Settings,
     peer::{self, Link, Peer, Voice, Voices},
     sdp::{self, Side},
+    stay::{Attempt, Ended, Stay, keep},
     steps::Steps,
-    tls,
+    url::parse_url,
+    websocket::{self, Socket, unreachable},
 };
 use crate::{egress::Policy, media::ParticipantId};
 
 /// As a label of metrics.
 const VIA: &str = "janus";
 
-/// TCP, TLS and the WebSocket handshake.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// For the socket to take one message.
-const SEND_DEADLINE: Duration = Duration::from_secs(5);
-
 /// To tell Janus we leave; it forgets us by itself otherwise.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The longest message taken: an offer with room for its JSON.
 const MAX_MESSAGE: usize = 2 * sdp::MAX_SDP;
-
-/// Janus's code for a room that is not there.
-const NO_SUCH_ROOM: i64 = 426;
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-/// Whether an error of Janus's may be gone when tried again: a feed or session that has just vanished
-/// (428, 458, 459) and faults of its own (490, 499).
-pub(super) fn is_transient(code: i64) -> bool {
-    matches!(code, 428 | 458 | 459 | 490 | 499)
-}
-
-/// What an error of Janus's comes to, for whoever asked for the meeting: of its core (<https://janus.conf.meetecho.com/docs/rest.html>)
-/// and of the VideoRoom.
-pub(super) fn meaning(code: i64) -> &'static str {
-    match code {
-        403 => "the API secret or the token is wrong: ",
-        405 => "the token does not allow this: ",
-        426 => "there is no such room: ",
-        428 => "whoever was to be heard is gone: ",
-        429 => "something is missing that the room wants: ",
-        430 => "the room takes nothing of this kind, as of a number where it wants a text: ",
-        432 => "the room is full: ",
-        433 => "the room's PIN or the token is wrong: ",
-        436 => "somebody is there under this id already: ",
-        460 => "it has no VideoRoom: ",
-        _ => "",
-    }
-}
-
-/// The same, as a word.
-pub(super) fn cause(code: i64) -> Cause {
-    match code {
-        403 | 405 | 433 => Cause::AccessDenied,
-        426 => Cause::NoSuchRoom,
-        432 => Cause::RoomFull,
-        _ => Cause::RelayRefused,
-    }
-}
 
 /// A room of a Janus.
 pub(super) struct Janus {
@@ -152,7 +110,7 @@ impl Attempt for Janus {
         session.close().await;
         self.was_in |= entered;
         match result {
-            Err(ConnectError::Janus { code: NO_SUCH_ROOM, .. }) if self.was_in => Ok(Ended::ByRelay),
+            Err(ConnectError::Signalling { code: refusal::NO_SUCH_ROOM, .. }) if self.was_in => Ok(Ended::ByRelay),
             other => other,
         }
     }
@@ -161,20 +119,7 @@ impl Attempt for Janus {
 async fn open(url: &Url, egress: &Policy) -> Result<Socket, ConnectError> {
     let mut request = url.as_str().into_client_request().map_err(unreachable)?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("janus-protocol"));
-    let limits = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
-    let connector = (url.scheme() == "wss").then(|| tokio_tungstenite::Connector::Rustls(tls::config()));
-    let connect = async {
-        let port = url.port_or_known_default().unwrap_or(443);
-        let found = egress.resolve(url.host_str().unwrap_or_default(), port).await?;
-        let stream = Policy::connect(&found).await.map_err(|e| unreachable(e.into()))?;
-        let _ = stream.set_nodelay(true);
-        let opened = client_async_tls_with_config(request, stream, Some(limits), connector).await;
-        opened.map_err(unreachable)
-    };
-    match timeout(CONNECT_DEADLINE, connect).await {
-        Ok(connected) => Ok(connected?.0),
-        Err(_) => Err(ConnectError::Timeout { what: "the WebSocket to open", after: CONNECT_DEADLINE }),
-    }
+    websocket::open(request, url, egress, MAX_MESSAGE, |_| None).await
 }
 
 /// One session with Janus, from the open socket on.
@@ -320,10 +265,7 @@ impl Session<'_> {
     }
 
     async fn send(&mut self, text: String) -> Result<(), ConnectError> {
-        match timeout(SEND_DEADLINE, self.socket.send(Message::text(text))).await {
-            Ok(sent) => sent.map_err(unreachable),
-            Err(_) => Err(ConnectError::Timeout { what: "the WebSocket to take a message", after: SEND_DEADLINE }),
-        }
+        websocket::send(&mut self.socket, Message::text(text)).await
     }
 
     /// Leaves as far as the relay lets us.
@@ -350,10 +292,6 @@ impl Session<'_> {
         }
         let _ = self.socket.close(None).await;
     }
-}
-
-fn unreachable(error: tungstenite::Error) -> ConnectError {
-    ConnectError::Unreachable { cause: fault::of(&error), why: cut(&error.to_string(), 200) }
 }
 
 fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Woken, ConnectError> {

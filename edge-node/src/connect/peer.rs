@@ -2,18 +2,26 @@
 //!
 //! *Follow one packet:* a few sockets for all connections (`sockets`), each set with a loop of its own (`shard`) that
 //! reads datagrams in batches and finds whose they are; RTP is opened where it lies and handed on (`rtp`), everything
-//! else goes to the connection's machine (`session`, its first words in `opening`). What is said of it in SDP is in `describe`.
+//! else goes to the connection's machine (`session`, its first words in `opening`, its keys in `keys`). What is said of it in
+//! SDP is in `describe`.
 //!
 //! Everything is negotiated non-trickling: our candidates are all in our description, for the relay is
 //! a server with an address of its own.
 
+mod addresses;
 mod describe;
 #[cfg(test)]
+#[path = "../../tests/rigs/far.rs"]
 #[allow(clippy::unwrap_used)]
 pub(super) mod far;
 mod fingerprint;
 pub(super) mod fuzzing;
+mod identity;
+mod joined;
+mod keys;
+mod local;
 mod opening;
+mod phase;
 mod rtp;
 mod session;
 mod shard;
@@ -24,35 +32,34 @@ mod turn;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use mesh::wire::cause::Cause;
-use rtc::ice::candidate::Candidate;
 use tokio::{
-    net::UdpSocket,
     sync::{mpsc, watch},
     task::JoinSet,
 };
 
+pub(super) use self::addresses::local_addresses;
 pub use self::sockets::Sockets;
 use self::{
-    describe::{Credentials, Local, MAX_CANDIDATES, MAX_NAMED, Named, Remote},
-    session::{Identity, Phase, Session},
+    addresses::resolved,
+    describe::{Credentials, Local, MAX_NAMED, Named, Remote},
+    identity::Identity,
+    joined::Joined,
+    phase::Phase,
+    session::Session,
     shard::Command,
-    sockets::Place,
 };
 use super::{
-    ConnectError, Event, Settings, cut,
+    ConnectError, Event, Settings,
+    error::cut,
     ice_server::{At, IceServer, MAX_SERVERS},
     sdp::Description,
 };
-use crate::{
-    egress::{NoAddress, Policy},
-    media::ParticipantId,
-};
+use crate::{egress::NoAddress, media::ParticipantId};
 
 /// From the exchange of descriptions to DTLS done.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
@@ -97,6 +104,8 @@ pub(super) struct Peer {
     settings: Settings,
     /// What kind of relay it is to.
     via: &'static str,
+    /// Data channels are taken, should they be offered.
+    data: bool,
     /// TURN servers that the relay named before there was a connection.
     named: Vec<IceServer>,
     identity: Arc<Identity>,
@@ -113,18 +122,6 @@ pub(super) struct Peer {
     connect_by: Option<tokio::time::Instant>,
     /// Media can flow, and until then the first is waited for.
     flow_by: Option<tokio::time::Instant>,
-}
-
-/// Its share of the sockets, and how it was described there.
-struct Joined {
-    place: Place,
-    local: Local,
-    remote: Option<(Remote, Voices)>,
-    /// TURN servers that were asked.
-    servers: BTreeSet<SocketAddr>,
-    egress: Policy,
-    /// Addresses that the relay told and this edge does not go to.
-    denied: usize,
 }
 
 /// A new path that was asked for.
@@ -149,6 +146,7 @@ impl Peer {
         Ok(Self {
             settings: settings.clone(),
             via,
+            data: false,
             named: vec![],
             identity,
             bind,
@@ -168,6 +166,12 @@ impl Peer {
     /// Will go through these TURN servers too, which the relay names, from the connection's beginning.
     pub(super) fn through(mut self, servers: Vec<IceServer>) -> Self {
         self.named = servers;
+        self
+    }
+
+    /// Takes data channels, should they be offered, and hears nothing of what is said there.
+    pub(super) fn with_data(mut self) -> Self {
+        self.data = true;
         self
     }
 
@@ -201,10 +205,22 @@ impl Peer {
         Ok(())
     }
 
-    /// Our offer: one audio section to receive on.
-    pub(super) async fn offer(&mut self) -> Result<String, ConnectError> {
-        let joined = self.join(None).await?;
-        Ok(describe::offer(&joined.local))
+    /// Our offer: so many audio sections to receive on. A later one, with no fewer, goes on with the connection; with `restart`
+    /// on a new path (RFC 8445 section 9).
+    pub(super) async fn offer(&mut self, sections: usize, restart: bool) -> Result<String, ConnectError> {
+        if self.joined.is_none() {
+            self.join(None).await?;
+        }
+        let fresh = if restart { Some(credentials(&self.identity)?) } else { None };
+        let joined = self.joined.as_mut().ok_or_else(gone)?;
+        if let Some(fresh) = fresh {
+            joined.local.credentials = fresh;
+            joined.restarting = joined.remote.is_some();
+            self.hosts.clear();
+        }
+        let offer = describe::offer(&joined.local, sections);
+        joined.local.version += 1;
+        Ok(offer)
     }
 
     /// Takes the relay's answer to our offer.
@@ -212,7 +228,8 @@ impl Peer {
         let remote = Remote::read(&answer.clean).map_err(|e| bad("SDP answer", e))?;
         let Some(joined) = &mut self.joined else { return Err(gone()) };
         let named = remote.named.clone();
-        joined.describe(remote, voices, true, None).await?;
+        let ours = std::mem::take(&mut joined.restarting).then(|| joined.local.credentials.clone());
+        joined.describe(remote, voices, true, ours).await?;
         self.negotiated();
         self.find(named);
         Ok(())
@@ -390,10 +407,12 @@ impl Peer {
             fingerprint: self.identity.fingerprint.clone(),
             candidates: session.candidates(),
             trickles: !servers.is_empty(),
+            data: self.data,
         };
         let (events, state, fresh) = (self.events.clone(), self.told.take().ok_or_else(gone)?, self.tell_fresh.clone());
+        let (servers_asked, egress) = (BTreeSet::new(), settings.egress);
         let joined =
-            Joined { place, local, remote: None, servers: BTreeSet::new(), egress: settings.egress, denied: 0 };
+            Joined { place, local, remote: None, restarting: false, servers: servers_asked, egress, denied: 0 };
         let id = joined.place.id;
         let add = Command::Add { id, ufrag: credentials.ufrag, session: Box::new(session), events, state, fresh };
         joined.command(add).await?;
@@ -421,97 +440,6 @@ async fn reached(at: Option<tokio::time::Instant>) {
     }
 }
 
-impl Joined {
-    async fn describe(
-        &mut self,
-        mut remote: Remote,
-        voices: Voices,
-        offered: bool,
-        ours: Option<Credentials>,
-    ) -> Result<(), ConnectError> {
-        remote.candidates.retain(|candidate| self.admits(candidate));
-        self.remote = Some((remote.clone(), voices.clone()));
-        let (id, remote) = (self.place.id, Box::new(remote));
-        self.command(Command::Describe { id, remote, voices, offered, ours }).await
-    }
-
-    /// The host of a candidate is there.
-    async fn try_at(&mut self, named: &Named, found: &[SocketAddr]) -> Result<(), ConnectError> {
-        for candidate in found.iter().filter_map(|at| named.at(at.ip())) {
-            // Another path may be asked for, and the relay tell nothing new.
-            if let Some((remote, _)) = &mut self.remote
-                && remote.candidates.len() < MAX_CANDIDATES
-            {
-                remote.candidates.push(candidate.clone());
-            }
-            self.command(Command::Candidate(self.place.id, Box::new(candidate))).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether checks may be sent there: a relay that names addresses inside would have us knock at their doors.
-    fn admits(&mut self, candidate: &Candidate) -> bool {
-        let admitted = self.egress.admit("an ICE candidate", candidate.addr().ip()).is_ok();
-        self.denied += usize::from(!admitted);
-        admitted
-    }
-
-    async fn command(&self, command: Command) -> Result<(), ConnectError> {
-        self.place.handle.commands.send(command).await.map_err(|_| gone())
-    }
-}
-
-/// The addresses to receive media on: `bind`, or, if that is empty or a wildcard, those this host reaches the relay from, one
-/// of each family that its name has, IPv6 first (RFC 8421 section 4).
-pub(super) async fn local_addresses(settings: &Settings, relay: &reqwest::Url) -> Result<Vec<IpAddr>, ConnectError> {
-    let bind = &settings.bind;
-    // A wildcard is no address that a relay could be told.
-    if !bind.is_empty() && !bind.iter().any(IpAddr::is_unspecified) {
-        return Ok(bind.to_vec());
-    }
-    let host = relay.host_str().unwrap_or_default();
-    let unreachable =
-        |e: std::io::Error| ConnectError::Unreachable { cause: Cause::RelayUnreachable, why: format!("{host}: {e}") };
-    let found = settings.egress.resolve(host, relay.port_or_known_default().unwrap_or(443)).await?;
-    let (mut ours, mut failed) = (vec![], None);
-    for family in [SocketAddr::is_ipv6, SocketAddr::is_ipv4] {
-        let Some(to) = found.iter().find(|at| family(at)) else { continue };
-        match towards(*to).await {
-            Ok(ip) => ours.push(ip),
-            Err(error) => failed = Some(error),
-        }
-    }
-    match (ours.is_empty(), failed) {
-        (false, _) => Ok(ours),
-        (true, Some(error)) => Err(unreachable(error)),
-        (true, None) => {
-            Err(ConnectError::Unreachable { cause: Cause::DnsFailed, why: format!("{host} has no address") })
-        }
-    }
-}
-
-/// Our address on the way there.
-async fn towards(to: SocketAddr) -> std::io::Result<IpAddr> {
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    // Sends nothing: the kernel only picks the route, and with it our address.
-    socket.connect(to).await?;
-    Ok(socket.local_addr()?.ip())
-}
-
-/// Those of the servers that can be used, with their addresses, each address once; those that a relay named within `egress`.
-async fn resolved<'a>(servers: &'a [IceServer], bind: &[IpAddr], egress: Option<&Policy>) -> Vec<(At, &'a IceServer)> {
-    let usable = |at: &SocketAddr| bind.iter().any(|ours| ours.is_ipv4() == at.is_ipv4());
-    let mut found: Vec<(At, &IceServer)> = vec![];
-    for server in servers.iter().take(MAX_SERVERS) {
-        let at = tokio::time::timeout(SERVER_DEADLINE, server.resolve(usable, egress)).await.ok().flatten();
-        if let Some(at) = at.filter(|at| found.iter().all(|(other, _)| other.address != at.address)) {
-            found.push((at, server));
-        }
-    }
-    found
-}
-
 fn credentials(identity: &Identity) -> Result<Credentials, ConnectError> {
     let ufrag = identity.random_text(UFRAG).map_err(media)?;
     Ok(Credentials { ufrag, password: identity.random_text(PASSWORD).map_err(media)? })
@@ -532,26 +460,18 @@ fn gone() -> ConnectError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::connect::sdp;
+    use std::net::Ipv4Addr;
 
-    #[tokio::test]
-    async fn media_is_received_where_the_relay_is_reached_from() {
-        let url = |text: &str| reqwest::Url::parse(text).unwrap();
-        let bound = |bind: &[IpAddr]| Settings { bind: bind.to_vec(), ..Settings::on_loopback() };
-        let local = local_addresses(&bound(&[]), &url("ws://127.0.0.1:8188/")).await.unwrap();
-        assert_eq!(local, [IpAddr::from(Ipv4Addr::LOCALHOST)]);
-        let given = [IpAddr::from([10, 0, 0, 1])];
-        assert_eq!(local_addresses(&bound(&given), &url("ws://127.0.0.1:1/")).await.unwrap(), given);
-        let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED)];
-        assert_eq!(local_addresses(&bound(&any), &url("ws://127.0.0.1:1/")).await.unwrap(), local);
-    }
+    use tokio::net::UdpSocket;
+
+    use super::*;
+    use crate::{connect::sdp, egress::Policy};
 
     #[tokio::test]
     async fn our_offer_is_one_opus_section_to_receive_on() {
         let (events, _seen) = mpsc::channel(8);
         let mut peer = Peer::new("", &Settings::on_loopback(), &[Ipv4Addr::LOCALHOST.into()], events).unwrap();
-        let offer = peer.offer().await.unwrap();
+        let offer = peer.offer(1, false).await.unwrap();
         assert_eq!(offer.matches("m=").count(), 1, "{offer}");
         for line in ["m=audio", "a=recvonly", "opus/48000/2", "useinbandfec=1", "a=rtcp-fb:111 nack", "127.0.0.1"] {
             assert!(offer.contains(line), "{line} in {offer}");
@@ -652,8 +572,9 @@ mod tests {
             let ours = credentials(&identity).unwrap();
             let session = Session::new(identity.clone(), &[at(port)], false, ours.clone(), now).unwrap();
             let (fingerprint, candidates) = (identity.fingerprint.clone(), session.candidates());
-            let local = Local { id: 1, version: 1, credentials: ours, fingerprint, candidates, trickles: false };
-            let text = sdp::read(&describe::offer(&local), sdp::Side::Offer).unwrap().clean;
+            let local =
+                Local { id: 1, version: 1, credentials: ours, fingerprint, candidates, trickles: false, data: false };
+            let text = sdp::read(&describe::offer(&local, 1), sdp::Side::Offer).unwrap().clean;
             (session, Remote::read(&text).unwrap())
         };
         let ((ours, us), (mut theirs, mut them)) = (new(1), new(2));
@@ -671,22 +592,6 @@ mod tests {
         ours.describe(them, &Voices::new(), false, None, now).unwrap();
         assert!(!ours.handle_stun(at(1), at(2), &check.bytes, now));
         assert!(ours.within(Policy::with_loopback()).handle_stun(at(1), at(2), &check.bytes, now));
-    }
-
-    #[tokio::test]
-    async fn servers_that_a_relay_names_are_within_the_bounds_and_our_own_need_not_be() {
-        let server = |url: &str| IceServer {
-            url: url.into(),
-            username: "u".into(),
-            credential: mesh::wire::request::Secret("p".into()),
-        };
-        let servers =
-            ["turn:10.0.0.5", "turn:localhost:10?transport=tcp", "turn:127.0.0.1:9", "turn:1.1.1.1"].map(server);
-        let bind = [IpAddr::from(Ipv4Addr::LOCALHOST)];
-        let urls =
-            |found: Vec<(At, &IceServer)>| found.iter().map(|(_, server)| server.url.clone()).collect::<Vec<_>>();
-        assert_eq!(urls(resolved(&servers, &bind, Some(&Policy::default())).await), ["turn:1.1.1.1"]);
-        assert_eq!(resolved(&servers, &bind, None).await.len(), 4);
     }
 
     /// The offer of a relay that is reached at `at`.

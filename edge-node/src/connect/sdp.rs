@@ -24,6 +24,8 @@ pub(super) const UNNAMED: &str = "x-unnamed";
 pub(super) enum Side {
     /// The relay offers; we answer.
     Offer,
+    /// It may offer a data channel only, before there is any audio.
+    OfferAhead,
     /// The relay answers our offer.
     Answer,
 }
@@ -103,8 +105,8 @@ pub(super) fn read(text: &str, side: Side) -> Result<Description, SdpError> {
         return Err(SdpError::AudioRefused);
     }
     name_sections(&mut session);
-    check(&session)?;
-    if side == Side::Offer {
+    check(&session, side)?;
+    if side != Side::Answer {
         check_bundle(&session)?;
     }
     let mut audio = vec![];
@@ -153,7 +155,7 @@ fn name_sections(session: &mut SessionDescription) {
     }
 }
 
-fn check(session: &SessionDescription) -> Result<(), SdpError> {
+fn check(session: &SessionDescription, side: Side) -> Result<(), SdpError> {
     let media = &session.media_descriptions;
     if media.len() > MAX_MEDIA {
         return Err(SdpError::TooManyMedia(media.len()));
@@ -165,7 +167,8 @@ fn check(session: &SessionDescription) -> Result<(), SdpError> {
             _ => return Err(SdpError::Mid(index)),
         }
     }
-    if !media.iter().any(is_audio) {
+    let ahead = side == Side::OfferAhead && media.iter().any(is_data);
+    if !ahead && !media.iter().any(is_audio) {
         return Err(SdpError::NoAudio);
     }
     for attribute in ["ice-ufrag", "ice-pwd", "fingerprint"] {
@@ -209,6 +212,11 @@ fn check_bundle(session: &SessionDescription) -> Result<(), SdpError> {
 
 fn is_audio(media: &MediaDescription) -> bool {
     media.media_name.media == "audio"
+}
+
+/// A data channel (RFC 8841).
+fn is_data(media: &MediaDescription) -> bool {
+    media.media_name.media == "application" && media.media_name.protos.iter().any(|proto| proto == "SCTP")
 }
 
 /// Port 0 is a section refused or ended (RFC 8829 section 5.3.1).

@@ -34,13 +34,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, ConnectError, Connector, Ended, Event, Settings, Stay, cut, fault,
+    ConnectError, Connector, Event, Settings,
+    error::cut,
+    fault,
     ice_server::{self, IceServer, MAX_SERVERS},
-    keep, parse_url,
     peer::{self, Link, Peer, Voice, Voices},
     sdp::{self, Audio, Description, SdpError, Side},
+    stay::{Attempt, Ended, Stay, keep},
     steps::Steps,
     tls,
+    url::parse_url,
 };
 use crate::{
     egress::{Checked, Denied, Policy},
@@ -235,7 +238,7 @@ impl Whep {
         let mut steps = Steps::new(VIA, Instant::now().into_std());
         let bind = peer::local_addresses(&self.settings, &self.endpoint).await?;
         let mut peer = Peer::new(VIA, &self.settings, &bind, events.clone())?;
-        let offer = peer.offer().await?;
+        let offer = peer.offer(1, false).await?;
         match self.post(offer, resource).await? {
             Reply::Answer(answer) => {
                 steps.reach("offer", Instant::now().into_std());
@@ -398,7 +401,7 @@ fn refused(request: &'static str, status: StatusCode) -> ConnectError {
 }
 
 fn read(text: &str, side: Side) -> Result<Description, ConnectError> {
-    let what = if side == Side::Offer { "SDP offer" } else { "SDP answer" };
+    let what = if side == Side::Answer { "SDP answer" } else { "SDP offer" };
     let description = sdp::read(text, side).map_err(|e| match e {
         SdpError::AudioRefused => ConnectError::Codec { codecs: "nothing that we offered".into() },
         e => ConnectError::BadMessage { what, why: e.to_string() },
@@ -429,7 +432,7 @@ fn participant(audio: &Audio, all: &[Audio], side: Side) -> Result<ParticipantId
     ParticipantId::new(match (stream, side) {
         (Some(stream), _) => stream,
         (None, Side::Answer) => ONLY,
-        (None, Side::Offer) => &audio.mid,
+        (None, Side::Offer | Side::OfferAhead) => &audio.mid,
     })
 }
 

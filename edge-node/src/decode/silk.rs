@@ -15,6 +15,7 @@ use std::{
     ffi::{c_int, c_void},
     mem::zeroed,
     ptr,
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -60,7 +61,6 @@ struct RangeDecoder {
 unsafe extern "C" {
     fn silk_Get_Decoder_Size(bytes: *mut c_int) -> c_int;
     fn silk_InitDecoder(state: *mut c_void) -> c_int;
-    fn silk_ResetDecoder(state: *mut c_void) -> c_int;
     fn silk_Decode(
         state: *mut c_void,
         control: *mut Control,
@@ -88,32 +88,36 @@ enum From {
 pub(super) struct Silk {
     /// In words, for its alignment.
     state: Box<[u64]>,
+    fresh: &'static [u64],
     control: Control,
+}
+
+/// The state of one that has heard nothing, which has no pointers into itself. It is copied, since libopus, to make or reset
+/// one, asks the processor what it can do; a virtual machine takes tens of microseconds to answer.
+static FRESH: LazyLock<Option<Box<[u64]>>> = LazyLock::new(|| (opus::version() == VERSION).then(fresh).flatten());
+
+fn fresh() -> Option<Box<[u64]>> {
+    let mut bytes = 0;
+    // SAFETY: writes one int.
+    let asked = unsafe { silk_Get_Decoder_Size(&mut bytes) };
+    let words = usize::try_from(bytes).ok().filter(|_| asked == 0)?.div_ceil(size_of::<u64>());
+    let mut state: Box<[u64]> = vec![0; words].into();
+    // SAFETY: the state is as long as was asked for, and aligned for anything in it.
+    (unsafe { silk_InitDecoder(state.as_mut_ptr().cast()) } == 0).then_some(state)
 }
 
 impl Silk {
     /// One that has heard nothing, if this libopus is the one that is known.
     pub(super) fn new() -> Option<Self> {
-        (opus::version() == VERSION).then(Self::make).flatten()
-    }
-
-    fn make() -> Option<Self> {
-        let mut bytes = 0;
-        // SAFETY: writes one int.
-        let asked = unsafe { silk_Get_Decoder_Size(&mut bytes) };
-        let words = usize::try_from(bytes).ok().filter(|_| asked == 0)?.div_ceil(size_of::<u64>());
         let control =
             Control { api_channels: 1, internal_channels: 1, api_rate: SAMPLE_RATE as i32, ..Control::default() };
-        let mut this = Self { state: vec![0; words].into(), control };
-        // SAFETY: the state is as long as was asked for, and aligned for anything in it.
-        (unsafe { silk_InitDecoder(this.state()) } == 0).then_some(this)
+        FRESH.as_deref().map(|fresh| Self { state: fresh.into(), fresh, control })
     }
 
     /// Forgets what it has heard.
     pub(super) fn reset(&mut self) {
         (self.control.internal_rate, self.control.api_channels) = (0, 1);
-        // SAFETY: initialised by `make`.
-        unsafe { silk_ResetDecoder(self.state()) };
+        self.state.copy_from_slice(self.fresh);
     }
 
     /// Whether what it decoded last was of two channels.
@@ -208,10 +212,6 @@ impl Silk {
             done += samples;
         }
         Some(())
-    }
-
-    fn state(&mut self) -> *mut c_void {
-        self.state.as_mut_ptr().cast()
     }
 }
 

@@ -30,7 +30,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Command, EVENTS, LinkEvent, Tagged,
-    detour::{Answer, Detours, Lease},
+    relayed::{Answer, Lease, RelayedRenewals},
 };
 use crate::meeting::Beat;
 
@@ -40,7 +40,7 @@ const DIAL: Duration = Duration::from_millis(2000);
 /// First and longest wait between two dials.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1000));
 /// Beats without an answer after which the core is asked by way of others.
-const DETOUR_AFTER: u32 = 2;
+const RELAY_AFTER: u32 = 2;
 /// The same, after which the connection is given up: 3 s, and 4 round trips. Counted in beats, so that a time in which this
 /// process stood still does not count.
 const GIVE_UP_AFTER: u32 = 12;
@@ -131,15 +131,15 @@ impl Link {
                 .build()
         };
         let (mut waits, mut wait) = (backoff(), Duration::ZERO);
-        let mut detours = Detours::new(self.node.clone(), self.core.clone(), self.born);
+        let mut relayed = RelayedRenewals::new(self.node.clone(), self.core.clone(), self.born);
         loop {
-            match self.down(&mut detours, wait).await {
+            match self.down(&mut relayed, wait).await {
                 None => return,
                 Some(Err(why)) => debug!(core = %self.core, why, "core not reached"),
                 Some(Ok(dialled)) => {
                     waits = backoff();
                     info!(core = %self.core, wire = ?dialled.peer.wire(), "control stream up");
-                    match self.up(&mut detours, Up::new(dialled)).await {
+                    match self.up(&mut relayed, Up::new(dialled)).await {
                         Lost::Closed => return,
                         Lost::Stream(why) => info!(core = %self.core, why, "control stream lost"),
                     }
@@ -152,19 +152,19 @@ impl Link {
     }
 
     /// Without a stream: waits, dials, and meanwhile takes commands. `None` when nobody can want the link any more.
-    async fn down(&mut self, detours: &mut Detours, wait: Duration) -> Option<Result<Dialled, String>> {
+    async fn down(&mut self, relayed: &mut RelayedRenewals, wait: Duration) -> Option<Result<Dialled, String>> {
         let attempt = dial(self.node.clone(), self.core.clone(), self.software.clone(), wait);
         tokio::pin!(attempt);
         loop {
             tokio::select! {
                 done = &mut attempt => return Some(done),
                 command = self.commands.recv() => { self.handle_down(command?); }
-                answer = detours.next() => self.handle_detour(answer, detours, true),
+                answer = relayed.next() => self.handle_relayed(answer, relayed, true),
             }
         }
     }
 
-    async fn up(&mut self, detours: &mut Detours, mut up: Up) -> Lost {
+    async fn up(&mut self, relayed: &mut RelayedRenewals, mut up: Up) -> Lost {
         self.tell_all(|| LinkEvent::Connected(up.peer.clone()));
         loop {
             let step = tokio::select! {
@@ -196,8 +196,8 @@ impl Link {
                         false => up.beat_or_give_up(alive).await,
                     }
                 }
-                answer = detours.next() => {
-                    self.handle_detour(answer, detours, up.quiet >= DETOUR_AFTER);
+                answer = relayed.next() => {
+                    self.handle_relayed(answer, relayed, up.quiet >= RELAY_AFTER);
                     Ok(())
                 }
             };
@@ -210,7 +210,7 @@ impl Link {
     /// A core that was restarted dials its peers, long before its former life's connection times out.
     fn has_newer_connection(&self, up: &Up) -> bool {
         let newest = || self.node.peer(&self.core).now_or_never()?.ok();
-        up.quiet >= DETOUR_AFTER
+        up.quiet >= RELAY_AFTER
             && newest().is_some_and(|peer| peer.connection.stable_id() != up.peer.connection.stable_id())
     }
 
@@ -317,14 +317,14 @@ impl Link {
     }
 
     /// It is time to ask by way of others, if that is `wanted`; or one of them has answered.
-    fn handle_detour(&mut self, answer: Option<Answer>, detours: &mut Detours, wanted: bool) {
+    fn handle_relayed(&mut self, answer: Option<Answer>, relayed: &mut RelayedRenewals, wanted: bool) {
         let lease = |place: &Place| place.opened.map(|(meeting, epoch)| Lease { meeting, epoch, key: place.key });
         let opened = || self.meetings.values().filter_map(lease).collect::<Vec<_>>();
         match answer {
             None if wanted => {
                 let meetings = opened();
                 if !meetings.is_empty() {
-                    detours.ask(meetings);
+                    relayed.ask(meetings);
                 }
             }
             None => {}

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-use super::room::{Access, Action, Room};
+use super::{
+    access::Access,
+    room::{Action, Room},
+};
 
 /// Texts of a Janus behind two bytes of length; of those with the longest bit set the time is a second later. No
 /// participant leaves who has not joined, and of all there are no more than a room may have.

@@ -65,6 +65,17 @@ pub(super) struct Incoming {
     pub(super) reason: Option<String>,
 }
 
+impl Incoming {
+    /// The error code and words, if it is a refusal: of Janus itself, or of its VideoRoom.
+    pub(super) fn refusal(&self) -> Option<(i64, String)> {
+        if let Some(error) = &self.error {
+            return Some((error.code, error.reason.clone()));
+        }
+        let data = &self.plugindata.as_ref()?.data;
+        Some((data.error_code?, data.error.clone().unwrap_or_default()))
+    }
+}
+
 /// An id Janus has made.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(super) struct NewId {

@@ -23,33 +23,22 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    super::{ConnectError, cut, sdp::codec_name},
+    super::{ConnectError, error::cut, sdp::codec_name},
+    access::Access,
     message::{Candidate, Id, Incoming, Publisher, Room as RoomEvent},
+    offers::Offers,
+    refusal::{self, NO_SUCH_FEED},
+    requests::{Purpose, Requests},
 };
-
-/// For each request, from sending to its last answer.
-pub(super) const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Janus forgets a session after 60 s of silence.
 const KEEPALIVE: Duration = Duration::from_secs(25);
-
-/// Requests under way at once; more means that something is wrong.
-const MAX_PENDING: usize = 32;
 
 /// Feeds subscribed to on one connection.
 const MAX_FEEDS: usize = 500;
 
 /// Publishers of one room; more are not taken in, and counted.
 const MAX_PRESENT: usize = 1000;
-
-/// Offers of the relay's in [`OFFER_WINDOW`]; one that goes on for ever is left. A full room that breaks up makes some 500.
-const MAX_OFFERS: u32 = 600;
-
-/// See [`MAX_OFFERS`].
-const OFFER_WINDOW: Duration = Duration::from_secs(60);
-
-/// The publisher went away between the roster's word and our subscription.
-const NO_SUCH_FEED: i64 = 428;
 
 /// The most that Janus's own words take in an error, in characters.
 const MAX_REASON: usize = 200;
@@ -59,25 +48,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Failed subscriptions in a row before the session is begun anew.
 const MAX_RETRIES: u32 = 5;
-
-/// How to get in.
-#[derive(Debug, Clone, Default)]
-pub(in super::super) struct Access {
-    /// The room's PIN.
-    pub(in super::super) pin: Option<Secret>,
-    /// A signed token.
-    pub(in super::super) token: Option<Secret>,
-    /// Janus's API secret.
-    pub(in super::super) api_secret: Option<Secret>,
-}
-
-impl Access {
-    /// Without the secrets, should Janus repeat them.
-    fn mask(&self, words: String) -> String {
-        let secrets = [&self.pin, &self.token, &self.api_secret].into_iter().flatten().filter(|s| !s.0.is_empty());
-        secrets.fold(words, |words, Secret(secret)| words.replace(secret, "<secret>"))
-    }
-}
 
 /// What the caller has to do, in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,42 +73,6 @@ pub(super) enum Action {
     Ended,
 }
 
-/// What a request was for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Create,
-    AttachRoster,
-    Join,
-    AttachMedia,
-    Subscribe,
-    Start,
-    Restart,
-    Trickle,
-    Keepalive,
-    Destroy,
-}
-
-impl Purpose {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::AttachRoster | Self::AttachMedia => "attach",
-            Self::Join => "join",
-            Self::Subscribe => "subscribe",
-            Self::Start => "start",
-            Self::Restart => "configure",
-            Self::Trickle => "trickle",
-            Self::Keepalive => "keepalive",
-            Self::Destroy => "destroy",
-        }
-    }
-
-    /// Messages to a plugin are acknowledged first and answered later.
-    fn is_answered_later(self) -> bool {
-        matches!(self, Self::Join | Self::Subscribe | Self::Start | Self::Restart)
-    }
-}
-
 /// Where the media handle stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Media {
@@ -158,8 +92,7 @@ type Feed = (Id, String);
 pub(super) struct Room {
     room: Id,
     display: String,
-    access: Access,
-    session: Option<u64>,
+    requests: Requests,
     /// What Janus calls us towards ourselves only.
     private_id: Option<u64>,
     roster: Option<u64>,
@@ -174,12 +107,9 @@ pub(super) struct Room {
     restart: bool,
     /// A subscription or an offer is under way; the next waits for it.
     exchanging: bool,
-    /// Offers in the window that began then.
-    offers: (u32, Instant),
+    offers: Offers,
     retry_at: Option<Instant>,
     retries: u32,
-    pending: BTreeMap<u64, (Purpose, Instant)>,
-    next_transaction: u64,
     keepalive_at: Option<Instant>,
     actions: VecDeque<Action>,
 }
@@ -190,8 +120,7 @@ impl Room {
         let mut this = Self {
             room,
             display,
-            access,
-            session: None,
+            requests: Requests::new(access),
             private_id: None,
             roster: None,
             media: Media::None,
@@ -201,11 +130,9 @@ impl Room {
             sections: BTreeMap::new(),
             restart: false,
             exchanging: false,
-            offers: (0, now),
+            offers: Offers::new(now),
             retry_at: None,
             retries: 0,
-            pending: BTreeMap::new(),
-            next_transaction: 0,
             keepalive_at: None,
             actions: VecDeque::new(),
         };
@@ -263,9 +190,7 @@ impl Room {
     /// # Errors
     /// Janus has not answered a request in time.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectError> {
-        if let Some((purpose, _)) = self.pending.values().find(|(_, deadline)| *deadline <= now) {
-            return Err(ConnectError::Timeout { what: purpose.name(), after: REQUEST_DEADLINE });
-        }
+        self.requests.handle_timeout(now)?;
         if self.keepalive_at.is_some_and(|at| at <= now) {
             self.keepalive_at = Some(now + KEEPALIVE);
             self.request(Purpose::Keepalive, json!({ "janus": "keepalive" }), now);
@@ -280,8 +205,7 @@ impl Room {
 
     /// When to call [`Room::handle_timeout`] at the latest.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let deadlines = self.pending.values().map(|(_, deadline)| *deadline);
-        deadlines.chain(self.keepalive_at).chain(self.retry_at).min()
+        [self.requests.poll_timeout(), self.keepalive_at, self.retry_at].into_iter().flatten().min()
     }
 
     /// What to do next.
@@ -292,20 +216,20 @@ impl Room {
     /// Asks Janus to forget us; true if it knows us.
     pub(super) fn leave(&mut self, now: Instant) -> bool {
         self.actions.clear();
-        if self.session.is_some() {
+        if self.requests.is_open() {
             self.request(Purpose::Destroy, json!({ "janus": "destroy" }), now);
         }
-        self.session.is_some()
+        self.requests.is_open()
     }
 
     /// Whether Janus has answered [`Room::leave`].
     pub(super) fn has_left(&self) -> bool {
-        !self.pending.values().any(|(purpose, _)| *purpose == Purpose::Destroy)
+        !self.requests.has(Purpose::Destroy)
     }
 
     fn handle_message(&mut self, message: Incoming, now: Instant) -> Result<(), ConnectError> {
-        let purpose = self.settle(&message);
-        if let Some(error) = refusal(&message) {
+        let purpose = self.requests.settle(&message);
+        if let Some(error) = message.refusal() {
             return self.handle_refusal(purpose, error, now);
         }
         match message.janus.as_str() {
@@ -321,16 +245,6 @@ impl Room {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Finds the request this answers, and ends it unless more is to come.
-    fn settle(&mut self, message: &Incoming) -> Option<Purpose> {
-        let transaction = message.transaction.as_deref()?.parse().ok()?;
-        let purpose = self.pending.get(&transaction)?.0;
-        if message.janus != "ack" || !purpose.is_answered_later() {
-            self.pending.remove(&transaction);
-        }
-        Some(purpose)
     }
 
     fn handle_refusal(
@@ -355,7 +269,7 @@ impl Room {
             }
             other => {
                 let request = other.map_or("a message", Purpose::name);
-                Err(ConnectError::Janus { request, code, reason: self.access.mask(cut(&reason, MAX_REASON)) })
+                Err(refusal::refused(request, code, self.requests.access().mask(cut(&reason, MAX_REASON))))
             }
         }
     }
@@ -363,7 +277,7 @@ impl Room {
     fn handle_success(&mut self, purpose: Option<Purpose>, id: Option<u64>, now: Instant) {
         match (purpose, id) {
             (Some(Purpose::Create), Some(id)) => {
-                self.session = Some(id);
+                self.requests.open(id);
                 self.keepalive_at = Some(now + KEEPALIVE);
                 self.attach(Purpose::AttachRoster, now);
                 self.attach(Purpose::AttachMedia, now);
@@ -385,23 +299,14 @@ impl Room {
         let on_media = matches!(self.media, Media::Fresh(h) | Media::Subscribed(h) if message.sender == Some(h));
         if on_media {
             let offer = message.jsep.filter(|jsep| jsep.kind == "offer").map(|jsep| jsep.sdp);
-            self.count_offers(offer.is_some(), now)?;
+            if offer.is_some() {
+                self.offers.count(now)?;
+            }
             self.handle_media(plugin.data, offer);
         } else {
             self.handle_roster(plugin.data)?;
         }
         Ok(())
-    }
-
-    fn count_offers(&mut self, one_more: bool, now: Instant) -> Result<(), ConnectError> {
-        let (count, since) = self.offers;
-        let (count, since) = if now - since >= OFFER_WINDOW { (0, now) } else { (count, since) };
-        self.offers = (count + u32::from(one_more), since);
-        if self.offers.0 <= MAX_OFFERS {
-            return Ok(());
-        }
-        let why = format!("over {MAX_OFFERS} within {OFFER_WINDOW:?}");
-        Err(ConnectError::BadMessage { what: "number of offers", why })
     }
 
     fn handle_roster(&mut self, event: RoomEvent) -> Result<(), ConnectError> {
@@ -521,9 +426,7 @@ impl Room {
             return Ok(());
         }
         self.retry_at = None;
-        if self.pending.len() >= MAX_PENDING {
-            return Err(ConnectError::Timeout { what: "answers to many requests", after: REQUEST_DEADLINE });
-        }
+        self.requests.check_room()?;
         let missing: Vec<_> = self.wanted.difference(&self.held).cloned().collect();
         let surplus: Vec<_> = self.held.difference(&self.wanted).cloned().collect();
         match self.media {
@@ -564,7 +467,7 @@ impl Room {
     }
 
     fn add_pin(&self, body: &mut Value) {
-        if let Some(Secret(pin)) = &self.access.pin {
+        if let Some(Secret(pin)) = &self.requests.access().pin {
             body["pin"] = json!(pin);
         }
     }
@@ -577,33 +480,14 @@ impl Room {
         self.request(purpose, message, now);
     }
 
-    fn request(&mut self, purpose: Purpose, mut message: Value, now: Instant) {
-        let transaction = self.next_transaction;
-        self.next_transaction += 1;
-        message["transaction"] = json!(transaction.to_string());
-        if let Some(session) = self.session {
-            message["session_id"] = json!(session);
-        }
-        for (key, secret) in [("apisecret", &self.access.api_secret), ("token", &self.access.token)] {
-            if let Some(Secret(secret)) = secret {
-                message[key] = json!(secret);
-            }
-        }
-        self.pending.insert(transaction, (purpose, now + REQUEST_DEADLINE));
-        self.actions.push_back(Action::Send(message.to_string()));
+    fn request(&mut self, purpose: Purpose, message: Value, now: Instant) {
+        let text = self.requests.begin(purpose, message, now);
+        self.actions.push_back(Action::Send(text));
     }
 }
 
 fn list(feeds: &[Feed]) -> Value {
     feeds.iter().map(|(feed, mid)| json!({ "feed": feed, "mid": mid })).collect()
-}
-
-fn refusal(message: &Incoming) -> Option<(i64, String)> {
-    if let Some(error) = &message.error {
-        return Some((error.code, error.reason.clone()));
-    }
-    let data = &message.plugindata.as_ref()?.data;
-    Some((data.error_code?, data.error.clone().unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The connector against Januses that mean harm, beside one that does not.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+use futures_util::SinkExt;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::{
     accept_hdr_async,
     tungstenite::handshake::server::{Request, Response},

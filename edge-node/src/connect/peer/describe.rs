@@ -81,6 +81,8 @@ pub(super) struct Local {
     pub(super) candidates: Vec<String>,
     /// There may be more of them later (RFC 8840).
     pub(super) trickles: bool,
+    /// We take a data channel's section, on which nothing is ever said: there are relays that offer it before any audio.
+    pub(super) data: bool,
 }
 
 /// A description that [`sdp::read`] has passed and we still cannot use.
@@ -166,7 +168,9 @@ impl Remote {
 
     /// Our answer.
     pub(super) fn answer(&self, local: &Local) -> String {
-        let taken: Vec<&str> = self.media.iter().filter(|m| m.is_taken() && m.named).map(|m| m.mid.as_str()).collect();
+        let is_data = |media: &Media| local.data && media.is_data();
+        let taken = self.media.iter().filter(|m| (m.is_taken() || is_data(m)) && m.named);
+        let taken: Vec<&str> = taken.map(|m| m.mid.as_str()).collect();
         let mut out = local.head(&taken);
         let setup = if self.setup == Setup::Active { "passive" } else { "active" };
         let mut first = true;
@@ -174,6 +178,10 @@ impl Remote {
             match media.opus.filter(|_| media.is_taken()) {
                 Some(opus) => {
                     media.put_taken(&mut out, opus, setup, local, first);
+                    first = false;
+                }
+                None if is_data(media) => {
+                    media.put_data(&mut out, setup, local, first);
                     first = false;
                 }
                 None => media.put_refused(&mut out),
@@ -208,13 +216,22 @@ pub(super) fn read_named(text: &str) -> Vec<Named> {
     lines.filter_map(Named::read).take(MAX_NAMED).collect()
 }
 
-/// Our offer: one section of audio to receive.
-pub(super) fn offer(local: &Local) -> String {
-    let media = Media {
+/// Our offer: so many sections of audio to receive, called by their numbers.
+pub(super) fn offer(local: &Local, sections: usize) -> String {
+    let mids: Vec<String> = (0..sections).map(|n| n.to_string()).collect();
+    let mut out = local.head(&mids.iter().map(String::as_str).collect::<Vec<_>>());
+    for (n, mid) in mids.iter().enumerate() {
+        offered(mid).put_taken(&mut out, OPUS, "actpass", local, n == 0);
+    }
+    out
+}
+
+fn offered(mid: &str) -> Media {
+    Media {
         kind: "audio".into(),
         protocols: "UDP/TLS/RTP/SAVPF".into(),
         formats: OPUS.to_string(),
-        mid: "0".into(),
+        mid: mid.into(),
         opus: Some(OPUS),
         red: None,
         named: true,
@@ -224,10 +241,7 @@ pub(super) fn offer(local: &Local) -> String {
         level_id: Some(LEVEL_ID),
         mid_id: Some(MID_ID),
         nack: true,
-    };
-    let mut out = local.head(&["0"]);
-    media.put_taken(&mut out, OPUS, "actpass", local, true);
-    out
+    }
 }
 
 /// A candidate we can use: UDP, with an address.
@@ -285,6 +299,19 @@ impl Local {
         }
         out + "a=msid-semantic: WMS\r\n"
     }
+
+    fn put_transport(&self, out: &mut String, setup: &str) {
+        let Credentials { ufrag, password } = &self.credentials;
+        let _ = write!(out, "a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\n");
+        let _ = write!(out, "a=fingerprint:sha-256 {}\r\na=setup:{setup}\r\n", self.fingerprint);
+    }
+
+    fn put_candidates(&self, out: &mut String) {
+        for candidate in &self.candidates {
+            let _ = write!(out, "a=candidate:{candidate}\r\n");
+        }
+        out.push_str(if self.trickles { "a=ice-options:trickle\r\n" } else { "a=end-of-candidates\r\n" });
+    }
 }
 
 impl Media {
@@ -333,19 +360,28 @@ impl Media {
         self.kind == "audio" && self.opus.is_some() && !self.ended
     }
 
+    fn is_data(&self) -> bool {
+        self.kind == "application" && self.protocols.ends_with("/SCTP") && !self.ended
+    }
+
+    /// As RFC 8841 has it; port 5000 of SCTP, where nobody listens.
+    fn put_data(&self, out: &mut String, setup: &str, local: &Local, first: bool) {
+        let Self { protocols, formats, .. } = self;
+        let _ = write!(out, "m=application 9 {protocols} {formats}\r\nc=IN IP4 0.0.0.0\r\n{}", self.mid_line());
+        local.put_transport(out, setup);
+        out.push_str("a=sctp-port:5000\r\na=max-message-size:65536\r\n");
+        if first {
+            local.put_candidates(out);
+        }
+    }
+
     fn put_taken(&self, out: &mut String, opus: u8, setup: &str, local: &Local, first: bool) {
-        let Credentials { ufrag, password } = &local.credentials;
         let direction = if self.sending { "recvonly" } else { "inactive" };
-        let _ = write!(
-            out,
-            "m={} 9 {} {opus}\r\nc=IN IP4 0.0.0.0\r\n{}a={direction}\r\na=rtcp-mux\r\na=ice-ufrag:{ufrag}\r\n\
-             a=ice-pwd:{password}\r\na=fingerprint:sha-256 {}\r\na=setup:{setup}\r\na=rtpmap:{opus} opus/48000/2\r\n\
-             a=fmtp:{opus} minptime=10;useinbandfec=1\r\n",
-            self.kind,
-            self.protocols,
-            self.mid_line(),
-            local.fingerprint
-        );
+        let Self { kind, protocols, .. } = self;
+        let _ = write!(out, "m={kind} 9 {protocols} {opus}\r\nc=IN IP4 0.0.0.0\r\n{}", self.mid_line());
+        let _ = write!(out, "a={direction}\r\na=rtcp-mux\r\n");
+        local.put_transport(out, setup);
+        let _ = write!(out, "a=rtpmap:{opus} opus/48000/2\r\na=fmtp:{opus} minptime=10;useinbandfec=1\r\n");
         if self.nack {
             let _ = write!(out, "a=rtcp-fb:{opus} nack\r\n");
         }
@@ -355,10 +391,7 @@ impl Media {
             }
         }
         if first {
-            for candidate in &local.candidates {
-                let _ = write!(out, "a=candidate:{candidate}\r\n");
-            }
-            out.push_str(if local.trickles { "a=ice-options:trickle\r\n" } else { "a=end-of-candidates\r\n" });
+            local.put_candidates(out);
         }
     }
 
@@ -374,14 +407,15 @@ impl Media {
 }
 
 /// The section whose transport all are received on: of those bundled the first that is not refused (RFC 8843 section 7.2), else
-/// that of the first audio.
+/// that of the first audio; before there is any, of what is bundled.
 fn transport(session: &SessionDescription) -> Option<&MediaDescription> {
     let bundled = sdp::bundled(session);
     let in_bundle = |m: &&MediaDescription| m.attribute("mid").flatten().is_some_and(|mid| bundled.contains(mid));
     let is_audio = |m: &&MediaDescription| m.media_name.media == "audio";
     let mut live =
         session.media_descriptions.iter().filter(|m| m.media_name.port.value != 0 || m.has_attribute("bundle-only"));
-    if live.clone().any(|m| is_audio(&m) && in_bundle(&m)) { live.find(in_bundle) } else { live.find(is_audio) }
+    let audio = live.clone().find(is_audio);
+    if audio.is_none() || live.clone().any(|m| is_audio(&m) && in_bundle(&m)) { live.find(in_bundle) } else { audio }
 }
 
 #[cfg(test)]
@@ -394,7 +428,7 @@ mod tests {
     fn local() -> Local {
         let credentials = Credentials { ufrag: "ours".into(), password: "p".repeat(24) };
         let candidates = vec!["1 1 udp 2130706431 127.0.0.1 5000 typ host".into()];
-        Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates, trickles: false }
+        Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates, trickles: false, data: false }
     }
 
     fn remote(text: &str) -> Remote {
@@ -409,6 +443,31 @@ mod tests {
         assert!(read.audio.iter().all(|audio| audio.level == Some(3)), "{answer}");
         assert!(answer.contains("a=group:BUNDLE a b\r\n") && answer.contains("a=setup:active\r\n"), "{answer}");
         assert_eq!(answer.matches("a=candidate:").count(), 1);
+    }
+
+    #[test]
+    fn a_data_channel_is_taken_where_it_is_offered_ahead_of_audio() {
+        let text = sdp::tests::offer();
+        let head = &text[..text.find("m=").unwrap()];
+        let data = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=setup:actpass\r\n\
+                    a=sctp-port:5000\r\n";
+        let ahead = format!("{head}{data}");
+        assert_eq!(sdp::read(&ahead, sdp::Side::Offer), Err(sdp::SdpError::NoAudio));
+        let taken = |text: &str, data: bool| {
+            let clean = sdp::read(text, sdp::Side::OfferAhead).unwrap().clean;
+            Remote::read(&clean).unwrap().answer(&Local { data, ..local() })
+        };
+        let answer = taken(&ahead, true);
+        assert!(
+            answer.contains("a=group:BUNDLE 0\r\n") && answer.contains("m=application 9 UDP/DTLS/SCTP"),
+            "{answer}"
+        );
+        assert!(answer.contains("a=ice-ufrag:ours") && answer.contains("a=setup:active"), "{answer}");
+        assert_eq!(answer.matches("a=candidate:").count(), 1);
+        let both = taken(&text.replacen("m=audio", &format!("{data}m=audio"), 1), true);
+        assert!(both.contains("a=group:BUNDLE 0 a b\r\n"), "{both}");
+        assert_eq!((both.matches("a=candidate:").count(), both.matches("m=audio 9").count()), (1, 2));
+        assert!(taken(&ahead, false).contains("m=application 0 "));
     }
 
     #[test]

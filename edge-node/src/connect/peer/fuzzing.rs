@@ -37,7 +37,8 @@ pub(crate) fn offer(data: &[u8]) {
     assert!(remote.candidates.len() <= MAX_CANDIDATES);
     let credentials = Credentials { ufrag: "ours".into(), password: "p".repeat(24) };
     let candidates = vec!["1 1 udp 2130706431 127.0.0.1 5000 typ host".into()];
-    let local = Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates, trickles: false };
+    let local =
+        Local { id: 1, version: 2, credentials, fingerprint: "AA:BB".into(), candidates, trickles: false, data: false };
     for line in remote.answer(&local).lines().filter_map(|line| line.strip_prefix("m=")) {
         let mut words = line.split(' ');
         let (kind, port) = (words.next(), words.next());

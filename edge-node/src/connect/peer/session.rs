@@ -8,6 +8,11 @@
 //! RTP goes straight to [`Streams`]; only checks, handshakes and reports go through here. Calling contract: after each
 //! `handle_*`, [`Session::poll_transmit`] until there is no more, and [`Session::poll_timeout`] anew.
 
+#[cfg(test)]
+#[path = "../../../tests/rigs/protecting.rs"]
+mod protecting;
+mod turning;
+
 use std::{
     collections::VecDeque,
     net::SocketAddr,
@@ -16,46 +21,34 @@ use std::{
 };
 
 use bytes::BytesMut;
-use mesh::{clock::Micros, wire::request::Secret};
+use mesh::clock::Micros;
 use rtc::{
-    crypto::{RTCCryptoProvider, default_provider},
     dtls::{
-        config::{ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig, VerifyPeerCertificateFn},
-        crypto::Certificate,
+        config::HandshakeConfig,
         endpoint::{Endpoint, EndpointEvent},
-        extension::extension_use_srtp::SrtpProtectionProfile,
     },
     ice::{
         Agent, AgentConfig,
         agent::Event,
-        candidate::{
-            Candidate, CandidateConfig, CandidateType, candidate_host::CandidateHostConfig,
-            candidate_relay::CandidateRelayConfig,
-        },
+        candidate::{Candidate, CandidateType},
         mdns::MulticastDnsMode,
         state::ConnectionState,
     },
     sansio::Protocol,
     shared::{TaggedBytesMut, TransportContext, TransportProtocol, error::Error},
-    srtp::{
-        config::{Config, LABEL_EXTRACTOR_DTLS_SRTP},
-        context::Context,
-        option::srtcp_replay_protection,
-        protection_profile::ProtectionProfile,
-    },
 };
 
 use super::{
-    super::{
-        ice_server::{At, MAX_SERVERS},
-        steps::Steps,
-    },
+    super::{ice_server::At, steps::Steps},
     Voices,
     describe::{Credentials, Remote, Setup},
-    fingerprint::{self, Fingerprint},
+    identity::Identity,
+    keys::{self, Reports},
+    local,
     opening::{Check, Hello, Nomination},
-    rtp::{Fault, Keys, Streams},
-    turn::{Outcome, Turn},
+    phase::Phase,
+    rtp::{Fault, Streams},
+    turn::Turn,
 };
 use crate::{egress::Policy, media::RtpPacket};
 
@@ -69,54 +62,10 @@ const ICE_KEEPALIVE: Duration = Duration::from_secs(1);
 const ICE_CHECK: Duration = Duration::from_millis(100);
 /// and how often one is that does not answer. It is once more when the relay checks it.
 const ICE_CHECKS: u16 = 20;
-/// Before a flight of the handshake that was lost is sent again, and then each time: the default second (RFC 6347 section
-/// 4.2.4.1) would be added to the join.
-const FLIGHT: Duration = Duration::from_millis(400);
-/// Reports by which a report may be late and still be told from a replay.
-const REPLAY_WINDOW: usize = 64;
 /// What we call the relay towards DTLS, whichever path it takes.
 const PEER: fn() -> SocketAddr = || TransportContext::default().peer_addr;
 /// A sender's report (RFC 3550 section 6.4.1).
 const SENDER_REPORT: u8 = 200;
-
-/// Who we are to relays: a key and certificate of this process, and its cryptography.
-pub(super) struct Identity {
-    provider: Arc<dyn RTCCryptoProvider>,
-    certificate: Certificate,
-    /// Of the certificate, as in `a=fingerprint`.
-    pub(super) fingerprint: String,
-}
-
-/// Where a connection stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Not connected yet.
-    New,
-    /// Media can flow, and none has.
-    Up,
-    /// Media flow.
-    Flowing,
-    /// Media could flow, and nobody has sent any for long.
-    Idle,
-    /// The relay is silent, since then.
-    Silent(Instant),
-    /// The relay has taken leave.
-    Closed,
-    /// It is over.
-    Failed(&'static str),
-}
-
-impl Phase {
-    /// Whether media can flow.
-    pub(super) fn is_open(self) -> bool {
-        matches!(self, Self::Up | Self::Flowing | Self::Idle)
-    }
-
-    /// Whether nothing comes of it any more.
-    pub(super) fn is_over(self) -> bool {
-        matches!(self, Self::Closed | Self::Failed(_))
-    }
-}
 
 /// A datagram to send.
 #[derive(Debug)]
@@ -126,14 +75,6 @@ pub(super) struct Transmit {
     pub(super) to: SocketAddr,
     /// Over the stream between the two, which there is then.
     pub(super) tcp: bool,
-    pub(super) bytes: BytesMut,
-}
-
-/// What has come through a TURN server: to which of our addresses, and from which of the relay's.
-#[derive(Debug)]
-pub(super) struct Inward {
-    pub(super) to: SocketAddr,
-    pub(super) from: SocketAddr,
     pub(super) bytes: BytesMut,
 }
 
@@ -166,70 +107,11 @@ pub(super) struct Session {
     steps: Steps,
 }
 
-/// What protects and opens reports.
-struct Reports {
-    ours: Context,
-    theirs: Context,
-    ssrc: u32,
-}
-
-impl Identity {
-    pub(super) fn new() -> Result<Self, Error> {
-        let provider = default_provider().map_err(|e| Error::Crypto(e.to_string()))?;
-        let certificate = Certificate::generate_self_signed(vec!["nearfield".to_owned()], provider.crypto())?;
-        let der = certificate.certificate.first().ok_or(Error::ErrNonCertificate)?;
-        let fingerprint = fingerprint::ours(der);
-        Ok(Self { provider, certificate, fingerprint })
-    }
-
-    /// Random letters and digits.
-    pub(super) fn random_text(&self, length: usize) -> Result<String, Error> {
-        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut bytes = vec![0; length];
-        self.provider.random().fill(&mut bytes).map_err(|e| Error::Crypto(e.to_string()))?;
-        Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte & 63)])).collect())
-    }
-
-    /// A random number.
-    pub(super) fn random_number(&self) -> Result<u64, Error> {
-        let mut bytes = [0; 8];
-        self.provider.random().fill(&mut bytes).map_err(|e| Error::Crypto(e.to_string()))?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// As WebRTC has it: the peer's certificate is known by its fingerprint and nothing else.
-    fn handshake(&self, fingerprints: Vec<Fingerprint>, client: bool) -> Result<HandshakeConfig, Error> {
-        let verify: VerifyPeerCertificateFn = Arc::new(move |certificates, _| {
-            let der = certificates.first().ok_or(Error::ErrNonCertificate)?;
-            if fingerprints.iter().any(|known| known.is_of(der)) {
-                Ok(())
-            } else {
-                Err(Error::ErrNoMatchingCertificateFingerprint)
-            }
-        });
-        ConfigBuilder::default()
-            .with_crypto_provider(self.provider.clone())
-            .with_certificates(vec![self.certificate.clone()])
-            .with_srtp_protection_profiles(vec![
-                SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
-                SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm,
-                SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
-                SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_32,
-            ])
-            .with_client_auth(ClientAuthType::RequireAnyClientCert)
-            .with_insecure_skip_verify(true)
-            .with_verify_peer_certificate(Some(verify))
-            .with_extended_master_secret(ExtendedMasterSecretType::Require)
-            .with_flight_interval(FLIGHT)
-            .build(client, None)
-    }
-}
-
 impl Session {
     /// A connection on these addresses of ours, the first preferred; with `relay_only` on none but what TURN servers give.
     pub(super) fn new(
         identity: Arc<Identity>,
-        local: &[SocketAddr],
+        addresses: &[SocketAddr],
         relay_only: bool,
         credentials: Credentials,
         now: Instant,
@@ -249,8 +131,8 @@ impl Session {
             ..AgentConfig::default()
         };
         let mut agent = Agent::new(now, Arc::new(config), identity.provider.clone())?;
-        for (n, address) in local.iter().enumerate().filter(|_| !relay_only) {
-            agent.add_local_candidate(host(*address, n)?)?;
+        for (n, address) in addresses.iter().enumerate().filter(|_| !relay_only) {
+            agent.add_local_candidate(local::host(*address, n)?)?;
         }
         Ok(Self {
             identity,
@@ -345,58 +227,6 @@ impl Session {
         self.agent.add_remote_candidate(candidate)?;
         self.drive(now);
         Ok(())
-    }
-
-    /// Asks a TURN server, spoken to from `local`, for an address. More than [`MAX_SERVERS`] are not asked.
-    pub(super) fn add_server(
-        &mut self,
-        server: (At, String, Secret),
-        local: SocketAddr,
-        now: Instant,
-    ) -> Result<(), Error> {
-        if self.turns.len() < MAX_SERVERS {
-            self.turns.push(Turn::new(server, local, self.identity.provider.clone(), now)?);
-        }
-        self.drive(now);
-        Ok(())
-    }
-
-    /// Takes what a TURN server sent; then there may be something to [`Session::poll_inward`].
-    pub(super) fn handle_turn(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
-        let Some(n) = self.turns.iter().position(|turn| turn.at().address == from) else { return };
-        let outcome = self.turns[n].handle(bytes, now);
-        self.settle_turn(n, outcome);
-        self.drive(now);
-    }
-
-    /// The next that has come through a TURN server, to be handled like what comes straight.
-    pub(super) fn poll_inward(&mut self) -> Option<Inward> {
-        self.turns.iter_mut().find_map(|turn| {
-            let (to, (from, bytes)) = (turn.relayed()?, turn.poll_inward()?);
-            Some(Inward { to, from, bytes })
-        })
-    }
-
-    /// The next candidate of ours that no description has, as in `a=candidate`.
-    pub(super) fn poll_candidate(&mut self) -> Option<String> {
-        self.fresh.pop_front()
-    }
-
-    fn settle_turn(&mut self, n: usize, outcome: Option<Outcome>) {
-        match outcome {
-            Some(Outcome::Granted(relayed)) => match relay(relayed, self.turns[n].local()) {
-                Ok(candidate) => {
-                    self.fresh.push_back(candidate.marshal());
-                    let _ = self.agent.add_local_candidate(candidate);
-                }
-                Err(error) => tracing::debug!(%error, "TURN"),
-            },
-            Some(Outcome::Refused(why)) => {
-                metrics::counter!("nearfield_edge_connect_turn_refused_total").increment(1);
-                tracing::info!(why, "a TURN server gives no address");
-            }
-            None => {}
-        }
     }
 
     /// Sends this from one of our addresses: straight, or through the TURN server whose it is.
@@ -638,7 +468,7 @@ impl Session {
 
     /// Takes the keys that the handshake has made.
     fn unlock(&mut self, now: Instant) {
-        match self.keys() {
+        match keys::exported(&self.identity, self.dtls.as_ref(), PEER()) {
             Ok((keys, reports)) => {
                 self.streams.unlock(keys, now);
                 self.reports = Some(reports);
@@ -652,46 +482,6 @@ impl Session {
             }
         }
     }
-
-    /// A packet as the other side would open it, and where that is.
-    #[cfg(test)]
-    pub(super) fn protect(&mut self, header: &rtc::rtp::Header, payload: &[u8]) -> (BytesMut, SocketAddr) {
-        let mut plain = rtc::shared::marshal::Marshal::marshal(header).expect("a header of ours");
-        plain.extend_from_slice(payload);
-        let (reports, path) = (self.reports.as_mut().expect("keys"), self.path.expect("a path"));
-        (reports.ours.encrypt_rtp_with_header(&plain, header).expect("our keys"), path.1)
-    }
-
-    fn keys(&self) -> Result<(Keys, Reports), Error> {
-        let endpoint = self.dtls.as_ref().ok_or(Error::ErrDtlsTransportNotStarted)?;
-        let state = endpoint.get_connection_state(PEER()).ok_or(Error::ErrDtlsTransportNotStarted)?;
-        let profile = match state.srtp_protection_profile() {
-            SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm => ProtectionProfile::AeadAes128Gcm,
-            SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm => ProtectionProfile::AeadAes256Gcm,
-            SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
-            SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_32 => ProtectionProfile::Aes128CmHmacSha1_32,
-            _ => return Err(Error::ErrNoSuchSrtpProfile),
-        };
-        let mut config = Config { profile, ..Config::default() };
-        let material = state.export_keying_material(LABEL_EXTRACTOR_DTLS_SRTP, &[], config.keying_material_len())?;
-        config.set_session_keys_from_keying_material(material.as_ref(), state.is_client())?;
-        let (session, provider) = (Arc::new(config.keys), self.identity.provider.clone());
-        let crypto = provider.crypto();
-        let replay = Some(srtcp_replay_protection(REPLAY_WINDOW));
-        let reports = Reports {
-            ours: Context::new(&session.local_master_key, &session.local_master_salt, profile, None, None, crypto)?,
-            theirs: Context::new(
-                &session.remote_master_key,
-                &session.remote_master_salt,
-                profile,
-                None,
-                replay,
-                crypto,
-            )?,
-            ssrc: self.identity.random_number()? as u32,
-        };
-        Ok((Keys { session, profile, provider }, reports))
-    }
 }
 
 /// When a relay fell silent that is found to be `now`: with the last packet, or, where nobody had sent any for long, with
@@ -700,30 +490,6 @@ fn silent_since(heard: Option<Instant>, now: Instant) -> Instant {
     match heard.filter(|heard| now.saturating_duration_since(*heard) < 2 * ICE_DISCONNECTED) {
         Some(heard) => heard,
         None => now.checked_sub(ICE_DISCONNECTED).unwrap_or(now),
-    }
-}
-
-/// The `n`th of our own addresses, each preferred to the next (RFC 8445 section 5.1.2.1).
-fn host(address: SocketAddr, n: usize) -> Result<Candidate, Error> {
-    const HOST: u32 = 126 << 24;
-    let preference = u32::from(u16::MAX) - n as u32;
-    let base_config = CandidateConfig { priority: HOST | preference << 8 | 255, ..at(address) };
-    CandidateHostConfig { base_config, ..CandidateHostConfig::default() }.new_candidate_host()
-}
-
-/// An address at a TURN server that is spoken to from `local`.
-fn relay(address: SocketAddr, local: SocketAddr) -> Result<Candidate, Error> {
-    let (rel_addr, rel_port) = (local.ip().to_string(), local.port());
-    CandidateRelayConfig { base_config: at(address), rel_addr, rel_port, url: None }.new_candidate_relay()
-}
-
-fn at(address: SocketAddr) -> CandidateConfig {
-    CandidateConfig {
-        network: "udp".to_owned(),
-        address: address.ip().to_string(),
-        port: address.port(),
-        component: 1,
-        ..CandidateConfig::default()
     }
 }
 

@@ -5,21 +5,22 @@
 //! packet does. A packet that comes when all is quiet is taken at once.
 #![allow(clippy::disallowed_methods, reason = "I/O shell: stamps packets as they arrive")]
 
+mod command;
+mod dropped;
+mod socket;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
-    io::{self, IoSliceMut},
+    io,
     net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::BytesMut;
-use mesh::{clock::Micros, wire::request::Secret};
-use nix::sys::socket::{setsockopt, sockopt};
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use rtc::ice::candidate::Candidate;
+use mesh::clock::Micros;
+use quinn_udp::{BATCH_SIZE, RecvMeta};
 use tokio::{
-    io::Interest,
     net::UdpSocket,
     sync::{
         mpsc::{self, error::TrySendError},
@@ -27,69 +28,27 @@ use tokio::{
     },
 };
 
+pub(super) use self::command::Command;
+use self::{
+    dropped::Dropped,
+    socket::{BUFFER, Socket, readable},
+};
 use super::{
     Voices,
     describe::{Credentials, MAX_CANDIDATES, Remote},
-    session::{Phase, Session, Transmit as Outward},
+    phase::Phase,
+    session::{Session, Transmit as Outward},
     stun,
 };
-use crate::{
-    connect::{Event, ice_server::At},
-    media::RtpPacket,
-};
+use crate::{connect::Event, media::RtpPacket};
 
 /// Between rounds in which packets came: half of one.
 const REST: Duration = Duration::from_millis(10);
 /// Batches of one round; then others have their turn.
 const BATCHES: usize = 16;
-/// Room for datagrams of 1500 bytes that the kernel has joined, 64 at most; what is never touched costs no memory.
-const BUFFER: usize = 64 * 1500;
-/// Asked of the kernel for each socket: 100 ms of 64 large meetings. It gives what it is allowed to.
-const RECEIVE_BUFFER: usize = 4 << 20;
-
 thread_local! {
     /// Of whichever shard is receiving on this thread.
     static BUFFERS: Cell<Vec<u8>> = const { Cell::new(vec![]) };
-}
-
-/// What a connection's owner wants.
-pub(super) enum Command {
-    /// Serve this connection.
-    Add {
-        id: u64,
-        ufrag: String,
-        session: Box<Session>,
-        events: mpsc::Sender<Event>,
-        state: watch::Sender<Phase>,
-        /// Takes our candidates that no description has.
-        fresh: mpsc::Sender<String>,
-    },
-    /// Ask this TURN server for an address.
-    Server {
-        id: u64,
-        at: At,
-        username: String,
-        credential: Secret,
-        /// Our end of the way to it.
-        local: SocketAddr,
-        /// Takes what is for it, where it is spoken to over TCP.
-        stream: Option<mpsc::Sender<BytesMut>>,
-    },
-    /// What came from a TURN server over TCP.
-    Streamed { id: u64, from: SocketAddr, bytes: BytesMut },
-    /// The relay has described itself.
-    Describe {
-        id: u64,
-        remote: Box<Remote>,
-        voices: Voices,
-        offered: bool,
-        /// Ours, should this be a restart.
-        ours: Option<Credentials>,
-    },
-    /// The relay has another address.
-    Candidate(u64, Box<Candidate>),
-    /// It is over.
-    Close(u64),
 }
 
 /// One set of sockets and the connections on it.
@@ -107,12 +66,6 @@ pub(super) struct Shard {
     dropped: Dropped,
 }
 
-struct Socket {
-    socket: UdpSocket,
-    state: UdpSocketState,
-    address: SocketAddr,
-}
-
 struct Connection {
     session: Session,
     ufrag: String,
@@ -126,22 +79,6 @@ struct Connection {
     fresh: mpsc::Sender<String>,
     /// Ways to TURN servers over TCP, by our ends.
     streams: Vec<(SocketAddr, mpsc::Sender<BytesMut>)>,
-}
-
-/// Datagrams that fell since it was last told, by why. Counted here: a flood must cost no more than this.
-#[derive(Default)]
-struct Dropped(BTreeMap<&'static str, u64>);
-
-impl Dropped {
-    fn note(&mut self, why: &'static str) {
-        *self.0.entry(why).or_default() += 1;
-    }
-
-    fn tell(&mut self) {
-        while let Some((why, count)) = self.0.pop_first() {
-            metrics::counter!("nearfield_edge_connect_datagrams_dropped_total", "why" => why).increment(count);
-        }
-    }
 }
 
 impl Shard {
@@ -465,45 +402,6 @@ impl Connection {
         }
         sockets.iter().find(|socket| socket.address == from).is_some_and(|socket| socket.send(to, &bytes))
     }
-}
-
-impl Socket {
-    fn new(socket: UdpSocket) -> io::Result<Self> {
-        let state = UdpSocketState::new((&socket).into())?;
-        // The first needs a privilege, the second is cut to what the host allows.
-        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
-        }
-        let address = socket.local_addr()?;
-        Ok(Self { socket, state, address })
-    }
-
-    /// How many buffers were filled; `buffers` is made if it is empty.
-    fn receive(&self, buffers: &mut Vec<u8>, meta: &mut [RecvMeta]) -> Option<usize> {
-        if buffers.is_empty() {
-            *buffers = vec![0; BATCH_SIZE * BUFFER];
-        }
-        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        for (slice, buffer) in slices.iter_mut().zip(buffers.chunks_exact_mut(BUFFER)) {
-            *slice = IoSliceMut::new(buffer);
-        }
-        let receive = || self.state.recv((&self.socket).into(), &mut slices, meta);
-        self.socket.try_io(Interest::READABLE, receive).ok()
-    }
-
-    fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
-        let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: None };
-        self.socket.try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &transmit)).is_ok()
-    }
-}
-
-/// Ready when one of them has something. Cancel safe.
-async fn readable(sockets: &[Socket]) {
-    std::future::poll_fn(|context| {
-        let ready = |socket: &Socket| socket.socket.poll_recv_ready(context).is_ready();
-        if sockets.iter().any(ready) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
 }
 
 async fn until(at: Option<Instant>) {

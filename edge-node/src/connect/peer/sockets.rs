@@ -16,7 +16,7 @@ use std::{
 use tokio::{net::UdpSocket, sync::mpsc};
 
 use super::{
-    session::Identity,
+    identity::Identity,
     shard::{Command, Shard},
 };
 use crate::connect::ConnectError;

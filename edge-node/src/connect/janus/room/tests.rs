@@ -1,7 +1,13 @@
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    super::{
+        offers::MAX_OFFERS,
+        requests::{MAX_PENDING, REQUEST_DEADLINE},
+    },
+    *,
+};
 
 const SESSION: u64 = 1;
 const ROSTER: u64 = 2;
@@ -191,7 +197,7 @@ fn a_feed_that_vanished_before_we_subscribed_is_retried_after_a_pause_then_given
     let mut last = gone();
     last["transaction"] = bench.sent().pop().unwrap()["transaction"].clone();
     let error = bench.hear(last).unwrap_err();
-    assert!(matches!(error, ConnectError::Janus { code: 428, request: "subscribe", .. }) && error.is_transient());
+    assert!(matches!(error, ConnectError::Signalling { code: 428, request: "subscribe", .. }) && error.is_transient());
 }
 
 #[test]
@@ -306,7 +312,7 @@ fn a_refused_join_names_the_code_and_what_was_asked() {
     let mut refusal = plugin(ROSTER, json!({ "videoroom": "event", "error_code": 433, "error": "Wrong pin" }));
     refusal["transaction"] = bench.sent().pop().unwrap()["transaction"].clone();
     let error = bench.hear(refusal).unwrap_err();
-    assert_eq!(error, ConnectError::Janus { request: "join", code: 433, reason: "Wrong pin".into() });
+    assert_eq!(error, refusal::refused("join", 433, "Wrong pin".into()));
     assert!(!error.is_transient());
 }
 
@@ -400,7 +406,7 @@ proptest! {
             if bench.hear(message).is_err() || bench.room.handle_timeout(bench.now).is_err() {
                 return Ok(());
             }
-            prop_assert!(bench.room.pending.len() <= MAX_PENDING);
+            prop_assert!(bench.room.requests.len() <= MAX_PENDING);
             for action in bench.actions() {
                 match action {
                     Action::Joined { feed, .. } => drop(here.insert(feed)),

@@ -19,7 +19,10 @@ use super::{
     super::{session::Transmit, *},
     Hello,
 };
-use crate::connect::sdp::{self, Side};
+use crate::{
+    connect::sdp::{self, Side},
+    egress::Policy,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -37,7 +40,11 @@ impl End {
         let session = Session::new(identity.clone(), &[at], false, credentials.clone(), now).unwrap();
         let session = session.within(Policy::with_loopback());
         let (fingerprint, candidates) = (identity.fingerprint.clone(), session.candidates());
-        Self { at, session, local: Local { id: 1, version: 1, credentials, fingerprint, candidates, trickles: false } }
+        Self {
+            at,
+            session,
+            local: Local { id: 1, version: 1, credentials, fingerprint, candidates, trickles: false, data: false },
+        }
     }
 
     fn sends(&mut self) -> Vec<BytesMut> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             confirmed by the VAD, the flag can be relied upon
-//! Listening ─────────────────────────────────────────────────────▶ Coasting: everything is speech, nothing is decoded
+//! Listening ─────────────────────────────────────────────────────▶ Believing: everything is speech, nothing is decoded
 //!     ▲                                                                │
 //!     └──── no flag for longer than a word's own pauses; or long ──────┘
 //!           enough: the VAD is asked again
@@ -54,7 +54,7 @@ const MEMORY: Duration = Duration::from_secs(2);
 
 /// The flag of one participant, and how far speech is believed because of it.
 #[derive(Debug)]
-pub(super) struct Coast {
+pub(super) struct EncoderVad {
     settings: Settings,
     /// The share of silence that is flagged, 0 to 1.
     wrong: Average,
@@ -69,7 +69,7 @@ pub(super) struct Coast {
     down: Duration,
 }
 
-impl Coast {
+impl EncoderVad {
     pub(super) fn new(settings: Settings) -> Self {
         let (none, new) = (Duration::ZERO, Average::default());
         Self { settings, wrong: new, silence: new, voice: new, heard: none, believed: none, down: none }
@@ -139,37 +139,38 @@ mod tests {
     }
 
     /// Two seconds of a room, in which every `flagged`th packet has the flag, and `spoken` packets of a voice.
-    fn after(room: u8, flagged: usize, voice: u8, spoken: usize) -> Coast {
-        let mut coast = Coast::new(Settings::default());
+    fn after(room: u8, flagged: usize, voice: u8, spoken: usize) -> EncoderVad {
+        let mut encoder_vad = EncoderVad::new(Settings::default());
         for n in 1..=100 {
-            coast.silent(n % flagged == 0, level(room), PACKET);
+            encoder_vad.silent(n % flagged == 0, level(room), PACKET);
         }
         for _ in 0..spoken {
-            assert!(!coast.believes(true, PACKET), "not confirmed yet");
-            coast.heard(true, level(voice), PACKET, Activity::Speech);
+            assert!(!encoder_vad.believes(true, PACKET), "not confirmed yet");
+            encoder_vad.heard(true, level(voice), PACKET, Activity::Speech);
         }
-        coast
+        encoder_vad
     }
 
     #[test]
     fn confirmed_speech_in_a_quiet_room_is_believed_for_a_while() {
-        let mut coast = after(70, 1000, 26, 25);
-        let believed = |coast: &mut Coast| (0..1000).take_while(|_| coast.believes(true, PACKET)).count();
-        assert_eq!(believed(&mut coast), 200, "four seconds");
-        coast.heard(true, level(26), PACKET, Activity::Speech);
-        assert!(coast.believes(true, PACKET), "the VAD still hears it");
-        coast.heard(true, level(26), PACKET, Activity::Pause(Duration::ZERO));
-        assert!(!coast.believes(true, PACKET), "it does not any more");
+        let mut encoder_vad = after(70, 1000, 26, 25);
+        let believed =
+            |encoder_vad: &mut EncoderVad| (0..1000).take_while(|_| encoder_vad.believes(true, PACKET)).count();
+        assert_eq!(believed(&mut encoder_vad), 200, "four seconds");
+        encoder_vad.heard(true, level(26), PACKET, Activity::Speech);
+        assert!(encoder_vad.believes(true, PACKET), "the VAD still hears it");
+        encoder_vad.heard(true, level(26), PACKET, Activity::Pause(Duration::ZERO));
+        assert!(!encoder_vad.believes(true, PACKET), "it does not any more");
     }
 
     #[test]
     fn a_word_may_pause_but_not_for_long() {
-        let mut coast = after(70, 1000, 26, 25);
-        let pause = |coast: &mut Coast| (0..10).take_while(|_| coast.believes(false, PACKET)).count();
-        assert_eq!(pause(&mut coast), 5);
-        let mut coast = after(70, 1000, 26, 25);
+        let mut encoder_vad = after(70, 1000, 26, 25);
+        let pause = |encoder_vad: &mut EncoderVad| (0..10).take_while(|_| encoder_vad.believes(false, PACKET)).count();
+        assert_eq!(pause(&mut encoder_vad), 5);
+        let mut encoder_vad = after(70, 1000, 26, 25);
         for n in 0..90 {
-            assert!(coast.believes(n % 3 == 0, PACKET), "packet {n}");
+            assert!(encoder_vad.believes(n % 3 == 0, PACKET), "packet {n}");
         }
     }
 
@@ -185,9 +186,9 @@ mod tests {
 
     #[test]
     fn without_levels_everything_is_listened_to() {
-        let mut coast = Coast::new(Settings::default());
-        (0..100).for_each(|_| coast.silent(false, None, PACKET));
-        (0..100).for_each(|_| coast.heard(true, None, PACKET, Activity::Speech));
-        assert!(!coast.believes(true, PACKET));
+        let mut encoder_vad = EncoderVad::new(Settings::default());
+        (0..100).for_each(|_| encoder_vad.silent(false, None, PACKET));
+        (0..100).for_each(|_| encoder_vad.heard(true, None, PACKET, Activity::Speech));
+        assert!(!encoder_vad.believes(true, PACKET));
     }
 }

@@ -45,8 +45,8 @@ pub(super) struct Answer {
     pub(super) lost: Vec<(MeetingId, Epoch)>,
 }
 
-/// The detours to one core.
-pub(super) struct Detours {
+/// The renewals to one core.
+pub(super) struct RelayedRenewals {
     node: Node,
     core: NodeId,
     born: Instant,
@@ -55,14 +55,14 @@ pub(super) struct Detours {
     turn: usize,
 }
 
-impl Detours {
+impl RelayedRenewals {
     pub(super) fn new(node: Node, core: NodeId, born: Instant) -> Self {
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { node, core, born, every, asking: JoinSet::new(), turn: 0 }
     }
 
-    /// The next answer that renews something; `None` when it is time to [`Detours::ask`]. Cancel-safe.
+    /// The next answer that renews something; `None` when it is time to [`RelayedRenewals::ask`]. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Answer> {
         loop {
             tokio::select! {
@@ -83,7 +83,7 @@ impl Detours {
             if self.asking.len() >= MAX_ASKED {
                 return;
             }
-            metrics::counter!("nearfield_edge_lease_detours_total").increment(1);
+            metrics::counter!("nearfield_edge_leases_relayed_total").increment(1);
             let asked =
                 Asked { core: self.core.clone(), leases: leases.clone(), sent: Instant::now(), born: self.born };
             self.asking.spawn(ask(self.node.clone(), helper, asked));

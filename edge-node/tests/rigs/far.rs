@@ -4,12 +4,16 @@ use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
 use rtc::rtp::Header;
 use tokio::{
+    net::UdpSocket,
     sync::oneshot,
     time::{Instant, interval, sleep_until},
 };
 
 use super::{session::Transmit, *};
-use crate::connect::sdp::{self, Side};
+use crate::{
+    connect::sdp::{self, Side},
+    egress::Policy,
+};
 
 /// What Opus is called in its offers, and the extension that names the section.
 const OPUS: u8 = 111;
@@ -58,7 +62,7 @@ impl Far {
         Self {
             socket,
             session,
-            local: Local { id: 1, version: 1, credentials, fingerprint, candidates, trickles: false },
+            local: Local { id: 1, version: 1, credentials, fingerprint, candidates, trickles: false, data: false },
         }
     }
 
