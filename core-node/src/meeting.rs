@@ -318,7 +318,7 @@ impl Meeting {
     /// # Errors
     /// The store takes no more writes.
     pub async fn handle_given_up(&self, spans: Vec<(Micros, Micros)>) -> Result<(), LogClosed> {
-        for (from, to) in spans.into_iter().take(MAX_GIVEN_UP).filter(|(from, to)| from < to) {
+        for (from, to) in spans.into_iter().filter(|(from, to)| from < to).take(MAX_GIVEN_UP) {
             let told =
                 |gap: &Gap| gap.reason == GapReason::GivenUp && gap.from <= from && gap.to.is_some_and(|end| to <= end);
             if lock(&self.rest).gaps.iter().any(told) {

@@ -33,10 +33,8 @@ impl Meetings {
     /// See [`AuthorityError`]; the next sweep goes on.
     pub(crate) async fn sweep_claims(&self, now: Instant) -> Result<(), AuthorityError> {
         let mut claims = BTreeMap::new();
-        for meeting in self.claims.claimed().await?.into_iter().take(MAX_SWEPT) {
-            if self.live(meeting).is_some() {
-                continue;
-            }
+        let claimed = self.claims.claimed().await?.into_iter();
+        for meeting in claimed.filter(|meeting| self.live(*meeting).is_none()).take(MAX_SWEPT) {
             match self.claims.read(meeting).await {
                 Ok(stands) => claims.extend(stands.map(|stands| (meeting, stands))),
                 // Somebody must look.

@@ -18,7 +18,7 @@ pub const MAX_EPOCHS: usize = 128;
 /// The most epochs that one entry stands for.
 const MAX_JOINED: usize = 1024;
 
-/// The newest owners of a meeting, among whom those are that capture it.
+/// The most edges that capture a meeting at once, and the newest entries that are not joined.
 const MAX_CAPTURING: usize = 8;
 
 /// Who was asked to capture a meeting.
@@ -101,10 +101,10 @@ impl Owners {
         self.capturing().next().map(|(_, owner)| owner).or_else(|| self.get(self.epoch))
     }
 
-    /// All who capture it now, or may, the newest first.
+    /// All who capture it now, or may, the newest first. However many were tried since one of them began, it is among them.
     pub fn capturing(&self) -> impl Iterator<Item = (Epoch, &Owner)> {
-        let newest = self.rows.iter().rev().take(MAX_CAPTURING);
-        newest.filter(|(_, owner)| owner.until.is_none()).map(|(epoch, owner)| (Epoch(*epoch), owner))
+        let capturing = self.rows.iter().rev().filter(|(_, owner)| owner.until.is_none());
+        capturing.take(MAX_CAPTURING).map(|(epoch, owner)| (Epoch(*epoch), owner))
     }
 
     /// Whether `epoch` is its owner's still.
@@ -155,7 +155,9 @@ impl Owners {
             *sum = sum.plus(totals);
         }
         while self.rows.len() > 4 * MAX_EPOCHS {
-            let Some((epoch, _)) = self.rows.pop_first() else { break };
+            let ended = self.rows.iter().find(|(_, owner)| owner.until.is_some());
+            let Some((&epoch, _)) = ended.or_else(|| self.rows.first_key_value()) else { break };
+            self.rows.remove(&epoch);
             self.totals.remove(&epoch);
         }
     }
@@ -207,6 +209,22 @@ mod tests {
         // What an edge says of an epoch that has no entry of its own any more is in the sum already.
         owners.note_totals(Epoch(3), EdgeTotals { packets_in: 9, ..EdgeTotals::default() });
         assert_eq!(owners.sum().packets_in, 10_000);
+    }
+
+    #[test]
+    fn an_edge_captures_however_many_have_failed_in_the_other_slot_since_and_keeps_its_entry() {
+        let mut owners = Owners::default();
+        let region: geo::RegionId = "eu-central".parse().unwrap();
+        let edge = |n: u64| Owner::new(format!("edge-{n}").parse().unwrap(), region.clone());
+        let capturing = |owners: &Owners| owners.capturing().map(|(epoch, _)| epoch.0).collect::<Vec<_>>();
+        owners.grant(Epoch(1), edge(1), Micros(1));
+        for epoch in 2..=1000 {
+            owners.grant(Epoch(epoch), Owner { slot: 1, ..edge(epoch) }, Micros(epoch));
+            assert_eq!(capturing(&owners), [epoch, 1]);
+            owners.get_mut(Epoch(epoch)).unwrap().until = Some(Micros(epoch));
+            assert_eq!((capturing(&owners), owners.owner()), (vec![1], owners.get(Epoch(1))));
+        }
+        assert_eq!(owners.rows.len(), 4 * MAX_EPOCHS);
     }
 
     #[test]
