@@ -33,14 +33,14 @@ mod relayed;
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use mesh::{
     clock::Micros,
     identity::NodeId,
-    lease::{self, Grantor, LEASE_MAX, Lapsed, NotYet},
+    lease::{self, Grantor, LEASE_MAX, Lapsed, NotYet, margin},
     wire::{Epoch, Term, control::EdgeTotals},
 };
 
@@ -90,11 +90,29 @@ pub struct Beat {
     pub news: bool,
 }
 
+/// What is known of an edge that hands over: its slot's lease is for the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// When it was last heard.
+    pub at: Micros,
+    /// It may be held to capture until then.
+    pub until: Instant,
+}
+
+impl Heard {
+    fn new(lease: Duration, now: Now) -> Self {
+        let lease = lease.min(LEASE_MAX);
+        Self { at: now.wall, until: now.at + lease + margin(lease) }
+    }
+}
+
 /// See the module. `L` is a link to an edge.
 #[derive(Debug)]
 pub struct Captures<L> {
     owners: Owners,
     leases: [Grantor; SLOTS],
+    /// The edges that hand over and are not stopped.
+    leaving: BTreeMap<Epoch, Heard>,
     witnesses: Witnesses,
     relayed: Relayed,
     links: Links<L>,
@@ -114,9 +132,11 @@ impl<L: Clone> Captures<L> {
         let witnesses = Witnesses::of(record);
         let owners = std::mem::take(&mut record.owners);
         let leases = std::array::from_fn(|slot| resumed(&owners, slot as u8, term, now.at));
+        let leaving = owners.capturing().filter(|(_, owner)| owner.leaving);
+        let leaving = leaving.map(|(epoch, _)| (epoch, Heard::new(LEASE_MAX, now))).collect();
         let (relayed, links) = (Relayed::default(), Links::default());
         let (heard_at, fenced_below, unfenced) = (now.wall, Epoch(0), BTreeSet::new());
-        Self { owners, leases, witnesses, relayed, links, heard_at, fenced_below, unfenced }
+        Self { owners, leases, leaving, witnesses, relayed, links, heard_at, fenced_below, unfenced }
     }
 
     /// The rows, to be written.
@@ -248,6 +268,8 @@ impl<L: Clone> Captures<L> {
         };
         // In a hand-over the predecessor's lease is over for the next owner's sake, but it captures until it is told.
         if owner.leaving && owner.edge == *edge {
+            self.leaving.insert(epoch, Heard::new(lease, now));
+            self.heard_at = now.wall;
             return Beat { kept: true, news: false };
         }
         let grantor = &mut self.leases[index(owner.slot)];
@@ -265,16 +287,27 @@ impl<L: Clone> Captures<L> {
 
     /// The edge hands over: it needs no lease any more to capture until it is told to leave.
     pub fn hand_over(&mut self, epoch: Epoch) {
-        if let Some(owner) = self.owners.get_mut(epoch) {
-            owner.leaving = true;
-            self.leases[index(owner.slot)].release(&owner.edge, epoch);
+        let Some(owner) = self.owners.get_mut(epoch) else { return };
+        owner.leaving = true;
+        let lease = &mut self.leases[index(owner.slot)];
+        let until = lease.poll_timeout();
+        let was_leased = lease.release(&owner.edge, epoch) && owner.until.is_none();
+        if let Some(until) = until.filter(|_| was_leased) {
+            self.leaving.insert(epoch, Heard { at: self.heard_at, until });
         }
+    }
+
+    /// When the edge of `epoch`, which hands over, was last heard; `None` if it has left, or was stopped.
+    pub fn heard_leaving(&self, epoch: Epoch) -> Option<Heard> {
+        self.leaving.get(&epoch).copied()
     }
 
     /// `edge` has left the relay.
     pub fn handle_left(&mut self, edge: &NodeId, epoch: Epoch) {
-        if let Some(owner) = self.owners.get(epoch) {
-            self.leases[index(owner.slot)].release(edge, epoch);
+        let Some(owner) = self.owners.get(epoch) else { return };
+        self.leases[index(owner.slot)].release(edge, epoch);
+        if owner.edge == *edge {
+            self.leaving.remove(&epoch);
         }
     }
 
@@ -287,6 +320,7 @@ impl<L: Clone> Captures<L> {
 
     /// The edge of `epoch` captures no more: what it captures from now on is not wanted. Whether that is new.
     pub fn stop(&mut self, epoch: Epoch, wall: Micros) -> bool {
+        self.leaving.remove(&epoch);
         let owner = self.owners.get_mut(epoch).filter(|owner| owner.until.is_none());
         owner.map(|owner| owner.until = Some(wall)).is_some()
     }

@@ -72,7 +72,7 @@ impl Wait {
     }
 }
 
-/// How long an edge that hands over is waited for: longer than any goes on capturing.
+/// How long an edge that hands over is waited for, and as long again while it is known to capture.
 const LEAVING: Duration = Duration::from_secs(20);
 
 /// How long an edge that is known to live is waited for once it was told to leave: it may be cut off from its cores, and
@@ -160,6 +160,17 @@ impl Lifecycle {
             Status::Done | Status::Failed => {}
         }
         this
+    }
+
+    /// The same, of one that was live: it is as patient as before. `edge`: its edge itself was, and has it as before when it is back.
+    pub fn having_been_live(mut self, edge: bool, now: Instant) -> Self {
+        if matches!(self.status, Status::Placing | Status::Connecting) {
+            self.seek = Some(now + SEEK);
+        }
+        if edge && self.status == Status::Placing {
+            self.given_up = Status::Active;
+        }
+        self
     }
 
     fn at(status: Status, epoch: Epoch) -> Self {
@@ -317,6 +328,14 @@ impl Lifecycle {
         }
     }
 
+    /// The edge that hands over captures still: it is waited for as long again, and one more is asked to succeed it.
+    pub fn handle_leaving_alive(&mut self, now: Instant) {
+        if let Some((_, until)) = self.leaving.as_mut().filter(|(_, until)| *until <= now) {
+            *until = now + LEAVING;
+            self.placements = self.placements.min(MAX_PLACEMENTS - 1);
+        }
+    }
+
     /// Another edge captures already, and is the meeting's edge from now on.
     pub fn handle_promoted(&mut self, epoch: Epoch) {
         if matches!(self.status, Status::Placing | Status::Connecting | Status::Active) {
@@ -391,7 +410,7 @@ impl Lifecycle {
             return match reason {
                 // There is nothing for its successor to join.
                 CloseReason::Ended => self.relay_ended(epoch, now),
-                _ => self.left_early(),
+                _ => self.left_early(now),
             };
         }
         // One that was given up before it could say so has seen the relay end: nobody else gets in.
@@ -434,7 +453,7 @@ impl Lifecycle {
             return self.early.keep(epoch, Said::Down);
         }
         if self.leaving.take_if(|(former, _)| *former == epoch).is_some() {
-            return self.left_early();
+            return self.left_early(now);
         }
         if epoch != self.epoch {
             return;
@@ -499,7 +518,7 @@ impl Lifecycle {
     /// A wait has ended.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.leaving.take_if(|(_, until)| *until <= now).is_some() {
-            self.left_early();
+            self.left_early(now);
         }
         let Some((wait, at)) = self.wait else { return };
         if now < at {
@@ -571,8 +590,9 @@ impl Lifecycle {
     }
 
     /// The edge has left before its successor was live.
-    fn left_early(&mut self) {
+    fn left_early(&mut self, now: Instant) {
         if self.status == Status::Active {
+            self.seek = Some(now + SEEK);
             self.status = if self.is_sought() { Status::Placing } else { Status::Connecting };
         }
     }

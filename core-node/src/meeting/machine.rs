@@ -11,6 +11,7 @@
 
 mod avoided;
 mod gaps;
+mod hand_over;
 mod placing;
 mod relief;
 pub mod seek;
@@ -94,6 +95,8 @@ pub enum Action {
     Fence(Epoch),
     /// A time in which nobody captured is over.
     Gap(Gap),
+    /// What the edge of this epoch owed never came: that is a gap. It owes no more ([`Captures::note_owed`]) as soon as that is written.
+    Owed(Epoch, Gap),
     /// It stands there: to be written, and published.
     Tell(StatusChange),
     /// No edge has anything left to bring.
@@ -194,7 +197,14 @@ impl<L: Clone> Machine<L> {
         // One is the first, whichever.
         let (first, slot) = staying.first().copied().unwrap_or((newest, 0));
         let other = staying.iter().find(|(_, other)| *other != slot).map(|(epoch, _)| *epoch);
-        let lifecycle = Lifecycle::resumed(record.status, first, leaving, undone, now.at);
+        let mut lifecycle = Lifecycle::resumed(record.status, first, leaving, undone, now.at);
+        let gap = record.gaps.iter().find(|gap| gap.to.is_none());
+        if gap.is_some() || record.origin.is_some() {
+            // Of an edge that was asked after the gap began it is not known.
+            let since = record.owners.get(first).and_then(|owner| owner.since);
+            let edge = gap.zip(since).is_some_and(|(gap, since)| since <= gap.from);
+            lifecycle = lifecycle.having_been_live(edge, now.at);
+        }
         let second = Second::resumed(record.spec.redundancy > 1, 1 - slot.min(1), other, now.at);
         Self::with(record, lifecycle, second, now)
     }
@@ -292,7 +302,7 @@ impl<L: Clone> Machine<L> {
         if self.is_draining(&owner) {
             self.hand_over(epoch, now);
         }
-        if owner.leased && self.captures.is_leased(owner.slot, now.at) {
+        if owner.leased && (self.captures.is_leased(owner.slot, now.at) || self.captures_on(epoch, now)) {
             return;
         }
         if self.is_member(&owner) {
@@ -327,6 +337,9 @@ impl<L: Clone> Machine<L> {
             let awaited = self.closed.is_none() || self.second.epoch().is_some();
             if self.owes() || (awaited && self.lives(self.lifecycle.epoch())) {
                 self.lifecycle.handle_edge_alive(now.at);
+            }
+            if self.lifecycle.leaving().is_some_and(|leaving| self.captures_on(leaving, now)) {
+                self.lifecycle.handle_leaving_alive(now.at);
             }
             if let Some(unopened) = self.lifecycle.unopened(now.at) {
                 self.avoid(unopened, now);
@@ -494,19 +507,6 @@ impl<L: Clone> Machine<L> {
         self.give_up(epoch, now);
     }
 
-    /// The edge captures on while its successor is sought. Its lease ends here, so that another may be granted.
-    fn hand_over(&mut self, epoch: Epoch, now: Now) {
-        if self.lifecycle.capturing() != Some(epoch) || self.lifecycle.leaving().is_some() {
-            return;
-        }
-        let Some(owner) = self.captures.owner(epoch) else { return };
-        tracing::info!(edge = %owner.edge, epoch = epoch.0, "the edge is going away: a successor is sought");
-        metrics::counter!("nearfield_core_hand_overs_total").increment(1);
-        self.captures.hand_over(epoch);
-        self.actions.push_back(Action::Write);
-        self.lifecycle.handle_hand_over(epoch, now.at);
-    }
-
     /// A silent edge is replaced as soon as it can own the meeting no more, whatever membership thinks of it.
     fn handle_lapsed(&mut self, Lapsed { edge, epoch }: &Lapsed, now: Now) {
         let (edge, epoch) = (edge.clone(), *epoch);
@@ -577,30 +577,6 @@ impl<L: Clone> Machine<L> {
             _ => {}
         }
         self.leaves = None;
-    }
-
-    /// An edge that handed over and is given up before its successor was live captures no more: nobody else ends that. One whose
-    /// successor is live has been dismissed by now, and may bring its last packets.
-    fn stop_gone(&mut self, now: Now) {
-        let known = [self.lifecycle.leaving(), Some(self.lifecycle.epoch())];
-        let capturing = self.captures.owners().capturing();
-        let gone = capturing.filter(|(epoch, owner)| owner.leaving && !known.contains(&Some(*epoch)));
-        let gone: Vec<Epoch> = gone.map(|(epoch, _)| epoch).collect();
-        for epoch in gone {
-            let captured = self.live.remove(&epoch) && self.may_leave();
-            if captured && !self.is_captured() {
-                self.begin_gap(GapReason::EdgeLeft, now.wall);
-            }
-            self.give_up(epoch, now);
-        }
-    }
-
-    /// A successor is live: what the edge captures from now on is not wanted.
-    fn dismiss(&mut self, former: Epoch, now: Now) {
-        self.live.remove(&former);
-        self.stop(former, now);
-        self.tell_to_leave(former);
-        self.end_before(self.lifecycle.epoch(), true);
     }
 
     fn tell_to_leave(&mut self, epoch: Epoch) {

@@ -132,7 +132,8 @@ impl Supervisor {
                 Action::Capturing => self.meeting.tell_capturing().await,
                 Action::End { below, fence, wait } => self.end(below, fence, wait).await,
                 Action::Fence(below) => self.meeting.fence(below, BTreeSet::new()).await,
-                Action::Gap(gap) => publish_gap(&self.meeting, gap).await?,
+                Action::Gap(gap) => publish_gap(&self.meeting, gap, None).await?,
+                Action::Owed(epoch, gap) => publish_gap(&self.meeting, gap, Some(epoch)).await?,
                 Action::Tell(change) => tell(&self.meeting, change).await?,
                 Action::NoWitness => self.meeting.replication.with(|m, _| m.handle_no_witness()),
                 Action::Silent(edge) => self.placer.handle_silent(&edge),
@@ -191,9 +192,11 @@ impl Supervisor {
     }
 }
 
-async fn publish_gap(meeting: &Meeting, gap: Gap) -> Result<(), LogClosed> {
+/// `owed`: by the edge of this epoch, which owes nothing more from that write on.
+async fn publish_gap(meeting: &Meeting, gap: Gap, owed: Option<Epoch>) -> Result<(), LogClosed> {
     let keep = |gap: Gap| {
-        meeting.update(|record| {
+        meeting.update(move |record| {
+            owed.into_iter().for_each(|epoch| meeting.captures(|captures| captures.note_owed(epoch, None)));
             record.gaps.retain(|g| g.to.is_some());
             record.add_gap(gap);
         })

@@ -23,6 +23,10 @@ pub(in crate::meeting) enum Event {
     Down(u64),
     /// The API, or a rule.
     Stop,
+    /// While the edge of this epoch beats, a successor is waited for longer than usual.
+    Slow(u64),
+    /// Another core takes the meeting over.
+    TakenOver,
 }
 
 /// What an edge says.
@@ -38,7 +42,7 @@ pub(in crate::meeting) enum Word {
     Close(CloseReason),
 }
 
-use Event::{Assigned, Down, Says, Stop, Unplaced};
+use Event::{Assigned, Down, Says, Slow, Stop, TakenOver, Unplaced};
 use Word::{Close, Denied, Failed, HandOver, Live, Lost, Open};
 
 const JOINS: &[Word] = &[Open, Live];
@@ -112,6 +116,15 @@ impl Subject for Lifecycle {
             Unplaced => self.handle_unplaced(unplaced(), now),
             Down(epoch) => self.handle_edge_down(Epoch(epoch), now),
             Stop => self.handle_leave("requested", now),
+            Slow(_) => {
+                let waited = now + LEAVING;
+                self.handle_leaving_alive(waited);
+                self.handle_timeout(waited);
+            }
+            TakenOver => {
+                let resumed = Self::resumed(self.status, self.epoch, self.leaving(), 0, now);
+                *self = resumed.having_been_live(self.given_up == Status::Active, now);
+            }
         }
     }
 
@@ -129,7 +142,7 @@ impl Subject for Lifecycle {
 
     fn end(mut self, now: Instant) -> (Status, Option<String>) {
         self.handle_leave("requested", now);
-        for epoch in 1..=2 {
+        for epoch in 1..=3 {
             self.handle_closed(Epoch(epoch), Asked, now);
         }
         for minute in 1..30 {
@@ -196,6 +209,9 @@ fn stages() -> Vec<(&'static str, Vec<Event>, Vec<Event>)> {
         ("connecting", vec![Assigned(1)], [says(1, &NEW), vec![Down(1)], stop()].concat()),
         ("active", active.clone(), [old(), stop()].concat()),
         ("handing over", handing_over.clone(), [old(), sought(2), stop()].concat()),
+        ("handing over for long", and(&handing_over, Slow(1)), [old(), sought(2), stop()].concat()),
+        ("succeeded too late", and(&succeeded, Slow(1)), [old(), sought(3), stop()].concat()),
+        ("taken over while placing", [&active[..], &[Down(1), TakenOver]].concat(), [sought(2), stop()].concat()),
         ("succeeded", succeeded.clone(), [old(), says(2, &NEW), vec![Down(2)], stop()].concat()),
         ("replaced", and(&active, Down(1)), [says(1, &OLD), sought(2), stop()].concat()),
         ("leaving while placing", and(&[], Stop), sought(1)),
@@ -211,7 +227,7 @@ fn source(event: Event) -> u64 {
         Says(epoch, _) => epoch,
         Assigned(_) | Unplaced => 10,
         Down(epoch) => 20 + epoch,
-        Stop => 30,
+        Stop | Slow(_) | TakenOver => 30,
     }
 }
 
@@ -235,9 +251,9 @@ fn ends(event: Event) -> bool {
 fn is_a_choice(one: Event, two: Event) -> bool {
     let fails = |event| matches!(event, Says(_, words) if words.contains(&Denied));
     let alone = |event| matches!(event, Stop | Down(_) | Says(1, [.., Close(_)]));
-    let joined = |event| matches!(event, Says(2, words) if words.contains(&Live));
+    let joined = |event| matches!(event, Says(2..=3, words) if words.contains(&Live));
     let either = |a: &dyn Fn(Event) -> bool, b: &dyn Fn(Event) -> bool| (a(one) && b(two)) || (a(two) && b(one));
-    either(&fails, &alone) || either(&joined, &|event| event == Down(2))
+    either(&fails, &alone) || either(&joined, &|event| matches!(event, Down(2..=3)))
 }
 
 #[test]

@@ -63,10 +63,10 @@ impl<L: Clone> Machine<L> {
         self.live.remove(&epoch)
     }
 
-    /// Whether `epoch` is of an edge that is to capture now, or is being asked to.
+    /// Whether `epoch` is of an edge that is to capture now, or until its successor does, or is being asked to.
     pub(super) fn is_ours(&self, epoch: Epoch) -> bool {
         let known = [Some(self.lifecycle.epoch()), self.lifecycle.leaving(), self.second.epoch()];
-        known.contains(&Some(epoch)) || self.asked(epoch).is_some()
+        known.contains(&Some(epoch)) || self.asked(epoch).is_some() || self.is_leaving(epoch)
     }
 
     /// Of which edge `epoch` is, if an edge is being asked under it just now.

@@ -1,7 +1,10 @@
 //! Which edges are sought for a meeting, and what becomes of them once they are found.
 
 use geo::RegionId;
-use mesh::{identity::NodeId, wire::Epoch};
+use mesh::{
+    identity::NodeId,
+    wire::{Epoch, control::EdgeState},
+};
 
 use super::{
     Action, Machine, SURE, Which,
@@ -38,6 +41,8 @@ pub struct Order {
 impl<L: Clone> Machine<L> {
     /// What came of [`Action::Seek`].
     pub fn handle_found(&mut self, found: Found, now: Now) {
+        // The next step may end a lease for good that was renewed meanwhile.
+        self.take_back(now);
         let answered = matches!(found, Found::Answered(_));
         let next = self.seek.handle_found(found, &mut self.captures, now);
         self.follow(next, now);
@@ -165,6 +170,10 @@ impl<L: Clone> Machine<L> {
         (self.place_next, self.awaited) = (false, 0);
         self.lifecycle.handle_back(epoch, now.at);
         self.back = (self.lifecycle.capturing() == Some(epoch)).then_some((epoch, now.at + SURE));
+        // It has said so already.
+        if self.live.contains(&epoch) {
+            self.lifecycle.handle_edge_state(epoch, EdgeState::Live, None, now.at);
+        }
     }
 
     fn place(&mut self, which: Which, now: Now) {

@@ -14,7 +14,7 @@ use mesh::{
 use super::{Action, Machine};
 use crate::{
     meeting::{captures::Now, wishes::Wish},
-    record::{Gap, GapReason, Owner},
+    record::{Gap, GapReason},
 };
 
 /// How long it may be so: longer than a link takes to come back after a short cut.
@@ -120,16 +120,15 @@ impl<L: Clone> Machine<L> {
         self.close_if_last(now);
     }
 
-    /// At the end of the meeting: what never came is a gap.
+    /// At the end of the meeting: what never came is a gap. It is owed until that is written, so that a core that stops before names it
+    /// when it goes on.
     pub(super) fn name_owed(&mut self, now: Now) {
-        let owing: Vec<(Epoch, Owner)> =
-            self.captures.owners().owing().map(|(epoch, owner)| (epoch, owner.clone())).collect();
-        for (epoch, owner) in owing {
-            let Some(from) = owner.owes else { continue };
+        let owing = self.captures.owners().owing().filter_map(|(epoch, owner)| {
             let to = Some(owner.until.unwrap_or(now.wall));
-            self.actions.push_back(Action::Gap(Gap { seq: 0, from, to, reason: GapReason::GivenUp, segment: None }));
-            self.note_owed(epoch, None);
-        }
+            let gap = Gap { seq: 0, from: owner.owes?, to, reason: GapReason::GivenUp, segment: None };
+            Some(Action::Owed(epoch, gap))
+        });
+        self.actions.extend(owing);
     }
 
     /// What the second edge is sought for.

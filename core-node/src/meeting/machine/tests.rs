@@ -22,6 +22,8 @@ struct Rig {
     machine: Machine<()>,
     now: Now,
     orders: VecDeque<Order>,
+    /// What has passed beside the time that it is told.
+    waited: Duration,
 }
 
 fn edge(epoch: Epoch) -> NodeId {
@@ -33,7 +35,7 @@ impl Rig {
         let now = Now { at: Instant::now(), wall: Micros(1_000_000_000) };
         let mut record = fakes::record();
         record.spec.redundancy = redundancy;
-        Self { machine: Machine::new(&mut record, now), now, orders: VecDeque::new() }
+        Self { machine: Machine::new(&mut record, now), now, orders: VecDeque::new(), waited: Duration::ZERO }
     }
 
     fn wait(&mut self, by: Duration) -> Vec<String> {
@@ -81,6 +83,11 @@ impl Rig {
                 Action::Gap(gap) => {
                     let ms = gap.to.unwrap().since(gap.from).as_millis();
                     done.push(format!("a gap of {ms} ms: {:?}", gap.reason));
+                }
+                Action::Owed(epoch, gap) => {
+                    self.machine.captures.note_owed(epoch, None);
+                    let ms = gap.to.unwrap().since(gap.from).as_millis();
+                    done.push(format!("{} owed {ms} ms", epoch.0));
                 }
                 Action::Tell(change) => done.push(change.status.as_str().into()),
                 Action::Fence(below) => done.push(format!("fence below {}", below.0)),
@@ -130,6 +137,17 @@ impl Rig {
     fn live(&mut self, epoch: Epoch) -> Vec<String> {
         self.beat(epoch);
         [self.says(Notice::Opened(epoch)), self.says(Notice::State(epoch, EdgeState::Live, None))].concat()
+    }
+
+    /// Another core goes on with the meeting, as it is written.
+    fn take_over(&mut self) {
+        let mut record = fakes::record();
+        record.spec.redundancy = 1 + u8::from(self.machine.second.is_wanted());
+        (record.owners, record.status) = (self.machine.captures.owners().clone(), self.machine.status());
+        record.gaps.extend(self.machine.gap.clone());
+        self.machine = Machine::resumed(&mut record, 0, self.now);
+        self.orders.clear();
+        self.run();
     }
 
     fn join(&mut self) -> Epoch {
@@ -289,12 +307,12 @@ impl Subject for Rig {
 
     /// An edge of which something happens has been granted the meeting by then, if that was to be placed.
     fn happen(&mut self, event: Event, now: Instant) {
-        self.now.at = now;
+        self.now.at = now + self.waited;
         match event {
             Event::Says(epoch, _) | Event::Assigned(epoch) | Event::Down(epoch) => self.grant(Epoch(epoch)),
             // Somebody was asked.
             Event::Unplaced => self.grant(Epoch(self.orders.front().map_or(0, |order| order.after.0 + 1))),
-            Event::Stop => {}
+            Event::Stop | Event::Slow(_) | Event::TakenOver => {}
         }
         match event {
             Event::Says(epoch, words) => words.iter().for_each(|word| self.say(Epoch(epoch), *word)),
@@ -306,6 +324,15 @@ impl Subject for Rig {
                 self.machine.handle_lapsed(&lapsed, self.now);
             }
             Event::Stop => self.machine.handle_notice(Notice::Stop, self.now),
+            Event::Slow(epoch) => {
+                beating(self, &[Epoch(epoch)], 25);
+                self.waited = self.now.at - now;
+            }
+            Event::TakenOver => {
+                self.take_over();
+                self.wait(Duration::from_secs(10));
+                self.waited = self.now.at - now;
+            }
         }
         self.run();
     }
@@ -326,7 +353,7 @@ impl Subject for Rig {
     fn end(mut self, _: Instant) -> (Status, Option<String>) {
         self.machine.handle_notice(Notice::Stop, self.now);
         self.run();
-        for epoch in 1..=2 {
+        for epoch in 1..=3 {
             self.says(Notice::Closed(Epoch(epoch), Asked));
         }
         for _ in 1..30 {
@@ -422,8 +449,8 @@ fn an_edge_that_hands_over_and_is_gone_before_its_successor_is_live_captures_no_
             rig.wait(Duration::from_secs(1))
         })
         .collect();
-    assert_eq!(told, ["1 is stopped", "connecting"]);
-    assert_eq!(rig.live(asked.1), ["a gap of 5000 ms: EdgeLeft", "active"]);
+    assert_eq!(told, ["1 is stopped", "tell 1 to leave", "connecting"]);
+    assert_eq!(rig.live(asked.1), ["a gap of 25000 ms: EdgeLost", "active"], "from its last beat on");
     assert_eq!((rig.machine.status(), rig.machine.captures.capturing()), (Status::Active, [asked.1].into()));
 }
 
@@ -439,4 +466,162 @@ fn an_edge_that_was_live_and_is_gone_before_its_answer_is_read_leaves_a_gap() {
     let next = rig.ask();
     rig.answer(next);
     assert_eq!(rig.live(next.1), ["a gap of 500 ms: EdgeLeft", "active"]);
+}
+
+/// For so many seconds `edges` beat, and whoever is sought is not found.
+fn beating(rig: &mut Rig, edges: &[Epoch], seconds: u32) -> Vec<String> {
+    let second = |_| {
+        edges.iter().for_each(|epoch| rig.beat(*epoch));
+        rig.wait(Duration::from_secs(1))
+    };
+    (0..seconds).flat_map(second).collect()
+}
+
+#[test]
+fn an_edge_that_hands_over_captures_on_however_slow_its_successors_are() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let first = rig.join();
+    rig.says(Notice::HandOver(first));
+    let mut told = vec![];
+    for _ in 0..12 {
+        // It takes the meeting, and is never live.
+        let asked = rig.ask();
+        told.extend(rig.answer(asked));
+        for _ in 0..40 {
+            told.extend(beating(&mut rig, &[first], 1));
+            if !rig.orders.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((rig.machine.status(), rig.machine.lifecycle.capturing()), (Status::Active, Some(first)));
+    }
+    told.retain(|what| what != "place First in slot 0");
+    assert_eq!(told, Vec::<String>::new());
+    assert!(rig.machine.gap.is_none() && rig.machine.captures.capturing().contains(&first));
+    let last = rig.ask();
+    rig.answer(last);
+    assert_eq!(rig.live(last.1), ["1 is stopped", "tell 1 to leave"]);
+    assert_eq!(rig.machine.captures.capturing(), [last.1].into());
+}
+
+#[test]
+fn an_edge_that_hands_over_and_was_forgotten_is_stopped_when_another_captures_and_not_before() {
+    let mut rig = Rig::new(2);
+    rig.run();
+    let (first, second) = (rig.join(), rig.join());
+    assert_eq!(rig.says(Notice::HandOver(first)), ["place First in slot 0"]);
+    let successor = rig.ask();
+    rig.answer(successor);
+    // The successor does not last, and the second takes the first place.
+    let told = rig.says(Notice::State(successor.1, EdgeState::Failed(Cause::MediaLost), None));
+    assert_eq!(told, ["3 is stopped", "1 is stopped", "tell 1 to leave", "place Second in slot 0"]);
+    assert_eq!((rig.machine.captures.capturing(), rig.machine.status()), ([second].into(), Status::Active));
+    assert!(rig.machine.gap.is_none());
+}
+
+#[test]
+fn an_edge_whose_hand_over_another_core_has_begun_is_counted_as_long_as_it_beats() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let first = rig.join();
+    rig.says(Notice::HandOver(first));
+    let asked = rig.ask();
+    rig.answer(asked);
+    rig.take_over();
+    rig.says(Notice::State(first, EdgeState::Live, None));
+    assert_eq!(beating(&mut rig, &[first], 60).iter().filter(|what| what.contains("is stopped")).count(), 0);
+    assert!(rig.machine.gap.is_none() && rig.machine.captures.capturing().contains(&first));
+    assert_eq!(rig.machine.status(), Status::Active);
+}
+
+#[test]
+fn what_an_edge_owes_is_owed_until_it_is_written_that_it_never_came() {
+    let mut record = fakes::record();
+    let mut rig = Rig::new(1);
+    let owner = |epoch| Owner { leased: true, ..Owner::new(edge(epoch), "eu-central".parse().unwrap()) };
+    for (epoch, owes) in [(Epoch(1), Some(rig.now.wall)), (Epoch(2), None)] {
+        record.owners.grant(epoch, Owner { owes, ..owner(epoch) }, rig.now.wall.plus(Duration::from_secs(epoch.0)));
+    }
+    record.status = Status::Finishing;
+    rig.machine = Machine::resumed(&mut record, 0, rig.now);
+    rig.machine.handle_notice(Notice::Closed(Epoch(2), Asked), rig.now);
+    rig.machine.advance(0, 0, 1, rig.now);
+    rig.machine.conclude(0, 0, rig.now);
+    assert!(rig.machine.captures.owners().owing().count() == 1, "a core that stops here names it later");
+    assert_eq!(rig.act(), ["1 owed 2000 ms", "done"]);
+    assert_eq!(rig.machine.captures.owners().owing().count(), 0);
+}
+
+#[test]
+fn an_edge_that_is_back_while_another_is_being_asked_keeps_the_meeting() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let first = rig.join();
+    rig.wait(LEASE + margin(LEASE));
+    let eligible = seek::Eligible { edge: edge(Epoch(2)), region: "eu-central".parse().unwrap() };
+    for found in [Found::Ranked(Ok((vec![eligible], 1))), Found::Done(Ok(()))] {
+        rig.machine.handle_found(found, rig.now);
+        assert_eq!(rig.act(), Vec::<String>::new());
+    }
+    rig.beat(first);
+    rig.machine.handle_found(Found::Begun(Ok(true)), rig.now);
+    assert_eq!(rig.run(), ["drop what is placed", "active"]);
+    rig.beat(first);
+    assert_eq!(rig.machine.captures.capturing(), [first].into());
+}
+
+#[test]
+fn a_meeting_that_was_live_is_so_for_the_core_that_takes_it_over_while_another_edge_is_sought() {
+    let lost = || {
+        let mut rig = Rig::new(1);
+        rig.run();
+        let first = rig.join();
+        rig.wait(LEASE + margin(LEASE));
+        assert_eq!(rig.machine.status(), Status::Placing);
+        rig.take_over();
+        (rig, first)
+    };
+    // It is sought for as long as before.
+    let (mut rig, _) = lost();
+    let mut ended = Duration::ZERO;
+    while !rig.machine.status().ended() {
+        if rig.orders.pop_front().is_some() {
+            let newest = rig.machine.captures.owners().epoch;
+            rig.machine.handle_placed(Which::First, Err((newest, orders::unplaced())), rig.now);
+            rig.run();
+        }
+        rig.wait(Duration::from_secs(1));
+        ended += Duration::from_secs(1);
+    }
+    assert!(ended > Duration::from_secs(120), "{ended:?}");
+    // And its own edge, which has captured all the while, has it without a gap.
+    let (mut rig, first) = lost();
+    rig.beat(first);
+    assert_eq!(rig.run(), ["drop what is placed", "active"]);
+    assert_eq!(beating(&mut rig, &[first], 3), Vec::<String>::new());
+    assert!(rig.machine.gap.is_none());
+    // One that was asked since and was never live has yet to say so.
+    let mut rig = Rig::new(1);
+    rig.run();
+    rig.join();
+    rig.wait(LEASE + margin(LEASE));
+    let next = rig.ask();
+    rig.take_over();
+    rig.beat(next.1);
+    assert_eq!(rig.run(), ["drop what is placed", "connecting"]);
+    assert!(rig.live(next.1).iter().any(|what| what.starts_with("a gap of")));
+}
+
+#[test]
+fn what_an_edge_said_before_it_was_known_to_be_back_is_not_forgotten() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let asked = rig.ask();
+    rig.answer(asked);
+    rig.beat(asked.1);
+    assert_eq!(rig.wait(Duration::from_secs(3)), ["place First in slot 0", "placing"]);
+    rig.says(Notice::State(asked.1, EdgeState::Live, None));
+    rig.beat(asked.1);
+    assert_eq!(rig.run(), ["drop what is placed", "active"]);
 }
