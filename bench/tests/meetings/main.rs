@@ -1,8 +1,9 @@
-//! Real meetings, end to end: Debian's Janus, a headless Chromium, a WHEP server nobody here wrote.
+//! Real meetings, end to end: Debian's Janus, a headless Chromium, a WHEP server and a LiveKit nobody here wrote.
 //!
 //! Each test raises a whole mesh in an emulated world; one at a time, since they share two cores.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
+mod livekit;
 mod odd;
 mod peers;
 #[path = "../rig/mod.rs"]
@@ -62,11 +63,15 @@ async fn mesh_of(world: &World, dir: &Path, manners: BTreeMap<String, bed::Manne
 
 /// Two sentences that are easy to tell apart.
 fn sentences() -> Vec<Prompt> {
-    let prompts = speech::load(&rig::speech()).unwrap();
-    let wanted = ["agent-pass", "conf-waitforleader"];
-    let found: Vec<Prompt> = prompts.iter().filter(|prompt| wanted.contains(&prompt.name.as_str())).cloned().collect();
-    assert_eq!(found.len(), 2, "the prompts {wanted:?} are not among those fetched");
-    found
+    prompts(["agent-pass", "conf-waitforleader"]).into()
+}
+
+fn prompts<const N: usize>(names: [&str; N]) -> [Prompt; N] {
+    let all = speech::load(&rig::speech()).unwrap();
+    names.map(|name| {
+        let found = all.iter().find(|prompt| prompt.name == name);
+        found.unwrap_or_else(|| panic!("the prompt {name} is not among those fetched")).clone()
+    })
 }
 
 struct User {

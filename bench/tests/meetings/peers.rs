@@ -43,19 +43,23 @@ pub(crate) async fn janus(world: &World, dir: &Path) -> Janus {
     Janus::start(host(world, "janus", 1), dir, Manner::default()).await.unwrap()
 }
 
-fn peers() -> PathBuf {
+pub(crate) fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers")
 }
 
-fn spawn(command: std::process::Command, log: &Path) -> Child {
+pub(crate) fn spawn(command: std::process::Command, log: &Path) -> Child {
+    spawn_with(command, log, Stdio::null())
+}
+
+pub(crate) fn spawn_with(command: std::process::Command, log: &Path, stdin: Stdio) -> Child {
     let mut command = Command::from(command);
     let file = fs::File::create(log).unwrap();
-    command.kill_on_drop(true).stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+    command.kill_on_drop(true).stdin(stdin).stdout(file.try_clone().unwrap()).stderr(file);
     let program = command.as_std().get_program().to_owned();
     command.spawn().unwrap_or_else(|error| panic!("{program:?} cannot be started ({error}): ./dev test installs it"))
 }
 
-async fn wait_for(host: &Host, address: SocketAddr, log: &Path) {
+pub(crate) async fn wait_for(host: &Host, address: SocketAddr, log: &Path) {
     let begun = Instant::now();
     while host.run(move || TcpStream::connect(address)).await.unwrap().is_err() {
         assert!(begun.elapsed() < UP, "{address} did not open: {}", fs::read_to_string(log).unwrap_or_default());
@@ -198,7 +202,7 @@ pub(crate) fn monologue(said: &[Prompt]) -> Vec<i16> {
 }
 
 /// 16 kHz mono PCM in a RIFF file.
-fn write_wav(path: &Path, samples: &[i16]) {
+pub(crate) fn write_wav(path: &Path, samples: &[i16]) {
     let data: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
     let mut file = b"RIFF".to_vec();
     file.extend((36 + data.len() as u32).to_le_bytes());
