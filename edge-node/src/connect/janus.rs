@@ -240,7 +240,7 @@ impl Session<'_> {
             .map_err(|e| ConnectError::BadMessage { what: "SDP offer", why: e.to_string() })?;
         let voice = |audio: &sdp::Audio| {
             let participant = participant(feeds.get(&audio.mid)?);
-            Some((audio.mid.clone(), Voice { participant, level: audio.level }))
+            Some((audio.mid.clone(), Voice { participant, level: audio.level, takes_unnamed: true }))
         };
         let voices: Voices = offer.audio.iter().filter_map(voice).collect();
         let peer = match &mut self.peer {

@@ -411,7 +411,7 @@ fn read(text: &str, side: Side, whose: &Whose) -> Result<(sdp::Description, Voic
     let description = sdp::read(text, side).map_err(|e| ConnectError::BadMessage { what, why: e.to_string() })?;
     let voice = |audio: &sdp::Audio| {
         let participant = whose.section(&audio.mid, audio.stream.as_deref())?.clone();
-        Some((audio.mid.clone(), Voice { participant, level: audio.level }))
+        Some((audio.mid.clone(), Voice { participant, level: audio.level, takes_unnamed: false }))
     };
     let voices = description.audio.iter().filter_map(voice).collect();
     Ok((description, voices))

@@ -84,6 +84,9 @@ pub(super) struct Voice {
     pub(super) participant: ParticipantId,
     /// Id of the audio-level extension.
     pub(super) level: Option<u8>,
+    /// Whether a source that nothing names may be theirs: not where the next to speak may come on the same connection before
+    /// the description that names them.
+    pub(super) takes_unnamed: bool,
 }
 
 /// A change of the connection that does not end it.

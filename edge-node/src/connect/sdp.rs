@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io::Cursor};
 use rtc::sdp::{MediaDescription, SessionDescription, description::common::Attribute};
 
 /// The longest description taken from a relay, in bytes.
-pub(super) const MAX_SDP: usize = 256 * 1024;
+pub(super) const MAX_SDP: usize = 1 << 20;
 
 /// Most media sections of one description.
 const MAX_MEDIA: usize = 512;

@@ -421,7 +421,7 @@ fn voices(description: &Description, side: Side) -> Result<(Vec<Present>, Voices
         let participant = participant(audio, &description.audio, side)
             .map_err(|e| ConnectError::BadMessage { what: "a=msid", why: e.to_string() })?;
         ids.push((participant.clone(), audio.unheard.clone()));
-        voices.insert(audio.mid.clone(), Voice { participant, level: audio.level });
+        voices.insert(audio.mid.clone(), Voice { participant, level: audio.level, takes_unnamed: true });
     }
     Ok((ids, voices))
 }

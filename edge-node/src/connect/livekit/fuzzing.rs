@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     message::{
         Description, IceServer, Join, Leave, Moved, Participant, Pong, Reconnect, Said, Sections, SignalResponse,
-        State, SubscriptionResponse, Track, Trickle, Update,
+        State, Track, Trickle, Unsubscribed, Update,
     },
     people::Change,
     room::{Action, Offers, Room},
@@ -90,7 +90,7 @@ pub(crate) fn session(ours: bool) -> Vec<u8> {
         Some(describe(2, "1", "TR_2")),
         Some(update(Participant { name: "Ada L.".into(), version: 1, ..ada.clone() })),
         Some(Said::Token("another".into())),
-        Some(Said::Subscribed(SubscriptionResponse { track: "TR_2".into(), error: 1 })),
+        Some(Said::Unsubscribed(Unsubscribed { track: "TR_2".into() })),
         None,
         Some(Said::Reconnect(Reconnect::default())),
         Some(update(ada.clone())),

@@ -4,6 +4,56 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Buf;
+use prost::{
+    DecodeError, Message as _,
+    encoding::{self, DecodeContext, WireType},
+};
+
+/// Fields of a message, of what is in it, and of what is in that: a room of five thousand has half of it. An empty participant
+/// is of two bytes as it is sent, and of a hundred as it is kept.
+const MAX_FIELDS: usize = 200_000;
+
+/// Reads what the server says.
+///
+/// # Errors
+/// It is not what LiveKit writes, or has more than [`MAX_FIELDS`].
+pub(super) fn read(bytes: &[u8]) -> Result<SignalResponse, &'static str> {
+    const LEVELS: usize = 3;
+    if count_fields(bytes, LEVELS, MAX_FIELDS) > MAX_FIELDS {
+        return Err("it has too many fields");
+    }
+    SignalResponse::decode(bytes).map_err(|_| "it is not what LiveKit writes")
+}
+
+/// The fields of a message and, so many levels deep, of what may be one in it; more than `enough` are not counted on.
+fn count_fields(mut bytes: &[u8], levels: usize, enough: usize) -> usize {
+    let mut count = 0;
+    while bytes.has_remaining() && count <= enough {
+        // A text is looked at like a message, until it is seen to be none.
+        let Ok(within) = next_field(&mut bytes) else { break };
+        count += 1;
+        if levels > 1 {
+            count += count_fields(within, levels - 1, enough - count.min(enough));
+        }
+    }
+    count
+}
+
+/// Goes past one field; what is in it, where it may be a message.
+fn next_field<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
+    let (tag, wire) = encoding::decode_key(bytes)?;
+    if wire != WireType::LengthDelimited {
+        encoding::skip_field(wire, tag, bytes, DecodeContext::default())?;
+        return Ok(&[]);
+    }
+    let whole = *bytes;
+    encoding::skip_field(wire, tag, bytes, DecodeContext::default())?;
+    let mut within = &whole[..whole.len() - bytes.len()];
+    encoding::decode_varint(&mut within)?;
+    Ok(within)
+}
+
 /// What we ask.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct SignalRequest {
@@ -58,7 +108,7 @@ pub(super) enum Said {
     #[prost(message, tag = "20")]
     Pong(Pong),
     #[prost(message, tag = "21")]
-    Subscribed(SubscriptionResponse),
+    Unsubscribed(Unsubscribed),
     #[prost(message, tag = "24")]
     Moved(Moved),
     #[prost(message, tag = "25")]
@@ -103,13 +153,12 @@ pub(super) struct Subscription {
     pub(super) subscribe: bool,
 }
 
+/// `SubscriptionResponse`: a track is not sent to us. Its field 2 says why: 1, the codec; 2, there is no such track; 0, another
+/// cause.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct SubscriptionResponse {
+pub(super) struct Unsubscribed {
     #[prost(string, tag = "1")]
     pub(super) track: String,
-    /// 1: the codec is not supported; 2: there is no such track.
-    #[prost(int32, tag = "2")]
-    pub(super) error: i32,
 }
 
 /// What we know of the session, for a server that is to go on with it.
@@ -340,4 +389,47 @@ pub(super) struct Client {
 pub(super) struct ConnectionSettings {
     #[prost(bool, tag = "1")]
     pub(super) auto_subscribe: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn update(participants: Vec<Participant>) -> Vec<u8> {
+        SignalResponse { message: Some(Said::Update(Update { participants })) }.encode_to_vec()
+    }
+
+    fn person(n: usize, tracks: usize) -> Participant {
+        let track = |n| Track { sid: format!("TR_{n}"), mime_type: "audio/opus".into(), ..Track::default() };
+        let (sid, identity, name) = (format!("PA_{n}"), format!("person-{n}"), "Ada Lovelace".into());
+        Participant {
+            sid,
+            identity,
+            name,
+            version: 7,
+            tracks: (0..tracks).map(track).collect(),
+            ..Participant::default()
+        }
+    }
+
+    #[test]
+    fn a_large_room_is_read() {
+        let all: Vec<Participant> = (0..5000).map(|n| person(n, 3)).collect();
+        let read = read(&update(all.clone())).map(|response| response.message);
+        assert_eq!(read, Ok(Some(Said::Update(Update { participants: all }))));
+    }
+
+    #[test]
+    fn what_would_be_large_only_as_it_is_kept_is_not_read() {
+        let empty = update(vec![Participant::default(); MAX_FIELDS + 1]);
+        assert!(empty.len() < 3 * MAX_FIELDS, "{}", empty.len());
+        assert_eq!(read(&empty), Err("it has too many fields"));
+        let tracks = vec![Track::default(); MAX_FIELDS + 1];
+        assert_eq!(read(&update(vec![Participant { tracks, ..person(1, 0) }])), Err("it has too many fields"));
+        let urls = vec![String::new(); MAX_FIELDS + 1];
+        let ice_servers = vec![IceServer { urls, ..IceServer::default() }];
+        let back = SignalResponse { message: Some(Said::Reconnect(Reconnect { ice_servers })) }.encode_to_vec();
+        assert_eq!(read(&back), Err("it has too many fields"));
+        assert_eq!(read(b"\x0b\xff\xff"), Err("it is not what LiveKit writes"));
+    }
 }

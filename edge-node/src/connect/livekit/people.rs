@@ -59,6 +59,8 @@ struct Person {
 pub(super) struct People {
     us: String,
     here: BTreeMap<ParticipantId, Person>,
+    /// Tracks over [`MAX_TRACKS`].
+    refused: usize,
 }
 
 /// Whose voice a section of a description carries.
@@ -125,6 +127,7 @@ impl People {
         let person = Person::read(info);
         let change = person.joined(&id);
         self.here.insert(id, person);
+        self.count_refused();
         Some(change)
     }
 
@@ -138,12 +141,14 @@ impl People {
 
     /// All tracks that can be heard.
     pub(super) fn voices(&self) -> BTreeSet<&str> {
-        let all = self.here.values().flat_map(|person| &person.voices);
-        let total = all.clone().count();
-        if total > MAX_TRACKS {
-            metrics::counter!("nearfield_edge_connect_feeds_refused_total").increment((total - MAX_TRACKS) as u64);
-        }
-        all.take(MAX_TRACKS).map(String::as_str).collect()
+        self.here.values().flat_map(|person| &person.voices).take(MAX_TRACKS).map(String::as_str).collect()
+    }
+
+    /// Counts the tracks over [`MAX_TRACKS`], each once.
+    fn count_refused(&mut self) {
+        let over = self.here.values().map(|person| person.voices.len()).sum::<usize>().saturating_sub(MAX_TRACKS);
+        let fresh = over.saturating_sub(std::mem::replace(&mut self.refused, over));
+        metrics::counter!("nearfield_edge_connect_feeds_refused_total").increment(fresh as u64);
     }
 
     /// Whether nobody publishes anything that can be heard.
@@ -162,7 +167,9 @@ impl People {
     }
 
     fn remove(&mut self, id: &ParticipantId) -> Option<Change> {
-        self.here.remove(id).map(|_| Change::Left { id: id.clone() })
+        let left = self.here.remove(id).map(|_| Change::Left { id: id.clone() });
+        self.count_refused();
+        left
     }
 }
 

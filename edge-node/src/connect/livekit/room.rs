@@ -25,9 +25,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{ConnectError, IceServer, Meaning, ice_server::MAX_SERVERS},
-    message::{
-        self, Ask, Description, Join, Leave, Moved, Reason, Said, SignalRequest, SignalResponse, Target, Update,
-    },
+    message::{self, Ask, Description, Join, Leave, Moved, Reason, Said, SignalRequest, Target, Update},
     people::{Change, MAX_TRACKS, People, Whose},
 };
 
@@ -181,8 +179,7 @@ impl Room {
     /// # Errors
     /// It makes no sense, or the server does not go on with us.
     pub(super) fn handle_message(&mut self, bytes: &[u8], now: Instant) -> Result<(), ConnectError> {
-        let response = SignalResponse::decode(bytes)
-            .map_err(|_| bad("LiveKit message", "it is not what LiveKit writes".into()))?;
+        let response = message::read(bytes).map_err(|why| bad("LiveKit message", why.into()))?;
         if let Some(said) = response.message {
             self.handle_said(said, now)?;
         }
@@ -320,7 +317,8 @@ impl Room {
             Said::Update(update) => self.handle_update(update),
             Said::Moved(moved) => self.handle_moved(moved),
             Said::Token(token) => self.handle_token(token),
-            Said::Subscribed(response) if response.error != 0 => {
+            // Said only of what it does not send us; 0 is a cause that has no number.
+            Said::Unsubscribed(response) => {
                 self.held.remove(&response.track);
                 let change = self.people.refuse(&response.track);
                 self.actions.extend(change.map(Action::Person));
@@ -336,7 +334,7 @@ impl Room {
                     pings.rtt = clock.saturating_sub(pong.last_ping).max(0);
                 }
             }
-            Said::Subscribed(_) | Said::Reconnect(_) => {}
+            Said::Reconnect(_) => {}
         }
         Ok(())
     }

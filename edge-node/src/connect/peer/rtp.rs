@@ -273,6 +273,11 @@ impl Section {
         payload_type == self.payload_type || Some(payload_type) == self.red
     }
 
+    /// Whether it is told whose its sources are, where nothing names them.
+    fn takes_unnamed(&self) -> bool {
+        self.ssrcs.is_empty() || self.voice.as_ref().is_none_or(|voice| voice.takes_unnamed)
+    }
+
     /// The Opus packet in a payload; nothing where it is of another codec (comfort noise, tones), so that its number is not missing.
     fn opus(&self, header: &Header, payload: BytesMut) -> Result<BytesMut, Fault> {
         match header.payload_type {
@@ -320,7 +325,7 @@ fn section_of(header: &Header, datagram: &[u8], sections: &[Section]) -> Option<
     let says_more = sections.iter().filter_map(|s| s.mid_id).any(|id| header.extension(datagram, id).is_some());
     let mut fitting = sections.iter().enumerate().filter(|(_, section)| section.carries(header.payload_type));
     match (fitting.next(), fitting.next()) {
-        (Some((only, _)), None) if !says_more => Some(only),
+        (Some((only, section)), None) if !says_more && section.takes_unnamed() => Some(only),
         _ => None,
     }
 }

@@ -62,6 +62,8 @@ const ICE_KEEPALIVE: Duration = Duration::from_secs(1);
 const ICE_CHECK: Duration = Duration::from_millis(100);
 /// and how often one is that does not answer. It is once more when the relay checks it.
 const ICE_CHECKS: u16 = 20;
+/// Addresses of the relay's for one path: those of a description, and those it tells later.
+const MAX_REMOTE: usize = 64;
 /// What we call the relay towards DTLS, whichever path it takes.
 const PEER: fn() -> SocketAddr = || TransportContext::default().peer_addr;
 /// A sender's report (RFC 3550 section 6.4.1).
@@ -203,7 +205,7 @@ impl Session {
             self.remote = Some(remote.credentials.clone());
         }
         for candidate in remote.candidates.iter().cloned() {
-            self.agent.add_remote_candidate(candidate)?;
+            self.take_candidate(candidate)?;
         }
         if self.dtls.is_none() {
             self.steps = self.steps.anew(now);
@@ -224,8 +226,17 @@ impl Session {
 
     /// The relay has another address.
     pub(super) fn add_candidate(&mut self, candidate: Candidate, now: Instant) -> Result<(), Error> {
-        self.agent.add_remote_candidate(candidate)?;
+        self.take_candidate(candidate)?;
         self.drive(now);
+        Ok(())
+    }
+
+    /// Each is checked from each address of ours, for as long as the path is sought: a relay that tells no end of them is not
+    /// followed.
+    fn take_candidate(&mut self, candidate: Candidate) -> Result<(), Error> {
+        if self.agent.get_remote_candidates().len() < MAX_REMOTE {
+            self.agent.add_remote_candidate(candidate)?;
+        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@ use super::{
     super::people::tests::{id, person, track},
     *,
 };
-use message::{Action as Way, Participant, Pong, Reconnect, Sections, State, SubscriptionResponse};
+use message::{Action as Way, Participant, Pong, Reconnect, Sections, SignalResponse, State, Unsubscribed};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -121,8 +121,7 @@ fn a_track_that_is_published_anew_is_asked_for_anew_and_one_that_is_refused_is_t
     says(&mut room, update(&[version(2, &[])]), now).unwrap();
     says(&mut room, update(&[version(3, &[track("TR_1", "audio/opus")])]), now).unwrap();
     assert_eq!(subscribed(&drain(&mut room).0), ["TR_1"]);
-    let refused = SubscriptionResponse { track: "TR_1".into(), error: 1 };
-    says(&mut room, Said::Subscribed(refused), now).unwrap();
+    says(&mut room, Said::Unsubscribed(Unsubscribed { track: "TR_1".into() }), now).unwrap();
     let (asked, actions) = drain(&mut room);
     assert!(asked.is_empty() && room.is_silent());
     let unheard = Some("refused by LiveKit".to_owned());

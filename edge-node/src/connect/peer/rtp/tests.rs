@@ -49,7 +49,11 @@ fn keys(name: &str, secret: &[u8]) -> Keys {
 }
 
 fn section(mid: &str, ssrcs: &[u32]) -> Section {
-    let voice = Voice { participant: ParticipantId::new(format!("voice of {mid}")).unwrap(), level: Some(1) };
+    let voice = Voice {
+        participant: ParticipantId::new(format!("voice of {mid}")).unwrap(),
+        level: Some(1),
+        takes_unnamed: true,
+    };
     Section {
         mid: mid.into(),
         voice: Some(voice),
@@ -183,6 +187,24 @@ fn a_source_that_nothing_names_is_of_the_only_section_with_its_payload_type() {
     assert_eq!(heard(vec![section("a", &[1]), other()], 9, 111).unwrap(), "voice of a");
     assert_eq!(heard(vec![section("a", &[1]), other()], 10, 97), Err(Fault::Unknown));
     assert_eq!(heard(vec![section("a", &[1]), section("b", &[2])], 11, 111), Err(Fault::Unknown), "never a guess");
+}
+
+#[test]
+fn in_a_room_where_others_may_speak_next_a_source_that_nothing_names_is_nobodys() {
+    let Case { keys, .. } = cases().remove(0);
+    let mut relay = keys.open().unwrap();
+    let of_a_room = |ssrcs: &[u32]| {
+        let section = section("a", ssrcs);
+        let voice = section.voice.clone().map(|voice| Voice { takes_unnamed: false, ..voice });
+        Section { voice, ..section }
+    };
+    let mut heard = |sections: Vec<Section>, ssrc| {
+        let packet = protect(&mut relay, header(1, ssrc, 111), b"opus");
+        handle(&mut streams(&keys, sections), &packet).map(|p| p.participant.to_string())
+    };
+    assert_eq!(heard(vec![of_a_room(&[1])], 7), Err(Fault::Unknown), "the next to speak is not the one before");
+    assert_eq!(heard(vec![of_a_room(&[1])], 1).unwrap(), "voice of a");
+    assert_eq!(heard(vec![of_a_room(&[])], 8).unwrap(), "voice of a", "whose sources are not told at all");
 }
 
 #[test]
