@@ -11,9 +11,9 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use core_node::{
-    ingest::{Ingest, Limits, Opened},
+    edges::aliases::{Aliases, Caps, ROW_WAIT},
     key::SpurtKey,
-    link::{Aliases, Caps, ROW_WAIT},
+    speech::ingest::{Ingest, Limits, Opened},
 };
 use edge_node::{
     connect::Event,

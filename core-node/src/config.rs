@@ -22,11 +22,11 @@ use serde::Deserialize;
 use crate::{
     SOFTWARE,
     authority::nats,
-    ingest::Limits,
-    link::{Caps, ROW_WAIT},
+    edges::aliases::{Caps, ROW_WAIT},
     meetings,
     replicate::sender,
-    store::{LOCK_WAIT, Opening, Store},
+    speech::ingest::Limits,
+    store::{LOCK_WAIT, Opening, Store, backup::Kept},
     transcribe::{openai, whisper},
 };
 
@@ -402,6 +402,13 @@ impl Config {
         if let Some(other) = Store::owner_of(&file).filter(|of| of != node.as_str()) {
             checks.refuse(key, format!("must be {node}'s own store: it is that of {other}"));
         }
+    }
+
+    /// The store, for a copy of it.
+    pub fn kept(&self) -> Kept<'_> {
+        let token = self.api.token.as_ref().map(|token| token.0.as_str());
+        let (file, node, opening) = (self.store_file(), &self.node.id, self.opening());
+        Kept { file, node, opening, listen: self.http.listen, token }
     }
 
     /// How the store is opened.

@@ -2,6 +2,7 @@
 //! this crate is wrong.
 
 mod api;
+mod engine;
 mod intake;
 mod receipt;
 mod replica;
@@ -21,18 +22,20 @@ use uuid::Uuid;
 
 pub use self::{
     api::{create, query},
+    engine::engine,
     intake::{COPIES, DONE, END_OPEN, FENCE, LOGGED, STREAM, intake},
     receipt::receipt,
     replica::{REPLICA, replica},
     stored::stored,
 };
-pub use crate::transcribe::fuzzing::engine;
 use crate::{
     authority::Claim,
-    record::{CoreRole, Gap, GapReason, LeaveRules, MeetingRecord, Owner, Owners, Serving, Spec, turns::CoreTurn},
-    store::Chunk,
+    speech::utterance::{Cover, Part, Slot},
+    store::{
+        Chunk,
+        record::{CoreRole, Gap, GapReason, LeaveRules, MeetingRecord, Owner, Owners, Serving, Spec, turns::CoreTurn},
+    },
     transcript::{Segment, Speaker, Stretch, TimedWord, Timing, timestamp},
-    utterance::{Cover, Part, Slot},
 };
 
 /// The meeting that all of it is about.

@@ -14,15 +14,14 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use core_node::{
     SOFTWARE,
-    accept::Acceptor,
     api::{self, App, streams::Streams},
     authority::{Claims, nats::Nats},
-    backup,
     config::Config,
-    log::Log,
+    edges::Acceptor,
     measures::METRICS,
-    meetings::{Meetings, place::Placer},
-    store::{Opening, Store},
+    meetings::Meetings,
+    placement::Placer,
+    store::{Opening, Store, backup, log::Log},
     transcribe::{Transcriber, openai::OpenAi, pool::Pool, whisper::Whisper},
 };
 use geo::latency::LatencyModel;
@@ -166,12 +165,12 @@ async fn run(loaded: Loaded<Config>) -> Result<()> {
 #[allow(clippy::print_stdout, reason = "a command for people")]
 fn keep(command: &Command, config: &Config) -> Result<()> {
     let told = match command {
-        Command::Backup { file } => backup::backup(config, file)?,
-        Command::Restore { file } => backup::restore(config, file)?,
+        Command::Backup { file } => backup::backup(&config.kept(), file)?,
+        Command::Restore { file } => backup::restore(&config.kept(), file)?,
         Command::Repair => {
             // Of damaged pages the database says in its own way that it cannot read them.
             std::panic::set_hook(Box::new(|_| {}));
-            backup::repair(config)?
+            backup::repair(&config.kept())?
         }
     };
     println!("{told}");

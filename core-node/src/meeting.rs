@@ -8,8 +8,11 @@ mod copies;
 mod edges;
 pub mod leave;
 pub mod lifecycle;
+pub mod link;
 pub mod machine;
+pub mod role;
 pub mod second;
+pub mod transcription;
 pub mod wishes;
 
 use std::{
@@ -33,23 +36,27 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     captures::{Captures, Now},
+    link::ToLink,
     machine::Machine,
     wishes::Wishes,
 };
 use crate::{
     authority::standing::Standing,
-    ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
     key::{ParticipantId, SpurtKey},
-    link::ToLink,
     lock,
-    log::{Log, LogClosed, Pending},
     publish::Publisher,
-    record::{CoreRole, Gap, GapReason, MeetingRecord, Owners, Participant, Status},
     replicate::{entry::Entry, handle::Replication},
-    store::{Chunk, Op, SpurtRecord, Store},
+    speech::{
+        ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
+        order::Turns,
+        utterance::{Fresh, Heard},
+    },
+    store::{
+        Chunk, Op, SpurtRecord, Store,
+        log::{Log, LogClosed, Pending},
+        record::{CoreRole, Gap, GapReason, MeetingRecord, Owners, Participant, Status},
+    },
     transcript::{Speaker, timestamp},
-    turns::Turns,
-    utterance::{Fresh, Heard},
 };
 
 /// What an edge or the API tells a meeting's supervisor.

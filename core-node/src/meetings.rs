@@ -2,23 +2,20 @@
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
+pub mod admit;
 mod answer;
-mod apart;
 mod claim;
 mod doubt;
 mod guard;
-mod invite;
 mod island;
 pub mod keep;
 mod keys;
 mod leftover;
 pub mod list;
-pub mod place;
 pub mod receipts;
 mod removal;
 mod replication;
 mod reserve;
-mod review;
 mod standby;
 mod supervise;
 mod sweep;
@@ -50,30 +47,31 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use self::{
-    place::{Placer, Wanted, policy},
-    reserve::Reservations,
-    standby::Standbys,
-};
+use self::{reserve::Reservations, standby::Standbys};
 use crate::{
     authority::{AuthorityError, Claim, Claims, Stands, lives::Lives, standing::Standing, unchanged::Unchanged},
-    ingest::{Ingest, Limits},
     lock,
-    log::{Log, LogClosed},
-    meeting::{Link, Meeting, Notice, Parts, machine::Machine, now, wall},
+    meeting::{Link, Meeting, Notice, Parts, machine::Machine, now, transcription, wall},
+    placement::{Placer, Wanted, policy, rebalance::Review},
     publish::Publisher,
-    record::{CoreRole, MeetingRecord, Participant, Spec, removal::Removal},
     replicate::{
         handle::Replication,
         sender::{self, Replicator},
     },
     residency::{UnknownPlace, allowed, core_within},
-    scribe,
-    store::{Op, Store, StoreError, reads::Reads},
+    speech::{
+        ingest::{Ingest, Limits},
+        order::Turns,
+        utterance::{Cover, Heard},
+    },
+    store::{
+        Op, Store, StoreError,
+        log::{Log, LogClosed},
+        reads::Reads,
+        record::{CoreRole, MeetingRecord, Participant, Spec, removal::Removal},
+    },
     transcribe::pool::Pool,
     transcript::Transcript,
-    turns::Turns,
-    utterance::{Cover, Heard},
 };
 
 /// What was heard and waits for the scribe; when full, spurt streams wait.
@@ -594,13 +592,14 @@ impl Meetings {
         let record = meeting.record();
         let span = tracing::info_span!("meeting", id = %meeting.id, trace = %record.trace);
         let stop = meeting.stop.clone();
-        let settings = scribe::Settings {
+        let settings = transcription::Settings {
             parallel: self.settings.parallel,
             interim: self.settings.interim.filter(|_| record.spec.interim),
             language: record.spec.language.clone().or_else(|| self.settings.language.clone()),
             noise_suppression: record.spec.noise_suppression.unwrap_or(self.settings.noise_suppression),
         };
-        let scribe = scribe::run(meeting.clone(), self.pool.clone(), settings, ends.covers, ends.heard, stop.clone());
+        let scribe =
+            transcription::run(meeting.clone(), self.pool.clone(), settings, ends.covers, ends.heard, stop.clone());
         let guarded = self.clone().guarded(meeting.clone(), "the scribe", scribe);
         self.tasks.spawn(guarded.instrument(span.clone()));
         self.tasks.spawn(self.clone().watch_queue(meeting.clone()).instrument(span.clone()));
@@ -608,7 +607,7 @@ impl Meetings {
         let pairing = replication::Pairing::new(self.clone(), meeting.clone(), wanted.policy.residency.clone());
         let guarded = self.clone().guarded(meeting.clone(), "replication", pairing.run(stop.clone()));
         self.tasks.spawn(guarded.instrument(span.clone()));
-        let review = review::Review::new(meeting.clone(), self.placer.clone(), wanted.clone());
+        let review = Review::new(meeting.clone(), self.placer.clone(), wanted.clone());
         let guarded = self.clone().guarded(meeting.clone(), "the review of its place", review.run(stop.clone()));
         self.tasks.spawn(guarded.instrument(span.clone()));
         let (this, watched) = (self.clone(), meeting.clone());

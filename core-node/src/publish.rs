@@ -22,17 +22,19 @@ use uuid::Uuid;
 use crate::{
     key::SpurtKey,
     lock,
-    log::{Log, LogClosed},
-    record::{Gap, MAX_GAPS, Status},
     replicate::{
         entry::Entry,
         handle::Replication,
         sender::{Replicator, Settled},
         snapshot::finished,
     },
-    store::{Op, Store, StoreError},
+    speech::utterance::Cover,
+    store::{
+        Op, Store, StoreError,
+        log::{Log, LogClosed},
+        record::{Gap, MAX_GAPS, Status},
+    },
     transcript::{Draft, Finality, Segment, Transcript},
-    utterance::Cover,
 };
 
 /// Events a slow listener may fall behind by before it is sent to the store again.

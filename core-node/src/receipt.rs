@@ -15,8 +15,10 @@ use uuid::Uuid;
 
 use crate::{
     key::SpurtKey,
-    record::{CoreRole, Gap, GapReason, MeetingRecord, Owner, Status, turns::CoreTurn},
-    store::{SpurtRecord, Store, StoreError},
+    store::{
+        SpurtRecord, Store, StoreError,
+        record::{CoreRole, Gap, GapReason, MeetingRecord, Owner, Status, turns::CoreTurn},
+    },
     transcript::{Segment, in_spoken_order, timestamp},
 };
 

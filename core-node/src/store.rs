@@ -13,7 +13,7 @@
 //! | receipts | meeting | its signed receipt |
 //! | claims | meeting | revision, and who serves it as [`crate::authority`] writes it |
 //! | revisions | a name | a number: the newest revision of `claims` given out, and the store's own |
-//! | standing | [`Status`](crate::record::Status) as a number, meeting | –: an index |
+//! | standing | [`Status`](crate::store::record::Status) as a number, meeting | –: an index |
 //! | keys | digest of a key of a request | the meeting made under it, and the digest of the request's body: an index |
 //! | taken | meeting | of the replica that this core holds: term and core that it is of, and its newest final |
 //! | removed | meeting | [`Removal`], JSON: that it was removed, and which cores have not heard |
@@ -25,12 +25,15 @@
 //! A spurt's done mark and the segment made of it are written in one transaction: a second final of
 //! the same speech cannot be.
 
+pub mod backup;
 mod copy;
 mod damage;
 mod index;
+pub mod log;
 mod open;
 mod read;
 pub mod reads;
+pub mod record;
 mod remove;
 mod tables;
 #[cfg(test)]
@@ -65,19 +68,15 @@ pub use self::{
     copy::{Copied, CopyPlace, new_file},
     damage::{Damaged, MAX_NAMED},
     open::{Held, LOCK_WAIT, Opening},
-    value::MAX_DEPTH,
+    value::{MAX_DEPTH, MAX_VALUE},
     write::Values,
 };
 use self::{
     damage::Damage,
+    record::{MeetingRecord, Participant, removal::Removal},
     write::{apply, replace_claim},
 };
-use crate::{
-    key::SpurtKey,
-    record::{MeetingRecord, Participant, removal::Removal},
-    transcript::Segment,
-    utterance::Cover,
-};
+use crate::{key::SpurtKey, speech::utterance::Cover, transcript::Segment};
 
 /// Live meetings need so much room on the disk to come to their end, in bytes: below it no others are made, and no copies.
 pub const DISK_RESERVE: u64 = 64 << 20;

@@ -2,7 +2,6 @@
 
 pub mod align;
 mod coverage;
-pub(crate) mod fuzzing;
 mod health;
 mod invented;
 mod loops;
@@ -10,7 +9,7 @@ pub mod openai;
 pub mod pool;
 pub mod speech;
 pub mod whisper;
-mod whole;
+pub(crate) mod whole;
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 

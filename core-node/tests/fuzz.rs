@@ -12,9 +12,11 @@ use core_node::{
     fuzzing::{self, COPIES, DONE, END_OPEN, FENCE, LOGGED, REPLICA, STREAM, meeting},
     key::SpurtKey,
     receipt::jws,
-    record::{Participant, removal::Removal},
     replicate::entry::{DoneSpurt, Entry},
-    store::{DoneMark, Op, SpurtRecord},
+    store::{
+        DoneMark, Op, SpurtRecord,
+        record::{Participant, removal::Removal},
+    },
 };
 use mesh::{
     clock::Micros,

@@ -17,7 +17,7 @@
 //! | message | at the edge | at the core |
 //! |---|---|---|
 //! | `Join`, `Assign` | a [`Holder`] that *waits*: the offer is no lease yet | [`Grantor::grant`], after its authority has stored the epoch |
-//! | `Serve` | [`Beats::handle_opened`] | only of the epoch's own edge: `core-node::seat` |
+//! | `Serve` | [`Beats::handle_opened`] | only of the epoch's own edge: `core-node::meeting::role` |
 //! | `Beat`, `Renew` | [`Beats::handle_sent`] | [`Grantor::renew`] for every meeting opened on that stream |
 //! | its answer | [`Beats::handle_answer`], then [`Holder::handle_renewal`] | |
 //! | `Close` | the holder is dropped | [`Grantor::release`] |
@@ -34,7 +34,7 @@
 //! rates are each within 5 % of true (1.05 / 0.95 < 1 + 1/8; quartz is within 0.01 %).
 //! A clock that stands still while its machine is suspended breaks that for the relay (two edges may listen for a while) but
 //! not for the transcript: the old edge's frames carry the old epoch, and what is captured after its end is refused
-//! (`core-node::seat`).
+//! (`core-node::meeting::role`).
 //!
 //! A core that starts again, or begins a term after a takeover, cannot know what was renewed before: [`Grantor::resumed`]
 //! assumes a lease that began this instant. The owner it knows of may renew at once; anybody else waits it out.
@@ -43,7 +43,7 @@
 //!
 //! Two cores and one edge hold a meeting: the serving core, its standby and the owning edge, the witness. Two of the three
 //! must agree on every change of the core, so whoever is cut off from the other two can change nothing:
-//! `core-node::replicate::sender` (the serving core), `core-node::seat` (any core) and `edge-node::failover` (the
+//! `core-node::replicate::sender` (the serving core), `core-node::meeting::role` (any core) and `edge-node::failover` (the
 //! witness) state the rules. [`called`](crate::wire::Term::called) is the term of a core that the witness calls.
 //!
 //! A core that was cut off from the other two for longer than any partition that is to be sat out goes on alone, in a

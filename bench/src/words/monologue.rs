@@ -11,9 +11,11 @@ use anyhow::Result;
 use comfy_table::Table;
 use core_node::{
     key::SpurtKey,
-    merge::Merger,
+    speech::{
+        merge::Merger,
+        utterance::{Decoded, Fresh, Slot, Utterance, duration_of},
+    },
     transcribe::{Clip, Text, Transcriber, pool::Pool},
-    utterance::{Decoded, Fresh, Slot, Utterance, duration_of},
 };
 use edge_node::pipeline::Settings;
 use mesh::{

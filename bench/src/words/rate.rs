@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use core_node::{
+    speech::utterance::denoise,
     transcribe::{Clip, Transcriber},
-    utterance::denoise,
 };
 use edge_node::{decode::Decoder, pipeline::Settings};
 use mesh::wire::{request::VadSettings, spurt::Item};

@@ -7,8 +7,8 @@ use core_node::{
         claim::{NotTaken, take},
         standing::Lost,
     },
-    record::{CoreRole, Serving},
-    seat::NotHere,
+    meeting::role::NotHere,
+    store::record::{CoreRole, Serving},
 };
 use mesh::{
     identity::NodeId,

@@ -1,4 +1,4 @@
-//! A core: the machines of `core-node`, with the shell around them as in `core_node::{accept, meetings}`, of one meeting.
+//! A core: the machines of `core-node`, with the shell around them as in `core_node::{edges, meetings}`, of one meeting.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -7,16 +7,20 @@ use std::{
 
 use core_node::{
     key::SpurtKey,
-    meeting::captures::{Captures, Now},
-    record::{CoreRole, MeetingRecord, Owner, Serving, Spec, Status},
+    meeting::{
+        captures::{Captures, Now},
+        role::{self, NotHere},
+    },
     replicate::{
         entry::{DoneSpurt, Entry},
         receiver::{Receiver, StreamId},
         sender::{self, Event as Ship, Replicator, Settled},
         snapshot,
     },
-    seat::{self, NotHere},
-    store::{DoneMark, Op},
+    store::{
+        DoneMark, Op,
+        record::{CoreRole, MeetingRecord, Owner, Serving, Spec, Status},
+    },
 };
 use mesh::{
     clock::Micros,
@@ -268,7 +272,7 @@ fn record(world: &World) -> MeetingRecord {
         metadata: serde_json::Map::new(),
         deduplication_key: None,
         redundancy: 1,
-        leave: core_node::record::LeaveRules::default(),
+        leave: core_node::store::record::LeaveRules::default(),
     };
     MeetingRecord { status: Status::Active, ..MeetingRecord::new(world.meeting, spec, Micros(0)) }
 }
@@ -479,9 +483,9 @@ impl World {
         let (me, edge) = (self.name(c), self.identity(self.streams[s].edge).clone());
         let Some(live) = &self.cores[c].live else { return Err(RefusedReason::Ended.into()) };
         if !self.plan.broken.fence {
-            seat::owns(&live.record(), &edge, epoch)?;
+            role::owns(&live.record(), &edge, epoch)?;
         }
-        seat::opened(&me, live.rep.term(), term)
+        role::opened(&me, live.rep.term(), term)
     }
 
     fn late(&mut self, c: usize, s: usize, epoch: Epoch) {
@@ -570,7 +574,7 @@ impl World {
         let called = match &record {
             None => Err(RefusedReason::UnknownMeeting.into()),
             Some(r) if self.plan.broken.fence && r.serving.role == CoreRole::Standby && term > r.serving.term => Ok(()),
-            Some(record) => seat::called(record, &me, &edge, epoch, term),
+            Some(record) => role::called(record, &me, &edge, epoch, term),
         };
         match (called, record) {
             (Ok(()), Some(record)) if self.plan.authority => self.claim(c, record.serving, term, Some((s, epoch))),
@@ -622,7 +626,7 @@ impl World {
         let core = &mut self.cores[c];
         let known = core.disk.record.as_ref().map(|r| r.serving.clone());
         let seen = if broken { u64::MAX } else { stream };
-        if let Some((core, term)) = known.and_then(|k| seat::outranked(&k, &me, &name, term, seen)) {
+        if let Some((core, term)) = known.and_then(|k| role::outranked(&k, &me, &name, term, seen)) {
             return self.respond(request, c, from, serving(core, term));
         }
         let newest = StreamId { term, by: name.clone(), number: stream };

@@ -1,7 +1,7 @@
 //! Who owns a meeting, over many histories of crashes, stalls, clocks and partitions.
 //!
 //! Each history is decided by its seed. It drives the machines that the nodes run: `mesh::lease`, `edge_node::meeting` (with
-//! `failover`), `core_node::replicate` and `core_node::seat`. What goes around them (disks, streams, requests) is
+//! `failover`), `core_node::replicate` and `core_node::meeting::role`. What goes around them (disks, streams, requests) is
 //! pretended here, with the delays and orders that the real ones may have.
 //!
 //! Ordinary test runs take the first 2,000 histories. `NEARFIELD_HISTORIES=N` runs that many (10000 take a minute), from `NEARFIELD_SEED=S` on; with one history its story is printed.

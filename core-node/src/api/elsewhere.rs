@@ -9,7 +9,7 @@ use axum::{
 use mesh::wire::MeetingId;
 
 use super::{App, problem::Problem};
-use crate::record::CoreRole;
+use crate::store::record::CoreRole;
 
 /// Lets requests pass that this core can answer.
 pub(super) async fn redirect(

@@ -1,6 +1,7 @@
 //! Bodies of fuzz targets for what is private here: see `crate::fuzzing`.
 
 use axum::{extract::Query, http::Uri};
+use mesh::identity::Identity;
 
 use super::{
     body,
@@ -10,7 +11,7 @@ use super::{
     view::MeetingView,
 };
 use crate::{
-    record::{MeetingRecord, Spec},
+    store::record::{MeetingRecord, Spec},
     transcript::Segment,
 };
 
@@ -27,8 +28,12 @@ pub(crate) fn queries(text: &str) {
 }
 
 /// A meeting and its transcript as they are answered.
-pub(crate) fn shown(record: MeetingRecord, segments: &[Segment]) -> serde_json::Result<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn shown(
+    record: MeetingRecord,
+    segments: &[Segment],
+    core: &Identity,
+) -> serde_json::Result<(Vec<u8>, Vec<u8>)> {
     let transcript = TranscriptView::new(&record, segments.to_vec());
-    let view = MeetingView::new(record, 1, &crate::fuzzing::core());
+    let view = MeetingView::new(record, 1, core);
     Ok((serde_json::to_vec(&view)?, serde_json::to_vec(&transcript)?))
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{App, body::JsonBody, problem::Problem, request::CreateMeeting, view::MeetingView};
 use crate::{
     meetings::list::Page,
-    record::{MeetingRecord, Participant, Status},
+    store::record::{MeetingRecord, Participant, Status},
 };
 
 const MAX_IDEMPOTENCY_KEY: usize = 255;

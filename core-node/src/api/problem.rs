@@ -11,9 +11,8 @@ use uuid::Uuid;
 
 use super::{shape::Fault, streams::TooManyStreams};
 use crate::{
-    log::LogClosed,
     meetings::{CreateError, keep::NotRemoved},
-    store::{StoreError, reads::ReadError},
+    store::{StoreError, log::LogClosed, reads::ReadError},
 };
 
 /// How long a client should wait when it is told to.

@@ -19,8 +19,10 @@ use super::{
 };
 use crate::{
     meeting::wall,
-    record::{LeaveRules, Spec},
-    store::{MAX_DEPTH, is_within},
+    store::{
+        MAX_DEPTH, is_within,
+        record::{LeaveRules, Spec},
+    },
     transcript::timestamp,
 };
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{App, meetings::record, problem::Problem};
-use crate::ingest::Restored;
+use crate::speech::ingest::Restored;
 
 /// The talk spurts of a meeting.
 #[derive(Serialize, ToSchema)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::fakes::{Core, identity, member};
+use crate::tests::fakes::{Core, identity, member};
 
 struct Bench {
     core: Core,
@@ -328,7 +328,7 @@ async fn a_transcript_can_be_had_whole_and_a_stream_of_it_resumed() {
     core.meetings.stop(id).await;
     edge.next_but_durable().await;
     let reason = mesh::wire::control::CloseReason::Asked;
-    core.say(&edge, mesh::wire::control::ToCore::Close { alias: crate::fakes::ALIAS, reason }).await;
+    core.say(&edge, mesh::wire::control::ToCore::Close { alias: crate::tests::fakes::ALIAS, reason }).await;
     core.until("done", |c| c.meetings.live(id).is_none()).await;
     let streamed = String::from_utf8(to_bytes(live.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap();
     assert!(streamed.contains("event: transcript.final") && streamed.contains("3000ms"), "{streamed}");
@@ -470,7 +470,11 @@ async fn what_is_accepted_is_listed_and_survives_a_restart() {
 fn over(core: &Core, ids: std::ops::RangeInclusive<u128>) {
     let ended = |n| {
         let id = mesh::wire::MeetingId::from_u128(n);
-        let record = crate::record::MeetingRecord { id, status: crate::record::Status::Done, ..crate::fakes::record() };
+        let record = crate::store::record::MeetingRecord {
+            id,
+            status: crate::store::record::Status::Done,
+            ..crate::tests::fakes::record()
+        };
         crate::store::Op::Meeting(Box::new(record))
     };
     core.meetings.store().write(&ids.map(ended).collect::<Vec<_>>()).unwrap();

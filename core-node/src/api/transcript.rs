@@ -26,8 +26,7 @@ use super::{
 };
 use crate::{
     publish::{Event, Finals, Listener, NotYet, StatusChange, What},
-    record::MeetingRecord,
-    store::reads::ReadError,
+    store::{reads::ReadError, record::MeetingRecord},
     transcript::{
         Segment,
         format::{srt, txt, vtt},

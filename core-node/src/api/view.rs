@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     meeting::wishes::{Unmet, Wish},
-    record::{Gap, GapReason, MeetingRecord, Owner, Status},
+    store::record::{Gap, GapReason, MeetingRecord, Owner, Status},
     transcript::timestamp,
 };
 

@@ -5,12 +5,11 @@ use mesh::{trace::TraceContext, wire::Term};
 use super::{REPLICA, core, meeting, record, stored::reread};
 use crate::{
     api::fuzzing::{accepted, queries, shown},
-    record::MeetingRecord,
     replicate::{
         entry::Entry,
         receiver::{Receiver, StreamId},
     },
-    store::Op,
+    store::{Op, record::MeetingRecord},
 };
 
 /// The body of `POST /v1/meetings`: what is accepted can be stored, read back, shown and shipped to a standby.
@@ -22,7 +21,7 @@ pub fn create(data: &[u8]) {
     let record = MeetingRecord { spec, ..record() };
     let values = Op::Meeting(Box::new(record.clone())).prepare().expect("what is accepted can be stored");
     assert_eq!(reread::<MeetingRecord>(&values.rows()[0]).as_ref(), Some(&record));
-    assert!(shown(record.clone(), &[]).is_ok());
+    assert!(shown(record.clone(), &[], &core()).is_ok());
     let stream = StreamId { term: Term(2), by: core().node, number: REPLICA };
     let entries = [Entry::Begin { stream: REPLICA, held: None }, Entry::Record(Box::new(record))];
     let pieces: Vec<Vec<u8>> = entries.iter().flat_map(Entry::pieces).collect();

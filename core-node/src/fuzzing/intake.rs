@@ -10,8 +10,8 @@ use mesh::wire::{
 };
 
 use crate::{
-    ingest::{Append, Event, Ingest, Limits, Opened, Receipt},
     key::SpurtKey,
+    speech::ingest::{Append, Event, Ingest, Limits, Opened, Receipt},
 };
 
 /// First byte of a step: a spurt stream behind two bytes of length.

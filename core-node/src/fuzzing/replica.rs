@@ -7,18 +7,20 @@ use crate::{
     api::fuzzing::shown,
     key::SpurtKey,
     receipt::Receipt,
-    record::{CoreRole, MeetingRecord, Participant},
     replicate::{
         receiver::{Receiver, StreamId},
         snapshot::op,
     },
-    store::{Op, SpurtRecord},
+    speech::utterance::Cover,
+    store::{
+        Op, SpurtRecord,
+        record::{CoreRole, MeetingRecord, Participant},
+    },
     transcript::{
         Segment,
         format::{srt, txt, vtt},
         in_spoken_order, timestamp,
     },
-    utterance::Cover,
 };
 
 /// The number of the stream that [`replica`] takes.
@@ -114,6 +116,6 @@ impl Held {
         assert_eq!(receipt.begun_at, timestamp(at));
         let written = serde_json::to_vec(&receipt).expect("a receipt can be written");
         assert_eq!(serde_json::from_slice::<Receipt>(&written).ok(), Some(receipt));
-        assert!(shown(record, &self.segments).is_ok());
+        assert!(shown(record, &self.segments, &core()).is_ok());
     }
 }

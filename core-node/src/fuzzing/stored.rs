@@ -4,11 +4,14 @@ use mesh::codec;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    record::{MeetingRecord, Participant, removal::Removal},
     replicate::entry::Entry,
-    store::{Chunk, SpurtRecord, json, to_json},
+    speech::utterance::Cover,
+    store::{
+        Chunk, SpurtRecord, json,
+        record::{MeetingRecord, Participant, removal::Removal},
+        to_json,
+    },
     transcript::Segment,
-    utterance::Cover,
 };
 
 /// A row of the store, of any of its tables: what can be read is written so that it reads the same. A row that says to have a

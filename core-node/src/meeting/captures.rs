@@ -45,10 +45,10 @@ use mesh::{
 };
 
 use self::{links::Links, relayed::Relayed};
+use super::role;
 use crate::{
-    record::{MeetingRecord, Owner, Owners, SLOTS},
     replicate::witnesses::{Tally, Witnesses},
-    seat,
+    store::record::{MeetingRecord, Owner, Owners, SLOTS},
 };
 
 /// Both clocks at one moment: deadlines go by the monotonic one, what is written down by the other.
@@ -156,7 +156,7 @@ impl<L: Clone> Captures<L> {
 
     /// Whether speech that was captured then under `epoch` is taken: not what an edge captured after its end.
     pub fn takes(&self, epoch: Epoch, captured: Micros) -> bool {
-        self.owners.get(epoch).is_none_or(|owner| seat::is_in_time(owner, captured))
+        self.owners.get(epoch).is_none_or(|owner| role::is_in_time(owner, captured))
     }
 
     /// What `epoch` has come to; `None` if it has no row.

@@ -13,15 +13,16 @@ use mesh::{
     wire::{Epoch, control::EdgeTotals},
 };
 
-use super::{Link, Meeting, captures::Beat, now};
+use super::{Link, Meeting, captures::Beat, link::ToLink, now};
 use crate::{
     key::SpurtKey,
-    link::ToLink,
     lock,
-    log::LogClosed,
-    record::{Owner, Status},
     replicate::{sender::Settled, witnesses::Tally},
-    utterance::Heard,
+    speech::utterance::Heard,
+    store::{
+        log::LogClosed,
+        record::{Owner, Status},
+    },
 };
 
 impl Meeting {

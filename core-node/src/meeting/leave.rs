@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mesh::clock::Micros;
 
-use crate::record::LeaveRules;
+use crate::store::record::LeaveRules;
 
 /// Nobody has been in the meeting for as long as its rules allow.
 pub const ALONE: &str = "alone";

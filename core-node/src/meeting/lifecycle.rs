@@ -42,7 +42,7 @@ use self::{
     trouble::Troubles,
 };
 use super::leave::RELAY_ENDED;
-use crate::record::Status;
+use crate::store::record::Status;
 
 /// What a meeting may wait for, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

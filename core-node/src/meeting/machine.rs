@@ -48,7 +48,7 @@ use super::{
     second::Second,
     wishes::Wish,
 };
-use crate::record::{Gap, GapReason, MeetingRecord, Owner, Status};
+use crate::store::record::{Gap, GapReason, MeetingRecord, Owner, Status};
 
 /// How long an edge that was given up and renews its lease again is watched before it is believed that it has captured all the
 /// while: one that stood still finds out at once that it must leave, and its beats may be faster.

@@ -11,7 +11,7 @@ use mesh::{
 };
 
 use super::Meetings;
-use crate::record::MeetingRecord;
+use crate::store::record::MeetingRecord;
 
 impl Meetings {
     /// Answers a request of `from`. What it asks for is done whole even if this is dropped.

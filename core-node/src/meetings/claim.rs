@@ -17,11 +17,15 @@ use super::{Meetings, keys::Wanted as Keys};
 use crate::{
     authority::claim::NotTaken,
     lock,
-    meeting::Meeting,
-    record::{CoreRole, MeetingRecord, Serving},
+    meeting::{
+        Meeting,
+        role::{self, NotHere},
+    },
     replicate::sender::Replicator,
-    seat::{self, NotHere},
-    store::Op,
+    store::{
+        Op,
+        record::{CoreRole, MeetingRecord, Serving},
+    },
 };
 
 /// Why a standby takes a meeting over.
@@ -74,7 +78,7 @@ impl Meetings {
         let receiver = self.standbys.receiver(id, &me, usize::MAX).ok_or(RefusedReason::Full)?;
         let _turn = timeout(TURN_WAIT, receiver.lock()).await.map_err(|_| RefusedReason::Full)?;
         if let Some(meeting) = self.live(id) {
-            return seat::opened(&me, meeting.replication.see(Replicator::term), term).map(|()| meeting);
+            return role::opened(&me, meeting.replication.see(Replicator::term), term).map(|()| meeting);
         }
         let record = self.stored(id)?;
         self.may_claim(&record, term, &cause)?;
@@ -101,7 +105,7 @@ impl Meetings {
     fn may_claim(&self, record: &MeetingRecord, term: Term, cause: &Cause) -> Result<(), NotHere> {
         let holds = match cause {
             Cause::Called(edge, epoch) => {
-                seat::called(record, self.me(), edge, *epoch, term)?;
+                role::called(record, self.me(), edge, *epoch, term)?;
                 return Ok(self.check_owner(Message::Serve, edge, record, *epoch)?);
             }
             Cause::Orphaned(known) | Cause::Outlasting(known) => record.serving == *known && self.may_hold(record),

@@ -24,10 +24,12 @@ use tokio_util::sync::CancellationToken;
 use super::Meetings;
 use crate::{
     lock,
-    record::{CoreRole, MeetingRecord, Serving},
+    meeting::role,
     replicate::sender::Replicator,
-    seat,
-    store::{Op, StoreError},
+    store::{
+        Op, StoreError,
+        record::{CoreRole, MeetingRecord, Serving},
+    },
 };
 
 /// So soon after the start most others are there, and are looked for often.
@@ -177,9 +179,9 @@ impl Meetings {
         }
         let _hands = self.hands.lock().await;
         let Some(record) = self.store.meeting(id).ok().flatten() else { return true };
-        if by == core.node && seat::cedes(&record, term) {
+        if by == core.node && role::cedes(&record, term) {
             self.cede(core, record, term).await;
-        } else if !record.status.ended() && self.live(id).is_none() && seat::yields(&record, self.me(), &by, term) {
+        } else if !record.status.ended() && self.live(id).is_none() && role::yields(&record, self.me(), &by, term) {
             self.yield_to(by, record, term).await;
         }
         true

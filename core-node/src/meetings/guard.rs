@@ -13,9 +13,8 @@ use tokio::time::timeout;
 
 use super::{Meetings, forget_live};
 use crate::{
-    link::ToLink,
-    meeting::{Meeting, wall},
-    record::Status,
+    meeting::{Meeting, link::ToLink, wall},
+    store::record::Status,
 };
 
 /// How long the end of a broken meeting may wait for its standby, and for whoever holds its parts.

@@ -16,12 +16,13 @@ use tokio::time::timeout;
 
 use super::{Meetings, takeover::tell_former};
 use crate::{
-    link::ToLink,
     lock,
-    log::LogClosed,
-    meeting::Meeting,
-    record::{MeetingRecord, Serving},
+    meeting::{Meeting, link::ToLink},
     replicate::sender::{Replicator, Settled},
+    store::{
+        log::LogClosed,
+        record::{MeetingRecord, Serving},
+    },
 };
 
 /// A core that is asked who serves a meeting answers within this, or is passed over.

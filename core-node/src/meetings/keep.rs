@@ -6,11 +6,7 @@ use mesh::{tasks::blocking, wire::MeetingId};
 use tokio_util::sync::CancellationToken;
 
 use super::Meetings;
-use crate::{
-    log::LogClosed,
-    record::Status,
-    store::{Damaged, MAX_NAMED, Store, reads::ReadError},
-};
+use crate::store::{Damaged, MAX_NAMED, Store, log::LogClosed, reads::ReadError, record::Status};
 
 /// Records looked at in one go at the start.
 const SCRUB_ROWS: usize = 256;

@@ -25,10 +25,12 @@ use tokio::time::{sleep, timeout};
 use super::{CreateError, Created, Meetings};
 use crate::{
     lock,
-    log::LogClosed,
-    record::{CoreRole, MeetingRecord, Spec},
     residency::allowed,
-    store::reads::ReadError,
+    store::{
+        log::LogClosed,
+        reads::ReadError,
+        record::{CoreRole, MeetingRecord, Spec},
+    },
 };
 
 /// A core that is asked about keys answers within this, or is passed over.

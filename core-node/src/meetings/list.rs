@@ -8,8 +8,11 @@ use super::Meetings;
 use crate::{
     lock,
     meeting::Meeting,
-    record::{MeetingRecord, Participant, Status},
-    store::{Store, StoreError, reads::ReadError},
+    store::{
+        Store, StoreError,
+        reads::ReadError,
+        record::{MeetingRecord, Participant, Status},
+    },
 };
 
 /// Which meetings are wanted.

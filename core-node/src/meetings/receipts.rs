@@ -10,11 +10,9 @@ use mesh::{
 
 use super::Meetings;
 use crate::{
-    log::LogClosed,
     meeting::wall,
     receipt::{Receipt, jws::seal},
-    record::Status,
-    store::{Op, StoreError, reads::ReadError},
+    store::{Op, StoreError, log::LogClosed, reads::ReadError, record::Status},
 };
 
 /// Why there is no receipt.

@@ -29,14 +29,16 @@ use tokio_util::sync::CancellationToken;
 use super::{Meetings, keep::NotRemoved};
 use crate::{
     lock,
-    log::LogClosed,
     meeting::wall,
-    record::{
-        MeetingRecord,
-        removal::{Removal, giving_way},
-    },
     replicate::sender::Replicator,
-    store::Op,
+    store::{
+        Op,
+        log::LogClosed,
+        record::{
+            MeetingRecord,
+            removal::{Removal, giving_way},
+        },
+    },
 };
 
 /// How long another core is waited for that is to forget a meeting.

@@ -28,16 +28,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::Meetings;
 use crate::{
-    link::ToLink,
-    log::LogClosed,
-    meeting::{Meeting, wall, wishes::Wish},
-    record::{CoreRole, MeetingRecord},
+    meeting::{Meeting, link::ToLink, wall, wishes::Wish},
     replicate::{
         choose::{Avoided, fit, ranked},
         sender::{Event, Replicator, Send},
         snapshot::snapshot,
     },
-    store::Op,
+    store::{
+        Op,
+        log::LogClosed,
+        record::{CoreRole, MeetingRecord},
+    },
 };
 
 /// Seconds between two goodbyes to a standby that does not answer.

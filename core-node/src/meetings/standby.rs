@@ -23,15 +23,17 @@ use self::table::Table;
 use super::Meetings;
 use crate::{
     lock,
-    log::LogClosed,
-    record::{MeetingRecord, Serving},
+    meeting::role,
     replicate::{
         entry::Entry,
         receiver::{Receiver, StreamId},
         snapshot::op,
     },
-    seat,
-    store::Op,
+    store::{
+        Op,
+        log::LogClosed,
+        record::{MeetingRecord, Serving},
+    },
 };
 
 /// What comes in of meetings that other cores serve. At most as many streams as the core may have meetings live; who serves more of
@@ -140,7 +142,7 @@ impl Meetings {
         if replica.is_word() && known.is_none() {
             return Response::Unknown;
         }
-        if let Some(record) = known.as_ref().filter(|record| replica.is_word() && seat::cedes(record, term)) {
+        if let Some(record) = known.as_ref().filter(|record| replica.is_word() && role::cedes(record, term)) {
             return self.cede(from, record.clone(), term).await;
         }
         if let Some(record) = known.as_ref().filter(|record| self.outlasts_word(record, from, &replica)) {
@@ -152,7 +154,7 @@ impl Meetings {
             return self.outlast(from, record).await;
         }
         if let Some(record) = &known
-            && let Some((core, term)) = seat::outranked(&record.serving, self.me(), &from.node, term, stream)
+            && let Some((core, term)) = role::outranked(&record.serving, self.me(), &from.node, term, stream)
         {
             return self.serving_answer(from, record, core, term);
         }

@@ -23,23 +23,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    invite::reach,
-    place::{Placer, Wanted},
-};
 use crate::{
-    link::ToLink,
-    log::LogClosed,
     meeting::{
         Link, Meeting, Notice,
         captures::Now,
+        link::ToLink,
         machine::{
             Action, Machine, StatusChange,
             seek::{Declined, Found, Step},
         },
         now, wall,
     },
-    record::{Gap, Status},
+    placement::{Placer, Wanted, assign::reach},
+    store::{
+        log::LogClosed,
+        record::{Gap, Status},
+    },
 };
 
 /// How long an edge that lost its lease has to bring the rest of what it was sending, before that ends where it is. What

@@ -25,16 +25,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Meetings, claim::Cause, sweep::SWEEP_EVERY};
+use super::{Meetings, admit, claim::Cause, sweep::SWEEP_EVERY};
 use crate::{
     authority::Stands,
-    doors,
-    link::ToLink,
-    meeting::{Meeting, wall},
+    meeting::{
+        Meeting,
+        link::ToLink,
+        role::{self, NotHere},
+        wall,
+    },
     publish::Moved,
-    record::{CoreRole, MeetingRecord, Serving},
-    seat::{self, NotHere},
-    store::Op,
+    store::{
+        Op,
+        record::{CoreRole, MeetingRecord, Serving},
+    },
 };
 
 /// How often a standby looks whether the cores it stands by for are there.
@@ -77,17 +81,17 @@ impl Meetings {
     ) -> Result<Arc<Meeting>, NotHere> {
         if let Some(meeting) = self.live(id) {
             self.check_owner(Message::Serve, edge, &meeting.record(), epoch)?;
-            return seat::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
+            return role::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
         }
         let record = {
             let _hands = self.hands.lock().await;
             if let Some(meeting) = self.live(id) {
                 // Another stream of the same edge was faster.
-                return seat::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
+                return role::opened(self.me(), meeting.replication.see(|m| m.term()), term).map(|()| meeting);
             }
             self.store.meeting(id).map_err(|_| RefusedReason::Full)?.ok_or(RefusedReason::UnknownMeeting)?
         };
-        seat::called(&record, self.me(), edge, epoch, term)?;
+        role::called(&record, self.me(), edge, epoch, term)?;
         self.check_owner(Message::Serve, edge, &record, epoch)?;
         tracing::warn!(meeting = %id, edge = %edge.node, term = term.0, "an edge turns to this core");
         self.claim_for_edge(id, term, edge, epoch).await
@@ -112,7 +116,7 @@ impl Meetings {
         if !self.may_hold(&record) {
             return Err(RefusedReason::Residency.into());
         }
-        let (who, at) = (doors::relation(record.owners.get(epoch), edge), self.residency(&record, &edge.region));
+        let (who, at) = (admit::relation(record.owners.get(epoch), edge), self.residency(&record, &edge.region));
         match self.admit(Message::Late, edge, who, at) {
             Ok(()) => Ok(meeting),
             Err(_) => Err(RefusedReason::NotAllowed.into()),
@@ -126,7 +130,7 @@ impl Meetings {
         record: &MeetingRecord,
         epoch: Epoch,
     ) -> Result<(), RefusedReason> {
-        let owns = seat::owns(record, edge, epoch);
+        let owns = role::owns(record, edge, epoch);
         // That its time is over is no offence: it may not know yet.
         let who = if owns == Err(RefusedReason::NotAllowed) { Relation::Nobody } else { Relation::Owner };
         let at = self.residency(record, &edge.region);

@@ -27,11 +27,10 @@ use super::{
     verify::{Against, Invalid, verify},
 };
 use crate::{
-    fakes::{ALIAS, Core, Edge, authority, identity},
     key::SpurtKey,
     meetings::receipts::NoReceipt,
-    record::CoreRole,
-    store::{DoneMark, SpurtRecord},
+    store::{DoneMark, SpurtRecord, record::CoreRole},
+    tests::fakes::{ALIAS, Core, Edge, authority, identity},
 };
 
 async fn get(core: &Core, path: &str) -> (u16, Vec<u8>) {
@@ -198,8 +197,8 @@ async fn what_was_before_a_takeover_is_on_the_receipt_too() {
 fn turns_beyond_the_limit_are_told_as_one_and_none_is_forgotten() {
     use mesh::clock::Micros;
 
-    use crate::record::{MeetingRecord, turns::MAX_TURNS};
-    let mut record: MeetingRecord = crate::fakes::record();
+    use crate::store::record::{MeetingRecord, turns::MAX_TURNS};
+    let mut record: MeetingRecord = crate::tests::fakes::record();
     let cores = ["core-1", "core-2"].map(|n| identity(n, Role::Core, "eu-central"));
     for term in 1..=(MAX_TURNS as u32 * 2) {
         let at = Micros(u64::from(term));

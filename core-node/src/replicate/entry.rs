@@ -12,17 +12,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     key::SpurtKey,
-    record::{MeetingRecord, Participant},
-    store::DoneMark,
+    speech::utterance::Cover,
+    store::{
+        DoneMark, MAX_VALUE,
+        record::{MeetingRecord, Participant},
+    },
     transcript::{MAX_SEQ, Segment},
-    utterance::Cover,
 };
 
 /// The most bytes in one piece, its first byte included.
 pub const MAX_PIECE: usize = MAX_REPLICA / 2;
 
-/// The longest entry: a placement that weighs some thousands of edges.
-pub const MAX_ENTRY: usize = 2 << 20;
+/// The longest entry: whatever is kept can be shipped, with what is put around it.
+pub const MAX_ENTRY: usize = MAX_VALUE + 1024;
 
 /// First byte of a piece that another follows.
 const MORE: u8 = 0;

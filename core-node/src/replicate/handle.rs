@@ -13,7 +13,7 @@ use super::{
     entry::Entry,
     sender::{Replicator, Settled},
 };
-use crate::{lock, log::LogClosed};
+use crate::{lock, store::log::LogClosed};
 
 /// Shared by whoever writes of a meeting, and the task that ships it.
 pub struct Replication {

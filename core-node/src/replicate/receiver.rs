@@ -97,8 +97,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        fakes,
-        record::MeetingRecord,
+        store::record::MeetingRecord,
+        tests::fakes,
         transcript::{MAX_SEQ, Segment},
     };
 

@@ -8,8 +8,10 @@ use mesh::{
 use super::entry::{DoneSpurt, Entry};
 use crate::{
     key::SpurtKey,
-    record::{MeetingRecord, Serving},
-    store::{Op, SpurtRecord, Store, StoreError},
+    store::{
+        Op, SpurtRecord, Store, StoreError,
+        record::{MeetingRecord, Serving},
+    },
 };
 
 /// Done spurts in one entry.

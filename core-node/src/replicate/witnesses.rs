@@ -10,7 +10,7 @@
 
 use mesh::{identity::NodeId, wire::Epoch};
 
-use crate::record::{MeetingRecord, SLOTS};
+use crate::store::record::{MeetingRecord, SLOTS};
 
 /// What all of them together have said.
 #[derive(Debug, Clone, PartialEq, Eq)]

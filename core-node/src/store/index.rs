@@ -3,8 +3,13 @@
 use mesh::wire::{MeetingId, keys::KeyDigest};
 use redb::{ReadableTable, WriteTransaction};
 
-use super::{StoreError, damage::Damage, tables::*, value::json};
-use crate::record::{MeetingRecord, Status};
+use super::{
+    StoreError,
+    damage::Damage,
+    record::{MeetingRecord, Status},
+    tables::*,
+    value::json,
+};
 
 /// What the tables hold in this version; an older store's indexes are made anew.
 const SCHEMA: u64 = 2;

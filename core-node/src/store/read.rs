@@ -13,15 +13,17 @@ use super::{
     Chunk, DoneMark, Speech, SpurtRecord, Store, StoreError,
     index::{STATUSES, code},
     items,
+    record::{MeetingRecord, Participant, Status, removal::Removal},
     tables::*,
     value::{coded, json},
 };
 use crate::{
-    ingest::Restored,
     key::SpurtKey,
-    record::{MeetingRecord, Participant, Status, removal::Removal},
+    speech::{
+        ingest::Restored,
+        utterance::{Cover, Slot, duration_of},
+    },
     transcript::Segment,
-    utterance::{Cover, Slot, duration_of},
 };
 
 impl Store {

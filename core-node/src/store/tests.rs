@@ -6,14 +6,13 @@ use mesh::wire::{SpurtNo, keys::KeyDigest};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{record::Status, *};
 use crate::{
-    fakes,
-    record::Status,
     replicate::{
         entry::{Assembler, Entry},
         snapshot::snapshot,
     },
+    tests::fakes,
 };
 
 fn key(n: u32) -> SpurtKey {

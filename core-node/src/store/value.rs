@@ -14,13 +14,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, error::Category};
 
 use super::StoreError;
-use crate::replicate::entry::MAX_ENTRY;
 
 /// How deep caller's data may be nested: far below what JSON's reader takes (128), with room for what is put around it.
 pub const MAX_DEPTH: usize = 16;
 
-/// The longest value before it is packed, in bytes: what is kept can be shipped.
-const MAX_VALUE: usize = MAX_ENTRY - 1024;
+/// The longest value before it is packed, in bytes: a placement that weighs some thousands of edges.
+pub const MAX_VALUE: usize = (2 << 20) - 1024;
 
 /// First bytes; none that JSON begins with.
 const PACKED: u8 = 1;

@@ -15,7 +15,7 @@ use super::{
     tables::*,
     value::{check_depth, coded, encode, to_json, to_text},
 };
-use crate::{key::SpurtKey, transcript::Segment, utterance::Cover};
+use crate::{key::SpurtKey, speech::utterance::Cover, transcript::Segment};
 
 /// What one change writes, in the order in which `apply` takes it.
 #[derive(Debug, Clone)]

@@ -207,7 +207,7 @@ impl Failure {
 }
 
 /// The words of `clip` in an answer, or why it is none.
-pub(super) fn text_of(answer: &[u8], clip: &Clip) -> Result<Text, String> {
+pub(crate) fn text_of(answer: &[u8], clip: &Clip) -> Result<Text, String> {
     serde_json::from_slice(answer).map(|answer: Answer| answer.into_text(clip)).map_err(|e| malformed(&e))
 }
 

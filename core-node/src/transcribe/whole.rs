@@ -110,7 +110,7 @@ fn cut(clip: &Clip, window: Span, language: Option<String>) -> Clip {
 }
 
 /// A text that is to cover a clip's speech.
-pub(super) struct Whole {
+pub(crate) struct Whole {
     speech: Vec<Span>,
     text: Text,
     /// What was left when it was tried, and the window that was.
@@ -119,7 +119,7 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    pub(super) fn new(text: Text, speech: Vec<Span>, length_ms: u32) -> Self {
+    pub(crate) fn new(text: Text, speech: Vec<Span>, length_ms: u32) -> Self {
         let mut text = located(text, length_ms);
         invented::strip(&mut text, &speech);
         believe(&mut text, &speech);
@@ -131,7 +131,7 @@ impl Whole {
     }
 
     /// What to have transcribed next.
-    pub(super) fn poll_window(&mut self) -> Option<Span> {
+    pub(crate) fn poll_window(&mut self) -> Option<Span> {
         if self.tried.len() >= MAX_TRIES {
             return None;
         }
@@ -186,7 +186,7 @@ impl Whole {
     }
 
     /// The words of the window that was polled last.
-    pub(super) fn handle_words(&mut self, heard: Text) {
+    pub(crate) fn handle_words(&mut self, heard: Text) {
         let Some((left, window)) = self.tried.last().copied() else { return };
         let heard = located(heard, window.length_ms());
         let at = |ms: u32| ms.saturating_add(window.start_ms).min(window.end_ms);
@@ -199,12 +199,12 @@ impl Whole {
     }
 
     /// It could not be transcribed.
-    pub(super) fn handle_failure(&mut self) {
+    pub(crate) fn handle_failure(&mut self) {
         self.again_ms = MAX_AGAIN_MS;
     }
 
     /// The text, with words that somebody was shown where there are none; what is missing is told.
-    pub(super) fn finish(mut self, shown: Option<&Text>) -> Text {
+    pub(crate) fn finish(mut self, shown: Option<&Text>) -> Text {
         for left in uncovered(&self.speech, &self.text) {
             let words = shown.into_iter().flat_map(|shown| shown.words.iter().cloned()).collect();
             let spans = shown.into_iter().flat_map(|shown| shown.spans.iter().copied()).collect();

@@ -8,8 +8,8 @@ use std::{
 use anyhow::Result;
 use bytes::Bytes;
 use core_node::{
-    ingest::{Event, Ingest, Limits},
     key::SpurtKey,
+    speech::ingest::{Event, Ingest, Limits},
 };
 use mesh::{
     clock::Micros,
@@ -125,7 +125,7 @@ impl Receiver {
     }
 
     /// Stamps what the intake takes, and answers it as the log and the scribe would.
-    fn with(&self, take: impl FnOnce(&mut Ingest) -> Option<core_node::ingest::Append>) {
+    fn with(&self, take: impl FnOnce(&mut Ingest) -> Option<core_node::speech::ingest::Append>) {
         let mut ingest = self.ingest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(append) = take(&mut ingest) {
             let receipt = append.receipt();

@@ -4,7 +4,7 @@ use mesh::lease::margin;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fakes;
+use crate::tests::fakes;
 
 const LEASE: Duration = Duration::from_millis(1600);
 const EPOCH: Epoch = Epoch(1);
@@ -160,8 +160,8 @@ fn what_an_edge_captured_after_its_end_is_not_taken() {
     assert_eq!(bench.captures.held(0, bench.now.at), Some(EPOCH));
     assert!(bench.captures.stop(EPOCH, end) && !bench.captures.stop(EPOCH, end.plus(LEASE)), "once");
     assert_eq!(bench.captures.held(0, bench.now.at), None, "though its lease runs");
-    assert!(bench.captures.takes(EPOCH, end.plus(seat::CLOCK_MARGIN)));
-    assert!(!bench.captures.takes(EPOCH, end.plus(seat::CLOCK_MARGIN + Duration::from_micros(1))));
+    assert!(bench.captures.takes(EPOCH, end.plus(role::CLOCK_MARGIN)));
+    assert!(!bench.captures.takes(EPOCH, end.plus(role::CLOCK_MARGIN + Duration::from_micros(1))));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use mesh::{
 use super::{Action, Machine, Which};
 use crate::{
     meeting::{Notice, captures::Now, lifecycle::may_be_its_own},
-    record::{Gap, GapReason, Status},
+    store::record::{Gap, GapReason, Status},
 };
 
 /// An edge notices a silent relay within seconds: what it says of longer silence is not believed.

@@ -3,7 +3,7 @@
 use mesh::{clock::Micros, wire::Epoch};
 
 use super::{Action, Machine};
-use crate::{meeting::captures::Now, record::GapReason};
+use crate::{meeting::captures::Now, store::record::GapReason};
 
 impl<L: Clone> Machine<L> {
     /// The edge captures on while its successor is sought. Its lease ends here, so that another may be granted.

@@ -15,7 +15,7 @@ use crate::{
         captures::Now,
         lifecycle::{NOT_ALLOWED, RETURNS, Unplaced},
     },
-    record::{GapReason, Owner, Status},
+    store::record::{GapReason, Owner, Status},
 };
 
 /// How often in a row an edge that says it captures the meeting still, and does not come back, is waited for.

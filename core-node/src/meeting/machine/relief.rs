@@ -14,7 +14,7 @@ use mesh::{
 use super::{Action, Machine};
 use crate::{
     meeting::{captures::Now, wishes::Wish},
-    record::{Gap, GapReason},
+    store::record::{Gap, GapReason},
 };
 
 /// How long it may be so: longer than a link takes to come back after a short cut.

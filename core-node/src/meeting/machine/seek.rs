@@ -39,7 +39,7 @@ use crate::{
         captures::{Captures, Now},
         lifecycle::{NOT_ALLOWED, RETURNS, Unplaced},
     },
-    record::Owner,
+    store::record::Owner,
 };
 
 /// Why an edge has not taken a meeting.

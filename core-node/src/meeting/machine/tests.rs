@@ -7,12 +7,12 @@ use mesh::{
 
 use super::{seek::Found, *};
 use crate::{
-    fakes,
     meeting::lifecycle::{
         Unplaced,
         orders::{self, Event, Subject, Word},
     },
     replicate::witnesses::Tally,
+    tests::fakes,
 };
 
 const LEASE: Duration = Duration::from_millis(1600);

@@ -12,9 +12,11 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    fakes::{self, Core},
-    record::{Owner, turns::CoreTurn},
-    store::Op,
+    store::{
+        Op,
+        record::{Owner, turns::CoreTurn},
+    },
+    tests::fakes::{self, Core},
 };
 
 const MEETINGS: u128 = 20_000;

@@ -12,12 +12,16 @@ use mesh::{
 };
 
 use crate::{
-    meeting::wall,
+    meeting::{
+        role::{self, NotHere},
+        wall,
+    },
     meetings::{Meetings, claim::Cause, takeover::tell_former},
-    record::{MeetingRecord, Serving},
     replicate::entry::Entry,
-    seat::{self, NotHere},
-    store::Op,
+    store::{
+        Op,
+        record::{MeetingRecord, Serving},
+    },
 };
 
 impl Meetings {
@@ -25,14 +29,14 @@ impl Meetings {
     pub(super) fn outlasts(&self, known: &MeetingRecord, from: &Identity, term: Term, entries: &[Entry]) -> bool {
         let Some(Entry::Begin { held: Some(held), .. }) = entries.first() else { return false };
         let newest = self.store.taken(known.id, &from.node, term).unwrap_or(0);
-        seat::outlasts(known, newest, &from.node, term, *held)
+        role::outlasts(known, newest, &from.node, term, *held)
     }
 
     /// The same of a core that has started, and says so by `word`.
     pub(super) fn outlasts_word(&self, known: &MeetingRecord, from: &Identity, word: &Replica) -> bool {
         let Some(resumed) = word.resumed.filter(|_| word.is_word()) else { return false };
         let newest = self.store.taken(known.id, &from.node, word.term).unwrap_or(0);
-        seat::outlasts_start(known, newest, &from.node, word.term, &resumed)
+        role::outlasts_start(known, newest, &from.node, word.term, &resumed)
     }
 
     /// The meeting is over, and `from` holds it in a later term: whoever asks is sent there. `hands` is held.

@@ -11,10 +11,12 @@ use redb::TableHandle;
 
 use super::*;
 use crate::{
-    fakes,
     key::SpurtKey,
-    record::{MeetingRecord, Participant, Status},
-    store::{Chunk, Op, SpurtRecord},
+    store::{
+        Chunk, Op, SpurtRecord,
+        record::{MeetingRecord, Participant, Status},
+    },
+    tests::fakes,
 };
 
 fn node() -> NodeId {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mesh::clock::Micros;
 
 use super::*;
-use crate::{fakes, meeting::machine::Which};
+use crate::{meeting::machine::Which, tests::fakes};
 
 const LEASE: Duration = Duration::from_millis(1600);
 
