@@ -7,7 +7,7 @@
 //! | who | asks before | finds another claim |
 //! |---|---|---|
 //! | a core that makes a meeting | it is made | – |
-//! | the serving core | an edge hears of a new epoch; a standby may be called; words go out without a standby that was; it goes on alone | it steps down |
+//! | the primary | an edge hears of a new epoch; a standby may be called; words go out without a standby that was; it goes on alone | it steps down |
 //! | a standby | it takes over | it does not |
 //! | a core that starts again | within a second | it steps down, or takes over what it had claimed |
 //!

@@ -435,7 +435,7 @@ impl Config {
         meetings::Settings {
             failover: meetings::Failover {
                 standby: self.failover.standby,
-                pair: sender::Settings { stall, alone_after: takeover },
+                pair: sender::Settings { stall, isolated_after: takeover },
                 takeover,
             },
             meetings: self.limits.meetings,

@@ -73,7 +73,7 @@ pub const METRICS: &[Metric] = &[
         "nearfield_core_scribe_waiting_utterances",
         "Utterances that wait to be transcribed, of the last meeting that looked.",
     ),
-    counter("nearfield_core_second_edges_missed_total", "Times that no second edge was found for a meeting."),
+    counter("nearfield_core_second_edges_missed_total", "Times that no secondary edge was found for a meeting."),
     counter("nearfield_core_segments_final_total", "Final segments."),
     counter("nearfield_core_spurt_errors_total", "Streams of talk spurts that ended in an error."),
     counter(

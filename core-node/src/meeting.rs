@@ -11,7 +11,7 @@ pub mod lifecycle;
 pub mod link;
 pub mod machine;
 pub mod role;
-pub mod second;
+pub mod secondary;
 pub mod transcription;
 pub mod wishes;
 
@@ -49,7 +49,7 @@ use crate::{
     speech::{
         ingest::{Append, Counts, Event, Ingest, Opened, Receipt, Refusal},
         order::Turns,
-        utterance::{Fresh, Heard},
+        utterance::{Fresh, IntakeEvent},
     },
     store::{
         Chunk, Op, SpurtRecord, Store,
@@ -127,7 +127,7 @@ pub struct Meeting {
     pub wishes: Wishes,
     /// Ends its tasks.
     pub stop: CancellationToken,
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<IntakeEvent>,
     notices: mpsc::Sender<Notice>,
     /// Where it stands, as soon as the record says so.
     status: watch::Sender<Status>,
@@ -161,8 +161,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// Its one writer.
     pub log: Log,
-    /// To the scribe.
-    pub heard: mpsc::Sender<Heard>,
+    /// To the transcription task.
+    pub heard: mpsc::Sender<IntakeEvent>,
     /// To the supervisor.
     pub notices: mpsc::Sender<Notice>,
 }
@@ -436,7 +436,7 @@ impl Meeting {
     fn begin(&self, key: &SpurtKey, captured: Micros, trace: TraceContext, offset: u32) -> Result<Opened, Refusal> {
         let mut ingest = lock(&self.ingest);
         if !ingest.knows(key) && self.captures(|captures| captures.is_fenced(key.epoch)) {
-            return Err(Refusal::Sealed);
+            return Err(Refusal::Fenced);
         }
         ingest.handle_header(key, captured, trace, offset)
     }
@@ -527,12 +527,12 @@ impl Meeting {
             match event {
                 Event::Durable { key, upto, grown, .. } => {
                     if grown {
-                        self.hear(Heard::Progress { key: key.clone(), durable, fresh }).await;
+                        self.hear(IntakeEvent::Progress { key: key.clone(), durable, fresh }).await;
                     }
                     self.tell_edge(key.epoch, ToLink::Durable { meeting: self.id, key, upto }).await;
                 }
                 Event::Whole { key, end, .. } => {
-                    self.hear(Heard::Whole { key, end, fresh }).await;
+                    self.hear(IntakeEvent::Whole { key, end, fresh }).await;
                     self.progress.notify_one();
                 }
                 Event::Done { key } => self.tell_done(&key).await,
@@ -555,7 +555,7 @@ impl Meeting {
         lock(&self.ingest).note_twice(frames);
     }
 
-    async fn hear(&self, heard: Heard) {
+    async fn hear(&self, heard: IntakeEvent) {
         // An error means that the meeting has ended.
         let _ = self.heard.send(heard).await;
     }

@@ -7,7 +7,7 @@ mod answer;
 mod claim;
 mod doubt;
 mod guard;
-mod island;
+mod isolated;
 pub mod keep;
 mod keys;
 mod leftover;
@@ -52,7 +52,7 @@ use crate::{
     authority::{AuthorityError, Claim, Claims, Stands, lives::Lives, standing::Standing, unchanged::Unchanged},
     lock,
     meeting::{Link, Meeting, Notice, Parts, machine::Machine, now, transcription, wall},
-    placement::{Placer, Wanted, policy, rebalance::Review},
+    placement::{Placer, Wanted, policy, rebalance::Rebalance},
     publish::Publisher,
     replicate::{
         handle::Replication,
@@ -62,7 +62,7 @@ use crate::{
     speech::{
         ingest::{Ingest, Limits},
         order::Turns,
-        utterance::{Cover, Heard},
+        utterance::{Cover, IntakeEvent},
     },
     store::{
         Op, Store, StoreError,
@@ -74,7 +74,7 @@ use crate::{
     transcript::Transcript,
 };
 
-/// What was heard and waits for the scribe; when full, spurt streams wait.
+/// What was heard and waits for the transcription task; when full, spurt streams wait.
 const HEARD_QUEUE: usize = 1024;
 /// What edges and the API say and waits for the supervisor; when full, they wait.
 const NOTICE_QUEUE: usize = 64;
@@ -224,7 +224,7 @@ pub struct Meetings {
     /// Held while a meeting changes hands here, so that it does so once.
     hands: tokio::sync::Mutex<()>,
     /// Held while a receipt is made.
-    sealing: tokio::sync::Mutex<()>,
+    signing: tokio::sync::Mutex<()>,
     draining: AtomicBool,
     /// What other nodes tried that they may not.
     pub(crate) denials: Denials,
@@ -264,7 +264,7 @@ impl Meetings {
             streams: AtomicU64::new(0),
             standbys: Standbys::default(),
             hands: tokio::sync::Mutex::default(),
-            sealing: tokio::sync::Mutex::default(),
+            signing: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),
             denials: Denials::default(),
             stop: CancellationToken::new(),
@@ -598,17 +598,18 @@ impl Meetings {
             language: record.spec.language.clone().or_else(|| self.settings.language.clone()),
             noise_suppression: record.spec.noise_suppression.unwrap_or(self.settings.noise_suppression),
         };
-        let scribe =
+        let task =
             transcription::run(meeting.clone(), self.pool.clone(), settings, ends.covers, ends.heard, stop.clone());
-        let guarded = self.clone().guarded(meeting.clone(), "the scribe", scribe);
+        let guarded = self.clone().guarded(meeting.clone(), "the transcription", task);
         self.tasks.spawn(guarded.instrument(span.clone()));
         self.tasks.spawn(self.clone().watch_queue(meeting.clone()).instrument(span.clone()));
         let wanted = self.wanted(&record.spec);
         let pairing = replication::Pairing::new(self.clone(), meeting.clone(), wanted.policy.residency.clone());
         let guarded = self.clone().guarded(meeting.clone(), "replication", pairing.run(stop.clone()));
         self.tasks.spawn(guarded.instrument(span.clone()));
-        let review = Review::new(meeting.clone(), self.placer.clone(), wanted.clone());
-        let guarded = self.clone().guarded(meeting.clone(), "the review of its place", review.run(stop.clone()));
+        let rebalance = Rebalance::new(meeting.clone(), self.placer.clone(), wanted.clone());
+        let guarded =
+            self.clone().guarded(meeting.clone(), "the search for a better edge", rebalance.run(stop.clone()));
         self.tasks.spawn(guarded.instrument(span.clone()));
         let (this, watched) = (self.clone(), meeting.clone());
         let supervise = async move {
@@ -619,7 +620,7 @@ impl Meetings {
                 stop.cancel();
                 forget_live(&this.live, meeting.id);
                 this.release(meeting.clone());
-                this.seal(meeting.id).await;
+                this.sign_receipt(meeting.id).await;
             }
         };
         let guarded = self.clone().guarded(watched, "the supervisor", supervise);
@@ -667,7 +668,7 @@ fn forget_live(live: &Live, id: MeetingId) {
 struct Ends {
     /// What is out already of what several edges captured.
     covers: Option<Vec<Cover>>,
-    heard: mpsc::Receiver<Heard>,
+    heard: mpsc::Receiver<IntakeEvent>,
     notices: mpsc::Receiver<Notice>,
 }
 

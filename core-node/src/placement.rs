@@ -1,6 +1,6 @@
 //! Choosing the edge for a meeting: the edges likely to be nearest measure their way to its relay, the best is
 //! asked to join, the next best if it will not. A meeting whose edge is lost is placed by what was measured within the
-//! minute, without asking anybody; `review` sees to it that there is something.
+//! minute, without asking anybody; `rebalance` sees to it that there is something.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
@@ -36,7 +36,7 @@ use mesh::{
 use tokio::sync::Semaphore;
 
 use self::{
-    assign::{invite, knows_leases},
+    assign::{assign, knows_leases},
     measure::Distances,
     memory::Memory,
     ramp::Ramp,
@@ -65,10 +65,10 @@ const REPORT_AGE: Duration = Duration::from_secs(90);
 const ENOUGH: usize = 2;
 
 /// Live meetings whose surroundings are measured at once; the others wait.
-const MAX_REVIEWS: usize = 16;
+const MAX_MEASURING: usize = 16;
 
-/// What was measured within this, for whatever meeting, is not measured again for a review.
-const REVIEWED: Duration = Duration::from_secs(20);
+/// What was measured within this, for whatever meeting, is not measured again to rebalance.
+const RECENT: Duration = Duration::from_secs(20);
 
 /// Chooses edges.
 pub struct Placer {
@@ -78,7 +78,7 @@ pub struct Placer {
     pub model: LatencyModel,
     memory: Mutex<Memory>,
     ramp: Mutex<Ramp>,
-    reviews: Semaphore,
+    measuring: Semaphore,
 }
 
 /// What a meeting asks of its edge.
@@ -95,7 +95,7 @@ pub struct Wanted {
 impl Placer {
     /// Knows nothing yet of any relay.
     pub fn new(mesh: Arc<dyn Mesh>, model: LatencyModel) -> Self {
-        Self { mesh, model, memory: Mutex::default(), ramp: Mutex::default(), reviews: Semaphore::new(MAX_REVIEWS) }
+        Self { mesh, model, memory: Mutex::default(), ramp: Mutex::default(), measuring: Semaphore::new(MAX_MEASURING) }
     }
 
     /// The edges that may take `meeting`, the best first; and why they are in that order.
@@ -111,7 +111,7 @@ impl Placer {
         let distances = self.distances(&target, &policy, had_edge).await;
         let decision = rank(&self.candidates(&distances), &policy, uuid::Uuid::new_v4().as_u128() as u64);
         metrics::histogram!("nearfield_core_placement_seconds").record(begun.elapsed().as_secs_f64());
-        let best = anti_affinity::order(&decision.rows, order.apart.as_ref()).into_iter().take(MAX_ASKED);
+        let best = anti_affinity::order(&decision.rows, order.anti_affinity.as_ref()).into_iter().take(MAX_ASKED);
         let best: Vec<Eligible> =
             best.map(|row| Eligible { edge: row.node.clone(), region: row.region.clone() }).collect();
         if best.is_empty() {
@@ -147,7 +147,7 @@ impl Placer {
     /// Why there is no answer.
     pub(crate) async fn join(&self, meeting: &Meeting, wanted: Wanted, epoch: Epoch) -> Result<Response, Declined> {
         let regions = wanted.policy.residency.into_iter().flatten().collect();
-        invite(&*self.mesh, regions, meeting, wanted.source, epoch).await
+        assign(&*self.mesh, regions, meeting, wanted.source, epoch).await
     }
 
     /// An edge did not take a meeting.
@@ -162,9 +162,9 @@ impl Placer {
 
     /// Measures again, where that is some time ago, what a live meeting depends on: its own edge, and those that would be
     /// next. The ranking of all; `None` if its source names no relay.
-    pub async fn review(&self, wanted: &Wanted, owner: &NodeId) -> Option<Decision> {
+    pub async fn rank_live(&self, wanted: &Wanted, owner: &NodeId) -> Option<Decision> {
         // Closed by nobody.
-        let _turn = self.reviews.acquire().await.ok()?;
+        let _turn = self.measuring.acquire().await.ok()?;
         let target = Target::of(&wanted.source, wanted.stun.as_deref())?;
         let policy = self.current(&wanted.policy);
         let (fresh, sites) = (self.fresh(&target), self.sites(&policy));
@@ -176,7 +176,7 @@ impl Placer {
         let eligible = known().rows.into_iter().filter(|row| !matches!(row.verdict, Verdict::Excluded(_)));
         let next = eligible.map(|row| row.node).filter(|node| node != owner).take(ENOUGH);
         let measured: BTreeSet<NodeId> = next.chain([owner.clone()]).collect();
-        self.refresh(&target, measured, REVIEWED).await;
+        self.refresh(&target, measured, RECENT).await;
         Some(known())
     }
 

@@ -159,7 +159,7 @@ fn receipt() -> Vec<u8> {
     let (cert, key) = authority.issue(&Identity::from_spiffe(uri, "nearfield.test").unwrap(), hour).unwrap();
     let credentials = Credentials::from_pem(authority.ca_pem(), &cert, &key, "nearfield.test").unwrap();
     let payload = format!("{{\"type\":\"nearfield-receipt/1\",\"meeting_id\":\"{}\"}}", meeting());
-    jws::seal(payload.as_bytes(), &credentials).unwrap().into_bytes()
+    jws::sign(payload.as_bytes(), &credentials).unwrap().into_bytes()
 }
 
 fn claims() -> Vec<Vec<u8>> {

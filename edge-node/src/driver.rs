@@ -200,7 +200,7 @@ impl Driver {
         }
     }
 
-    /// Starts over with the serving core, if its link is up. A write under way is given up: the ring holds what it wrote.
+    /// Starts over with the primary, if its link is up. A write under way is given up: the ring holds what it wrote.
     fn reopen(&mut self) {
         let (alias, peer) = self.cores.serving();
         let writer = Writer::new(alias, self.trace, self.clock, peer.clone());

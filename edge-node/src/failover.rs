@@ -91,7 +91,7 @@ pub enum Action {
         /// Why, for the log and the metric.
         why: Why,
     },
-    /// Tell the serving core, in answer to that announcement, which standby this edge would turn to or has called.
+    /// Tell the primary, in answer to that announcement, which standby this edge would turn to or has called.
     Confirm(u64, Option<NodeId>),
     /// No core takes the meeting.
     GiveUp(RefusedReason),
@@ -128,11 +128,11 @@ pub struct Failover {
     settings: Settings,
     serving: Core,
     standby: Option<Core>,
-    /// Where the meeting came from, until the serving core has answered for it; in a later term than `term`: the core that was
+    /// Where the meeting came from, until the primary has answered for it; in a later term than `term`: the core that was
     /// called.
     former: Option<(Core, Term)>,
     term: Term,
-    /// The serving core's newest announcement.
+    /// The primary's newest announcement.
     asked: Option<(u64, Option<NodeId>)>,
     /// A turn that is due as soon as turns are allowed.
     due: Option<(NodeId, Term, Why)>,
@@ -187,7 +187,7 @@ impl Failover {
         self.term
     }
 
-    /// Whether a lease that `core` renews counts: the serving core's does; and the former one's until the serving core has
+    /// Whether a lease that `core` renews counts: the primary's does; and the former one's until the primary has
     /// answered for the meeting, for it may never have heard that it was turned to.
     pub fn is_lessor(&self, core: &NodeId) -> bool {
         let former = self.former.as_ref().filter(|(_, term)| *term <= self.term);
@@ -226,7 +226,7 @@ impl Failover {
         self.decide(now);
     }
 
-    /// The serving core names its standby, in announcement `number`.
+    /// The primary names its standby, in announcement `number`.
     pub fn handle_standby(&mut self, from: &NodeId, standby: Option<NodeId>, number: u64, now: Instant) {
         self.look(now);
         if *from != self.serving.id {
@@ -361,7 +361,7 @@ impl Failover {
             return;
         }
         let silent = self.serving.beats && self.serving.is_silent(&self.settings, now);
-        // The serving core wants to go on without the core that was called: only that one can say.
+        // The primary wants to go on without the core that was called: only that one can say.
         let disputed = self.called().is_some() && matches!(self.asked, Some((_, None)));
         if !silent && !self.draining && !disputed {
             return;
@@ -408,7 +408,7 @@ impl Failover {
         self.actions.push_back(action);
     }
 
-    /// The serving core has taken the meeting: there is no way back but by its own word.
+    /// The primary has taken the meeting: there is no way back but by its own word.
     fn prove(&mut self) {
         if self.called().is_none() {
             self.drop_former();

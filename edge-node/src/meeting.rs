@@ -94,7 +94,7 @@ pub struct Meeting {
     settings: Settings,
     ownership: Ownership,
     failover: Failover,
-    /// What the serving core calls it on the stream that is up.
+    /// What the primary calls it on the stream that is up.
     opened: Option<MeetingAlias>,
     /// That stream is of version 2.
     beats: bool,
@@ -121,7 +121,7 @@ pub struct Meeting {
     /// The core has told it to leave: it waits for what is here, and for nobody to take the meeting.
     dismissed: bool,
     offered: Instant,
-    /// When the serving core was last opened, or last acknowledged anything.
+    /// When the primary was last opened, or last acknowledged anything.
     progressed: Instant,
     control: VecDeque<ToCore>,
     actions: VecDeque<Action>,
@@ -406,7 +406,7 @@ impl Meeting {
         self.ownership.right() == Right::Held
     }
 
-    /// Whether its serving core is there, and this edge may send it speech.
+    /// Whether its primary is there, and this edge may send it speech.
     pub fn may_transmit(&self) -> bool {
         self.opened.is_some() && self.may_send()
     }

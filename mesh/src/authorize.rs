@@ -86,7 +86,7 @@ pub enum Relation {
     New,
     /// It serves the meeting, or has proven that it was given the meeting by one that did.
     Core,
-    /// The serving core has named it as the one that would serve next.
+    /// The primary has named it as the one that would serve next.
     Standby,
     /// It captures the meeting.
     Owner,

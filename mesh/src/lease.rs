@@ -41,13 +41,13 @@
 //!
 //! # Which core
 //!
-//! Two cores and one edge hold a meeting: the serving core, its standby and the owning edge, the witness. Two of the three
+//! Two cores and one edge hold a meeting: the primary, its standby and the owning edge, the witness. Two of the three
 //! must agree on every change of the core, so whoever is cut off from the other two can change nothing:
-//! `core-node::replicate::sender` (the serving core), `core-node::meeting::role` (any core) and `edge-node::failover` (the
+//! `core-node::replicate::sender` (the primary), `core-node::meeting::role` (any core) and `edge-node::failover` (the
 //! witness) state the rules. [`called`](crate::wire::Term::called) is the term of a core that the witness calls.
 //!
 //! A core that was cut off from the other two for longer than any partition that is to be sat out goes on alone, in a
-//! term that no other core has: [`alone`](crate::wire::Term::alone). Then, until the partition heals, two cores may serve, in different terms and
+//! term that no other core has: [`isolated`](crate::wire::Term::isolated). Then, until the partition heals, two cores may serve, in different terms and
 //! epochs; after it the later term stands. A term that was agreed upon is later than any that was begun alone meanwhile.
 
 mod beats;

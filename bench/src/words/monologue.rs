@@ -214,7 +214,7 @@ fn utterances(track: &[i16]) -> Result<Vec<Arc<[f32]>>> {
     #[allow(clippy::disallowed_methods, reason = "where virtual time begins is of no matter")]
     let begin = Instant::now();
     let mut merger = Merger::default();
-    merger.handle_captors([Epoch(1)].into(), begin);
+    merger.handle_capturing([Epoch(1)].into(), begin);
     for (n, (first, items)) in forwarded.spurts.iter().enumerate() {
         let at = |packet: usize| Duration::from_millis(packet as u64 * 20);
         let captured = Micros(1_700_000_000_000_000).plus(at(*first));

@@ -330,7 +330,7 @@ impl World {
         let (now, me, wall) = (self.clock(c), self.name(c), self.wall(c));
         let Some(mut rest) = self.cores[c].disk.record.clone() else { return };
         let term = rest.serving.term;
-        let settings = sender::Settings { alone_after: self.alone_after, ..sender::Settings::default() };
+        let settings = sender::Settings { isolated_after: self.isolated_after, ..sender::Settings::default() };
         let rep = Replicator::new(settings, me, term, rest.serving.standby.clone(), wall.0, now);
         let captures = Captures::of(&mut rest, Now { at: now, wall });
         let is_owned = captures.owners().owner().is_some();
@@ -395,7 +395,7 @@ impl World {
         self.send_down(s, Down::Message(message));
     }
 
-    /// As in `accept`.
+    /// As in `edges`.
     pub(crate) fn core_hears(&mut self, c: usize, s: usize, what: Up) {
         let (edge, heard) = (self.streams[s].edge, self.now);
         let Some(link) = self.cores[c].links.get_mut(&s) else { return };
@@ -701,8 +701,8 @@ impl World {
         let (me, wall) = (self.name(c), self.wall(c));
         let record = self.cores[c].disk.record.clone().filter(|r| r.serving == known);
         if let (Some(record), None) = (record, &self.cores[c].live) {
-            let term = known.term.alone(&me, wall.0);
-            self.oracle.islands = true;
+            let term = known.term.isolated(&me, wall.0);
+            self.oracle.isolated = true;
             self.tell(|_| format!("core {c} takes the meeting over alone"));
             if self.plan.authority {
                 self.claim(c, known, term, None);
@@ -912,7 +912,7 @@ impl World {
                 }
                 Ship::Begin(term) => {
                     live.shipping = true;
-                    self.oracle.islands = true;
+                    self.oracle.isolated = true;
                     self.job(c, Job::Begin(term));
                 }
                 Ship::Superseded(core, term) => {
@@ -1008,7 +1008,7 @@ impl World {
         self.write(c, vec![Write::Done(key.clone(), words)], Then::Final { live: no, key, words });
     }
 
-    /// As in `invite`: an edge for a meeting that has none.
+    /// As in `placement::assign`: an edge for a meeting that has none.
     fn place(&mut self, c: usize) {
         let (now, meeting) = (self.clock(c), self.meeting);
         let edge = CORES + self.rng.range(0, EDGES as u64) as usize;
@@ -1191,7 +1191,7 @@ impl World {
         self.ask(c, former, Request::Replicate(replica), Asked::Former { tries: tries + 1 });
     }
 
-    /// As in `island`.
+    /// As in `meetings::isolated`.
     fn reunite(&mut self, c: usize, by: usize, core: mesh::identity::NodeId, term: Term) {
         let Some(live) = &mut self.cores[c].live else { return };
         let superseded = live.rep.handle_other(&core, term);
@@ -1236,7 +1236,7 @@ impl World {
 
     fn watch(&mut self, c: usize) {
         let meeting = self.meeting;
-        let alone = self.cores[c].live.as_ref().is_some_and(|l| l.rep.term().is_alone());
+        let alone = self.cores[c].live.as_ref().is_some_and(|l| l.rep.term().is_isolated());
         if alone && self.cores[c].ticks.is_multiple_of(5) {
             for d in (0..CORES).filter(|d| *d != c) {
                 self.ask(c, d, Request::Serving { meeting }, Asked::Reunite);
@@ -1245,7 +1245,7 @@ impl World {
         let core = &self.cores[c];
         let Some(known) = core.disk.record.as_ref().map(|r| r.serving.clone()) else { return };
         let Some(by) = known.by.as_ref().map(index).filter(|_| known.role == CoreRole::Standby) else { return };
-        let long = self.alone_after.as_micros() as u64;
+        let long = self.isolated_after.as_micros() as u64;
         let orphan = core.absent[by].is_some_and(|since| self.now >= since + long);
         if orphan && core.live.is_none() && core.adopting.is_none() {
             self.cores[c].adopting = Some((CORES as u32 - 1, false));

@@ -296,7 +296,7 @@ impl World {
         }
     }
 
-    /// Sends a frame that the serving core has not been sent; whether there was anything to do.
+    /// Sends a frame that the primary has not been sent; whether there was anything to do.
     fn transmit(&mut self, e: usize, i: usize) -> bool {
         let wall = self.wall(e);
         let Some(instance) = self.instance(e, i) else { return false };
@@ -550,7 +550,7 @@ impl World {
     }
 }
 
-/// Starts over with the serving core, if its link is up.
+/// Starts over with the primary, if its link is up.
 fn reopen(instance: &mut Instance, now: Instant) {
     if let Some(link) = instance.links.get_mut(&instance.serving)
         && link.stream.is_some()

@@ -69,7 +69,7 @@ fn setting(name: &str, default: u64) -> u64 {
 fn search(count: u64, first: u64, broken: Broken, authority: bool) -> Option<(u64, String)> {
     let (next, found) = (AtomicU64::new(first), std::sync::Mutex::new(None::<(u64, String)>));
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
-    let (words, turns, islands) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (words, turns, isolated) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let (events, runs) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -84,7 +84,7 @@ fn search(count: u64, first: u64, broken: Broken, authority: bool) -> Option<(u6
                     events.fetch_add(world.handled, Ordering::Relaxed);
                     runs.fetch_add(1, Ordering::Relaxed);
                     turns.fetch_add(world.oracle.turns, Ordering::Relaxed);
-                    islands.fetch_add(world.oracle.islands.into(), Ordering::Relaxed);
+                    isolated.fetch_add(world.oracle.isolated.into(), Ordering::Relaxed);
                     if let Some(what) = world.oracle.violation {
                         found.lock().unwrap().get_or_insert((seed, what));
                     }
@@ -94,7 +94,7 @@ fn search(count: u64, first: u64, broken: Broken, authority: bool) -> Option<(u6
     });
     println!(
         "{runs:?} histories from seed {first}: {events:?} events, {words:?} words, {turns:?} terms begun or resumed, \
-         {islands:?} with islands"
+         {isolated:?} with isolated cores"
     );
     found.into_inner().unwrap()
 }

@@ -15,7 +15,7 @@ pub(crate) struct Oracle {
     /// By core.
     captured: BTreeMap<usize, (Epoch, usize)>,
     /// A core went on alone: until all is healed two may serve, in different terms, ...
-    pub(crate) islands: bool,
+    pub(crate) isolated: bool,
     /// ... unless an authority that all share keeps them from it.
     pub(crate) shared: bool,
     pub(crate) frames: u64,
@@ -35,7 +35,7 @@ impl Oracle {
 
     /// `core` begins to serve, or goes on after a restart.
     pub(crate) fn serves(&mut self, core: usize, term: Term) {
-        self.islands |= term.is_alone();
+        self.isolated |= term.is_isolated();
         self.turns += 1;
         let first = *self.served.entry(term.0).or_insert(core);
         if first != core {
@@ -87,7 +87,7 @@ impl Oracle {
     }
 
     fn one_serves(&self) -> bool {
-        self.shared || !self.islands
+        self.shared || !self.isolated
     }
 
     pub(crate) fn published(&self) -> usize {

@@ -163,7 +163,7 @@ pub(crate) struct World {
     pub(crate) streams: Vec<Stream>,
     pub(crate) meeting: MeetingId,
     /// After how long a core goes on alone.
-    pub(crate) alone_after: Duration,
+    pub(crate) isolated_after: Duration,
     pub(crate) story: Vec<String>,
     names: Vec<Identity>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -212,7 +212,7 @@ impl World {
             true => 0.95 + rng.range(0, 1001) as f64 / 10_000.0,
             false => 1.0 + (rng.range(0, 201) as f64 - 100.0) / 1e6,
         });
-        let alone_after = Duration::from_secs(if rng.chance(400) { 12 } else { 300 });
+        let isolated_after = Duration::from_secs(if rng.chance(400) { 12 } else { 300 });
         let loss = [0, 10, 50, 200][rng.range(0, 4) as usize];
         let mut this = Self {
             now: 0,
@@ -223,7 +223,7 @@ impl World {
             edges: (0..EDGES).map(|_| Edge::default()).collect(),
             streams: vec![],
             meeting: MeetingId::from_u128(7),
-            alone_after,
+            isolated_after,
             story: vec![],
             names: (0..NODES).map(identity).collect(),
             queue: BinaryHeap::new(),
@@ -248,7 +248,7 @@ impl World {
         this.tell(|w| {
             format!(
                 "alone after {:?}, delays to {slowest} ms, loss {loss} permille, rates {:?}",
-                w.alone_after, w.rates
+                w.isolated_after, w.rates
             )
         });
         this

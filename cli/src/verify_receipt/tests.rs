@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use core_node::receipt::{KIND, jws::seal};
+use core_node::receipt::{KIND, jws::sign};
 use mesh::identity::{
     Identity, Role,
     certs::{Authority, Credentials},
@@ -32,7 +32,7 @@ fn folder(residency: &[&str]) -> tempfile::TempDir {
         "edges": [], "counts": {"frames": 0, "spurts": 0, "segments": 0, "words": 0}, "gaps": [],
         "transcript": {"sha256": NOTHING_SAID},
     });
-    let signed = seal(receipt.to_string().as_bytes(), &credentials).unwrap();
+    let signed = sign(receipt.to_string().as_bytes(), &credentials).unwrap();
     std::fs::write(dir.path().join("receipt.json"), signed).unwrap();
     std::fs::write(dir.path().join("ca.pem"), authority.ca_pem()).unwrap();
     dir

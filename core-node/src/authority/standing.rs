@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use super::{AuthorityError, Claim, Claims, ROUNDS, Stands};
 
-/// Why the serving core's claim is not as it should be.
+/// Why the primary's claim is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// Another core serves the meeting, in a later term.

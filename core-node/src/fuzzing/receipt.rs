@@ -10,7 +10,7 @@ use crate::{
     meeting::wall,
     receipt::{
         Receipt,
-        jws::{open, seal},
+        jws::{open, sign},
         verify::{Against, verify},
     },
 };
@@ -36,7 +36,7 @@ fn signed() -> &'static Signed {
         let credentials = Credentials::from_pem(&ca, &cert, &key, DOMAIN).expect("credentials");
         let receipt = Receipt::made(&record(), &[segment()], &[], &core(), wall()).expect("it can be attested");
         let payload = serde_json::to_vec(&receipt).expect("a receipt can be written");
-        let text = seal(&payload, &credentials).expect("a signature");
+        let text = sign(&payload, &credentials).expect("a signature");
         Signed { text, receipt, ca, map: RegionMap::built_in() }
     })
 }

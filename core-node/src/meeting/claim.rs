@@ -1,4 +1,4 @@
-//! What the serving core claims of a meeting: noted at the authority before anybody acts on it.
+//! What the primary claims of a meeting: noted at the authority before anybody acts on it.
 
 use std::time::Duration;
 

@@ -18,7 +18,7 @@ use crate::{
     key::SpurtKey,
     lock,
     replicate::{sender::Settled, witnesses::Tally},
-    speech::utterance::Heard,
+    speech::utterance::IntakeEvent,
     store::{
         log::LogClosed,
         record::{Owner, Status},
@@ -136,9 +136,9 @@ impl Meeting {
         if rest.status == Status::Finishing && capturing.len() == 1 { BTreeSet::new() } else { capturing }
     }
 
-    /// The scribe is to know who captures now, or may: by the next speech it may be others already.
+    /// The transcription task is to know who captures now, or may: by the next speech it may be others already.
     pub async fn tell_capturing(&self) {
-        self.hear(Heard::Captors(self.capturing())).await;
+        self.hear(IntakeEvent::Capturing(self.capturing())).await;
     }
 
     // What edges are told.

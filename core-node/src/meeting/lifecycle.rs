@@ -95,7 +95,7 @@ pub enum Action {
     /// Tell the edge of this epoch to leave: its successor is live.
     Dismiss(Epoch),
     /// End the spurts that are still open, of every epoch so far.
-    Seal,
+    Fence,
 }
 
 /// [`Unplaced::code`] where the edge whose lease has lapsed captures the meeting still, and is expected back.
@@ -533,7 +533,7 @@ impl Lifecycle {
             Wait::Retry => self.place(),
             Wait::Leave => self.leave_behind(now),
             Wait::Flush => {
-                self.actions.push(Action::Seal);
+                self.actions.push(Action::Fence);
                 self.set_wait(Wait::Words, now);
             }
             Wait::Words => {
@@ -635,7 +635,7 @@ impl Lifecycle {
     fn leave_behind(&mut self, now: Instant) {
         self.edge_gone = true;
         self.finishing();
-        self.actions.push(Action::Seal);
+        self.actions.push(Action::Fence);
         self.set_wait(Wait::Words, now);
         self.settle();
     }

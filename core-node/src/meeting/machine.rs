@@ -1,8 +1,8 @@
 //! What becomes of one live meeting. It decides, and does nothing: the driver (`meetings::supervise`) feeds it what happens and does what
 //! it asks.
 //!
-//! It is made of small machines: [`Captures`] knows which edges capture, [`Lifecycle`] where the meeting stands, [`Second`] what becomes
-//! of the second edge, `Leave` when the meeting is left without anybody asking. Here they are put together: one fact may be news to
+//! It is made of small machines: [`Captures`] knows which edges capture, [`Lifecycle`] where the meeting stands, [`Secondary`] what becomes
+//! of the secondary edge, `Leave` when the meeting is left without anybody asking. Here they are put together: one fact may be news to
 //! several of them, and what one of them wants another may have to know.
 //!
 //! Calling contract. After each input call [`Machine::advance`], and do all that [`Machine::poll_action`] says, in its order and
@@ -45,7 +45,7 @@ use super::{
     captures::{Captures, Now},
     leave::{Leave, REQUESTED},
     lifecycle::{self, Lifecycle, may_be_its_own},
-    second::Second,
+    secondary::Secondary,
     wishes::Wish,
 };
 use crate::store::record::{Gap, GapReason, MeetingRecord, Owner, Status};
@@ -60,7 +60,7 @@ pub enum Which {
     /// The one that the meeting's status follows.
     First,
     /// The other.
-    Second,
+    Secondary,
 }
 
 /// What the driver is to do.
@@ -129,8 +129,8 @@ pub enum Reason {
     Lease,
     /// The life-cycle waits for something: an edge, words.
     Lifecycle,
-    /// The second edge is to be live, or to be sought again.
-    Second,
+    /// The secondary edge is to be live, or to be sought again.
+    Secondary,
     /// Nobody is in it, or its time is up.
     Leave,
     /// An edge that came back is believed.
@@ -147,7 +147,7 @@ pub struct Machine<L> {
     /// Which edges capture it.
     pub captures: Captures<L>,
     lifecycle: Lifecycle,
-    second: Second,
+    secondary: Secondary,
     leave: Leave,
     /// The epochs whose edges capture, among them one that is not known yet to have taken the meeting.
     live: BTreeSet<Epoch>,
@@ -158,12 +158,12 @@ pub struct Machine<L> {
     seek: Seek,
     /// The newest epoch that was tried.
     tried: Epoch,
-    /// The first edge is to be placed as soon as the second is.
+    /// The first edge is to be placed as soon as the secondary is.
     place_next: bool,
     /// How often in a row the edge was said to come back.
     awaited: u32,
     avoided: Avoided,
-    /// The first edge has left; the second has not yet.
+    /// The first edge has left; the secondary has not yet.
     closed: Option<(Epoch, CloseReason)>,
     members: Arc<Vec<Member>>,
     /// Nobody captures it, since when and why.
@@ -181,8 +181,8 @@ pub struct Machine<L> {
 impl<L: Clone> Machine<L> {
     /// A new meeting, to be placed. Takes the owners out of `record`.
     pub fn new(record: &mut MeetingRecord, now: Now) -> Self {
-        let second = Second::new(record.spec.redundancy > 1);
-        Self::with(record, Lifecycle::new(), second, now)
+        let secondary = Secondary::new(record.spec.redundancy > 1);
+        Self::with(record, Lifecycle::new(), secondary, now)
     }
 
     /// A meeting that was under way when this core stopped, or that another core served; `undone` spurts of it wait for their words.
@@ -205,17 +205,17 @@ impl<L: Clone> Machine<L> {
             let edge = gap.zip(since).is_some_and(|(gap, since)| since <= gap.from);
             lifecycle = lifecycle.having_been_live(edge, now.at);
         }
-        let second = Second::resumed(record.spec.redundancy > 1, 1 - slot.min(1), other, now.at);
-        Self::with(record, lifecycle, second, now)
+        let secondary = Secondary::resumed(record.spec.redundancy > 1, 1 - slot.min(1), other, now.at);
+        Self::with(record, lifecycle, secondary, now)
     }
 
-    fn with(record: &mut MeetingRecord, lifecycle: Lifecycle, second: Second, now: Now) -> Self {
+    fn with(record: &mut MeetingRecord, lifecycle: Lifecycle, secondary: Secondary, now: Now) -> Self {
         let captures = Captures::of(record, now);
         Self {
             tried: captures.owners().epoch,
             captures,
             lifecycle,
-            second,
+            secondary,
             leave: Leave::new(&record.spec.leave, now.wall, now.at),
             live: BTreeSet::new(),
             leaves: None,
@@ -250,7 +250,7 @@ impl<L: Clone> Machine<L> {
         let waits = [
             (self.captures.poll_timeout(), Reason::Lease),
             (self.lifecycle.poll_timeout(), Reason::Lifecycle),
-            (self.second.poll_timeout().filter(|_| self.minds_second()), Reason::Second),
+            (self.secondary.poll_timeout().filter(|_| self.minds_secondary()), Reason::Secondary),
             (self.leave.poll_timeout().filter(|_| self.may_leave()), Reason::Leave),
             (self.back.map(|(_, sure)| sure), Reason::Back),
             (self.relief_due(), Reason::Relief),
@@ -267,7 +267,7 @@ impl<L: Clone> Machine<L> {
         match notice {
             Notice::Opened(epoch) => self.lifecycle.handle_opened(epoch),
             Notice::State(epoch, EdgeState::Live, detail) => {
-                self.second.handle_live(epoch);
+                self.secondary.handle_live(epoch);
                 self.lifecycle.handle_edge_state(epoch, EdgeState::Live, detail, now.at);
             }
             Notice::State(epoch, state @ EdgeState::Failed(cause), detail) => {
@@ -323,10 +323,10 @@ impl<L: Clone> Machine<L> {
         }
         let next = self.seek.handle_timeout(&mut self.captures, now);
         self.follow(next, now);
-        if let Some(epoch) = self.second.handle_timeout(now.at) {
-            tracing::warn!(epoch = epoch.0, "the second edge did not get in");
+        if let Some(epoch) = self.secondary.handle_timeout(now.at) {
+            tracing::warn!(epoch = epoch.0, "the secondary edge did not get in");
             self.avoid(epoch, now);
-            self.unmet(self.second_wish(), "the second edge did not get in");
+            self.unmet(self.secondary_wish(), "the secondary edge did not get in");
             self.tell_to_leave(epoch);
             self.give_up(epoch, now);
         }
@@ -334,7 +334,7 @@ impl<L: Clone> Machine<L> {
             self.note_back(epoch);
         }
         if self.lifecycle.poll_timeout().is_some_and(|at| at <= now.at) {
-            let awaited = self.closed.is_none() || self.second.epoch().is_some();
+            let awaited = self.closed.is_none() || self.secondary.epoch().is_some();
             if self.owes() || (awaited && self.lives(self.lifecycle.epoch())) {
                 self.lifecycle.handle_edge_alive(now.at);
             }
@@ -378,10 +378,10 @@ impl<L: Clone> Machine<L> {
                 lifecycle::Action::Place => self.place_next = true,
                 lifecycle::Action::Leave => {
                     self.tell_to_leave(self.lifecycle.epoch());
-                    self.second.epoch().into_iter().for_each(|second| self.tell_to_leave(second));
+                    self.secondary.epoch().into_iter().for_each(|secondary| self.tell_to_leave(secondary));
                 }
                 lifecycle::Action::Dismiss(former) => self.dismiss(former, now),
-                lifecycle::Action::Seal => {
+                lifecycle::Action::Fence => {
                     let newest = self.lifecycle.epoch().max(self.captures.owners().epoch);
                     self.actions.push_back(Action::Fence(Epoch(newest.0 + 1)));
                 }
@@ -390,7 +390,7 @@ impl<L: Clone> Machine<L> {
     }
 
     fn leave_for(&mut self, why: &'static str, now: Now) {
-        self.second.stop();
+        self.secondary.stop();
         self.lifecycle.handle_leave(why, now.at);
     }
 
@@ -417,27 +417,27 @@ impl<L: Clone> Machine<L> {
         if matches!(reason, CloseReason::Drain | CloseReason::LeaseOver | CloseReason::Failed) {
             self.stop(epoch, now);
         }
-        if !self.waits_for_second(epoch, reason) && !self.waits_for_owed(epoch, reason) {
+        if !self.waits_for_secondary(epoch, reason) && !self.waits_for_owed(epoch, reason) {
             self.lifecycle.handle_closed(epoch, reason, now.at);
         }
         // One that was on its way comes too late.
-        if let Some(second) = self.second.epoch().filter(|_| self.is_finishing() && self.closed.is_none()) {
-            self.tell_to_leave(second);
+        if let Some(secondary) = self.secondary.epoch().filter(|_| self.is_finishing() && self.closed.is_none()) {
+            self.tell_to_leave(secondary);
         }
     }
 
-    /// At the end of a meeting: what the second edge has is still on its way when the first has left.
-    fn waits_for_second(&mut self, epoch: Epoch, reason: CloseReason) -> bool {
-        let waits = epoch == self.lifecycle.epoch() && self.second.epoch().is_some() && self.is_finishing();
+    /// At the end of a meeting: what the secondary edge has is still on its way when the first has left.
+    fn waits_for_secondary(&mut self, epoch: Epoch, reason: CloseReason) -> bool {
+        let waits = epoch == self.lifecycle.epoch() && self.secondary.epoch().is_some() && self.is_finishing();
         if waits {
             self.closed.get_or_insert((epoch, reason));
         }
         waits
     }
 
-    /// The first edge has left, and nobody is waited for any more: neither the second edge nor one that owes.
+    /// The first edge has left, and nobody is waited for any more: neither the secondary edge nor one that owes.
     fn close_if_last(&mut self, now: Now) {
-        let last = self.second.epoch().is_none() && !self.owes();
+        let last = self.secondary.epoch().is_none() && !self.owes();
         if let Some((first, reason)) = self.closed.take_if(|_| last) {
             self.lifecycle.handle_closed(first, reason, now.at);
         }
@@ -447,15 +447,15 @@ impl<L: Clone> Machine<L> {
         self.status() == Status::Finishing
     }
 
-    /// The edge of `epoch` captures no more. True if the meeting goes on without it: it was the second, or the second
+    /// The edge of `epoch` captures no more. True if the meeting goes on without it: it was the secondary, or the secondary
     /// takes its place.
     fn is_spare(&mut self, epoch: Epoch, now: Now) -> bool {
-        if self.asked(epoch) == Some(Which::Second) {
-            self.second.handle_lost(epoch, now.at);
+        if self.asked(epoch) == Some(Which::Secondary) {
+            self.secondary.handle_lost(epoch, now.at);
             return true;
         }
-        if self.second.epoch() == Some(epoch) {
-            self.second.handle_lost(epoch, now.at);
+        if self.secondary.epoch() == Some(epoch) {
+            self.secondary.handle_lost(epoch, now.at);
             self.give_up(epoch, now);
             self.close_if_last(now);
             return true;
@@ -464,9 +464,9 @@ impl<L: Clone> Machine<L> {
         ours && self.promote(epoch, now)
     }
 
-    /// The second edge is the first from now on, if it captures.
+    /// The secondary edge is the first from now on, if it captures.
     fn promote(&mut self, former: Epoch, now: Now) -> bool {
-        let Some(epoch) = self.second.promote(self.first_slot()) else { return false };
+        let Some(epoch) = self.secondary.promote(self.first_slot()) else { return false };
         tracing::warn!(former = former.0, epoch = epoch.0, "one of two edges is lost or unheard; the other goes on");
         metrics::counter!("nearfield_core_captures_taken_on_total").increment(1);
         self.lifecycle.handle_promoted(epoch);
@@ -475,13 +475,13 @@ impl<L: Clone> Machine<L> {
         true
     }
 
-    /// Whether the end of what the second edge waits for makes a difference now: one that is to be sought waits for the first.
-    fn minds_second(&self) -> bool {
-        self.second.epoch().is_some() || self.may_seek_second()
+    /// Whether the end of what the secondary edge waits for makes a difference now: one that is to be sought waits for the first.
+    fn minds_secondary(&self) -> bool {
+        self.secondary.epoch().is_some() || self.may_seek_secondary()
     }
 
     fn first_slot(&self) -> u8 {
-        1 - self.second.slot().min(1)
+        1 - self.secondary.slot().min(1)
     }
 
     /// Nothing that the edge of `epoch` captures from now on is wanted; what it has left open ends, after a while.
@@ -500,10 +500,10 @@ impl<L: Clone> Machine<L> {
         }
     }
 
-    /// The second edge is going away: as long as the first captures it can go at once.
-    fn relieve_second(&mut self, epoch: Epoch, now: Now) {
+    /// The secondary edge is going away: as long as the first captures it can go at once.
+    fn relieve_secondary(&mut self, epoch: Epoch, now: Now) {
         self.tell_to_leave(epoch);
-        self.second.handle_lost(epoch, now.at);
+        self.secondary.handle_lost(epoch, now.at);
         self.give_up(epoch, now);
     }
 
@@ -522,7 +522,7 @@ impl<L: Clone> Machine<L> {
         // At the end of a meeting no other is sought: what it has may still come.
         let awaited = self.is_finishing() && self.lives(epoch);
         let reason = CloseReason::LeaseOver;
-        if !spare && !awaited && !self.waits_for_second(epoch, reason) && !self.waits_for_owed(epoch, reason) {
+        if !spare && !awaited && !self.waits_for_secondary(epoch, reason) && !self.waits_for_owed(epoch, reason) {
             self.lifecycle.handle_edge_down(epoch, now.at);
         }
     }
@@ -564,14 +564,14 @@ impl<L: Clone> Machine<L> {
             // Another has been granted its slot, and is not live yet.
             self.begin_gap(GapReason::EdgeLost, now.wall);
         }
-        if self.second.live().is_some() || self.is_finishing() {
+        if self.secondary.live().is_some() || self.is_finishing() {
             self.actions.push_back(Action::Met(Wish::Redundancy));
         }
         self.relieve_detoured(now);
         let alone = |epoch| !self.live.iter().any(|other| *other != epoch);
         match self.leaves {
-            Some(epoch) if self.second.epoch() == Some(epoch) && alone(epoch) => return,
-            Some(epoch) if self.second.epoch() == Some(epoch) => self.relieve_second(epoch, now),
+            Some(epoch) if self.secondary.epoch() == Some(epoch) && alone(epoch) => return,
+            Some(epoch) if self.secondary.epoch() == Some(epoch) => self.relieve_secondary(epoch, now),
             Some(epoch) if self.lifecycle.capturing() == Some(epoch) => self.hand_over(epoch, now),
             Some(epoch) if capturing.contains(&epoch) => return,
             _ => {}

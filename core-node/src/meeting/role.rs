@@ -8,10 +8,10 @@
 //!   Standby, Moved ◀──────── another core serves in a later term ────── Serving
 //! ```
 //!
-//! A standby may be called once it knows that it may: from then on the serving core says nothing that it lacks.
+//! A standby may be called once it knows that it may: from then on the primary says nothing that it lacks.
 //! Every change is on disk before it is acted on. The rules that make it safe:
 //!
-//! * Only the newest owner of a capture slot calls, and only for the very next term ([`called`]). The serving core has had every
+//! * Only the newest owner of a capture slot calls, and only for the very next term ([`called`]). The primary has had every
 //!   new owner acknowledged by its standby before that owner heard of it; so nobody calls whose time is over. It goes
 //!   on without its standby when all who may call have said that they do not (`replicate::witnesses`), or the standby itself.
 //! * Of two that serve, the one in the later term is believed, and the other steps down ([`outranked`]).

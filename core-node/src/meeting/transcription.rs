@@ -1,4 +1,4 @@
-//! One meeting's scribe: joins spurts, has them transcribed, publishes the words.
+//! One meeting's transcription task: joins spurts, has them transcribed, publishes the words.
 //!
 //! Finals are made from the log alone, so that what was durable before a restart needs no other way.
 //! Utterances that wait are only keys; their sound stays on disk until an engine is free.
@@ -29,7 +29,7 @@ use crate::{
     lock,
     speech::{
         merge::{Merger, ledger::Ledger},
-        utterance::{Cover, Decoded, Fresh, Heard, Name, Piece, Utterance, denoise, duration_of},
+        utterance::{Cover, Decoded, Fresh, IntakeEvent, Name, Piece, Utterance, denoise, duration_of},
     },
     store::{
         Speech, Store, StoreError,
@@ -50,7 +50,7 @@ const MIN_REST: Duration = Duration::from_millis(400);
 /// New sound that is worth another partial.
 const PARTIAL_STEP: Duration = Duration::from_millis(400);
 
-/// How a scribe works.
+/// How the task works.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Finals of one meeting under way at a time; as many as the pool has workers.
@@ -70,40 +70,40 @@ pub async fn run(
     pool: Pool,
     settings: Settings,
     covers: Option<Vec<Cover>>,
-    mut heard: mpsc::Receiver<Heard>,
+    mut heard: mpsc::Receiver<IntakeEvent>,
     stop: CancellationToken,
 ) {
-    let mut scribe = Scribe::new(meeting, pool, settings);
+    let mut task = Transcription::new(meeting, pool, settings);
     if let Some(covers) = covers {
-        scribe.merger.recall(&covers);
+        task.merger.recall(&covers);
     }
     loop {
-        scribe.merge();
-        scribe.start_finals();
-        scribe.publish_due(Instant::now());
-        let timeout = scribe.poll_timeout();
-        let partial = scribe.partial_due();
+        task.merge();
+        task.start_finals();
+        task.publish_due(Instant::now());
+        let timeout = task.poll_timeout();
+        let partial = task.partial_due();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            Some(result) = scribe.finals.join_next() => scribe.final_ended(result.map_err(Broken::from)),
-            Some(_) = scribe.publishing.join_next() => {}
+            Some(result) = task.finals.join_next() => task.final_ended(result.map_err(Broken::from)),
+            Some(_) = task.publishing.join_next() => {}
             next = heard.recv() => match next {
-                Some(heard) => scribe.hear(heard),
+                Some(heard) => task.hear(heard),
                 None => return,
             },
             () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
-                scribe.merger.handle_timeout(Instant::now());
+                task.merger.handle_timeout(Instant::now());
             }
-            Some(partial) = scribe.partials.join_next() => scribe.partial_ended(partial.ok().flatten()),
+            Some(partial) = task.partials.join_next() => task.partial_ended(partial.ok().flatten()),
             () = sleep_until(partial.unwrap_or_else(Instant::now).into()), if partial.is_some() => {
-                scribe.start_partials(Instant::now());
+                task.start_partials(Instant::now());
             }
         }
     }
 }
 
-struct Scribe {
+struct Transcription {
     meeting: Arc<Meeting>,
     pool: Pool,
     settings: Settings,
@@ -127,7 +127,7 @@ struct Scribe {
     durable: BTreeMap<SpurtKey, Micros>,
 }
 
-impl Scribe {
+impl Transcription {
     fn new(meeting: Arc<Meeting>, pool: Pool, settings: Settings) -> Self {
         Self {
             meeting,
@@ -148,16 +148,16 @@ impl Scribe {
         }
     }
 
-    fn hear(&mut self, heard: Heard) {
+    fn hear(&mut self, heard: IntakeEvent) {
         #[cfg(test)]
         break_if_poisoned(self.meeting.id);
-        if let Heard::Captors(captors) = &heard {
-            self.merger.handle_captors(captors.clone(), Instant::now());
+        if let IntakeEvent::Capturing(capturing) = &heard {
+            self.merger.handle_capturing(capturing.clone(), Instant::now());
         }
         // Before anything else: who captures decides whether anybody is waited for.
-        self.merger.handle_captors(self.meeting.capturing_going_on(), Instant::now());
+        self.merger.handle_capturing(self.meeting.capturing_going_on(), Instant::now());
         match heard {
-            Heard::Progress { key, durable, fresh } => {
+            IntakeEvent::Progress { key, durable, fresh } => {
                 // A trailer alone adds nothing: the stamp stays that of the last frame.
                 if fresh.is_some() {
                     self.grown = true;
@@ -165,11 +165,11 @@ impl Scribe {
                 }
                 self.take(&key, fresh);
             }
-            Heard::Whole { key, end, fresh } => {
+            IntakeEvent::Whole { key, end, fresh } => {
                 self.take(&key, fresh);
                 self.merger.handle_whole(&key, end, Instant::now());
             }
-            Heard::Captors(_) => {}
+            IntakeEvent::Capturing(_) => {}
         }
     }
 
@@ -536,7 +536,7 @@ fn length(items: &[Item]) -> Duration {
     lengths.sum()
 }
 
-/// Meetings whose scribes are to panic at the next they hear.
+/// Meetings whose transcription is to panic at the next that it hears.
 #[cfg(test)]
 pub(crate) static POISONED: std::sync::Mutex<Vec<mesh::wire::MeetingId>> = std::sync::Mutex::new(vec![]);
 

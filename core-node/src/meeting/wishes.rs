@@ -14,7 +14,7 @@ use crate::lock;
 pub enum Wish {
     /// A core that would take it over.
     Standby,
-    /// A second edge.
+    /// A secondary edge.
     Redundancy,
     /// An edge whose speech has a way to this core.
     Path,

@@ -78,6 +78,6 @@ impl Meetings {
         }
         forget_live(&self.live, id);
         self.release(meeting.clone());
-        self.seal(id).await;
+        self.sign_receipt(id).await;
     }
 }

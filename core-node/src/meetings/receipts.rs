@@ -11,7 +11,7 @@ use mesh::{
 use super::Meetings;
 use crate::{
     meeting::wall,
-    receipt::{Receipt, jws::seal},
+    receipt::{Receipt, jws::sign},
     store::{Op, StoreError, log::LogClosed, reads::ReadError, record::Status},
 };
 
@@ -46,7 +46,7 @@ impl Meetings {
     /// See [`NoReceipt`].
     pub async fn receipt(&self, id: MeetingId) -> Result<String, NoReceipt> {
         // One at a time: whoever asks is told the same.
-        let _turn = self.sealing.lock().await;
+        let _turn = self.signing.lock().await;
         let record = self.look(id).await?.ok_or(NoReceipt::Unknown)?;
         if !record.status.ended() || self.live(id).is_some() {
             return Err(NoReceipt::NotEnded(record.status));
@@ -59,7 +59,7 @@ impl Meetings {
             let receipt = Receipt::of(&store, &record, credentials.identity(), wall())?;
             let payload = serde_json::to_vec(&receipt);
             let payload = payload.map_err(|e| StoreError::Record { what: "receipts", why: e.to_string() })?;
-            Ok::<_, NoReceipt>(seal(&payload, &credentials)?)
+            Ok::<_, NoReceipt>(sign(&payload, &credentials)?)
         });
         let broken = |e| StoreError::Record { what: "receipts", why: Broken::from(e).to_string() };
         let made = made.await.map_err(broken)??;
@@ -69,7 +69,7 @@ impl Meetings {
     }
 
     /// Makes the receipt of a meeting that has just ended.
-    pub(super) async fn seal(&self, id: MeetingId) {
+    pub(super) async fn sign_receipt(&self, id: MeetingId) {
         if let Err(error) = self.receipt(id).await {
             metrics::counter!("nearfield_core_receipts_failed_total").increment(1);
             tracing::error!(meeting = %id, %error, "no receipt yet; it is tried again when it is asked for");

@@ -76,7 +76,7 @@ impl Meetings {
     /// Removes what is kept of a meeting here.
     async fn forget_all(&self, id: MeetingId, removal: Removal) -> Result<(), LogClosed> {
         // Its receipt may be under way: what is written after the removal would stay.
-        let _sealing = self.sealing.lock().await;
+        let _signing = self.signing.lock().await;
         self.standbys.forget(id);
         self.log.write(Op::Remove(id, removal.clone())).await?;
         let given_way = {

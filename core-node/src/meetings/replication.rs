@@ -186,7 +186,7 @@ impl Pairing {
                 self.persisting = Some(Box::pin(persist(self.meeting.clone(), number, core)));
             }
             Event::Announce(number, core) => self.announce(number, core).await,
-            Event::Begin(term) => self.meetings.begin_alone(&self.meeting, term).await?,
+            Event::Begin(term) => self.meetings.begin_isolated(&self.meeting, term).await?,
             Event::Superseded(core, term) => {
                 let (meetings, id) = (self.meetings.clone(), self.meeting.id);
                 // In a task of its own: it ends this one.

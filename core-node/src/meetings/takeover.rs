@@ -227,7 +227,7 @@ impl Meetings {
     }
 }
 
-/// The core that most name, of a meeting of which nothing is known here: nobody can prove anything then, and the serving core and its
+/// The core that most name, of a meeting of which nothing is known here: nobody can prove anything then, and the primary and its
 /// standby are two against one that lies. Among as many the newest term.
 fn most_told(told: impl Iterator<Item = (Term, NodeId)>) -> Option<NodeId> {
     let mut cores: BTreeMap<NodeId, (usize, Term)> = BTreeMap::new();
@@ -327,7 +327,7 @@ impl Meetings {
 
     async fn adopt(self: &Arc<Self>, record: MeetingRecord) {
         // In a term of its own: should the other two be alive after all, theirs is another.
-        let (id, term) = (record.id, record.serving.term.alone(self.me(), wall().0));
+        let (id, term) = (record.id, record.serving.term.isolated(self.me(), wall().0));
         if self.draining() || !self.claims.is_up() || self.served_elsewhere(&record).await {
             return;
         }

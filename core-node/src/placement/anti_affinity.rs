@@ -1,4 +1,4 @@
-//! Where a meeting's second edge goes: not where the first one is, if elsewhere is nearly as near.
+//! Where a meeting's secondary edge goes: not where the first one is, if elsewhere is nearly as near.
 
 use geo::RegionId;
 use mesh::placement::{Row, Verdict};

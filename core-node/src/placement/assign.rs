@@ -73,7 +73,7 @@ pub(super) async fn knows_leases(peers: &dyn Mesh, edge: &NodeId) -> Result<bool
 ///
 /// # Errors
 /// Why there is no answer.
-pub(super) async fn invite(
+pub(super) async fn assign(
     peers: &dyn Mesh,
     regions: Vec<RegionId>,
     meeting: &Meeting,

@@ -23,14 +23,14 @@ const FIRST: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_secs(45);
 
 /// Looks at one meeting.
-pub(crate) struct Review {
+pub(crate) struct Rebalance {
     meeting: Arc<Meeting>,
     placer: Arc<Placer>,
     wanted: Wanted,
     watch: Watch,
 }
 
-impl Review {
+impl Rebalance {
     pub(crate) fn new(meeting: Arc<Meeting>, placer: Arc<Placer>, wanted: Wanted) -> Self {
         Self { meeting, placer, wanted, watch: Watch::new(Hysteresis::default()) }
     }
@@ -51,7 +51,7 @@ impl Review {
 
     async fn look(&mut self) {
         let Some(owner) = self.owner() else { return };
-        let Some(decision) = self.placer.review(&self.wanted, &owner.edge).await else { return };
+        let Some(decision) = self.placer.rank_live(&self.wanted, &owner.edge).await else { return };
         if self.owner().as_ref() != Some(&owner) {
             return; // it was moved meanwhile
         }

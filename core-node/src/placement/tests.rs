@@ -135,16 +135,16 @@ async fn a_live_meetings_edge_and_its_next_best_are_measured_again_and_nobody_tw
     let wanted = Wanted { source: core.assigned().await.1.source, stun: None, policy: Policy::default() };
     let before = probed(&core);
     let placer = core.meetings.placer();
-    placer.review(&wanted, &"a".parse().unwrap()).await.unwrap();
+    placer.rank_live(&wanted, &"a".parse().unwrap()).await.unwrap();
     assert_eq!((before, probed(&core)), (5, 5), "all was measured just now");
     lock(&placer.memory).forget(Duration::from_secs(30));
-    let decision = placer.review(&wanted, &"d".parse().unwrap()).await.unwrap();
+    let decision = placer.rank_live(&wanted, &"d".parse().unwrap()).await.unwrap();
     let asked: BTreeSet<String> = core.mesh.probed.lock().unwrap()[5..].iter().cloned().collect();
     assert_eq!(asked, ["a", "b", "d"].map(String::from).into());
     let ages: Vec<bool> = decision.rows.iter().map(|row| row.rtt_relay_age_ms.unwrap() < 20_000).collect();
     assert_eq!(ages, [true, true, false, true, false], "{:?}", decision.rows);
     lock(&placer.memory).forget(Duration::from_secs(90));
-    placer.review(&wanted, &"d".parse().unwrap()).await.unwrap();
+    placer.rank_live(&wanted, &"d".parse().unwrap()).await.unwrap();
     assert_eq!(probed(&core), 13, "nothing fresh was left, so that a search found all five");
 }
 

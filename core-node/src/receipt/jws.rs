@@ -78,7 +78,7 @@ pub enum BadJws {
 ///
 /// # Errors
 /// Its key does not sign.
-pub fn seal(payload: &[u8], credentials: &Credentials) -> Result<String, SignError> {
+pub fn sign(payload: &[u8], credentials: &Credentials) -> Result<String, SignError> {
     let header = Header {
         alg: credentials.algorithm()?.name().into(),
         typ: TYPE.into(),

@@ -23,7 +23,7 @@ use tower::ServiceExt;
 
 use super::{
     Receipt,
-    jws::{open, seal},
+    jws::{open, sign},
     verify::{Against, Invalid, verify},
 };
 use crate::{
@@ -60,7 +60,7 @@ fn signed(text: &[u8], role: Role, node: &str, region: &str, change: impl FnOnce
     change(&mut receipt);
     let (cert, key) = authority().issue(&identity(node, role, region), Duration::from_secs(3600)).unwrap();
     let credentials = Credentials::from_pem(authority().ca_pem(), &cert, &key, "nearfield.test").unwrap();
-    seal(&serde_json::to_vec(&receipt).unwrap(), &credentials).unwrap()
+    sign(&serde_json::to_vec(&receipt).unwrap(), &credentials).unwrap()
 }
 
 /// A meeting with two sentences, and its receipt.

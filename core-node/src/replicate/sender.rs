@@ -1,4 +1,4 @@
-//! The serving core's end: which standby there is, what it still lacks, and when words may go out.
+//! The primary's end: which standby there is, what it still lacks, and when words may go out.
 //!
 //! ```text
 //!          choose            snapshot read        all of it acknowledged
@@ -58,14 +58,14 @@ pub struct Settings {
     /// when it dies. Below four round trips a healthy one is dropped.
     pub stall: Duration,
     /// A core that hears neither the edge nor the standby goes on alone after this, in a term of its own
-    /// ([`Term::alone`]). Longer than the partitions that are to be sat out: the other two may have gone on without it, and
+    /// ([`Term::isolated`]). Longer than the partitions that are to be sat out: the other two may have gone on without it, and
     /// until the partition heals there are two then.
-    pub alone_after: Duration,
+    pub isolated_after: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stall: Duration::from_millis(1500), alone_after: Duration::from_secs(300) }
+        Self { stall: Duration::from_millis(1500), isolated_after: Duration::from_secs(300) }
     }
 }
 
@@ -324,7 +324,7 @@ impl Replicator {
         let Some(stream) = &mut self.stream else { return };
         stream.next_try = now + RETRY;
         match (answer, &self.phase) {
-            (Some(Response::Replicated { .. } | Response::Unknown), Phase::Dropping { .. }) => self.alone(),
+            (Some(Response::Replicated { .. } | Response::Unknown), Phase::Dropping { .. }) => self.isolate(),
             (Some(Response::Replicated { next }), Phase::Sending) if next >= stream.base && next <= sent => {
                 stream.acknowledge(next, now);
                 self.reloads = 0;
@@ -359,7 +359,7 @@ impl Replicator {
     pub fn handle_confirmed(&mut self, number: u64, core: Option<&NodeId>) {
         let dropped = matches!(self.phase, Phase::Dropping { number: since, .. } if number >= since);
         if dropped && number <= self.announced && core.is_none() {
-            self.alone();
+            self.isolate();
         }
     }
 
@@ -395,7 +395,7 @@ impl Replicator {
     /// The authority could not be asked whether the term of its own may be begun: things are as before, and it is tried again soon.
     pub fn handle_not_begun(&mut self, term: Term, now: Instant) {
         if self.phase == Phase::Beginning(term) {
-            let waited = self.settings.alone_after.saturating_sub(BEGIN_AGAIN);
+            let waited = self.settings.isolated_after.saturating_sub(BEGIN_AGAIN);
             self.announce(None);
             let since = now.checked_sub(waited).unwrap_or(now);
             self.phase = Phase::Dropping { since, number: self.announced };
@@ -433,7 +433,7 @@ impl Replicator {
     pub fn handle_no_witness(&mut self) {
         self.told = false;
         if matches!(self.phase, Phase::Dropping { .. }) {
-            self.alone();
+            self.isolate();
         }
     }
 
@@ -461,7 +461,7 @@ impl Replicator {
     /// A deadline has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         match &self.phase {
-            Phase::Dropping { since, .. } if now >= *since + self.settings.alone_after => self.begin(),
+            Phase::Dropping { since, .. } if now >= *since + self.settings.isolated_after => self.begin(),
             Phase::Sending if self.stalled_at().is_some_and(|at| at <= now) => self.no_good(now),
             _ => {}
         }
@@ -474,7 +474,7 @@ impl Replicator {
         match &self.phase {
             Phase::Sending => self.stalled_at().into_iter().chain(send(false)).min(),
             Phase::Dropping { since, .. } => {
-                Some(*since + self.settings.alone_after).into_iter().chain(send(true)).min()
+                Some(*since + self.settings.isolated_after).into_iter().chain(send(true)).min()
             }
             _ => None,
         }
@@ -528,17 +528,17 @@ impl Replicator {
             stream.next_try = now;
         }
         if !self.binding {
-            return self.alone();
+            return self.isolate();
         }
         self.announce(None);
         self.phase = Phase::Dropping { since: now, number: self.announced };
         if !self.told {
-            self.alone();
+            self.isolate();
         }
     }
 
     fn begin(&mut self) {
-        let term = self.term.alone(&self.me, self.next_stream);
+        let term = self.term.isolated(&self.me, self.next_stream);
         self.phase = Phase::Beginning(term);
         self.events.push_back(Event::Begin(term));
     }
@@ -549,7 +549,7 @@ impl Replicator {
         self.events.push_back(Event::Persist(self.persist, standby));
     }
 
-    fn alone(&mut self) {
+    fn isolate(&mut self) {
         let bound = std::mem::take(&mut self.binding);
         self.told = false;
         self.stream = None;

@@ -1,4 +1,4 @@
-//! The edges that may call the standby: each slot's newest owner. The serving core goes on without its standby when all of them have
+//! The edges that may call the standby: each slot's newest owner. The primary goes on without its standby when all of them have
 //! said, since it let the standby go, that they will not call it.
 //!
 //! | input | effect |

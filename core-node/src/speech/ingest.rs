@@ -86,7 +86,7 @@ pub enum Refusal {
     TooFarAhead(u32),
     /// Its epoch is over, or it was ended where it was.
     #[error("the spurt's epoch is over")]
-    Sealed,
+    Fenced,
     /// Transcription is behind; try again when something is done.
     #[error("{0} spurts wait for their words")]
     Backlog(usize),
@@ -263,7 +263,7 @@ impl Ingest {
             slot: DEFAULT_SLOT,
             end_logged: spurt.end.is_some(),
             end: spurt.end,
-            sealed: false,
+            truncated: false,
             whole: false,
             ahead: Ahead::default(),
         };
@@ -299,8 +299,8 @@ impl Ingest {
     }
 
     fn resume(spurt: &Spurt, offset: u32) -> Result<Opened, Refusal> {
-        if spurt.sealed && !spurt.whole {
-            return Err(Refusal::Sealed);
+        if spurt.truncated && !spurt.whole {
+            return Err(Refusal::Fenced);
         }
         if offset > spurt.accepted {
             return Err(Refusal::Gap { expected: spurt.accepted, got: offset });
@@ -393,7 +393,7 @@ impl Ingest {
             self.spurts.iter().filter(|(k, s)| over(k) && !s.whole).map(|(k, _)| k.clone()).collect();
         for key in open {
             if let Some(spurt) = self.spurts.get_mut(&key) {
-                spurt.sealed = true;
+                spurt.truncated = true;
             }
             self.settle(&key);
         }
@@ -435,11 +435,11 @@ impl Ingest {
 
     fn settle(&mut self, key: &SpurtKey) {
         let Some(spurt) = self.spurts.get_mut(key) else { return };
-        let ended = spurt.end_logged || (spurt.sealed && spurt.logged == spurt.accepted);
+        let ended = spurt.end_logged || (spurt.truncated && spurt.logged == spurt.accepted);
         if !ended || spurt.whole {
             return;
         }
-        if spurt.sealed && spurt.logged == 0 && !spurt.end_logged {
+        if spurt.truncated && spurt.logged == 0 && !spurt.end_logged {
             self.spurts.remove(key);
             return;
         }

@@ -22,7 +22,7 @@
 //! An edge that leaves while somebody speaks says that this goes on. Whatever edge captures then is waited for until the speaker
 //! ends, and both halves are one utterance, even where they have no packet in common.
 //!
-//! Calling contract: after [`Merger::handle_fresh`], [`Merger::handle_whole`], [`Merger::handle_captors`] and
+//! Calling contract: after [`Merger::handle_fresh`], [`Merger::handle_whole`], [`Merger::handle_capturing`] and
 //! [`Merger::handle_timeout`], drain [`Merger::poll_ready`] and then [`Merger::poll_settled`].
 
 mod align;
@@ -57,7 +57,7 @@ const KEEP: Duration = Duration::from_secs(3600);
 /// One meeting's merger.
 #[derive(Debug, Default)]
 pub struct Merger {
-    captors: BTreeSet<Epoch>,
+    capturing: BTreeSet<Epoch>,
     /// The newest epoch under which an edge has captured.
     newest: Option<Epoch>,
     /// Until when utterances are remembered: several edges captured, or one succeeded another, not long before.
@@ -85,15 +85,15 @@ impl Merger {
     }
 
     /// The epochs under which edges capture now, or may.
-    pub fn handle_captors(&mut self, captors: BTreeSet<Epoch>, now: Instant) {
+    pub fn handle_capturing(&mut self, capturing: BTreeSet<Epoch>, now: Instant) {
         // Whoever was succeeded may still bring what the successor has heard, too, however short the two were seen together.
-        let succeeded = self.newest.is_some_and(|newest| captors.last().is_some_and(|last| *last > newest));
-        self.newest = self.newest.max(captors.last().copied());
-        if succeeded || captors.len() > 1 || std::mem::take(&mut self.recalled) {
+        let succeeded = self.newest.is_some_and(|newest| capturing.last().is_some_and(|last| *last > newest));
+        self.newest = self.newest.max(capturing.last().copied());
+        if succeeded || capturing.len() > 1 || std::mem::take(&mut self.recalled) {
             self.remember = Some(now + KEEP);
         }
-        if captors != self.captors {
-            self.captors = captors;
+        if capturing != self.capturing {
+            self.capturing = capturing;
             let all: Vec<ParticipantId> = self.tracks.keys().cloned().collect();
             all.iter().for_each(|participant| self.settle(participant, now));
         }
@@ -163,7 +163,7 @@ impl Merger {
         let crowded = self.tracks.values().map(|t| t.spurts.slots()).sum::<usize>() > MAX_HELD;
         let Some(track) = self.tracks.get_mut(participant) else { return };
         // Where one edge captures, there is nobody to wait for.
-        let captors = if crowded { BTreeSet::new() } else { self.captors.clone() };
+        let capturing = if crowded { BTreeSet::new() } else { self.capturing.clone() };
         self.timers.remove(participant);
         loop {
             self.twice += track.drop_known();
@@ -172,7 +172,7 @@ impl Merger {
             self.settled.extend(settled.map(key));
             track.acquaint();
             let mixed = self.remember.is_some_and(|until| now < until) || track.spurts.is_mixed();
-            match track.next(&captors, now) {
+            match track.next(&capturing, now) {
                 Next::Made(made) => {
                     let cover = mixed.then(|| track.remember(participant, &made));
                     self.twice += made.twice;

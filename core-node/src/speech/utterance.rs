@@ -63,7 +63,7 @@ pub struct Piece {
 
 /// What intake tells about a spurt whose words are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum IntakeEvent {
     /// It is under way.
     Progress {
         /// Which.
@@ -83,5 +83,5 @@ pub enum Heard {
         fresh: Option<Fresh>,
     },
     /// The edges that capture may be others: these, by epoch.
-    Captors(BTreeSet<Epoch>),
+    Capturing(BTreeSet<Epoch>),
 }

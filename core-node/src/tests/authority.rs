@@ -311,7 +311,7 @@ async fn a_standby_that_was_given_up_is_called_in_vain() {
 async fn nobody_goes_on_alone_without_the_authority_nor_after_another_has_taken_over() {
     let soon = |settings: &mut Settings| {
         settings.failover.pair.stall = Duration::from_millis(300);
-        settings.failover.pair.alone_after = Duration::from_millis(900);
+        settings.failover.pair.isolated_after = Duration::from_millis(900);
     };
     let pair = Pair::new(soon).await;
     pair.first.core.cut_off(&pair.second.core);
@@ -335,13 +335,13 @@ async fn nobody_goes_on_alone_without_the_authority_nor_after_another_has_taken_
 async fn with_the_authority_a_core_goes_on_alone_and_its_standby_cannot() {
     let soon = |settings: &mut Settings| {
         settings.failover.pair.stall = Duration::from_millis(300);
-        settings.failover.pair.alone_after = Duration::from_millis(900);
+        settings.failover.pair.isolated_after = Duration::from_millis(900);
     };
     let mut pair = Pair::new(soon).await;
     pair.first.core.cut_off(&pair.second.core);
     pair.first.core.spurt(&pair.edge, 0, 50, 0, false).await;
     let live = pair.first.live(pair.meeting);
-    pair.first.core.until("it goes on alone", |_| live.replication.see(|m| m.term().is_alone())).await;
+    pair.first.core.until("it goes on alone", |_| live.replication.see(|m| m.term().is_isolated())).await;
     loop {
         if next(&mut pair.edge).await == done(0) {
             break;

@@ -37,7 +37,7 @@ async fn a_panic_in_one_meeting_fails_it_with_its_reason_and_the_one_beside_it_g
     core.until("the end of the broken one", |c| c.meetings.live(broken).is_none()).await;
     let record = core.meetings.store().meeting(broken).unwrap().unwrap();
     assert_eq!((record.status, record.sub_code.as_deref()), (Status::Failed, Some("internal_error")));
-    assert_eq!(record.detail.as_deref(), Some("the scribe broke: it panicked"));
+    assert_eq!(record.detail.as_deref(), Some("the transcription broke: it panicked"));
     assert_eq!(one.next_but_durable().await, ToEdge::Leave { alias: ALIAS });
     let receipt = core.meetings.receipt(broken).await;
     assert!(receipt.is_ok(), "a failed meeting has its receipt, too");

@@ -20,7 +20,7 @@ use crate::{
     uplink::format::Origin,
 };
 
-/// A serving core away so long may have been succeeded by one that this edge was never told of: the other cores are asked.
+/// A primary away so long may have been succeeded by one that this edge was never told of: the other cores are asked.
 const ASK_AFTER: Duration = Duration::from_secs(4);
 
 /// Who said it, who serves, and in which term.
@@ -32,7 +32,7 @@ pub(super) struct Cores {
     open: BTreeMap<NodeId, (LinkHandle, Option<Peer>)>,
     pub(super) serving: NodeId,
     origin: Origin,
-    /// Since when the serving core's link is down, or when it was last asked about.
+    /// Since when the primary's link is down, or when it was last asked about.
     down: Option<Instant>,
     asking: Option<JoinHandle<Option<(NodeId, Term)>>>,
 }
@@ -59,7 +59,7 @@ impl Cores {
         }
     }
 
-    /// What the serving core calls the meeting, and the connection to it.
+    /// What the primary calls the meeting, and the connection to it.
     pub(super) fn serving(&mut self) -> (MeetingAlias, Option<Peer>) {
         let there = self.open.get(&self.serving);
         let (alias, peer) = there.map_or((MeetingAlias(0), None), |(handle, peer)| (handle.alias, peer.clone()));
@@ -89,7 +89,7 @@ impl Cores {
         }
     }
 
-    /// Resolves when, the serving core being away, another says who serves by now. Cancel-safe.
+    /// Resolves when, the primary being away, another says who serves by now. Cancel-safe.
     pub(super) async fn found(&mut self) -> Found {
         loop {
             let Some(down) = self.down else { return std::future::pending().await };

@@ -16,7 +16,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A machine whose serving core `a` and standby `b` are up and have just answered.
+/// A machine whose primary `a` and standby `b` are up and have just answered.
 struct Bench {
     failover: Failover,
     now: Instant,
@@ -263,7 +263,7 @@ fn a_change_of_standby_is_confirmed_and_what_others_say_of_it_is_not() {
     bench.failover.handle_standby(&id("a"), None, 3, bench.now);
     assert_eq!(bench.actions(), [Action::Unwatch(id("c")), Action::Confirm(3, None)]);
     bench.beats(&[], 20);
-    assert_eq!(bench.actions(), [], "without a standby the serving core is tried for ever");
+    assert_eq!(bench.actions(), [], "without a standby the primary is tried for ever");
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Meeting {
         self.follow(now);
     }
 
-    /// The serving core's link is up, where it is called `alias`: say everything from the start.
+    /// The primary's link is up, where it is called `alias`: say everything from the start.
     pub fn handle_opening(&mut self, alias: MeetingAlias, beats: bool, now: Instant) {
         (self.opened, self.beats) = (Some(alias), beats);
         self.progressed = now;

@@ -1,4 +1,4 @@
-//! What the serving core is told of the meeting, besides its speech.
+//! What the primary is told of the meeting, besides its speech.
 
 use std::time::Instant;
 

@@ -6,7 +6,7 @@ use crate::{
     wire::{Epoch, Term},
 };
 
-/// The serving core's side of the leases of one meeting and capture slot.
+/// The primary's side of the leases of one meeting and capture slot.
 ///
 /// | state | `revoke` | `grant` | `renew` by its owner | `release` by its owner | its end comes |
 /// |---|---|---|---|---|---|
@@ -359,7 +359,7 @@ mod tests {
         grantor.renew(&edge("a"), Epoch(7), LEASE, t0 + ms(100)).unwrap();
         assert_eq!(grantor.grant(edge("b"), Epoch(8), t0 + ms(5000)), Err(NotYet::Stale), "an epoch of the old term");
         grantor.grant(edge("b"), Epoch::of(Term(2), 1), t0 + ms(5000)).unwrap();
-        grantor.handle_term(Term(2).alone(&edge("c"), 1));
+        grantor.handle_term(Term(2).isolated(&edge("c"), 1));
         assert!(grantor.next_epoch() > Some(Epoch::of(Term(2), 2)), "a later term goes on after it");
     }
 }

@@ -124,7 +124,7 @@ impl Receiver {
         }
     }
 
-    /// Stamps what the intake takes, and answers it as the log and the scribe would.
+    /// Stamps what the intake takes, and answers it as the log and the transcription task would.
     fn with(&self, take: impl FnOnce(&mut Ingest) -> Option<core_node::speech::ingest::Append>) {
         let mut ingest = self.ingest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(append) = take(&mut ingest) {

@@ -95,7 +95,7 @@ fn a_relay_that_cannot_be_joined_fails_the_meeting_after_its_last_word() {
     l.handle_closed(Epoch(1), CloseReason::Failed, now);
     assert_eq!(l.status(), Status::Finishing);
     l.handle_timeout(now + Duration::from_secs(6));
-    assert_eq!(actions(&mut l), [Action::Seal]);
+    assert_eq!(actions(&mut l), [Action::Fence]);
     l.handle_backlog(0, 0, now);
     assert_eq!(l.status(), Status::Failed);
     assert_eq!(l.failure(), Some(&("access_denied".into(), Some("wrong PIN".into()))));
@@ -363,7 +363,7 @@ fn where_no_other_edge_is_left_the_meeting_fails_with_the_trouble_of_its_own_and
     lone.handle_backlog(1, 1, now);
     assert_eq!(actions(&mut lone), [Action::Place], "its last spurt may still be on its stream");
     lone.handle_timeout(now + Duration::from_secs(5));
-    assert_eq!(actions(&mut lone), [Action::Seal]);
+    assert_eq!(actions(&mut lone), [Action::Fence]);
     lone.handle_backlog(0, 0, now);
     assert_eq!(lone.status(), Status::Failed);
     let mut since = active(now);

@@ -65,13 +65,13 @@ impl<L: Clone> Machine<L> {
 
     /// Whether `epoch` is of an edge that is to capture now, or until its successor does, or is being asked to.
     pub(super) fn is_ours(&self, epoch: Epoch) -> bool {
-        let known = [Some(self.lifecycle.epoch()), self.lifecycle.leaving(), self.second.epoch()];
+        let known = [Some(self.lifecycle.epoch()), self.lifecycle.leaving(), self.secondary.epoch()];
         known.contains(&Some(epoch)) || self.asked(epoch).is_some() || self.is_leaving(epoch)
     }
 
     /// Of which edge `epoch` is, if an edge is being asked under it just now.
     pub(super) fn asked(&self, epoch: Epoch) -> Option<Which> {
-        let known = self.lifecycle.epoch().max(self.tried).max(self.second.epoch().unwrap_or_default());
+        let known = self.lifecycle.epoch().max(self.tried).max(self.secondary.epoch().unwrap_or_default());
         self.placing.filter(|_| epoch > known)
     }
 

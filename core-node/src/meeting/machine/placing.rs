@@ -33,7 +33,7 @@ pub struct Order {
     /// The edge whose lease has lapsed is waited for, if it says that it captures the meeting still.
     pub await_former: bool,
     /// Where another edge of the meeting is already.
-    pub apart: Option<RegionId>,
+    pub anti_affinity: Option<RegionId>,
     /// Not these.
     pub without: Vec<NodeId>,
 }
@@ -72,8 +72,8 @@ impl<L: Clone> Machine<L> {
         self.placing = None;
         self.tried = self.tried.max(*placed.as_ref().unwrap_or_else(|(epoch, _)| epoch));
         match (which, placed) {
-            // The second took the first's place meanwhile: this one takes the second's, which it was asked for.
-            (Which::First, Ok(epoch)) if !self.lifecycle.is_placing() => self.take_as_second(epoch, now),
+            // The secondary took the first's place meanwhile: this one takes the secondary's, which it was asked for.
+            (Which::First, Ok(epoch)) if !self.lifecycle.is_placing() => self.take_as_secondary(epoch, now),
             (Which::First, Err(_)) if !self.lifecycle.is_placing() => {}
             (which, Err((_, why))) if self.relents(&why) => self.place(which, now),
             (Which::First, Ok(epoch)) => {
@@ -86,23 +86,23 @@ impl<L: Clone> Machine<L> {
             }
             (Which::First, Err((_, why))) => {
                 tracing::warn!(code = why.code, detail = why.detail, "not placed");
-                // The second may be on its way in, and take the first's place.
-                let left = why.code != NOT_ALLOWED || !self.lifecycle.is_troubled() || self.second.epoch().is_some();
+                // The secondary may be on its way in, and take the first's place.
+                let left = why.code != NOT_ALLOWED || !self.lifecycle.is_troubled() || self.secondary.epoch().is_some();
                 let why = Unplaced { retry: why.retry && left, ..why };
                 self.awaited += u32::from(why.code == RETURNS);
                 if !self.promote(self.lifecycle.epoch(), now) {
                     self.lifecycle.handle_unplaced(why, now.at);
                 }
             }
-            (Which::Second, Ok(epoch)) => self.take_as_second(epoch, now),
-            (Which::Second, Err((epoch, why))) => {
+            (Which::Secondary, Ok(epoch)) => self.take_as_secondary(epoch, now),
+            (Which::Secondary, Err((epoch, why))) => {
                 self.dismiss_stray(epoch, now);
-                tracing::warn!(code = why.code, detail = why.detail, "no second edge for now");
+                tracing::warn!(code = why.code, detail = why.detail, "no secondary edge for now");
                 metrics::counter!("nearfield_core_second_edges_missed_total").increment(1);
                 if !self.is_finishing() {
-                    self.unmet(self.second_wish(), why.detail);
+                    self.unmet(self.secondary_wish(), why.detail);
                 }
-                self.second.handle_unplaced(now.at);
+                self.secondary.handle_unplaced(now.at);
             }
         }
         // One that captures, and whose answer was lost, is none of ours.
@@ -114,10 +114,10 @@ impl<L: Clone> Machine<L> {
         self.actions.push_back(Action::Capturing);
     }
 
-    /// Whoever was asked last to be the second, and has not taken it, captures nothing, should it have joined all the same.
+    /// Whoever was asked last to be the secondary, and has not taken it, captures nothing, should it have joined all the same.
     fn dismiss_stray(&mut self, epoch: Epoch, now: Now) {
         let slot = self.captures.owner(epoch).map(|owner| owner.slot);
-        if slot != Some(self.second.slot()) || self.is_ours(epoch) {
+        if slot != Some(self.secondary.slot()) || self.is_ours(epoch) {
             return;
         }
         self.tell_to_leave(epoch);
@@ -133,17 +133,17 @@ impl<L: Clone> Machine<L> {
 
     /// Nobody may take it but those that are avoided: they are asked again, unless the meeting has none because of what they said.
     fn relents(&mut self, why: &Unplaced) -> bool {
-        let sought = !self.is_finishing() && self.second.live().is_none();
+        let sought = !self.is_finishing() && self.secondary.live().is_none();
         sought && why.code == NOT_ALLOWED && !self.lifecycle.is_troubled() && self.avoided.forget()
     }
 
-    /// An edge has joined in the second's slot, and may have gone again.
-    fn take_as_second(&mut self, epoch: Epoch, now: Now) {
-        self.second.handle_assigned(epoch, now.at);
+    /// An edge has joined in the secondary's slot, and may have gone again.
+    fn take_as_secondary(&mut self, epoch: Epoch, now: Now) {
+        self.secondary.handle_assigned(epoch, now.at);
         if self.is_finishing() {
             self.tell_to_leave(epoch);
         }
-        if self.second.epoch() != Some(epoch) {
+        if self.secondary.epoch() != Some(epoch) {
             self.give_up(epoch, now);
         }
     }
@@ -179,19 +179,19 @@ impl<L: Clone> Machine<L> {
     fn place(&mut self, which: Which, now: Now) {
         let owner = |epoch: Option<Epoch>| epoch.and_then(|epoch| self.captures.owner(epoch)).cloned();
         let first = owner(Some(self.lifecycle.epoch()));
-        let second = owner(self.second.epoch());
+        let secondary = owner(self.secondary.epoch());
         let leaving = owner(self.lifecycle.leaving());
-        let other: Option<Owner> = if which == Which::First { second } else { first };
-        let apart = other.as_ref().map(|owner| owner.region.clone());
+        let other: Option<Owner> = if which == Which::First { secondary } else { first };
+        let anti_affinity = other.as_ref().map(|owner| owner.region.clone());
         let mut without: Vec<NodeId> = leaving.into_iter().chain(other).map(|owner| owner.edge).collect();
         without.extend(self.avoided.current(now.at));
         let order = Order {
             which,
-            slot: if which == Which::First { self.first_slot() } else { self.second.slot() },
+            slot: if which == Which::First { self.first_slot() } else { self.secondary.slot() },
             // The rows may know of a later try than the lifecycle.
             after: self.lifecycle.epoch().max(self.tried).max(self.captures.newest()),
             await_former: which == Which::First && self.awaited < MAX_AWAITED,
-            apart,
+            anti_affinity,
             without,
         };
         self.placing = Some(which);
@@ -204,7 +204,7 @@ impl<L: Clone> Machine<L> {
         self.actions.push_back(Action::DropSeek);
     }
 
-    /// Seeks the first edge, or else the second once the first has been found; one at a time.
+    /// Seeks the first edge, or else the secondary once the first has been found; one at a time.
     pub(super) fn place_due(&mut self, now: Now) {
         if self.placing.is_some() {
             return;
@@ -216,17 +216,17 @@ impl<L: Clone> Machine<L> {
             let why = Unplaced { code: "no_edge", detail: "the meeting was to end".into(), retry: false };
             self.lifecycle.handle_unplaced(why, now.at);
         }
-        if self.may_seek_second() && self.second.poll_place(now.at) {
-            self.place(Which::Second, now);
+        if self.may_seek_secondary() && self.secondary.poll_place(now.at) {
+            self.place(Which::Secondary, now);
         }
     }
 
-    pub(super) fn may_seek_second(&self) -> bool {
+    pub(super) fn may_seek_secondary(&self) -> bool {
         let placed = matches!(self.lifecycle.status(), Status::Connecting | Status::Active);
         placed && self.placing.is_none() && self.lifecycle.leaving().is_none()
     }
 
-    /// The second edge takes the first's place, if nobody captures in that and the second does; whether it did.
+    /// The secondary edge takes the first's place, if nobody captures in that and the secondary does; whether it did.
     fn is_promoted(&mut self, now: Now) -> bool {
         self.lifecycle.status() == Status::Placing && self.promote(self.lifecycle.epoch(), now)
     }

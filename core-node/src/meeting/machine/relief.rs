@@ -1,4 +1,4 @@
-//! An edge that reaches this core by way of other nodes only keeps its lease, but its speech has no way here: a second is sought,
+//! An edge that reaches this core by way of other nodes only keeps its lease, but its speech has no way here: a secondary is sought,
 //! and the meeting moves to it.
 //!
 //! What the first has captured by then it *owes*. That is on its owner's row (`Owner::owes`), so that a restart and a takeover know of
@@ -24,7 +24,7 @@ impl<L: Clone> Machine<L> {
     /// When it will have lasted for too long.
     pub(super) fn relief_due(&self) -> Option<Instant> {
         let (_, since, _) = self.detoured()?;
-        Some(since + PATIENCE).filter(|_| !self.second.relieves())
+        Some(since + PATIENCE).filter(|_| !self.secondary.relieves())
     }
 
     /// The first edge, if it is heard by way of others only: since when, and when it was last heard itself.
@@ -41,7 +41,7 @@ impl<L: Clone> Machine<L> {
         }
         let overdue = self.detoured().filter(|(_, since, _)| *since + PATIENCE <= now.at);
         let Some((first, _, heard)) = overdue else { return self.end_relief(now) };
-        if self.second.relieve(true) {
+        if self.secondary.relieve(true) {
             tracing::warn!(
                 epoch = first.0,
                 "the edge is heard by way of others only, and its speech is not: another is sought"
@@ -49,23 +49,24 @@ impl<L: Clone> Machine<L> {
             metrics::counter!("nearfield_core_edges_detoured_total").increment(1);
             self.unmet(Wish::Path, "its edge is heard by way of other nodes only, and its speech does not come");
         }
-        if self.second.live().is_some_and(|epoch| self.captures.relayed_since(epoch).is_none()) {
+        if self.secondary.live().is_some_and(|epoch| self.captures.relayed_since(epoch).is_none()) {
             self.note_owed(first, Some(heard));
             self.promote(first, now);
             self.tell_to_leave(first);
             // Nobody is to relieve the one that has just come.
-            self.second.relieve(false);
+            self.secondary.relieve(false);
             self.tell_owed();
         }
     }
 
     fn end_relief(&mut self, now: Now) {
-        if self.second.relieve(false) {
+        if self.secondary.relieve(false) {
             self.tell_owed();
         }
         // It may have been on its way.
-        if let Some(second) = self.second.epoch().filter(|_| !self.second.is_wanted() && !self.is_finishing()) {
-            self.relieve_second(second, now);
+        if let Some(secondary) = self.secondary.epoch().filter(|_| !self.secondary.is_wanted() && !self.is_finishing())
+        {
+            self.relieve_secondary(secondary, now);
         }
     }
 
@@ -114,7 +115,7 @@ impl<L: Clone> Machine<L> {
             return;
         }
         self.note_owed(epoch, None);
-        if !self.second.relieves() {
+        if !self.secondary.relieves() {
             self.tell_owed();
         }
         self.close_if_last(now);
@@ -131,8 +132,8 @@ impl<L: Clone> Machine<L> {
         self.actions.extend(owing);
     }
 
-    /// What the second edge is sought for.
-    pub(super) fn second_wish(&self) -> Wish {
-        if self.second.is_wanted() { Wish::Redundancy } else { Wish::Path }
+    /// What the secondary edge is sought for.
+    pub(super) fn secondary_wish(&self) -> Wish {
+        if self.secondary.is_wanted() { Wish::Redundancy } else { Wish::Path }
     }
 }

@@ -142,7 +142,7 @@ impl Rig {
     /// Another core goes on with the meeting, as it is written.
     fn take_over(&mut self) {
         let mut record = fakes::record();
-        record.spec.redundancy = 1 + u8::from(self.machine.second.is_wanted());
+        record.spec.redundancy = 1 + u8::from(self.machine.secondary.is_wanted());
         (record.owners, record.status) = (self.machine.captures.owners().clone(), self.machine.status());
         record.gaps.extend(self.machine.gap.clone());
         self.machine = Machine::resumed(&mut record, 0, self.now);
@@ -193,8 +193,8 @@ fn a_lost_edge_is_replaced_and_the_gap_is_from_its_last_beat_to_the_next_that_is
     rig.pass(Duration::from_secs(1));
     rig.beat(first);
     assert_eq!(rig.wait(LEASE + margin(LEASE)), ["place First in slot 0", "placing"]);
-    let second = rig.ask();
-    assert_eq!(rig.answer(second), ["connecting"]);
+    let secondary = rig.ask();
+    assert_eq!(rig.answer(secondary), ["connecting"]);
     rig.pass(Duration::from_millis(200));
     assert_eq!(rig.live(Epoch(2)), ["a gap of 2000 ms: EdgeLost", "active"]);
     assert_eq!(rig.machine.captures.capturing(), [Epoch(2)].into());
@@ -205,10 +205,10 @@ fn the_second_edge_goes_on_for_the_first_without_a_gap_and_its_place_is_filled()
     let mut rig = Rig::new(2);
     rig.run();
     let first = rig.join();
-    let second = rig.join();
+    let secondary = rig.join();
     let lost = rig.says(Notice::Closed(first, CloseReason::Drain));
-    assert_eq!(lost, ["1 is stopped", "place Second in slot 0"]);
-    assert_eq!((rig.machine.status(), rig.machine.captures.capturing()), (Status::Active, [second].into()));
+    assert_eq!(lost, ["1 is stopped", "place Secondary in slot 0"]);
+    assert_eq!((rig.machine.status(), rig.machine.captures.capturing()), (Status::Active, [secondary].into()));
 }
 
 #[test]
@@ -222,10 +222,10 @@ fn a_second_edge_that_is_to_be_sought_again_is_waited_for_only_while_it_may_be_s
     assert_eq!(rig.run(), ["no redundancy"]);
     rig.says(Notice::Closed(first, CloseReason::Drain));
     assert_eq!(rig.machine.status(), Status::Placing);
-    // The pause of the second ends while the first is sought: the driver must not spin.
+    // The pause of the secondary ends while the first is sought: the driver must not spin.
     rig.wait(Duration::from_secs(5));
     let asked = rig.ask();
-    assert!(rig.answer(asked).contains(&"place Second in slot 1".into()));
+    assert!(rig.answer(asked).contains(&"place Secondary in slot 1".into()));
 }
 
 #[test]
@@ -509,14 +509,14 @@ fn an_edge_that_hands_over_captures_on_however_slow_its_successors_are() {
 fn an_edge_that_hands_over_and_was_forgotten_is_stopped_when_another_captures_and_not_before() {
     let mut rig = Rig::new(2);
     rig.run();
-    let (first, second) = (rig.join(), rig.join());
+    let (first, secondary) = (rig.join(), rig.join());
     assert_eq!(rig.says(Notice::HandOver(first)), ["place First in slot 0"]);
     let successor = rig.ask();
     rig.answer(successor);
-    // The successor does not last, and the second takes the first place.
+    // The successor does not last, and the secondary takes the first place.
     let told = rig.says(Notice::State(successor.1, EdgeState::Failed(Cause::MediaLost), None));
-    assert_eq!(told, ["3 is stopped", "1 is stopped", "tell 1 to leave", "place Second in slot 0"]);
-    assert_eq!((rig.machine.captures.capturing(), rig.machine.status()), ([second].into(), Status::Active));
+    assert_eq!(told, ["3 is stopped", "1 is stopped", "tell 1 to leave", "place Secondary in slot 0"]);
+    assert_eq!((rig.machine.captures.capturing(), rig.machine.status()), ([secondary].into(), Status::Active));
     assert!(rig.machine.gap.is_none());
 }
 

@@ -81,6 +81,6 @@ impl Meetings {
     }
 
     fn next_term(&self, term: Term) -> Term {
-        term.called().unwrap_or_else(|| term.alone(self.me(), wall().0))
+        term.called().unwrap_or_else(|| term.isolated(self.me(), wall().0))
     }
 }

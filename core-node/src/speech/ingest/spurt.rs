@@ -27,7 +27,7 @@ pub(super) struct Spurt {
     pub(super) slot: Duration,
     pub(super) end: Option<SpurtEnd>,
     pub(super) end_logged: bool,
-    pub(super) sealed: bool,
+    pub(super) truncated: bool,
     pub(super) whole: bool,
     /// Copies that came before their turn.
     pub(super) ahead: Ahead,
@@ -57,7 +57,7 @@ impl Spurt {
             slot: DEFAULT_SLOT,
             end: None,
             end_logged: false,
-            sealed: false,
+            truncated: false,
             whole: false,
             ahead: Ahead::default(),
         }
@@ -107,8 +107,8 @@ impl Spurt {
         if new > 0 && self.end.is_some() {
             return Err(Refusal::WrongCount { said: self.accepted, held: self.accepted + new });
         }
-        if self.sealed && (new > 0 || (end.is_some() && self.end.is_none())) {
-            return Err(Refusal::Sealed);
+        if self.truncated && (new > 0 || (end.is_some() && self.end.is_none())) {
+            return Err(Refusal::Fenced);
         }
         if self.accepted + new > limit {
             return Err(Refusal::TooLong(limit));

@@ -112,7 +112,7 @@ fn a_new_epoch_ends_what_the_old_owner_left_open() {
     ingest.handle_logged(append.receipt());
     assert!(matches!(events(&mut ingest)[1], Event::Whole { .. }));
     assert_eq!(ingest.undone(), 1, "nothing of spurt 1 had come");
-    assert_eq!(ingest.handle_items(&key(0), 2, frames(2..3)), Err(Refusal::Sealed));
+    assert_eq!(ingest.handle_items(&key(0), 2, frames(2..3)), Err(Refusal::Fenced));
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn play(said: &Said, ears: &[Ear], restart: Option<Duration>) -> Outcome {
         merger: Merger::default(),
         origin,
         lost,
-        captors: BTreeSet::new(),
+        capturing: BTreeSet::new(),
         covers: vec![],
         log: vec![],
         t0,
@@ -249,7 +249,7 @@ struct Run {
     merger: Merger,
     origin: Origin,
     lost: BTreeMap<u64, BTreeSet<u64>>,
-    captors: BTreeSet<Epoch>,
+    capturing: BTreeSet<Epoch>,
     covers: Vec<Cover>,
     /// What a store would hold.
     log: Vec<What>,
@@ -267,12 +267,12 @@ impl Run {
             }
             What::Whole(key, end) => self.merger.handle_whole(key, *end, now),
             What::Joins(epoch) => {
-                self.captors.insert(Epoch(*epoch));
-                self.merger.handle_captors(self.captors.clone(), now);
+                self.capturing.insert(Epoch(*epoch));
+                self.merger.handle_capturing(self.capturing.clone(), now);
             }
             What::Leaves(epoch) => {
-                self.captors.remove(&Epoch(*epoch));
-                self.merger.handle_captors(self.captors.clone(), now);
+                self.capturing.remove(&Epoch(*epoch));
+                self.merger.handle_capturing(self.capturing.clone(), now);
             }
         }
         self.log.push(what);
@@ -316,7 +316,7 @@ impl Run {
         self.merger = Merger::default();
         self.merger.recall(&self.covers);
         let now = self.t0 + at;
-        self.merger.handle_captors(self.captors.clone(), now);
+        self.merger.handle_capturing(self.capturing.clone(), now);
         for what in self.log.clone() {
             match &what {
                 What::Fresh(key, _) | What::Whole(key, _) if self.out.settled.contains(key) => {}
@@ -408,7 +408,7 @@ fn one_edge_alone_waits_for_nobody_and_remembers_nothing() {
     let mut merger = Merger::default();
     let mut origin = Origin::new();
     let now = Instant::now();
-    merger.handle_captors(BTreeSet::from([Epoch(1)]), now);
+    merger.handle_capturing(BTreeSet::from([Epoch(1)]), now);
     let mut made = 0;
     for (_, what) in Ear::new(1).speak(&said, &mut origin) {
         match what {
@@ -479,10 +479,10 @@ fn nor_is_anything_said_twice_that_comes_late_of_an_edge_that_another_succeeded_
             items.for_each(|item| *made.entry(origin[&(key.epoch.0, key.spurt.0, item)].start).or_default() += 1);
         }
     };
-    merger.handle_captors([Epoch(1)].into(), t0);
+    merger.handle_capturing([Epoch(1)].into(), t0);
     let (late, now) = (relieved.speak(&said, &mut origin), comes.speak(&said, &mut origin));
     // The two were never seen together: nothing came while both captured.
-    merger.handle_captors([Epoch(2)].into(), t0);
+    merger.handle_capturing([Epoch(2)].into(), t0);
     now.into_iter().for_each(|(at, what)| hear(&mut merger, &origin, what, at));
     // What was said last is sent first.
     let mut spurts: BTreeMap<u32, Vec<What>> = BTreeMap::new();
@@ -550,7 +550,7 @@ fn packets_that_a_relay_made_anew_for_each_subscriber_are_merged_by_their_time()
     let said = sentences(&[(40, 100); 8]);
     let mut merger = Merger::default();
     let now = Instant::now();
-    merger.handle_captors(BTreeSet::from([Epoch(1), Epoch(2)]), now);
+    merger.handle_capturing(BTreeSet::from([Epoch(1), Epoch(2)]), now);
     let mut made = vec![];
     let mut at = now;
     for (n, sentence) in (0..).zip(&said.sentences) {
@@ -602,7 +602,7 @@ fn a_partial_s_name_is_the_final_s() {
     let mut events: Vec<_> =
         [killed, Ear { delay: ms(70), ..Ear::new(2) }].iter().flat_map(|e| e.speak(&said, &mut origin)).collect();
     events.sort_by_key(|(at, _)| *at);
-    merger.handle_captors(BTreeSet::from([Epoch(1), Epoch(2)]), now);
+    merger.handle_capturing(BTreeSet::from([Epoch(1), Epoch(2)]), now);
     let mut names = BTreeSet::new();
     for (at, what) in events {
         match what {
@@ -622,7 +622,7 @@ fn a_partial_s_name_is_the_final_s() {
 #[test]
 fn a_continuation_that_never_comes_is_given_up_at_its_deadline() {
     let (now, mut merger) = (Instant::now(), Merger::default());
-    merger.handle_captors([Epoch(1)].into(), now);
+    merger.handle_capturing([Epoch(1)].into(), now);
     let fresh = Fresh { captured: Micros(WALL), first: 0, slots: vec![Slot { print: 9, micros: 20_000 }; 1000] };
     merger.handle_fresh(&key(1, 4), &fresh, now);
     merger.handle_whole(&key(1, 4), ended(true), now);
@@ -637,7 +637,7 @@ fn a_continuation_that_never_comes_is_given_up_at_its_deadline() {
 /// Spurts of one edge: (number, whether it is whole and continues, its frames), in the order given.
 fn joined(moves: &[(u32, Option<bool>, usize)]) -> Vec<Vec<u32>> {
     let (now, mut merger) = (Instant::now(), Merger::default());
-    merger.handle_captors([Epoch(1)].into(), now);
+    merger.handle_capturing([Epoch(1)].into(), now);
     let mut held: BTreeMap<u32, u32> = BTreeMap::new();
     let mut made = vec![];
     for (n, whole, frames) in moves {
@@ -766,7 +766,7 @@ proptest! {
 fn two_sources_of_one_participant_that_speak_at_once_are_two_utterances() {
     let now = Instant::now();
     let mut merger = Merger::default();
-    merger.handle_captors([Epoch(1)].into(), now);
+    merger.handle_capturing([Epoch(1)].into(), now);
     let fresh = |from: u64, frames: u64| Fresh {
         captured: Micros(WALL + from * FRAME),
         first: 0,

@@ -123,21 +123,21 @@ impl Track {
         }
     }
 
-    /// The next utterance, if there is one. `captors` are the epochs whose edges capture now.
-    pub(super) fn next(&mut self, captors: &BTreeSet<Epoch>, now: Instant) -> Next {
+    /// The next utterance, if there is one. `capturing` are the epochs whose edges capture now.
+    pub(super) fn next(&mut self, capturing: &BTreeSet<Epoch>, now: Instant) -> Next {
         let runs = self.spurts.runs();
         let mut soonest: Option<Instant> = None;
         for run in &runs {
             let wait = match run.state {
                 State::Growing => continue,
-                State::Waiting(until) if until > now && !is_resolved(run, &runs, captors) => {
+                State::Waiting(until) if until > now && !is_resolved(run, &runs, capturing) => {
                     soonest = Some(soonest.map_or(until, |s| s.min(until)));
                     continue;
                 }
-                State::Ended | State::Cut | State::Waiting(_) => self.wait(run, &runs, captors),
+                State::Ended | State::Cut | State::Waiting(_) => self.wait(run, &runs, capturing),
             };
             match wait.filter(|until| *until > now) {
-                None => return Next::Made(self.make(run, &runs, captors)),
+                None => return Next::Made(self.make(run, &runs, capturing)),
                 // What was said later must not come out before.
                 Some(until) => return Next::Wait(soonest.map_or(until, |s| s.min(until))),
             }
@@ -146,27 +146,28 @@ impl Track {
     }
 
     /// Until when the other edges may still add to `run`.
-    fn wait(&self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Option<Instant> {
+    fn wait(&self, run: &Run, runs: &[Run], capturing: &BTreeSet<Epoch>) -> Option<Instant> {
         let others = || runs.iter().filter(|r| r.epoch != run.epoch);
-        let capturing =
-            captors.iter().filter(|e| **e != run.epoch).filter_map(|e| self.wait_for(*e, run, runs, captors));
-        let left = is_left(run, captors);
+        let waits =
+            capturing.iter().filter(|e| **e != run.epoch).filter_map(|e| self.wait_for(*e, run, runs, capturing));
+        let left = is_left(run, capturing);
         // The last packets of an edge that was told to leave, on their way.
-        let leaving =
-            others().filter(|r| r.state == State::Growing && !captors.contains(&r.epoch) && self.reaches(run, r, left));
+        let leaving = others()
+            .filter(|r| r.state == State::Growing && !capturing.contains(&r.epoch) && self.reaches(run, r, left));
         // Who took over has left, too.
-        let next = others().filter(|r| is_left(r, captors) && r.span.end > run.span.end && self.reaches(run, r, left));
+        let next =
+            others().filter(|r| is_left(r, capturing) && r.span.end > run.span.end && self.reaches(run, r, left));
         let next = next.filter_map(|next| match next.state {
-            State::Waiting(until) if !is_resolved(next, runs, captors) => Some(until),
-            _ => self.wait(next, runs, captors),
+            State::Waiting(until) if !is_resolved(next, runs, capturing) => Some(until),
+            _ => self.wait(next, runs, capturing),
         });
         let most = if left { None } else { Some(run.since + BEHIND_MOST) };
         let leaving = leaving.map(|r| r.fresh + BEHIND_WAIT).map(|until| most.map_or(until, |most| until.min(most)));
-        capturing.chain(leaving).chain(next).max()
+        waits.chain(leaving).chain(next).max()
     }
 
-    fn wait_for(&self, epoch: Epoch, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Option<Instant> {
-        let left = is_left(run, captors);
+    fn wait_for(&self, epoch: Epoch, run: &Run, runs: &[Run], capturing: &BTreeSet<Epoch>) -> Option<Instant> {
+        let left = is_left(run, capturing);
         let mut others = runs.iter().filter(|r| r.epoch == epoch && self.reaches(run, r, left)).peekable();
         if others.peek().is_none() {
             let missed = self.misses.get(&epoch).is_some_and(|n| *n >= MAX_MISSES);
@@ -192,9 +193,9 @@ impl Track {
     }
 
     /// `run`; only its first spurts, where with what goes on with it it would be too long: between them its edge found a pause.
-    fn fitting(&self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Run {
+    fn fitting(&self, run: &Run, runs: &[Run], capturing: &BTreeSet<Epoch>) -> Run {
         let further = |r: &&Run| r.epoch != run.epoch && r.span.end > run.span.end && self.reaches(run, r, true);
-        let end = runs.iter().filter(further).map(|r| r.span.end).max().filter(|_| is_left(run, captors));
+        let end = runs.iter().filter(further).map(|r| r.span.end).max().filter(|_| is_left(run, capturing));
         let before = &run.parts[..run.parts.len().saturating_sub(1)];
         match end {
             Some(end) if end - run.span.start > MAX_UTTERANCE.as_micros() as i64 && !before.is_empty() => {
@@ -207,15 +208,15 @@ impl Track {
         }
     }
 
-    fn make(&mut self, run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> Made {
-        let run = &self.fitting(run, runs, captors);
+    fn make(&mut self, run: &Run, runs: &[Run], capturing: &BTreeSet<Epoch>) -> Made {
+        let run = &self.fitting(run, runs, capturing);
         let mut cells = self.spurts.cells(&run.parts);
         let mut taken = run.parts.clone();
         let mut heard = BTreeSet::from([run.epoch]);
         // Whose end it ends with: that edge may have left in the middle of it.
         let mut last = run;
         for other in runs.iter().filter(|r| r.epoch != run.epoch) {
-            let left = is_left(last, captors);
+            let left = is_left(last, capturing);
             let margin = self.margin_of(run.epoch, other.epoch);
             if !other.meets(&span(&cells), if left { margin.max(JOIN) } else { margin }) {
                 continue;
@@ -227,7 +228,7 @@ impl Track {
             }
             taken.extend(added);
         }
-        self.count_misses(&heard, captors);
+        self.count_misses(&heard, capturing);
         let frames = cells.iter().filter(|c| c.is_frame()).count() as u64;
         let twice = self.spurts.take(&taken).saturating_sub(frames);
         let first = parts(&cells[..cells.len().min(1)]).pop().unwrap_or_else(|| run.parts[0].clone());
@@ -335,9 +336,9 @@ impl Track {
         self.strange.get(&epoch).is_some_and(|times| times.is_some_and(|times| times > STRANGE))
     }
 
-    fn count_misses(&mut self, heard: &BTreeSet<Epoch>, captors: &BTreeSet<Epoch>) {
-        self.misses.retain(|epoch, _| captors.contains(epoch) && !heard.contains(epoch));
-        for epoch in captors.iter().filter(|e| !heard.contains(e)) {
+    fn count_misses(&mut self, heard: &BTreeSet<Epoch>, capturing: &BTreeSet<Epoch>) {
+        self.misses.retain(|epoch, _| capturing.contains(epoch) && !heard.contains(epoch));
+        for epoch in capturing.iter().filter(|e| !heard.contains(e)) {
             *self.misses.entry(*epoch).or_default() += 1;
         }
     }
@@ -395,15 +396,15 @@ impl Track {
 }
 
 /// Whether the edge of `run` left the meeting while the speaker went on.
-fn is_left(run: &Run, captors: &BTreeSet<Epoch>) -> bool {
-    matches!(run.state, State::Waiting(_)) && !captors.contains(&run.epoch)
+fn is_left(run: &Run, capturing: &BTreeSet<Epoch>) -> bool {
+    matches!(run.state, State::Waiting(_)) && !capturing.contains(&run.epoch)
 }
 
 /// Whether `run`, which waits for what continues it, waits for nothing of its own edge's any more: that has left, and another
 /// has come further, or nobody captures.
-fn is_resolved(run: &Run, runs: &[Run], captors: &BTreeSet<Epoch>) -> bool {
+fn is_resolved(run: &Run, runs: &[Run], capturing: &BTreeSet<Epoch>) -> bool {
     let further = |other: &Run| other.epoch != run.epoch && other.span.end > run.span.end;
-    is_left(run, captors) && (captors.is_empty() || runs.iter().any(further))
+    is_left(run, capturing) && (capturing.is_empty() || runs.iter().any(further))
 }
 
 /// `theirs` after `mine`, if it may go on with that, though the two have no packet in common. Where either has lost none at the seam,

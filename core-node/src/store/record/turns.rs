@@ -24,7 +24,7 @@ pub struct CoreTurn {
     pub role: CoreRole,
     /// In which term.
     pub term: Term,
-    /// Since when, by the serving core's clock.
+    /// Since when, by the primary's clock.
     pub from: Micros,
     /// Until when; `None` while it lasts.
     pub to: Option<Micros>,

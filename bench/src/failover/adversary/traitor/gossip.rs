@@ -83,7 +83,7 @@ impl Evil {
         .await;
     }
 
-    /// Says that the serving core drains, with its API here; and tells what others have signed before once more.
+    /// Says that the primary drains, with its API here; and tells what others have signed before once more.
     pub(super) async fn report(&self, ground: &Ground, tried: &mut Tried) {
         let report = Report {
             node: ground.cores[0].clone(),

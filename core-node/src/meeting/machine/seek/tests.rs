@@ -35,8 +35,14 @@ impl Rig {
         let mut rig = Self { seek: Seek::default(), captures, now };
         rig.beat(Epoch(1), &former());
         rig.wait(LEASE * 2);
-        let order =
-            Order { which: Which::First, slot: 0, after: Epoch(1), await_former: true, apart: None, without: vec![] };
+        let order = Order {
+            which: Which::First,
+            slot: 0,
+            after: Epoch(1),
+            await_former: true,
+            anti_affinity: None,
+            without: vec![],
+        };
         assert_eq!(rig.seek.begin(order.clone()), Step::Rank(order));
         rig
     }

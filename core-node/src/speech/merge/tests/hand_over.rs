@@ -112,15 +112,15 @@ fn a_partial_shows_both_halves() {
     let ears = [ear(1, 0..200), ear(2, 198..u64::MAX)];
     let mut events: Vec<_> = ears.iter().flat_map(|e| e.speak(&said, &mut origin)).collect();
     events.sort_by_key(|(at, _)| *at);
-    let (mut captors, mut most) = (BTreeSet::new(), 0);
+    let (mut capturing, mut most) = (BTreeSet::new(), 0);
     for (at, what) in events {
         match what {
             What::Fresh(key, fresh) => merger.handle_fresh(&key, &fresh, now + at),
             What::Whole(key, end) => merger.handle_whole(&key, end, now + at),
-            What::Joins(epoch) => assert!(captors.insert(Epoch(epoch))),
-            What::Leaves(epoch) => assert!(captors.remove(&Epoch(epoch))),
+            What::Joins(epoch) => assert!(capturing.insert(Epoch(epoch))),
+            What::Leaves(epoch) => assert!(capturing.remove(&Epoch(epoch))),
         }
-        merger.handle_captors(captors.clone(), now + at);
+        merger.handle_capturing(capturing.clone(), now + at);
         for growing in merger.growing() {
             let frames = growing.pieces.iter().map(|p| p.items.len()).sum::<usize>();
             assert!(frames + 3 >= most, "{frames} after {most}");

@@ -1,4 +1,4 @@
-//! A core that was cut off from a meeting's edge and standby for long goes on alone, on an island, until it finds the others
+//! A core that was cut off from a meeting's edge and standby for long is isolated: it goes on alone until it finds the others
 //! again. Then the later term stands, and what was said in the other is not in its transcript. Under an authority that all cores
 //! share it does so only if none of the others has, or can.
 
@@ -40,7 +40,7 @@ impl Meetings {
     ///
     /// # Errors
     /// The store takes no more writes.
-    pub(super) async fn begin_alone(&self, meeting: &Meeting, term: Term) -> Result<(), LogClosed> {
+    pub(super) async fn begin_isolated(&self, meeting: &Meeting, term: Term) -> Result<(), LogClosed> {
         match meeting.claim_term(term).await {
             Ok(true) => {}
             Ok(false) => {
@@ -74,7 +74,7 @@ impl Meetings {
         let alone: Vec<Arc<Meeting>> = lock(&self.live).values().cloned().collect();
         for meeting in alone {
             let mine = meeting.replication.see(Replicator::term);
-            if !mine.is_alone() {
+            if !mine.is_isolated() {
                 continue;
             }
             for Told { by, core, term } in self.ask(meeting.id, Some(&meeting.record())).await {

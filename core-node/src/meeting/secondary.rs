@@ -1,4 +1,4 @@
-//! The second edge of a meeting of redundancy 2: when it is sought, and what becomes of it.
+//! The secondary edge of a meeting of redundancy 2: when it is sought, and what becomes of it.
 //!
 //! ```text
 //! Absent ──the first is placed──▶ Placing ──assigned──▶ Joining ──live──▶ Live ──the first is lost──▶ it is the first now
@@ -16,14 +16,14 @@ use mesh::wire::Epoch;
 
 /// How long an edge that was assigned has to be live.
 const JOIN: Duration = Duration::from_secs(15);
-/// After a second edge that did not come or did not last the next is sought so much later, doubled each time, ...
+/// After a secondary edge that did not come or did not last the next is sought so much later, doubled each time, ...
 const PAUSE: Duration = Duration::from_secs(1);
 /// ... up to this.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Second {
+pub struct Secondary {
     wanted: bool,
     /// One is sought in any case: the first is to be relieved.
     relief: bool,
@@ -49,7 +49,7 @@ enum State {
     Live(Epoch),
 }
 
-impl Second {
+impl Secondary {
     /// None yet; never one if it is not `wanted`.
     pub fn new(wanted: bool) -> Self {
         Self { wanted, relief: false, slot: 1, state: State::Absent { until: None }, failures: 0, early: None }
@@ -139,7 +139,7 @@ impl Second {
         })
     }
 
-    /// When [`Second::handle_timeout`] or [`Second::poll_place`] is next needed.
+    /// When [`Secondary::handle_timeout`] or [`Secondary::poll_place`] is next needed.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Joining { until, .. } => Some(until),
@@ -205,56 +205,56 @@ mod tests {
     #[test]
     fn one_is_sought_to_relieve_the_first_and_none_after_that() {
         let now = Instant::now();
-        let mut second = Second::new(false);
-        assert!(second.relieve(true) && !second.relieve(true));
-        assert!(second.poll_place(now));
-        second.handle_assigned(Epoch(2), now);
-        second.handle_live(Epoch(2));
-        assert_eq!(second.promote(0), Some(Epoch(2)));
-        assert!(second.relieve(false) && !second.poll_place(now));
+        let mut secondary = Secondary::new(false);
+        assert!(secondary.relieve(true) && !secondary.relieve(true));
+        assert!(secondary.poll_place(now));
+        secondary.handle_assigned(Epoch(2), now);
+        secondary.handle_live(Epoch(2));
+        assert_eq!(secondary.promote(0), Some(Epoch(2)));
+        assert!(secondary.relieve(false) && !secondary.poll_place(now));
     }
 
     #[test]
     fn one_is_sought_only_where_two_are_wanted() {
         let now = Instant::now();
-        assert!(!Second::new(false).poll_place(now));
-        let mut second = Second::new(true);
-        assert!(second.poll_place(now) && !second.poll_place(now), "and once");
+        assert!(!Secondary::new(false).poll_place(now));
+        let mut secondary = Secondary::new(true);
+        assert!(secondary.poll_place(now) && !secondary.poll_place(now), "and once");
     }
 
     #[test]
     fn one_that_is_lost_is_replaced_at_once_and_one_that_never_came_after_longer_and_longer_pauses() {
         let now = Instant::now();
-        let mut second = Second::new(true);
-        second.poll_place(now);
-        second.handle_assigned(Epoch(2), now);
-        assert_eq!((second.epoch(), second.live()), (Some(Epoch(2)), None));
-        second.handle_live(Epoch(1));
-        second.handle_lost(Epoch(1), now);
-        assert_eq!(second.epoch(), Some(Epoch(2)), "that was another");
-        second.handle_live(Epoch(2));
-        second.handle_lost(Epoch(2), now);
-        assert!(second.poll_place(now));
+        let mut secondary = Secondary::new(true);
+        secondary.poll_place(now);
+        secondary.handle_assigned(Epoch(2), now);
+        assert_eq!((secondary.epoch(), secondary.live()), (Some(Epoch(2)), None));
+        secondary.handle_live(Epoch(1));
+        secondary.handle_lost(Epoch(1), now);
+        assert_eq!(secondary.epoch(), Some(Epoch(2)), "that was another");
+        secondary.handle_live(Epoch(2));
+        secondary.handle_lost(Epoch(2), now);
+        assert!(secondary.poll_place(now));
         let mut at = now;
         for pause in [1, 2, 4] {
-            second.handle_unplaced(at);
-            assert_eq!(second.poll_timeout(), Some(at + Duration::from_secs(pause)));
-            assert!(!second.poll_place(at));
+            secondary.handle_unplaced(at);
+            assert_eq!(secondary.poll_timeout(), Some(at + Duration::from_secs(pause)));
+            assert!(!secondary.poll_place(at));
             at += Duration::from_secs(pause);
-            assert!(second.poll_place(at));
+            assert!(secondary.poll_place(at));
         }
-        second.handle_assigned(Epoch(7), at);
-        assert_eq!(second.handle_timeout(at), None);
-        assert_eq!(second.handle_timeout(at + JOIN), Some(Epoch(7)));
+        secondary.handle_assigned(Epoch(7), at);
+        assert_eq!(secondary.handle_timeout(at), None);
+        assert_eq!(secondary.handle_timeout(at + JOIN), Some(Epoch(7)));
     }
 
     #[test]
     fn one_that_is_live_or_lost_before_its_placement_is_known_is_so_after_it() {
         let now = Instant::now();
         let placing = || {
-            let mut second = Second::new(true);
-            assert!(second.poll_place(now));
-            second
+            let mut secondary = Secondary::new(true);
+            assert!(secondary.poll_place(now));
+            secondary
         };
         let mut live = placing();
         live.handle_live(Epoch(2));
@@ -275,13 +275,13 @@ mod tests {
     #[test]
     fn only_one_that_captures_takes_the_first_one_s_place_and_the_slot_it_leaves_is_filled() {
         let now = Instant::now();
-        let mut second = Second::resumed(true, 1, Some(Epoch(3)), now);
-        assert_eq!(second.promote(0), None);
-        second.handle_live(Epoch(3));
-        assert_eq!((second.promote(0), second.slot()), (Some(Epoch(3)), 0));
-        assert!(second.poll_place(now));
-        second.handle_unplaced(now);
-        second.stop();
-        assert_eq!((second.poll_timeout(), second.poll_place(now + MAX_PAUSE)), (None, false));
+        let mut secondary = Secondary::resumed(true, 1, Some(Epoch(3)), now);
+        assert_eq!(secondary.promote(0), None);
+        secondary.handle_live(Epoch(3));
+        assert_eq!((secondary.promote(0), secondary.slot()), (Some(Epoch(3)), 0));
+        assert!(secondary.poll_place(now));
+        secondary.handle_unplaced(now);
+        secondary.stop();
+        assert_eq!((secondary.poll_timeout(), secondary.poll_place(now + MAX_PAUSE)), (None, false));
     }
 }
