@@ -65,8 +65,10 @@ pub(super) struct LiveKit {
     settings: Settings,
     /// Under which we join with a token of our own making: the same each time, so that we replace what is left of us.
     identity: String,
-    /// What the server gave us to come back with, and whether that is to another room.
+    /// What the server gave us to come back with.
     given: Option<Secret>,
+    /// The room that it has moved us to.
+    moved: Option<String>,
     offers: Offers,
     /// Where the server would have us join next.
     elsewhere: Option<Url>,
@@ -82,7 +84,7 @@ impl LiveKit {
         };
         let access = access.ok_or_else(missing)?;
         let identity = format!("nearfield-{:016x}", rand::random::<u64>());
-        Ok(Self { url, access, settings, identity, given: None, offers: Offers::Ours, elsewhere: None })
+        Ok(Self { url, access, settings, identity, given: None, moved: None, offers: Offers::Ours, elsewhere: None })
     }
 
     /// The way in, or back in.
@@ -98,6 +100,7 @@ impl LiveKit {
 
     #[allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the token")]
     fn mint(&self, key: &Secret, secret: &Secret, room: &str) -> Secret {
+        let room = self.moved.as_deref().unwrap_or(room);
         token::mint(key, secret, room, &self.identity, Micros::from_system(SystemTime::now()))
     }
 
@@ -203,7 +206,8 @@ impl Session<'_> {
                 stay.roster.retain(&self.here);
                 stay.tell_roster().await;
             }
-            if self.hears_all() {
+            // In a quiet room too: where no media can come, whoever speaks next is not heard.
+            if self.entered && self.connected {
                 stay.state(EdgeState::Live, None).await;
             }
             match self.wait(stay).await? {
@@ -219,9 +223,7 @@ impl Session<'_> {
                 Woken::Link(Link::Candidate(candidate)) => self.room.handle_candidate(&candidate),
                 Woken::Link(Link::Silent(since)) => {
                     self.connected = false;
-                    if !self.hears_all() {
-                        stay.lost(since.into(), "the relay is silent".into()).await;
-                    }
+                    stay.lost(since.into(), "the relay is silent".into()).await;
                     self.room.handle_silence(Instant::now())?;
                 }
                 Woken::Farewell => {
@@ -233,11 +235,6 @@ impl Session<'_> {
                 Woken::Stop => return Ok(Ended::Stopped),
             }
         }
-    }
-
-    /// Whether whoever speaks is heard: media flow, or LiveKit says that nobody publishes any.
-    fn hears_all(&self) -> bool {
-        self.entered && (self.connected || self.room.is_silent())
     }
 
     async fn wait(&mut self, stay: &Stay) -> Result<Woken, ConnectError> {
@@ -278,8 +275,11 @@ impl Session<'_> {
     /// # Errors
     /// What it was lost by, if that is not tried any more.
     fn lose(&mut self, error: ConnectError) -> Result<(), ConnectError> {
-        if !self.entered || self.peer.is_none() || !error.is_transient() {
+        if !self.entered || self.peer.is_none() {
             return Err(error);
+        }
+        if !error.is_transient() {
+            return Err(if matches!(self.line, Line::Open(_)) { error } else { anew(&error) });
         }
         let now = Instant::now();
         if matches!(self.line, Line::Open(_)) && now - self.back_since >= STEADY {
@@ -334,6 +334,7 @@ impl Session<'_> {
             }
             Action::Candidate(candidate) => self.add_candidate(&candidate).await,
             Action::Token(token) => self.livekit.given = Some(token),
+            Action::Moved(room) => self.livekit.moved = Some(room),
             Action::Elsewhere(url) => return Err(self.elsewhere(&url)),
             Action::Resume => {
                 let why = "LiveKit would have us open the signalling anew".into();
@@ -368,13 +369,13 @@ impl Session<'_> {
 
     /// Will join there next.
     fn elsewhere(&mut self, url: &str) -> ConnectError {
-        match parse_url(&url.replacen("http", "ws", 1), ["ws", "wss"], "ws or wss") {
+        match another(&self.url, url) {
             Ok(url) => {
                 self.livekit.elsewhere = Some(url);
                 let why = "LiveKit sends us to another of its servers".into();
                 ConnectError::Unreachable { cause: Cause::RelayUnreachable, why }
             }
-            Err(error) => ConnectError::BadMessage { what: "address of another server", why: error.to_string() },
+            Err(why) => ConnectError::BadMessage { what: "address of another server", why },
         }
     }
 
@@ -395,6 +396,22 @@ impl Session<'_> {
             tracing::debug!("LiveKit took no leave in {LEAVE_DEADLINE:?}");
         }
     }
+}
+
+/// Whoever is not gone on with may still be let in: the room is joined anew, and what that is refused with is the end.
+fn anew(refused: &ConnectError) -> ConnectError {
+    let why = format!("LiveKit does not go on with our stay: {refused}");
+    ConnectError::Unreachable { cause: Cause::RelayUnreachable, why }
+}
+
+/// The address of another server that one at `here` sends us to; servers write it with `http` or `ws`.
+fn another(here: &Url, url: &str) -> Result<Url, String> {
+    let rest = url.strip_prefix("http").map(|rest| format!("ws{rest}"));
+    let url = parse_url(rest.as_deref().unwrap_or(url), ["ws", "wss"], "ws or wss").map_err(|e| e.to_string())?;
+    if here.scheme() == "wss" && url.scheme() == "ws" {
+        return Err("our token would go there in the clear".into());
+    }
+    Ok(url)
 }
 
 /// Ready then; without a time never.

@@ -19,13 +19,18 @@ use super::{
         ConnectError,
         websocket::{self, Socket, unreachable},
     },
-    message::{Client, ConnectionSettings, JoinRequest, WrappedJoinRequest},
+    message::{Client, ConnectionSettings, JoinRequest, Sdk, WrappedJoinRequest},
     room::Offers,
 };
 use crate::egress::Policy;
 
 /// What we say of ourselves: the version of the protocol that is spoken here.
 const PROTOCOL: i32 = 16;
+
+/// And the kind of client. As Go's we do ICE over UDP and TURN only: of one that it does not know the server believes that it does
+/// ICE over TCP, and after a loss by UDP leaves it nothing else (`SupportsICETCP` in its `pkg/rtc/clientinfo.go`). What else it
+/// does for Go's is for those who publish, or from version 2.4.0 on.
+const SDK: Sdk = Sdk::Go;
 
 /// The longest message taken: the roster of a large room, with what its people say of themselves.
 const MAX_MESSAGE: usize = 4 << 20;
@@ -88,7 +93,7 @@ impl Door {
             Offers::Theirs => {
                 let mut query = url.query_pairs_mut();
                 query.append_pair("protocol", &PROTOCOL.to_string()).append_pair("auto_subscribe", "0");
-                query.append_pair("version", version);
+                query.append_pair("sdk", "go").append_pair("version", version);
                 if let Some(sid) = sid {
                     query.append_pair("reconnect", "1").append_pair("sid", sid);
                 }
@@ -100,7 +105,7 @@ impl Door {
 
 fn join_request(version: &str, sid: Option<&str>) -> String {
     let request = JoinRequest {
-        client: Some(Client { version: version.into(), protocol: PROTOCOL }),
+        client: Some(Client { sdk: SDK as i32, version: version.into(), protocol: PROTOCOL }),
         settings: Some(ConnectionSettings { auto_subscribe: false }),
         reconnect: sid.is_some(),
         sid: sid.unwrap_or_default().into(),
@@ -197,11 +202,18 @@ mod tests {
         let wrapped = WrappedJoinRequest::decode(&BASE64_URL_SAFE.decode(&*value).unwrap()[..]).unwrap();
         let request = JoinRequest::decode(&wrapped.join_request[..]).unwrap();
         assert!(!request.settings.unwrap().auto_subscribe && !request.reconnect);
+        let client = request.client.unwrap();
+        assert_eq!(client.sdk(), Sdk::Go, "no ICE over TCP");
+        let major_minor: Vec<u32> = client.version.split('.').take(2).map(|n| n.parse().unwrap()).collect();
+        assert!(major_minor < vec![2, 4], "from then on Go's take SCTP without checksums");
 
         let again = door("ws://livekit.example", Offers::Theirs).address(Some("PA_1"));
         assert_eq!(again.path(), "/rtc");
         let query = again.query().unwrap();
-        assert!(query.contains("auto_subscribe=0") && query.contains("reconnect=1&sid=PA_1"), "{query}");
+        assert!(
+            query.contains("auto_subscribe=0") && query.contains("sdk=go") && query.contains("reconnect=1&sid=PA_1"),
+            "{query}"
+        );
         assert!(!query.contains("hush"));
     }
 }

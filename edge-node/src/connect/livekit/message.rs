@@ -9,6 +9,8 @@ use prost::{
     DecodeError, Message as _,
     encoding::{self, DecodeContext, WireType},
 };
+use serde::Deserialize;
+use serde_json::json;
 
 /// Fields of a message, of what is in it, and of what is in that: a room of five thousand has half of it. An empty participant
 /// is of two bytes as it is sent, and of a hundred as it is kept.
@@ -138,6 +140,25 @@ pub(super) struct Trickle {
     pub(super) target: i32,
 }
 
+/// A candidate as browsers write it.
+#[derive(Deserialize)]
+struct CandidateInit {
+    candidate: String,
+}
+
+impl Trickle {
+    /// A candidate as in `a=candidate`. All are on the first section's transport (RFC 8843).
+    pub(super) fn new(candidate: &str, target: Target) -> Self {
+        let init = json!({ "candidate": format!("candidate:{candidate}"), "sdpMid": "0", "sdpMLineIndex": 0 });
+        Self { candidate: init.to_string(), target: target as i32 }
+    }
+
+    /// The candidate, if it is one.
+    pub(super) fn read(&self) -> Option<String> {
+        serde_json::from_str(&self.candidate).map(|init: CandidateInit| init.candidate).ok()
+    }
+}
+
 /// Which connection: where there is one only, it is the publisher's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
 pub(super) enum Target {
@@ -214,12 +235,20 @@ pub(super) struct Reconnect {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Moved {
+    #[prost(message, optional, tag = "1")]
+    pub(super) room: Option<RoomInfo>,
     #[prost(string, tag = "2")]
     pub(super) token: String,
     #[prost(message, optional, tag = "3")]
     pub(super) us: Option<Participant>,
     #[prost(message, repeated, tag = "4")]
     pub(super) others: Vec<Participant>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RoomInfo {
+    #[prost(string, tag = "2")]
+    pub(super) name: String,
 }
 
 /// So many more sections are wanted in our next offer.
@@ -309,6 +338,13 @@ pub(super) struct Participant {
     pub(super) kind: i32,
 }
 
+impl Participant {
+    /// Whether the server says that they may not listen.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.permission.as_ref().is_some_and(|permission| !permission.can_subscribe)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
 pub(super) enum State {
     Joining = 0,
@@ -333,6 +369,8 @@ pub(super) enum Kind {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Permission {
+    #[prost(bool, tag = "1")]
+    pub(super) can_subscribe: bool,
     #[prost(bool, tag = "2")]
     pub(super) can_publish: bool,
 }
@@ -379,10 +417,19 @@ pub(super) struct JoinRequest {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Client {
+    #[prost(enumeration = "Sdk", tag = "1")]
+    pub(super) sdk: i32,
     #[prost(string, tag = "2")]
     pub(super) version: String,
     #[prost(int32, tag = "3")]
     pub(super) protocol: i32,
+}
+
+/// What kind of client we say we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+pub(super) enum Sdk {
+    Unknown = 0,
+    Go = 5,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

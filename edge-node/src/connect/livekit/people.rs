@@ -61,6 +61,8 @@ pub(super) struct People {
     here: BTreeMap<ParticipantId, Person>,
     /// Tracks over [`MAX_TRACKS`].
     refused: usize,
+    /// Those who were there when a roll call began, and were not named since.
+    unnamed: BTreeSet<ParticipantId>,
 }
 
 /// Whose voice a section of a description carries.
@@ -86,7 +88,19 @@ impl People {
         let gone: Vec<_> =
             self.here.iter().filter(|(_, who)| !sids.contains(&who.sid)).map(|(id, _)| id.clone()).collect();
         changes.extend(gone.into_iter().filter_map(|id| self.remove(&id)));
+        self.unnamed.clear();
         changes
+    }
+
+    /// A roll call begins: the server names all that are there, with who comes and goes meanwhile.
+    pub(super) fn begin_roll(&mut self) {
+        self.unnamed = self.here.keys().cloned().collect();
+    }
+
+    /// It is over: whoever was not named is gone.
+    pub(super) fn end_roll(&mut self) -> Vec<Change> {
+        let gone = std::mem::take(&mut self.unnamed);
+        gone.into_iter().filter_map(|id| self.remove(&id)).collect()
     }
 
     /// Whoever is called so in this stay is us.
@@ -114,6 +128,7 @@ impl People {
             // Under its identity another may have joined meanwhile.
             return if matches!(known, Some((true, _))) { self.remove(&id) } else { None };
         }
+        self.unnamed.remove(&id);
         if matches!(known, Some((true, version)) if version > info.version) {
             return None;
         }
@@ -149,11 +164,6 @@ impl People {
         let over = self.here.values().map(|person| person.voices.len()).sum::<usize>().saturating_sub(MAX_TRACKS);
         let fresh = over.saturating_sub(std::mem::replace(&mut self.refused, over));
         metrics::counter!("nearfield_edge_connect_feeds_refused_total").increment(fresh as u64);
-    }
-
-    /// Whether nobody publishes anything that can be heard.
-    pub(super) fn are_silent(&self) -> bool {
-        self.here.values().all(|person| person.voices.is_empty())
     }
 
     /// Whose voices the sections carry of which the server says this.
@@ -306,7 +316,7 @@ pub(super) mod tests {
             assert!(people.handle(of(kind)).is_some(), "{kind:?}");
         }
         let viewer = |tracks: &[Track]| Participant {
-            permission: Some(Permission { can_publish: false }),
+            permission: Some(Permission::default()),
             ..person("PA_2", "viewer", "", tracks)
         };
         assert_eq!(people.handle(viewer(&[])), None);

@@ -3,7 +3,7 @@
 //! ```text
 //! join ------> subscribe to all audio; offer a section for each -> answer
 //!              more of it: subscribe -> the server wants sections -> offer -> answer
-//! lost ------> media go on -> reconnect, the whole roster -> what was under way once more
+//! lost ------> media go on -> reconnect -> a roll call; an offer for another path -> answer
 //! ```
 //!
 //! Where the server is asked for one connection (`/rtc/v1`) we offer, and where not (`/rtc`) it does.
@@ -12,43 +12,44 @@
 //! The caller feeds messages, our descriptions and the time, and then polls until there is no more: it sends every
 //! [`Action::Send`], and does what the others say.
 
+mod flood;
+mod leaving;
+mod pings;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
-use mesh::wire::{cause::Cause, request::Secret};
+use mesh::wire::request::Secret;
 use prost::Message;
-use serde::Deserialize;
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    super::{ConnectError, IceServer, Meaning, ice_server::MAX_SERVERS},
-    message::{self, Ask, Description, Join, Leave, Moved, Reason, Said, SignalRequest, Target, Update},
+    super::{ConnectError, IceServer, ice_server::MAX_SERVERS},
+    message::{self, Ask, Description, Join, Leave, Moved, Participant, Reason, Said, SignalRequest, Target, Update},
     people::{Change, MAX_TRACKS, People, Whose},
 };
+use flood::Flood;
+use leaving::{deaf, out};
+use pings::Pings;
 
 /// From the open socket to the server's first word.
 const JOIN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// For the answer to an offer of ours.
+/// For the answer to an offer of ours, and for the first offer where the server makes it.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a server may ask for, in seconds: pings each so often, and for an answer so long.
-const PINGS: std::ops::RangeInclusive<u64> = 1..=120;
-
-/// Offers, either side's, in [`OFFER_WINDOW`]; one that goes on for ever is left. A full room that breaks up makes some 500.
-const MAX_OFFERS: u32 = 600;
-
-/// See [`MAX_OFFERS`].
-const OFFER_WINDOW: Duration = Duration::from_secs(60);
+/// From the server's word that we go on until whoever it has not named is gone: it names all at once, but may be telling changes
+/// before that.
+const ROLL_CALL: Duration = Duration::from_secs(5);
 
 /// Late candidates of the server's between two descriptions; more are passed over.
 const MAX_CANDIDATES: usize = 32;
 
-/// The longest token a server may give us, in bytes.
+/// The longest token a server may give us, and the longest name of a room, in bytes.
 const MAX_TOKEN: usize = 8192;
+const MAX_ROOM: usize = 1024;
 
 /// Who offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub(super) enum Action {
     Candidate(String),
     /// Come back with this token.
     Token(Secret),
+    /// We are in the room of this name from now on.
+    Moved(String),
     /// Join there instead.
     Elsewhere(String),
     /// Open the signalling anew and go on.
@@ -109,8 +112,8 @@ pub(super) struct Room {
     people: People,
     /// Tracks that were asked for.
     held: BTreeSet<String>,
-    /// The next roster is the whole of it.
-    whole: bool,
+    /// Whoever was here before signalling was lost is named until then, or gone.
+    roll_by: Option<Instant>,
     /// Sections that our last offer had, and those that are wanted besides.
     sections: usize,
     more: usize,
@@ -119,8 +122,7 @@ pub(super) struct Room {
     restart: bool,
     awaited: Option<Instant>,
     number: u32,
-    /// Offers in the window that began then.
-    counted: (u32, Instant),
+    flood: Flood,
     /// Late candidates since the last description.
     candidates: usize,
     /// Descriptions last exchanged.
@@ -131,24 +133,6 @@ pub(super) struct Room {
     actions: VecDeque<Action>,
 }
 
-/// Whether the server is there, by its answers.
-#[derive(Debug)]
-struct Pings {
-    interval: Duration,
-    timeout: Duration,
-    next: Instant,
-    /// An answer is awaited, until then.
-    answer_by: Option<Instant>,
-    /// In milliseconds.
-    rtt: i64,
-}
-
-/// A candidate as browsers write it.
-#[derive(Deserialize)]
-struct CandidateInit {
-    candidate: String,
-}
-
 impl Room {
     /// Begins a stay: the socket is open.
     pub(super) fn new(offers: Offers, now: Instant) -> Self {
@@ -157,14 +141,14 @@ impl Room {
             stage: Stage::Joining(now + JOIN_DEADLINE),
             people: People::default(),
             held: BTreeSet::new(),
-            whole: false,
+            roll_by: None,
             sections: 0,
             more: 0,
             wanted: false,
             restart: false,
             awaited: None,
             number: 0,
-            counted: (0, now),
+            flood: Flood::new(now),
             candidates: 0,
             offer: None,
             answer: None,
@@ -204,9 +188,7 @@ impl Room {
 
     /// Tells a candidate of ours that no description has, as in `a=candidate`.
     pub(super) fn handle_candidate(&mut self, candidate: &str) {
-        // All is on the first section's transport (RFC 8843).
-        let init = json!({ "candidate": format!("candidate:{candidate}"), "sdpMid": "0", "sdpMLineIndex": 0 });
-        let trickle = message::Trickle { candidate: init.to_string(), target: self.target() as i32 };
+        let trickle = message::Trickle::new(candidate, self.target());
         self.send(Ask::Trickle(trickle));
     }
 
@@ -224,9 +206,8 @@ impl Room {
     /// Signalling is lost.
     pub(super) fn handle_lost(&mut self) {
         self.stage = Stage::Lost;
-        self.pings = None;
-        // Whether it was taken nobody knows; to offer the same twice does no harm.
-        self.wanted |= self.awaited.take().is_some();
+        self.pings.iter_mut().for_each(Pings::pause);
+        (self.awaited, self.roll_by) = (None, None);
         self.actions.retain(|action| !matches!(action, Action::Send(_)));
     }
 
@@ -247,19 +228,18 @@ impl Room {
             return late("the room to be entered", JOIN_DEADLINE);
         }
         if self.awaited.is_some_and(|by| by <= now) {
-            return late("an answer to our offer", ANSWER_DEADLINE);
+            let what = if self.offers == Offers::Ours { "an answer to our offer" } else { "an offer of LiveKit's" };
+            return late(what, ANSWER_DEADLINE);
+        }
+        if self.roll_by.take_if(|by| *by <= now).is_some() {
+            let gone = self.people.end_roll();
+            self.actions.extend(gone.into_iter().map(Action::Person));
         }
         let clock = self.clock(now);
-        if let Some(pings) = &mut self.pings {
-            if pings.answer_by.is_some_and(|by| by <= now) {
-                return late("an answer to a ping", pings.timeout);
-            }
-            if pings.next <= now {
-                pings.next = now + pings.interval;
-                pings.answer_by.get_or_insert(now + pings.timeout);
-                let rtt = pings.rtt;
-                self.send(Ask::Ping(message::Ping { timestamp: clock, rtt }));
-            }
+        match self.pings.as_mut().map(|pings| pings.handle_timeout(now, clock)) {
+            Some(Ok(Some(ping))) => self.send(Ask::Ping(ping)),
+            Some(Err(after)) => return late("an answer to a ping", after),
+            Some(Ok(None)) | None => {}
         }
         self.reconcile(now)
     }
@@ -270,18 +250,13 @@ impl Room {
             Stage::Joining(by) | Stage::Resuming(by) => Some(by),
             Stage::In | Stage::Lost => None,
         };
-        let pings = self.pings.as_ref().map(|pings| pings.answer_by.map_or(pings.next, |by| by.min(pings.next)));
-        [stage, self.awaited, pings].into_iter().flatten().min()
+        let pings = self.pings.as_ref().and_then(Pings::poll_timeout);
+        [stage, self.awaited, self.roll_by, pings].into_iter().flatten().min()
     }
 
     /// What to do next.
     pub(super) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
-    }
-
-    /// Whether, as far as the server says, nobody publishes anything that we could hear.
-    pub(super) fn is_silent(&self) -> bool {
-        self.people.are_silent()
     }
 
     /// What we are called in this stay: to come back, it must be named.
@@ -302,19 +277,19 @@ impl Room {
 
     fn handle_said(&mut self, said: Said, now: Instant) -> Result<(), ConnectError> {
         match said {
-            Said::Join(join) if matches!(self.stage, Stage::Joining(_)) => self.handle_join(join, now),
+            Said::Join(join) if matches!(self.stage, Stage::Joining(_)) => return self.handle_join(join, now),
+            Said::Join(_) if matches!(self.stage, Stage::Resuming(_)) => return Err(out(Reason::StateMismatch, true)),
             Said::Join(_) => return Err(bad("LiveKit message", "it lets us in a second time".into())),
             Said::Reconnect(back) if matches!(self.stage, Stage::Resuming(_)) => {
-                (self.stage, self.whole) = (Stage::In, true);
                 self.servers(back.ice_servers);
-                self.sync();
+                self.go_on(now);
             }
             Said::Leave(leave) => return self.handle_leave(leave),
             _ if self.stage != Stage::In => {}
             Said::Answer(answer) => self.handle_their_answer(answer),
             Said::Offer(offer) => return self.handle_their_offer(offer, now),
             Said::Trickle(trickle) => self.handle_trickle(&trickle),
-            Said::Update(update) => self.handle_update(update),
+            Said::Update(update) => return self.handle_update(update),
             Said::Moved(moved) => self.handle_moved(moved),
             Said::Token(token) => self.handle_token(token),
             // Said only of what it does not send us; 0 is a cause that has no number.
@@ -329,51 +304,70 @@ impl Room {
             }
             Said::Pong(pong) => {
                 let clock = self.clock(now);
-                if let Some(pings) = &mut self.pings {
-                    pings.answer_by = None;
-                    pings.rtt = clock.saturating_sub(pong.last_ping).max(0);
-                }
+                self.pings.iter_mut().for_each(|pings| pings.handle_pong(pong.last_ping, clock));
             }
             Said::Reconnect(_) => {}
         }
         Ok(())
     }
 
-    fn handle_join(&mut self, join: Join, now: Instant) {
+    fn handle_join(&mut self, join: Join, now: Instant) -> Result<(), ConnectError> {
         if !join.alternative_url.is_empty() {
             self.actions.push_back(Action::Elsewhere(join.alternative_url));
-            return;
+            return Ok(());
+        }
+        if join.us.as_ref().is_some_and(Participant::is_deaf) {
+            return Err(deaf());
         }
         self.stage = Stage::In;
+        self.pings = Pings::read(&join, now);
         self.people.set_us(join.us.map(|us| us.sid).unwrap_or_default());
-        let seconds = |n: i32| u64::try_from(n).ok().filter(|n| *n > 0).map(|n| n.clamp(*PINGS.start(), *PINGS.end()));
-        self.pings = seconds(join.ping_interval).zip(seconds(join.ping_timeout)).map(|(interval, timeout)| Pings {
-            interval: Duration::from_secs(interval),
-            timeout: Duration::from_secs(timeout),
-            next: now + Duration::from_secs(interval),
-            answer_by: None,
-            rtt: 0,
-        });
         self.servers(join.ice_servers);
         self.actions.push_back(Action::Entered);
         let changes = self.people.replace(join.others);
         self.actions.extend(changes.into_iter().map(Action::Person));
-        self.wanted = self.offers == Offers::Ours;
+        match self.offers {
+            Offers::Ours => self.wanted = true,
+            // It comes at once, with or without somebody to hear.
+            Offers::Theirs => self.awaited = Some(now + ANSWER_DEADLINE),
+        }
         self.more = self.people.voices().len().max(1);
+        Ok(())
     }
 
-    fn handle_update(&mut self, update: Update) {
-        let changes = match std::mem::take(&mut self.whole) {
-            true => self.people.replace(update.participants),
-            false => update.participants.into_iter().filter_map(|info| self.people.handle(info)).collect(),
-        };
-        self.actions.extend(changes.into_iter().map(Action::Person));
+    /// The server goes on with us.
+    fn go_on(&mut self, now: Instant) {
+        self.stage = Stage::In;
+        self.pings.iter_mut().for_each(|pings| pings.resume(now));
+        self.people.begin_roll();
+        self.roll_by = Some(now + ROLL_CALL);
+        self.sync();
+        if self.offers == Offers::Ours {
+            // An offer, its answer, or the wish for one may be lost: to this one the server says what it still wants. The
+            // path may be another than before too, as LiveKit's own clients take it to be.
+            (self.wanted, self.restart) = (true, true);
+            self.more = self.more.max(self.people.voices().len().saturating_sub(self.sections));
+        }
+    }
+
+    fn handle_update(&mut self, update: Update) -> Result<(), ConnectError> {
+        let ours = update.participants.iter().find(|info| info.sid == self.people.us());
+        if ours.is_some_and(Participant::is_deaf) {
+            return Err(deaf());
+        }
+        let changes = update.participants.into_iter().filter_map(|info| self.people.handle(info));
+        self.actions.extend(changes.map(Action::Person));
+        Ok(())
     }
 
     /// We are in another room from now on.
     fn handle_moved(&mut self, moved: Moved) {
         self.people.set_us(moved.us.map(|us| us.sid).unwrap_or_default());
         self.held.clear();
+        self.roll_by = None;
+        if let Some(room) = moved.room.map(|room| room.name).filter(|name| (1..=MAX_ROOM).contains(&name.len())) {
+            self.actions.push_back(Action::Moved(room));
+        }
         self.handle_token(moved.token);
         let changes = self.people.replace(moved.others);
         self.actions.extend(changes.into_iter().map(Action::Person));
@@ -417,8 +411,8 @@ impl Room {
         if self.offers == Offers::Ours {
             return Ok(());
         }
-        self.count_offer(now)?;
-        self.candidates = 0;
+        self.flood.count(now)?;
+        (self.awaited, self.candidates) = (None, 0);
         let whose = self.people.whose(&offer.tracks_by_mid);
         self.offer = Some(offer.clone());
         self.actions.push_back(Action::Answer { offer: offer.sdp, whose });
@@ -428,7 +422,7 @@ impl Room {
     fn handle_trickle(&mut self, trickle: &message::Trickle) {
         if trickle.target() == self.target()
             && self.candidates < MAX_CANDIDATES
-            && let Ok(CandidateInit { candidate }) = serde_json::from_str(&trickle.candidate)
+            && let Some(candidate) = trickle.read()
         {
             self.candidates += 1;
             self.actions.push_back(Action::Candidate(candidate));
@@ -476,23 +470,13 @@ impl Room {
         if !self.wanted || self.awaited.is_some() {
             return Ok(());
         }
-        self.count_offer(now)?;
+        self.flood.count(now)?;
         self.wanted = false;
         self.sections = self.sections.saturating_add(std::mem::take(&mut self.more)).min(MAX_TRACKS);
         self.awaited = Some(now + ANSWER_DEADLINE);
         let restart = std::mem::take(&mut self.restart);
         self.actions.push_back(Action::Offer { sections: self.sections, restart });
         Ok(())
-    }
-
-    fn count_offer(&mut self, now: Instant) -> Result<(), ConnectError> {
-        let (count, since) = self.counted;
-        let (count, since) = if now - since >= OFFER_WINDOW { (0, now) } else { (count, since) };
-        self.counted = (count + 1, since);
-        if self.counted.0 <= MAX_OFFERS {
-            return Ok(());
-        }
-        Err(bad("number of offers", format!("over {MAX_OFFERS} within {OFFER_WINDOW:?}")))
     }
 
     fn clock(&self, now: Instant) -> i64 {
@@ -507,30 +491,6 @@ impl Room {
 
 fn bad(what: &'static str, why: String) -> ConnectError {
     ConnectError::BadMessage { what, why }
-}
-
-/// The server has us out of the room, for good or to come back.
-fn out(reason: Reason, is_transient: bool) -> ConnectError {
-    let cause = if is_transient { Cause::RelayUnreachable } else { Cause::RelayRefused };
-    let meaning = Meaning { words: "", cause, is_transient };
-    let (code, reason) = (i64::from(reason as i32), words(reason).into());
-    ConnectError::Signalling { relay: "LiveKit", request: "our stay", code, meaning, reason }
-}
-
-/// Why we are out, for whoever asked for the meeting.
-fn words(reason: Reason) -> &'static str {
-    match reason {
-        Reason::DuplicateIdentity => "another has joined under our identity",
-        Reason::ServerShutdown => "the server goes down",
-        Reason::ParticipantRemoved => "we were removed",
-        Reason::RoomDeleted | Reason::RoomClosed => "the room is closed",
-        Reason::StateMismatch => "the server knows nothing of our stay",
-        Reason::JoinFailure => "no connection for us came about, or the room is full",
-        Reason::Migration => "another server is to be joined",
-        Reason::ConnectionTimeout => "our connection was lost to the server",
-        Reason::SignalClose => "the server has lost its signalling",
-        _ => "it gives no reason",
-    }
 }
 
 #[cfg(test)]

@@ -17,12 +17,12 @@ use super::{
     people::tests::{person, track},
     *,
 };
-use crate::connect::hostile::Relay;
+use crate::connect::{hostile::Relay, peer::far::Far};
 
 /// What a LiveKit does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
-    /// A room in which nobody is.
+    /// A room in which nobody is, and media could flow.
     Good,
     /// It does not speak LiveKit's protocol.
     Junk,
@@ -42,6 +42,8 @@ enum Manner {
     Deleted,
     /// It says that somebody publishes, and no media come.
     NoMedia,
+    /// Signalling is lost once, it does not go on with us then, and lets us in anew.
+    Forgets,
 }
 
 /// Serves one such; its URL.
@@ -49,15 +51,17 @@ async fn relay(manner: Manner) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        for n in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();
-            tokio::spawn(serve(stream, manner));
+            tokio::spawn(serve(stream, manner, n));
         }
     });
     url
 }
 
-async fn serve(stream: TcpStream, manner: Manner) {
+/// Serves the `n`th connection.
+async fn serve(stream: TcpStream, manner: Manner, n: u32) {
     #[allow(clippy::result_large_err, reason = "the library's type")]
     let door = |_: &Request, response: Response| {
         let refused = |status| {
@@ -66,21 +70,26 @@ async fn serve(stream: TcpStream, manner: Manner) {
             Err(refused)
         };
         match manner {
+            Manner::Forgets if n == 1 => refused(StatusCode::UNAUTHORIZED),
             Manner::Closed => refused(StatusCode::UNAUTHORIZED),
             Manner::Nothing => refused(StatusCode::NOT_FOUND),
             _ => Ok(response),
         }
     };
     let Ok(mut socket) = accept_hdr_async(stream, door).await else { return };
-    for said in welcome(manner) {
+    let manner_now = if manner == Manner::Forgets && n > 1 { Manner::Deleted } else { manner };
+    for said in welcome(manner_now) {
         if socket.send(Message::binary(said)).await.is_err() {
             return;
         }
     }
     while let Some(Ok(Message::Binary(bytes))) = socket.next().await {
         let request = SignalRequest::decode(&bytes[..]).unwrap();
-        let Some(Ask::Offer(Description { id, .. })) = request.message else { continue };
-        for said in answers(manner, id) {
+        let Some(Ask::Offer(Description { id, sdp, .. })) = request.message else { continue };
+        if manner == Manner::Forgets {
+            return;
+        }
+        for said in answers(manner, id, sdp).await {
             if socket.send(Message::binary(encoded(said))).await.is_err() {
                 return;
             }
@@ -106,10 +115,16 @@ fn welcome(manner: Manner) -> Vec<Vec<u8>> {
     }
 }
 
-fn answers(manner: Manner, id: u32) -> Vec<Said> {
+async fn answers(manner: Manner, id: u32, offer: String) -> Vec<Said> {
     let answer = |sdp| Said::Answer(Description { kind: "answer".into(), sdp, id, ..Description::default() });
     let sdp = sdp::tests::offer();
     match manner {
+        Manner::Good => {
+            let (far, (_none, orders)) = (Far::new().await, mpsc::channel(1));
+            let sdp = far.answer("PA_1|x", 1);
+            tokio::spawn(async move { far.serve(&offer, Side::Offer, Box::new(|_| None), orders).await });
+            vec![answer(sdp)]
+        }
         Manner::GiantSdp => vec![answer(sdp + &"a=x:y\r\n".repeat(sdp::MAX_SDP / 7))],
         Manner::Sections => vec![answer(sdp), Said::Sections(Sections { audios: 1 })],
         _ => vec![],
@@ -124,12 +139,25 @@ fn room(url: &str, settings: Settings) -> Box<LiveKit> {
 
 /// Joins the room of `url`; how that ended, and the states that were told.
 async fn stay(url: String, settings: Settings, stop: CancellationToken) -> (Result<(), ConnectError>, Vec<EdgeState>) {
+    stay_telling(url, settings, stop, CancellationToken::new()).await
+}
+
+/// The same; `live` is told when it is.
+async fn stay_telling(
+    url: String,
+    settings: Settings,
+    stop: CancellationToken,
+    live: CancellationToken,
+) -> (Result<(), ConnectError>, Vec<EdgeState>) {
     let (events, mut told) = mpsc::channel(64);
     let running = tokio::spawn(room(&url, settings).run(events, stop));
     let mut states = vec![];
     while let Some(event) = told.recv().await {
         if let Event::State { state, .. } = event {
             states.push(state);
+            if state == EdgeState::Live {
+                live.cancel();
+            }
         }
     }
     (running.await.unwrap(), states)
@@ -176,6 +204,7 @@ async fn what_a_livekit_says_against_us_has_a_word_and_is_not_tried_again() {
         assert_eq!(ended.as_ref().err().map(ConnectError::cause), cause, "{manner:?}: {ended:?}");
         let reconnecting = |state: &&EdgeState| matches!(state, EdgeState::Reconnecting { .. });
         assert_eq!(states.iter().find(reconnecting), None, "{manner:?}");
+        assert!(!states.contains(&EdgeState::Live), "{manner:?}: in a quiet room media have to be able to flow too");
         assert!(!format!("{ended:?}").contains("hush"), "{ended:?}");
     }
 }
@@ -183,7 +212,8 @@ async fn what_a_livekit_says_against_us_has_a_word_and_is_not_tried_again() {
 #[tokio::test]
 async fn a_hostile_livekit_costs_its_own_meeting_and_says_why_while_others_lose_no_packet() {
     let (stop, settings, relay) = (CancellationToken::new(), Settings::on_loopback(), Relay::open().await);
-    let good = tokio::spawn(stay(self::relay(Manner::Good).await, settings.clone(), stop.clone()));
+    let (url, live) = (self::relay(Manner::Good).await, CancellationToken::new());
+    let mut good = tokio::spawn(stay_telling(url, settings.clone(), stop.clone(), live.clone()));
     let beside = relay.healthy(0, &settings).await;
     for (manner, what, why) in [
         (Manner::Junk, "LiveKit message", "not what LiveKit writes"),
@@ -198,7 +228,40 @@ async fn a_hostile_livekit_costs_its_own_meeting_and_says_why_while_others_lose_
         assert_eq!(states.last(), Some(&EdgeState::Failed(Cause::RelayProtocol)), "{manner:?}");
     }
     beside.loses_nothing().await;
-    stop.cancel();
+    tokio::select! {
+        () = live.cancelled() => stop.cancel(),
+        ended = &mut good => panic!("{ended:?}"),
+    }
     let (ended, states) = good.await.unwrap();
     assert_eq!((ended, states), (Ok(()), vec![EdgeState::Connecting, EdgeState::Live]));
+}
+
+#[tokio::test]
+async fn a_room_that_does_not_go_on_with_us_is_joined_anew() {
+    let url = relay(Manner::Forgets).await;
+    let (ended, states) = stay(url, Settings::on_loopback(), CancellationToken::new()).await;
+    assert_eq!(ended, Ok(()), "{states:?}");
+    assert!(matches!(states[..], [EdgeState::Connecting, EdgeState::Reconnecting { .. }]), "{states:?}");
+}
+
+#[test]
+fn another_server_is_gone_to_as_it_is_written_and_never_in_the_clear_from_one_that_is_not() {
+    let at = |here: &str, url: &str| another(&here.parse().unwrap(), url).map(String::from);
+    assert_eq!(at("wss://a", "https://eu.http.example").as_deref(), Ok("wss://eu.http.example/"));
+    assert_eq!(at("wss://a", "wss://http.example").as_deref(), Ok("wss://http.example/"));
+    assert_eq!(at("ws://a", "http://b").as_deref(), Ok("ws://b/"));
+    assert!(at("wss://a", "http://b").is_err() && at("wss://a", "ws://b").is_err() && at("wss://a", "b").is_err());
+}
+
+#[test]
+fn whoever_was_moved_comes_back_to_the_room_they_were_moved_to() {
+    let mut livekit = room("ws://livekit.example", Settings::default());
+    let (url, claims) = (livekit.url.clone(), |door: Door| {
+        let part = door.token.0.split('.').nth(1).unwrap().to_owned();
+        let bytes = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, part).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()["video"]["room"].clone()
+    });
+    assert_eq!(claims(livekit.door(url.clone(), false)), "standup");
+    livekit.moved = Some("annex".into());
+    assert_eq!(claims(livekit.door(url, false)), "annex");
 }

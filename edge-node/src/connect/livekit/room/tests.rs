@@ -3,7 +3,9 @@ use super::{
     super::people::tests::{id, person, track},
     *,
 };
-use message::{Action as Way, Participant, Pong, Reconnect, Sections, SignalResponse, State, Unsubscribed};
+use flood::MAX_OFFERS;
+use mesh::wire::cause::Cause;
+use message::{Action as Way, Participant, Permission, Pong, Reconnect, Sections, SignalResponse, State, Unsubscribed};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -123,14 +125,23 @@ fn a_track_that_is_published_anew_is_asked_for_anew_and_one_that_is_refused_is_t
     assert_eq!(subscribed(&drain(&mut room).0), ["TR_1"]);
     says(&mut room, Said::Unsubscribed(Unsubscribed { track: "TR_1".into() }), now).unwrap();
     let (asked, actions) = drain(&mut room);
-    assert!(asked.is_empty() && room.is_silent());
+    assert!(asked.is_empty());
     let unheard = Some("refused by LiveKit".to_owned());
     let joined = Change::Joined { id: id("ada"), name: Some("Ada".into()), unheard };
     assert_eq!(actions, [Action::Person(joined)]);
 }
 
+/// A room that was lost, and goes on.
+fn resumed(others: &[Participant], now: Instant) -> Room {
+    let mut room = entered(others, now);
+    room.handle_lost();
+    room.handle_back(now);
+    says(&mut room, Said::Reconnect(Reconnect::default()), now).unwrap();
+    room
+}
+
 #[test]
-fn signalling_that_was_lost_goes_on_where_it_was_with_the_whole_roster() {
+fn signalling_that_was_lost_goes_on_with_an_offer_for_another_path() {
     let now = Instant::now();
     let mut room = entered(&[ada(), bob()], now);
     says(&mut room, Said::Sections(Sections { audios: 1 }), now).unwrap();
@@ -146,11 +157,67 @@ fn signalling_that_was_lost_goes_on_where_it_was_with_the_whole_roster() {
     let (asked, actions) = drain(&mut room);
     let [Ask::Sync(sync)] = &asked[..] else { panic!("{asked:?}") };
     assert_eq!(sync.subscription.as_ref().unwrap().tracks, ["TR_1", "TR_2"]);
-    assert_eq!(offered(&actions), Some((3, false)), "whether it was taken nobody knows");
-    says(&mut room, update(&[bob()]), now).unwrap();
-    assert!(drain(&mut room).1.contains(&Action::Person(Change::Left { id: id("ada") })));
-    says(&mut room, update(&[]), now).unwrap();
-    assert_eq!(drain(&mut room).1, [], "changes only from then on");
+    assert_eq!(offered(&actions), Some((3, true)), "whether it was taken nobody knows");
+}
+
+#[test]
+fn a_wish_for_sections_that_was_lost_is_made_good_once_signalling_is_back() {
+    let now = Instant::now();
+    let mut room = entered(&[], now);
+    says(&mut room, update(&[ada(), bob()]), now).unwrap();
+    drain(&mut room);
+    // The server has asked for two more, and nobody heard it.
+    room.handle_lost();
+    room.handle_back(now);
+    says(&mut room, Said::Reconnect(Reconnect::default()), now).unwrap();
+    assert_eq!(offered(&drain(&mut room).1), Some((2, true)));
+}
+
+#[test]
+fn whoever_is_not_named_for_a_while_after_signalling_is_back_is_gone() {
+    let now = Instant::now();
+    let mut room = resumed(&[ada(), bob()], now);
+    drain(&mut room);
+    let eve = person("PA_3", "eve", "", &[]);
+    // A change that was under way, and then all who are there.
+    says(&mut room, update(std::slice::from_ref(&eve)), now).unwrap();
+    says(&mut room, update(&[bob(), eve]), now + SECOND).unwrap();
+    let left = |room: &mut Room| drain(room).1.into_iter().filter(|a| matches!(a, Action::Person(Change::Left { .. })));
+    assert_eq!(left(&mut room).count(), 0, "more may be named");
+    assert_eq!(room.poll_timeout(), Some(now + 5 * SECOND));
+    room.handle_timeout(now + ROLL_CALL).unwrap();
+    assert_eq!(left(&mut room).collect::<Vec<_>>(), [Action::Person(Change::Left { id: id("ada") })]);
+    room.handle_timeout(now + 2 * ROLL_CALL - SECOND).unwrap();
+    assert_eq!(left(&mut room).count(), 0, "changes only from then on");
+}
+
+#[test]
+fn a_server_is_pinged_after_it_was_lost_as_before() {
+    let now = Instant::now();
+    let mut room = resumed(&[ada()], now);
+    says(&mut room, update(&[ada()]), now).unwrap();
+    room.handle_offer("v=0".into());
+    says(&mut room, answer(2, &[]), now).unwrap();
+    drain(&mut room);
+    room.handle_timeout(now + 5 * SECOND).unwrap();
+    assert!(matches!(&drain(&mut room).0[..], [Ask::Ping(_)]));
+    assert!(room.handle_timeout(now + 20 * SECOND).is_err(), "and left if it answers none");
+}
+
+#[test]
+fn whoever_may_not_listen_is_told_so() {
+    let now = Instant::now();
+    let us = |can_subscribe| {
+        let permission = Some(Permission { can_subscribe, ..Permission::default() });
+        Participant { permission, ..person("PA_us", "nearfield", "", &[]) }
+    };
+    let join = |can_subscribe| Said::Join(Join { us: Some(us(can_subscribe)), ..Join::default() });
+    let mut room = Room::new(Offers::Ours, now);
+    let refused = says(&mut room, join(false), now).unwrap_err();
+    assert_eq!((refused.cause(), refused.is_transient()), (Cause::AccessDenied, false));
+    let mut room = Room::new(Offers::Ours, now);
+    says(&mut room, join(true), now).unwrap();
+    assert!(says(&mut room, update(&[us(false)]), now).is_err(), "any more");
 }
 
 #[test]
@@ -162,6 +229,8 @@ fn a_server_that_does_not_know_us_any_more_is_joined_anew() {
     let leave = Leave { action: Way::Reconnect as i32, reason: Reason::StateMismatch as i32, ..Leave::default() };
     let error = says(&mut room, Said::Leave(leave), now).unwrap_err();
     assert!(error.is_transient(), "{error}");
+    room.handle_back(now);
+    assert!(says(&mut room, join(&[]), now).unwrap_err().is_transient(), "another stay");
 }
 
 #[test]
@@ -189,11 +258,13 @@ fn another_room_has_other_people_and_is_listened_to_anew() {
     let now = Instant::now();
     let mut room = entered(&[ada()], now);
     let us = Some(person("PA_again", "nearfield", "", &[]));
-    let moved = Moved { token: "another".into(), us, others: vec![bob()] };
+    let room_info = Some(message::RoomInfo { name: "annex".into() });
+    let moved = Moved { room: room_info, token: "another".into(), us, others: vec![bob()] };
     says(&mut room, Said::Moved(moved), now).unwrap();
     let (asked, actions) = drain(&mut room);
     assert_eq!((subscribed(&asked), room.sid()), (vec!["TR_2"], "PA_again"));
     assert!(actions.contains(&Action::Token(Secret("another".into()))));
+    assert!(actions.contains(&Action::Moved("annex".into())));
     assert!(actions.contains(&Action::Person(Change::Left { id: id("ada") })));
 }
 
@@ -237,6 +308,11 @@ fn what_never_comes_is_not_waited_for() {
     says(&mut room, join(&[]), now).unwrap();
     room.handle_offer("v=0".into());
     assert!(room.handle_timeout(now + ANSWER_DEADLINE).is_err());
+    let mut room = Room::new(Offers::Theirs, now);
+    says(&mut room, join(&[]), now).unwrap();
+    let what = "an offer of LiveKit's";
+    let never = room.handle_timeout(now + ANSWER_DEADLINE);
+    assert_eq!(never, Err(ConnectError::Timeout { what, after: ANSWER_DEADLINE }), "not even for a quiet room");
 }
 
 #[test]
