@@ -33,6 +33,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
+#[cfg(test)]
+pub(crate) use self::panics::Tracing;
+pub(crate) use self::panics::await_trace;
 pub use self::panics::{Broken, Panic, tell_panic};
 
 /// First and longest pause before a task is started again.

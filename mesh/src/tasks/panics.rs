@@ -7,14 +7,20 @@ use std::{
     cell::RefCell,
     fmt,
     panic::{PanicHookInfo, resume_unwind},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{Condvar, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::runtime::Handle;
 use tracing::Span;
 
 /// A trace is being told. Whatever panics meanwhile is told without one: to take a trace waits for the one before.
-static TRACING: AtomicBool = AtomicBool::new(false);
+static TRACING: Mutex<bool> = Mutex::new(false);
+/// It has been told.
+static TRACED: Condvar = Condvar::new();
+
+/// How long the end of a program waits for the last trace.
+const LAST_TRACE: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// Where this thread panicked last. Only the hook is told, and only whoever catches it asks.
@@ -44,23 +50,49 @@ pub fn tell_panic(panic: &PanicHookInfo<'_>) {
     let at = panic.location().map(ToString::to_string);
     tracing::error!(at, "panic");
     tracing::debug!(at, said = panic.payload_as_str().unwrap_or("nothing"), "what the panic said");
-    if !TRACING.swap(true, Ordering::AcqRel) {
-        tell_trace(at.clone());
+    if let Some(tracing) = Tracing::begin() {
+        tell_trace(at.clone(), tracing);
     }
     // A thread that ends has no more use for it.
     let _ = LAST.try_with(|last| last.replace(at));
 }
 
 /// How it came to that, where RUST_BACKTRACE asks for it.
-fn tell_trace(at: Option<String>) {
+fn tell_trace(at: Option<String>, tracing: Tracing) {
     let (trace, span) = (Backtrace::capture(), Span::current());
     if trace.status() != BacktraceStatus::Captured {
-        return TRACING.store(false, Ordering::Release);
+        return;
     }
     beside_the_runtime(move || {
+        let _tracing = tracing;
         span.in_scope(|| tracing::error!(at, %trace, "the way to a panic"));
-        TRACING.store(false, Ordering::Release);
     });
+}
+
+/// A trace is told until this is dropped, whatever becomes of who tells it.
+#[derive(Debug)]
+pub(crate) struct Tracing(());
+
+impl Tracing {
+    /// `None` while another is told.
+    pub(crate) fn begin() -> Option<Self> {
+        let mut tracing = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not made where it is not to be: to drop one ends what another tells.
+        (!std::mem::replace(&mut *tracing, true)).then(|| Self(()))
+    }
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        *TRACING.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        TRACED.notify_all();
+    }
+}
+
+/// At the end of a program: waits for the trace that is being told, if that takes no longer than [`LAST_TRACE`].
+pub(crate) fn await_trace() {
+    let tracing = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = TRACED.wait_timeout_while(tracing, LAST_TRACE, |tracing| *tracing);
 }
 
 /// Names of frames are read from the whole program's debugging information. The first time this takes a second or several, for which a
@@ -121,6 +153,16 @@ mod tests {
         let (told, tells) = mpsc::channel();
         work(Box::new(move || told.send(thread::current().id()).unwrap()));
         tells.recv().unwrap()
+    }
+
+    #[test]
+    fn a_panic_while_a_trace_is_told_is_no_reason_never_to_tell_another() {
+        let told = thread::spawn(|| {
+            let _tracing = Tracing::begin().unwrap();
+            assert!(Tracing::begin().is_none(), "one at a time");
+            resume_unwind(Box::new(()));
+        });
+        assert!(told.join().is_err() && Tracing::begin().is_some());
     }
 
     #[tokio::test]

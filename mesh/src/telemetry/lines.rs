@@ -18,6 +18,8 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::tasks::await_trace;
+
 /// Bytes that wait to be written; lines beyond them are lost.
 const MAX_WAITING: usize = 1 << 20;
 /// How long the end of a program waits for its last lines.
@@ -52,7 +54,8 @@ pub(super) struct Lines {
     tally: Arc<Tally>,
 }
 
-/// When it is dropped, what is still waiting is written, if that takes no longer than a second.
+/// When it is dropped, what is still waiting is written, if that takes no longer than a second; the trace of a panic before that, which
+/// may take some seconds.
 #[derive(Debug)]
 pub struct LastLines(Sender<Sent>);
 
@@ -102,6 +105,7 @@ impl Write for &Lines {
 
 impl Drop for LastLines {
     fn drop(&mut self) {
+        await_trace();
         let (done, wait) = sync_channel(1);
         // Without the thread there is nothing to be waited for.
         if self.0.send(Sent::Flush(done)).is_ok() {
@@ -220,6 +224,23 @@ mod tests {
         assert!(written.next().unwrap().ends_with("n=0"), "whole");
         written.next().unwrap();
         assert!(written.next().unwrap().ends_with("after"), "on a line of its own, after the torn one");
+    }
+
+    #[test]
+    fn the_trace_of_the_last_panic_is_waited_for_and_is_in_the_log() {
+        let disk = Disk::default();
+        disk.0.lock().unwrap().1 = 1000;
+        let (lines, last) = start(disk.clone()).unwrap();
+        let tracing = crate::tasks::Tracing::begin().unwrap();
+        let telling = thread::spawn(move || {
+            // As long as names are being read.
+            thread::sleep(Duration::from_millis(50));
+            (&lines).write_all(b"the way to a panic\n").unwrap();
+            drop(tracing);
+        });
+        drop(last);
+        assert_eq!(disk.0.lock().unwrap().0, b"the way to a panic\n");
+        telling.join().unwrap();
     }
 
     #[test]
