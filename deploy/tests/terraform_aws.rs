@@ -133,11 +133,12 @@ fn boot(role: &str, package: &Path, sha256: &str) -> (String, String) {
     let script = format!(
         "templatefile(\"boot.sh.tftpl\", {{name = \"{role}-eu-central-1\", role = \"{role}\", aws_region = \"eu-central-1\", \
          package = {{url = {}, sha256 = {}}}, model = {model}, certificate = \"arn:certificate\", api_token = {token}, \
-         volume = {}, address = {}, group = \"nearfield-{role}-eu-central-1\", drain_seconds = 10, settings = {settings}}})",
+         volume = {}, address = {}, public = {}, group = \"nearfield-{role}-eu-central-1\", drain_seconds = 10, settings = {settings}}})",
         text(&format!("file://{}", package.display())),
         text(sha256),
         of("core", "vol-0123456789abcdef0"),
         of("dns", "eipalloc-0123456789abcdef0"),
+        of("dns", "203.0.113.7"),
     );
     (rendered(&script), rendered(&settings))
 }

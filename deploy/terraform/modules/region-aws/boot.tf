@@ -12,6 +12,7 @@ locals {
       api_token     = node.role == "core" ? var.api_token : null
       volume        = node.role == "core" ? aws_ebs_volume.core[name].id : ""
       address       = node.role == "dns" ? aws_eip.dns[name].allocation_id : ""
+      public        = node.role == "dns" ? aws_eip.dns[name].public_ip : ""
       group         = "nearfield-${name}"
       drain_seconds = local.drain_seconds[node.role]
       settings = templatefile("${path.module}/node.toml.tftpl", {

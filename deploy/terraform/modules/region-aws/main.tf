@@ -140,15 +140,7 @@ resource "aws_autoscaling_group" "node" {
     default_result       = "CONTINUE"
   }
 
-  # Two of one identity would be strangers to the mesh: the old one ends before the new one starts.
-  instance_refresh {
-    strategy = "Rolling"
-
-    preferences {
-      min_healthy_percentage = 0
-      max_healthy_percentage = 100
-    }
-  }
+  # No `instance_refresh`: each group would replace its node at once, so that a new image or package took the whole region down.
 
   dynamic "tag" {
     for_each = merge(local.tags, { Name = each.key, "nearfield:role" = each.value.role, "nearfield:node" = each.key })
