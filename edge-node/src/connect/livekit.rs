@@ -37,7 +37,7 @@ use super::{
     peer::{self, Link, Peer, Voice, Voices},
     retries::Retries,
     sdp::{self, Side},
-    stay::{Attempt, Ended, STEADY, Stay, keep},
+    stay::{Attempt, Ended, Stay, keep},
     steps::Steps,
     url::parse_url,
 };
@@ -54,6 +54,9 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The server closes the media connection before it says why.
 const WHY_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Signalling that was lost is there for good after this long: longer than a server that says nothing is waited for (10 s).
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// Of a server that knows one connection for both ways, as those before it do not.
 const NOT_FOUND: u16 = 404;
@@ -282,7 +285,7 @@ impl Session<'_> {
             return Err(if matches!(self.line, Line::Open(_)) { error } else { anew(&error) });
         }
         let now = Instant::now();
-        if matches!(self.line, Line::Open(_)) && now - self.back_since >= STEADY {
+        if matches!(self.line, Line::Open(_)) && now - self.back_since >= SETTLED {
             self.resume = None;
         }
         let retries = self.resume.get_or_insert_with(|| Retries::patient(now, rand::random()));

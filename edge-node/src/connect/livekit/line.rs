@@ -32,8 +32,8 @@ const PROTOCOL: i32 = 16;
 /// does for Go's is for those who publish, or from version 2.4.0 on.
 const SDK: Sdk = Sdk::Go;
 
-/// The longest message taken: the roster of a large room, with what its people say of themselves.
-const MAX_MESSAGE: usize = 4 << 20;
+/// The longest message taken: the roster of a large room, with what its people say of themselves (a server takes 512 KiB of each).
+pub(super) const MAX_MESSAGE: usize = 32 << 20;
 
 /// Where and how a room is joined.
 #[derive(Clone)]

@@ -290,7 +290,7 @@ impl Room {
             Said::Offer(offer) => return self.handle_their_offer(offer, now),
             Said::Trickle(trickle) => self.handle_trickle(&trickle),
             Said::Update(update) => return self.handle_update(update),
-            Said::Moved(moved) => self.handle_moved(moved),
+            Said::Moved(moved) => return self.handle_moved(moved),
             Said::Token(token) => self.handle_token(token),
             // Said only of what it does not send us; 0 is a cause that has no number.
             Said::Unsubscribed(response) => {
@@ -361,7 +361,10 @@ impl Room {
     }
 
     /// We are in another room from now on.
-    fn handle_moved(&mut self, moved: Moved) {
+    fn handle_moved(&mut self, moved: Moved) -> Result<(), ConnectError> {
+        if moved.us.as_ref().is_some_and(Participant::is_deaf) {
+            return Err(deaf());
+        }
         self.people.set_us(moved.us.map(|us| us.sid).unwrap_or_default());
         self.held.clear();
         self.roll_by = None;
@@ -371,6 +374,7 @@ impl Room {
         self.handle_token(moved.token);
         let changes = self.people.replace(moved.others);
         self.actions.extend(changes.into_iter().map(Action::Person));
+        Ok(())
     }
 
     fn handle_token(&mut self, token: String) {

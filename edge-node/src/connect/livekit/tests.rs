@@ -108,7 +108,7 @@ fn welcome(manner: Manner) -> Vec<Vec<u8>> {
     let leave = |reason: Reason| encoded(Said::Leave(Leave { reason: reason as i32, ..Leave::default() }));
     match manner {
         Manner::Junk => vec![b"<html>502 Bad Gateway</html>".to_vec()],
-        Manner::GiantMessage => vec![vec![0; (4 << 20) + 1]],
+        Manner::GiantMessage => vec![vec![0; line::MAX_MESSAGE + 1]],
         Manner::Twin => vec![encoded(join), leave(Reason::DuplicateIdentity)],
         Manner::Deleted => vec![encoded(join), leave(Reason::RoomDeleted)],
         _ => vec![encoded(join)],
@@ -217,7 +217,7 @@ async fn a_hostile_livekit_costs_its_own_meeting_and_says_why_while_others_lose_
     let beside = relay.healthy(0, &settings).await;
     for (manner, what, why) in [
         (Manner::Junk, "LiveKit message", "not what LiveKit writes"),
-        (Manner::GiantMessage, "WebSocket message", "longer than 4194304 bytes"),
+        (Manner::GiantMessage, "WebSocket message", "longer than 33554432 bytes"),
         (Manner::GiantSdp, "SDP answer", "at most"),
         (Manner::Sections, "number of offers", "over 600"),
     ] {

@@ -266,6 +266,10 @@ fn another_room_has_other_people_and_is_listened_to_anew() {
     assert!(actions.contains(&Action::Token(Secret("another".into()))));
     assert!(actions.contains(&Action::Moved("annex".into())));
     assert!(actions.contains(&Action::Person(Change::Left { id: id("ada") })));
+
+    let us = Some(Participant { permission: Some(Permission::default()), ..person("PA_third", "nearfield", "", &[]) });
+    let deaf = says(&mut room, Said::Moved(Moved { room: None, token: String::new(), us, others: vec![] }), now);
+    assert!(matches!(deaf, Err(error) if !error.is_transient()), "where we may not listen");
 }
 
 #[test]
