@@ -69,7 +69,7 @@ pub fn spill(data: &[u8]) {
     }
 }
 
-/// What a meeting's own process says, each message behind its length: spurts come out whole and in order.
+/// What a meeting's own process says, each message behind its length: spurts come out whole, each under a number of its own.
 pub fn child(mut data: &[u8]) {
     let (mut told, mut open) = (Translator::default(), std::collections::BTreeMap::new());
     while let Some((length, rest)) = data.split_first_chunk::<2>() {
@@ -87,8 +87,9 @@ pub fn child(mut data: &[u8]) {
     assert!(open.values().all(|(_, open)| open.is_empty()), "a spurt was left open");
 }
 
-/// By participant: how many spurts have begun, and the items of those that are open.
-type Order = std::collections::BTreeMap<String, (u32, std::collections::BTreeMap<u32, u32>)>;
+/// By participant: the spurts that have begun, and the items of those that are open.
+type Order =
+    std::collections::BTreeMap<String, (std::collections::BTreeSet<u32>, std::collections::BTreeMap<u32, u32>)>;
 
 fn in_order(event: crate::connect::Event, order: &mut Order) {
     use crate::{connect::Event, spurt::Output};
@@ -96,8 +97,8 @@ fn in_order(event: crate::connect::Event, order: &mut Order) {
     let (begun, open) = order.entry(id.as_str().into()).or_default();
     match output {
         Output::Start { spurt, .. } => {
-            assert!(spurt.0 == *begun && open.insert(spurt.0, 0).is_none());
-            *begun += 1;
+            // What goes on after a cut has its number before it begins: another source may begin in between.
+            assert!(begun.insert(spurt.0) && open.insert(spurt.0, 0).is_none(), "a number is used again");
         }
         Output::Item { spurt, offset, .. } => {
             let items = open.get_mut(&spurt.0).expect("it has begun");

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{FromChild, ToChild, stream, translate::sum};
+use super::{FromChild, ToChild, stream};
 use crate::{
     budget::{self, Budget, Verdict},
     connect::{self, Event, Failure},
@@ -257,7 +257,7 @@ impl Media {
         let mut tallies: Vec<(String, EdgeTotals)> = self
             .participants
             .iter()
-            .map(|(id, p)| (id.as_str().to_owned(), p.paths.totals().fold(EdgeTotals::default(), sum)))
+            .map(|(id, p)| (id.as_str().to_owned(), p.paths.totals().fold(EdgeTotals::default(), EdgeTotals::plus)))
             .collect();
         match tallies.first_mut() {
             Some((_, totals)) => totals.media_cpu_us = cpu,
