@@ -95,6 +95,8 @@ pub enum Action {
     Fence(Epoch),
     /// A time in which nobody captured is over.
     Gap(Gap),
+    /// It was none: no gap that is open is to stay written.
+    NoGap,
     /// What the edge of this epoch owed never came: that is a gap. It owes no more ([`Captures::note_owed`]) as soon as that is written.
     Owed(Epoch, Gap),
     /// It stands there: to be written, and published.
@@ -152,7 +154,7 @@ pub struct Machine<L> {
     /// The epochs whose edges capture, among them one that is not known yet to have taken the meeting.
     live: BTreeSet<Epoch>,
     /// This edge wants to be relieved, which waits until it is known and captures.
-    leaves: Option<Epoch>,
+    leaves: BTreeSet<Epoch>,
     /// What is being placed. One at a time: epochs are counted on from the newest.
     placing: Option<Which>,
     seek: Seek,
@@ -218,7 +220,7 @@ impl<L: Clone> Machine<L> {
             secondary,
             leave: Leave::new(&record.spec.leave, now.wall, now.at),
             live: BTreeSet::new(),
-            leaves: None,
+            leaves: BTreeSet::new(),
             placing: None,
             seek: Seek::default(),
             place_next: false,
@@ -285,7 +287,7 @@ impl<L: Clone> Machine<L> {
             Notice::Late(epoch) if self.is_owing(epoch) => {}
             Notice::Late(epoch) => self.handle_closed(epoch, CloseReason::LeaseOver, now),
             // `advance` relieves it.
-            Notice::HandOver(epoch) => self.leaves = self.leaves.max(Some(epoch)),
+            Notice::HandOver(epoch) => _ = self.leaves.insert(epoch),
             Notice::Stop => self.leave_for(REQUESTED, now),
         }
     }
@@ -568,15 +570,17 @@ impl<L: Clone> Machine<L> {
             self.actions.push_back(Action::Met(Wish::Redundancy));
         }
         self.relieve_detoured(now);
-        let alone = |epoch| !self.live.iter().any(|other| *other != epoch);
-        match self.leaves {
-            Some(epoch) if self.secondary.epoch() == Some(epoch) && alone(epoch) => return,
-            Some(epoch) if self.secondary.epoch() == Some(epoch) => self.relieve_secondary(epoch, now),
-            Some(epoch) if self.lifecycle.capturing() == Some(epoch) => self.hand_over(epoch, now),
-            Some(epoch) if capturing.contains(&epoch) => return,
-            _ => {}
+        for epoch in std::mem::take(&mut self.leaves) {
+            let alone = !self.live.iter().any(|other| *other != epoch);
+            if self.secondary.epoch() == Some(epoch) && !alone {
+                self.relieve_secondary(epoch, now);
+            } else if self.lifecycle.capturing() == Some(epoch) {
+                self.hand_over(epoch, now);
+            } else if capturing.contains(&epoch) {
+                // Later: it is the only one, or not the meeting's edge yet.
+                self.leaves.insert(epoch);
+            }
         }
-        self.leaves = None;
     }
 
     fn tell_to_leave(&mut self, epoch: Epoch) {

@@ -132,6 +132,7 @@ impl Supervisor {
                 Action::End { below, fence, wait } => self.end(below, fence, wait).await,
                 Action::Fence(below) => self.meeting.fence(below, BTreeSet::new()).await,
                 Action::Gap(gap) => publish_gap(&self.meeting, gap, None).await?,
+                Action::NoGap => self.meeting.update(|record| record.gaps.retain(|g| g.to.is_some())).await?,
                 Action::Owed(epoch, gap) => publish_gap(&self.meeting, gap, Some(epoch)).await?,
                 Action::Tell(change) => tell(&self.meeting, change).await?,
                 Action::NoWitness => self.meeting.replication.with(|m, _| m.handle_no_witness()),

@@ -83,7 +83,9 @@ impl<L: Clone> Machine<L> {
     pub(super) fn note_back(&mut self, epoch: Epoch) {
         if self.is_ours(epoch) {
             self.live.insert(epoch);
-            self.gap.take_if(|gap| gap.reason == GapReason::EdgeLost);
+            if self.gap.take_if(|gap| gap.reason == GapReason::EdgeLost).is_some() {
+                self.actions.push_back(Action::NoGap);
+            }
         }
     }
 

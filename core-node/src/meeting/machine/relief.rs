@@ -63,8 +63,12 @@ impl<L: Clone> Machine<L> {
         if self.secondary.relieve(false) {
             self.tell_owed();
         }
-        // It may have been on its way.
-        if let Some(secondary) = self.secondary.epoch().filter(|_| !self.secondary.is_wanted() && !self.is_finishing())
+        // It may have been on its way. After a restart it is the first that was: until that is live, this one captures.
+        let is_heard = self.lifecycle.capturing().is_some_and(|first| self.live.contains(&first));
+        if let Some(secondary) = self.secondary.epoch()
+            && is_heard
+            && !self.secondary.is_wanted()
+            && !self.is_finishing()
         {
             self.relieve_secondary(secondary, now);
         }

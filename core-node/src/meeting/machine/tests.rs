@@ -84,6 +84,7 @@ impl Rig {
                     let ms = gap.to.unwrap().since(gap.from).as_millis();
                     done.push(format!("a gap of {ms} ms: {:?}", gap.reason));
                 }
+                Action::NoGap => done.push("no gap".into()),
                 Action::Owed(epoch, gap) => {
                     self.machine.captures.note_owed(epoch, None);
                     let ms = gap.to.unwrap().since(gap.from).as_millis();
@@ -429,7 +430,7 @@ fn an_edge_that_is_back_before_another_is_granted_the_meeting_has_it_and_no_gap_
     assert!(rig.machine.gap.is_some(), "it may have stood still");
     rig.pass(Duration::from_secs(1));
     rig.beat(first);
-    assert_eq!(rig.wait(Duration::from_millis(1100)), Vec::<String>::new());
+    assert_eq!(rig.wait(Duration::from_millis(1100)), ["no gap"], "one was written");
     assert!(rig.machine.gap.is_none() && rig.orders.is_empty());
 }
 
@@ -599,7 +600,7 @@ fn a_meeting_that_was_live_is_so_for_the_core_that_takes_it_over_while_another_e
     let (mut rig, first) = lost();
     rig.beat(first);
     assert_eq!(rig.run(), ["drop what is placed", "active"]);
-    assert_eq!(beating(&mut rig, &[first], 3), Vec::<String>::new());
+    assert_eq!(beating(&mut rig, &[first], 3), ["no gap"]);
     assert!(rig.machine.gap.is_none());
     // One that was asked since and was never live has yet to say so.
     let mut rig = Rig::new(1);
@@ -624,4 +625,34 @@ fn what_an_edge_said_before_it_was_known_to_be_back_is_not_forgotten() {
     rig.says(Notice::State(asked.1, EdgeState::Live, None));
     rig.beat(asked.1);
     assert_eq!(rig.run(), ["drop what is placed", "active"]);
+}
+
+#[test]
+fn an_edge_that_was_being_relieved_when_the_core_stopped_captures_until_the_other_is_live() {
+    let mut record = fakes::record();
+    let mut rig = Rig::new(1);
+    for (epoch, slot) in [(Epoch(1), 0), (Epoch(2), 1)] {
+        let owner = Owner { slot, leased: true, ..Owner::new(edge(epoch), "eu-central".parse().unwrap()) };
+        record.owners.grant(epoch, owner, rig.now.wall.plus(Duration::from_secs(epoch.0)));
+    }
+    record.status = Status::Active;
+    rig.machine = Machine::resumed(&mut record, 0, rig.now);
+    assert_eq!(rig.run(), ["active"]);
+    assert_eq!(rig.live(Epoch(1)), Vec::<String>::new());
+    assert_eq!(rig.machine.captures.capturing(), [Epoch(1), Epoch(2)].into());
+    assert_eq!(rig.live(Epoch(2)), ["tell 1 to leave", "1 is stopped"]);
+    assert!(rig.machine.gap.is_none());
+}
+
+#[test]
+fn of_two_edges_that_hand_over_at_once_neither_is_forgotten() {
+    let mut rig = Rig::new(2);
+    rig.run();
+    let (first, secondary) = (rig.join(), rig.join());
+    // The first's relay is gone for a moment.
+    rig.says(Notice::State(first, EdgeState::Reconnecting { silent_ms: 0 }, None));
+    rig.says(Notice::HandOver(secondary));
+    rig.says(Notice::HandOver(first));
+    assert_eq!(rig.machine.lifecycle.leaving(), Some(first), "a successor is sought");
+    assert!(rig.machine.leaves.contains(&secondary), "it goes when another captures");
 }

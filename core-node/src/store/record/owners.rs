@@ -155,7 +155,7 @@ impl Owners {
             *sum = sum.plus(totals);
         }
         while self.rows.len() > 4 * MAX_EPOCHS {
-            let ended = self.rows.iter().find(|(_, owner)| owner.until.is_some());
+            let ended = self.rows.iter().find(|(_, owner)| owner.until.is_some() && owner.owes.is_none());
             let Some((&epoch, _)) = ended.or_else(|| self.rows.first_key_value()) else { break };
             self.rows.remove(&epoch);
             self.totals.remove(&epoch);
