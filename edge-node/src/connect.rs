@@ -20,6 +20,7 @@ pub(crate) mod fuzzing {
 }
 mod error;
 mod fault;
+mod flood;
 #[cfg(test)]
 #[path = "../tests/rigs/hostile.rs"]
 #[allow(clippy::unwrap_used)]

@@ -6,7 +6,6 @@
 mod access;
 pub(super) mod fuzzing;
 mod message;
-mod offers;
 mod refusal;
 mod requests;
 mod room;

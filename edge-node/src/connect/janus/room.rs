@@ -23,10 +23,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    super::{ConnectError, error::cut, sdp::codec_name},
+    super::{ConnectError, error::cut, flood::Flood, sdp::codec_name},
     access::Access,
     message::{Candidate, Id, Incoming, Publisher, Room as RoomEvent},
-    offers::Offers,
     refusal::{self, NO_SUCH_FEED},
     requests::{Purpose, Requests},
 };
@@ -107,7 +106,7 @@ pub(super) struct Room {
     restart: bool,
     /// A subscription or an offer is under way; the next waits for it.
     exchanging: bool,
-    offers: Offers,
+    offers: Flood,
     retry_at: Option<Instant>,
     retries: u32,
     keepalive_at: Option<Instant>,
@@ -130,7 +129,7 @@ impl Room {
             sections: BTreeMap::new(),
             restart: false,
             exchanging: false,
-            offers: Offers::new(now),
+            offers: Flood::new(now),
             retry_at: None,
             retries: 0,
             keepalive_at: None,

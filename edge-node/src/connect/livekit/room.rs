@@ -12,7 +12,6 @@
 //! The caller feeds messages, our descriptions and the time, and then polls until there is no more: it sends every
 //! [`Action::Send`], and does what the others say.
 
-mod flood;
 mod leaving;
 mod pings;
 
@@ -26,11 +25,10 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::{
-    super::{ConnectError, IceServer, ice_server::MAX_SERVERS},
+    super::{ConnectError, IceServer, flood::Flood, ice_server::MAX_SERVERS},
     message::{self, Ask, Description, Join, Leave, Moved, Participant, Reason, Said, SignalRequest, Target, Update},
     people::{Change, MAX_TRACKS, People, Whose},
 };
-use flood::Flood;
 use leaving::{deaf, out};
 use pings::Pings;
 

@@ -2,12 +2,10 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{
-        offers::MAX_OFFERS,
-        requests::{MAX_PENDING, REQUEST_DEADLINE},
-    },
+    super::requests::{MAX_PENDING, REQUEST_DEADLINE},
     *,
 };
+use crate::connect::flood::MAX_OFFERS;
 
 const SESSION: u64 = 1;
 const ROSTER: u64 = 2;

@@ -3,7 +3,7 @@ use super::{
     super::people::tests::{id, person, track},
     *,
 };
-use flood::MAX_OFFERS;
+use crate::connect::flood::MAX_OFFERS;
 use mesh::wire::cause::Cause;
 use message::{Action as Way, Participant, Permission, Pong, Reconnect, Sections, SignalResponse, State, Unsubscribed};
 

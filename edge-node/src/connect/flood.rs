@@ -1,30 +1,31 @@
-//! How many descriptions a relay has us answer.
+//! Offers without end: who makes them is left.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::ConnectError;
+use super::ConnectError;
 
-/// Offers of the relay's in [`WINDOW`]; one that goes on for ever is left. A full room that breaks up makes some 500.
+/// Offers, either side's, in [`WINDOW`]. A full room that breaks up makes some 500.
 pub(super) const MAX_OFFERS: u32 = 600;
 
 /// See [`MAX_OFFERS`].
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Those in the window that began then.
+/// Counts the offers of one stay.
 #[derive(Debug)]
-pub(super) struct Offers {
+pub(super) struct Flood {
     count: u32,
+    /// When the window began.
     since: Instant,
 }
 
-impl Offers {
+impl Flood {
     pub(super) fn new(now: Instant) -> Self {
         Self { count: 0, since: now }
     }
 
-    /// One more has come.
+    /// One more.
     ///
     /// # Errors
     /// It is one too many.
