@@ -7,7 +7,7 @@ use core_node::{
         claim::{NotTaken, take},
         standing::Lost,
     },
-    meeting::role::NotHere,
+    meeting::{machine::seek::Found, role::NotHere},
     store::record::{CoreRole, Serving},
 };
 use mesh::{
@@ -27,8 +27,8 @@ const CALL_WAIT: u64 = 500 * MS;
 pub(crate) enum Ask {
     Grant {
         live: u64,
+        step: u64,
         epoch: Epoch,
-        edge: usize,
     },
     Standby {
         live: u64,
@@ -144,7 +144,7 @@ impl World {
             live.known |= ask.live().is_some();
         }
         match ask {
-            Ask::Grant { epoch, edge, .. } => self.store_grant(c, epoch, edge),
+            Ask::Grant { step, .. } => self.core_found(c, step, Found::Done(Ok(()))),
             Ask::Standby { number, standby, .. } => self.standby_claimed(c, number, standby),
             Ask::Begin { term, .. } => self.begin_claimed(c, term),
             Ask::Take { known, term, .. } => self.taken(c, &known, term),

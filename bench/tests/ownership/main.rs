@@ -1,7 +1,7 @@
 //! Who owns a meeting, over many histories of crashes, stalls, clocks and partitions.
 //!
 //! Each history is decided by its seed. It drives the machines that the nodes run: `mesh::lease`, `edge_node::meeting` (with
-//! `failover`), `core_node::replicate` and `core_node::meeting::role`. What goes around them (disks, streams, requests) is
+//! `failover`), `core_node::replicate`, `core_node::meeting::machine` and `role`. What goes around them (disks, streams, requests) is
 //! pretended here, with the delays and orders that the real ones may have.
 //!
 //! Ordinary test runs take the first 2,000 histories. `NEARFIELD_HISTORIES=N` runs that many (10000 take a minute), from `NEARFIELD_SEED=S` on; with one history its story is printed.
@@ -52,6 +52,9 @@ fn history(plan: Plan) -> World {
 
 /// One core serves, and one edge owns the meeting and gets its speech through.
 fn owned(world: &mut World, frames: u64) {
+    if world.oracle.ended.is_some() {
+        return;
+    }
     let serving: Vec<_> = (0..CORES).filter_map(|c| Some((c, world.cores[c].serves()?))).collect();
     if serving.len() != 1 {
         return world.oracle.violated(format!("after all was healed {} cores serve: {serving:?}", serving.len()));
@@ -70,7 +73,7 @@ fn search(count: u64, first: u64, broken: Broken, authority: bool) -> Option<(u6
     let (next, found) = (AtomicU64::new(first), std::sync::Mutex::new(None::<(u64, String)>));
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
     let (words, turns, isolated) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let (events, runs) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (events, runs, ended) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -85,6 +88,7 @@ fn search(count: u64, first: u64, broken: Broken, authority: bool) -> Option<(u6
                     runs.fetch_add(1, Ordering::Relaxed);
                     turns.fetch_add(world.oracle.turns, Ordering::Relaxed);
                     isolated.fetch_add(world.oracle.isolated.into(), Ordering::Relaxed);
+                    ended.fetch_add(world.oracle.ended.is_some().into(), Ordering::Relaxed);
                     if let Some(what) = world.oracle.violation {
                         found.lock().unwrap().get_or_insert((seed, what));
                     }
@@ -94,7 +98,7 @@ fn search(count: u64, first: u64, broken: Broken, authority: bool) -> Option<(u6
     });
     println!(
         "{runs:?} histories from seed {first}: {events:?} events, {words:?} words, {turns:?} terms begun or resumed, \
-         {isolated:?} with isolated cores"
+         {isolated:?} with isolated cores, {ended:?} in which the meeting was given up"
     );
     found.into_inner().unwrap()
 }

@@ -2,24 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use core_node::key::SpurtKey;
+use core_node::{key::SpurtKey, store::record::Status};
 use mesh::wire::{Epoch, Term};
 
 /// All that was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     served: BTreeMap<u32, usize>,
-    granted: BTreeMap<u64, usize>,
+    /// To which edge, and in which slot.
+    granted: BTreeMap<u64, (usize, u8)>,
     accepted: BTreeMap<u64, usize>,
     published: BTreeMap<SpurtKey, (u64, usize)>,
-    /// By core.
-    captured: BTreeMap<usize, (Epoch, usize)>,
+    /// By core and slot.
+    captured: BTreeMap<(usize, u8), (Epoch, usize)>,
     /// A core went on alone: until all is healed two may serve, in different terms, ...
     pub(crate) isolated: bool,
     /// ... unless an authority that all share keeps them from it.
     pub(crate) shared: bool,
     pub(crate) frames: u64,
     pub(crate) turns: u64,
+    /// It was ended: by which core, how, and why.
+    pub(crate) ended: Option<(usize, Status, Option<String>)>,
     pub(crate) violation: Option<String>,
 }
 
@@ -43,15 +46,20 @@ impl Oracle {
         }
     }
 
-    /// `core` grants `epoch` to `edge`, while `holder` still has the lease of an earlier one.
-    pub(crate) fn grants(&mut self, core: usize, epoch: Epoch, edge: usize, holder: Option<(usize, Epoch)>) {
+    /// In which slot an epoch was granted.
+    pub(crate) fn slot(&self, epoch: Epoch) -> Option<u8> {
+        self.granted.get(&epoch.0).map(|(_, slot)| *slot)
+    }
+
+    /// `core` grants `epoch` to an edge in a slot, while `holder` still has the lease of an earlier one.
+    pub(crate) fn grants(&mut self, core: usize, epoch: Epoch, to: (usize, u8), holder: Option<(usize, Epoch)>) {
         if let Some((other, held)) = holder {
             let (held, epoch) = (held.0, epoch.0);
             self.violated(format!("core {core} grants epoch {epoch} while edge {other} holds the lease of {held}"));
         }
-        let first = *self.granted.entry(epoch.0).or_insert(edge);
-        if first != edge {
-            self.violated(format!("core {core} grants epoch {} to edge {edge}, and edge {first} had it", epoch.0));
+        let first = *self.granted.entry(epoch.0).or_insert(to);
+        if first != to {
+            self.violated(format!("core {core} grants epoch {} to {to:?}, and {first:?} had it", epoch.0));
         }
     }
 
@@ -66,14 +74,20 @@ impl Oracle {
 
     /// `edge` captures because it holds the lease of `epoch`, which it renews at `core`.
     pub(crate) fn captures(&mut self, edge: usize, core: usize, epoch: Epoch) {
-        let (newest, other) = *self.captured.entry(core).or_insert((epoch, edge));
+        let slot = self.slot(epoch).unwrap_or_default();
+        let (newest, other) = *self.captured.entry((core, slot)).or_insert((epoch, edge));
         if newest > epoch && self.one_serves() {
             let (held, newest) = (epoch.0, newest.0);
             self.violated(format!(
                 "edge {edge} has core {core}'s lease of {held} after edge {other} had that of {newest}"
             ));
         }
-        self.captured.insert(core, (newest.max(epoch), if newest > epoch { other } else { edge }));
+        self.captured.insert((core, slot), (newest.max(epoch), if newest > epoch { other } else { edge }));
+    }
+
+    /// `core` has ended the meeting.
+    pub(crate) fn ends(&mut self, core: usize, status: Status, why: Option<String>) {
+        self.ended.get_or_insert((core, status, why));
     }
 
     /// Listeners at `core` may hear these words.

@@ -1,24 +1,29 @@
-//! The world: true time, each node's own clock, streams, requests, disks, and what goes wrong.
+//! The world: true time, each node's own clock, streams, requests, and what happens when.
+//!
+//! - `event`: what happens; `faults`: what goes wrong
+
+mod event;
+mod faults;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap},
     sync::LazyLock,
     time::{Duration, Instant},
 };
 
-use core_node::{authority::Claim, key::SpurtKey, meeting::captures::Now};
+use core_node::{authority::Claim, meeting::captures::Now};
 use mesh::{
     clock::Micros,
     identity::{Identity, NodeId, Role},
     wire::{
         MeetingId,
-        control::{ToCore, ToEdge},
         request::{Request, Response},
     },
 };
 
-use crate::{authority::Ask, core::Core, edge::Edge, oracle::Oracle, rng::Rng};
+pub(crate) use self::event::{Asked, Broken, Down, Event, Plan, Stream, Up};
+use crate::{core::Core, edge::Edge, oracle::Oracle, rng::Rng};
 
 pub(crate) const CORES: usize = 3;
 pub(crate) const EDGES: usize = 3;
@@ -31,126 +36,6 @@ const MOST_EVENTS: u64 = 1_000_000;
 
 /// A request that is not answered within this has failed, as in `mesh::node`.
 const REQUEST_WAIT: u64 = 2 * SECOND;
-
-/// Rules that can be broken, to see that it is noticed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Broken {
-    /// The core takes a lease to be no longer than the edge does.
-    pub(crate) margin: bool,
-    /// A core serves whoever calls.
-    pub(crate) fence: bool,
-    /// Words go out before the standby has them.
-    pub(crate) acknowledgement: bool,
-    /// A standby is dropped without a word of the edge or of itself.
-    pub(crate) confirmation: bool,
-    /// The edge is told of a standby before that is on disk.
-    pub(crate) persistence: bool,
-    /// Old streams of entries are taken.
-    pub(crate) streams: bool,
-    /// A core does what it asks the authority for, whatever that says.
-    pub(crate) claim: bool,
-    /// Words go out without a standby that the authority still lets take over.
-    pub(crate) unbound: bool,
-}
-
-/// How one history is run.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
-    pub(crate) seed: u64,
-    pub(crate) broken: Broken,
-    /// Whether the cores share an authority.
-    pub(crate) authority: bool,
-    pub(crate) trace: bool,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Up {
-    Message(ToCore),
-    /// A spurt of one frame: its number, and when it was captured.
-    Frame(u32, Micros),
-    Closed,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Down {
-    Message(ToEdge),
-    Closed,
-}
-
-/// A control stream; each end closes by itself.
-#[derive(Debug)]
-pub(crate) struct Stream {
-    pub(crate) edge: usize,
-    pub(crate) core: usize,
-    pub(crate) instance: usize,
-    pub(crate) up: VecDeque<Up>,
-    pub(crate) down: VecDeque<Down>,
-    pub(crate) edge_open: bool,
-    pub(crate) core_open: bool,
-    /// Messages that have arrived and wait for the way to be free, up and down, and whether that is looked at again.
-    pub(crate) due: [usize; 2],
-    pub(crate) again: [bool; 2],
-}
-
-/// What a node asked, to go on when it is answered.
-#[derive(Debug, Clone)]
-pub(crate) enum Asked {
-    Replicate,
-    Join,
-    Former {
-        tries: u32,
-    },
-    Reunite,
-    Adopt,
-    Renew {
-        instance: usize,
-        core: usize,
-        sent: Instant,
-    },
-    /// Passed on for another node's request.
-    Passed {
-        asker: usize,
-        request: u64,
-    },
-    WhoServes {
-        instance: usize,
-        of: usize,
-    },
-}
-
-#[derive(Debug)]
-pub(crate) enum Event {
-    Timer(usize, u32),
-    Up(usize),
-    Down(usize),
-    /// Whether what has arrived can be taken by now.
-    Again(usize, usize),
-    Dialled(usize, u32, usize, usize),
-    Request {
-        id: u64,
-        from: usize,
-        to: usize,
-        request: Box<Request>,
-        tries: u32,
-    },
-    Response {
-        id: u64,
-        from: usize,
-        to: usize,
-        response: Box<Option<Response>>,
-        tries: u32,
-    },
-    Disk(usize, u32),
-    Tick(usize, u32),
-    Capture(usize, u32),
-    Transcribed(usize, u32, u64, SpurtKey),
-    Former(usize, u32, usize),
-    Authority(usize, u32, Box<Ask>),
-    CallOver(usize, u32, usize),
-    Fault,
-    Restart(usize),
-    Calm,
-}
 
 /// One history.
 pub(crate) struct World {
@@ -410,6 +295,8 @@ impl World {
                 (Some(*n), Some(*life))
             }
             Event::Authority(n, life, _) | Event::CallOver(n, life, _) => (Some(*n), Some(*life)),
+            Event::Found(n, life, ..) | Event::Ranked(n, life, ..) => (Some(*n), Some(*life)),
+            Event::Fence(n, life, ..) | Event::Relay(n, life, _) => (Some(*n), Some(*life)),
             Event::Up(s) | Event::Again(s, 0) => (Some(self.streams[*s].core), None),
             Event::Down(s) | Event::Again(s, _) => (Some(self.streams[*s].edge), None),
             Event::Request { to, .. } | Event::Response { to, .. } => (Some(*to), None),
@@ -487,6 +374,10 @@ impl World {
             Event::Former(n, _, former) => self.core_tell_former(n, former, 0),
             Event::Authority(c, _, ask) => self.authority(c, *ask),
             Event::CallOver(c, _, s) => self.call_over(c, s),
+            Event::Found(c, _, step, found) => self.core_found(c, step, *found),
+            Event::Ranked(c, _, step, order) => self.core_ranked(c, step, &order),
+            Event::Fence(c, _, live, below) => self.core_fence(c, live, below),
+            Event::Relay(e, _, i) => self.edge_relay(e, i),
             Event::Fault => self.fault(),
             Event::Restart(n) => self.restart(n),
             Event::Calm => self.heal(),
@@ -513,120 +404,6 @@ impl World {
                 let what = self.streams[s].down.pop_front();
                 what.filter(|_| open).into_iter().for_each(|what| self.edge_hears(edge, s, what));
             }
-        }
-    }
-
-    fn fault(&mut self) {
-        if self.calm.is_some() {
-            return;
-        }
-        let n = self.rng.range(0, NODES as u64) as usize;
-        let long = [SECOND, 3 * SECOND, 8 * SECOND, 16 * SECOND][self.rng.range(0, 4) as usize];
-        let long = self.rng.range(long / 4, long);
-        match self.rng.range(0, 10) {
-            0 | 1 => {
-                self.crash(n);
-                self.after(long, Event::Restart(n));
-            }
-            2 => {
-                self.stalled[n] = self.stalled[n].max(self.now + long);
-                self.tell(|_| format!("node {n} stands still for {} ms", long / MS));
-            }
-            3 => {
-                self.walls[n] += self.rng.range(0, 3 * SECOND) as i64 - 1_500_000;
-                self.tell(|_| format!("node {n}'s wall clock jumps"));
-            }
-            4 => self.drop_stream(),
-            5 => self.cut = [[false; NODES]; NODES],
-            6 => {
-                let side = self.rng.next();
-                for a in 0..NODES {
-                    for b in 0..NODES {
-                        self.cut[a][b] |= (side >> a) & 1 != (side >> b) & 1;
-                    }
-                }
-                self.tell(|_| format!("partition {:06b}", side & 0x3f));
-            }
-            7 => {
-                for m in 0..NODES {
-                    (self.cut[n][m], self.cut[m][n]) = (true, true);
-                }
-                self.tell(|_| format!("node {n} is cut off"));
-            }
-            _ => {
-                let m = self.rng.range(0, NODES as u64) as usize;
-                let (one, both) = (self.rng.chance(300), n != m);
-                self.cut[n][m] |= both;
-                self.cut[m][n] |= both && !one;
-                self.tell(|_| format!("link {n} to {m} is cut{}", if one { " one way" } else { "" }));
-            }
-        }
-        if self.plan.authority && self.rng.chance(300) {
-            let c = self.rng.range(0, CORES as u64) as usize;
-            self.far[c] ^= true;
-            self.tell(|w| format!("core {c} reaches the authority: {}", !w.far[c]));
-        }
-        let next = [300 * MS, 2 * SECOND, 5 * SECOND][self.rng.range(0, 3) as usize];
-        let by = self.rng.range(next / 4, next);
-        self.after(by, Event::Fault);
-    }
-
-    fn drop_stream(&mut self) {
-        let open: Vec<usize> = (0..self.streams.len()).filter(|s| self.streams[*s].edge_open).collect();
-        if open.is_empty() {
-            return;
-        }
-        let s = open[self.rng.range(0, open.len() as u64) as usize];
-        if self.stalled[self.streams[s].edge] <= self.now {
-            self.tell(|_| format!("stream {s} is lost"));
-            self.edge_loses(s);
-        }
-    }
-
-    fn crash(&mut self, n: usize) {
-        if !self.up[n] {
-            return;
-        }
-        self.tell(|_| format!("node {n} crashes"));
-        self.up[n] = false;
-        self.lives[n] += 1;
-        self.timers[n] = u64::MAX;
-        self.stalled[n] = 0;
-        if n < CORES { self.core_crash(n) } else { self.edge_crash(n) }
-    }
-
-    fn restart(&mut self, n: usize) {
-        if self.up[n] {
-            return;
-        }
-        self.tell(|_| format!("node {n} is back"));
-        self.up[n] = true;
-        self.begin(n);
-    }
-
-    /// A node's process begins.
-    pub(crate) fn begin(&mut self, n: usize) {
-        let life = self.lives[n];
-        if n < CORES {
-            let by = self.rng.range(0, SECOND);
-            self.after(by, Event::Tick(n, life));
-            self.core_begin(n);
-        } else {
-            self.after(SECOND / 10, Event::Capture(n, life));
-            self.edge_begin(n);
-        }
-    }
-
-    /// No more faults: everything is healed and started.
-    fn heal(&mut self) {
-        self.tell(|_| "all is healed".into());
-        self.calm = Some(self.now);
-        self.cut = [[false; NODES]; NODES];
-        self.far = [false; CORES];
-        self.loss = 0;
-        for n in 0..NODES {
-            self.stalled[n] = self.stalled[n].min(self.now);
-            self.restart(n);
         }
     }
 }
