@@ -6,6 +6,7 @@ pub mod captures;
 mod claim;
 mod copies;
 mod edges;
+mod end;
 pub mod leave;
 pub mod lifecycle;
 pub mod link;
@@ -134,7 +135,10 @@ pub struct Meeting {
     /// Told when a spurt is done, or its streams' state changed.
     progress: Notify,
     room: Notify,
-    stuck: Notify,
+    /// Told when it is to end at once.
+    cut_short: Notify,
+    /// Cancelled when it has ended here.
+    gone: CancellationToken,
 }
 
 /// What a [`Meeting`] is made of.
@@ -191,7 +195,8 @@ impl Meeting {
             notices: parts.notices,
             progress: Notify::new(),
             room: Notify::new(),
-            stuck: Notify::new(),
+            cut_short: Notify::new(),
+            gone: CancellationToken::new(),
         }
     }
 
@@ -301,18 +306,12 @@ impl Meeting {
         pending.durable().await.map(|_| ())
     }
 
-    /// Tells the supervisor. One that takes nothing in for 10 s is [`Meeting::stuck`]: whoever tells it has other meetings
-    /// to serve.
+    /// Tells the supervisor. Should it take nothing in for 10 s the meeting fails: whoever tells it has other meetings to serve.
     pub async fn notify(&self, notice: Notice) {
         // An error of the queue means that the meeting has ended.
         if tokio::time::timeout(NOTICE_WAIT, self.notices.send(notice)).await.is_err() {
-            self.stuck.notify_one();
+            self.handle_broken("its supervisor stands still".into());
         }
-    }
-
-    /// Returns when the supervisor has not taken in what it was told.
-    pub async fn stuck(&self) {
-        self.stuck.notified().await;
     }
 
     /// Returns when [`Meeting::backlog`] or [`Meeting::present`] may have changed.

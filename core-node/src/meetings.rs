@@ -6,6 +6,7 @@ pub mod admit;
 mod answer;
 mod claim;
 mod doubt;
+mod end;
 mod guard;
 mod isolated;
 pub mod keep;
@@ -36,7 +37,7 @@ use mesh::{
     authorize::Denials,
     clock::Micros,
     mandate::MeetingKey,
-    tasks::Tasks,
+    tasks::{Tasks, told},
     trace::TraceContext,
     wire::{Epoch, MeetingId, Term},
 };
@@ -602,7 +603,6 @@ impl Meetings {
             transcription::run(meeting.clone(), self.pool.clone(), settings, ends.covers, ends.heard, stop.clone());
         let guarded = self.clone().guarded(meeting.clone(), "the transcription", task);
         self.tasks.spawn(guarded.instrument(span.clone()));
-        self.tasks.spawn(self.clone().watch_queue(meeting.clone()).instrument(span.clone()));
         let wanted = self.wanted(&record.spec);
         let pairing = replication::Pairing::new(self.clone(), meeting.clone(), wanted.policy.residency.clone());
         let guarded = self.clone().guarded(meeting.clone(), "replication", pairing.run(stop.clone()));
@@ -611,20 +611,8 @@ impl Meetings {
         let guarded =
             self.clone().guarded(meeting.clone(), "the search for a better edge", rebalance.run(stop.clone()));
         self.tasks.spawn(guarded.instrument(span.clone()));
-        let (this, watched) = (self.clone(), meeting.clone());
-        let supervise = async move {
-            meeting.drain(None).await;
-            let supervisor = supervise::Supervisor::new(meeting.clone(), this.placer.clone(), wanted);
-            supervisor.run(ends.notices, stop.clone()).await;
-            if meeting.record().status.ended() {
-                stop.cancel();
-                forget_live(&this.live, meeting.id);
-                this.release(meeting.clone());
-                this.sign_receipt(meeting.id).await;
-            }
-        };
-        let guarded = self.clone().guarded(watched, "the supervisor", supervise);
-        self.tasks.spawn(guarded.instrument(span));
+        let supervisor = supervise::Supervisor::new(self.clone(), meeting, wanted);
+        self.tasks.spawn(told("the supervisor", supervisor.run(ends.notices)).instrument(span));
     }
 
     fn wanted(&self, spec: &Spec) -> Wanted {

@@ -296,7 +296,7 @@ impl World {
             }
             Event::Authority(n, life, _) | Event::CallOver(n, life, _) => (Some(*n), Some(*life)),
             Event::Found(n, life, ..) | Event::Ranked(n, life, ..) => (Some(*n), Some(*life)),
-            Event::Fence(n, life, ..) | Event::Relay(n, life, _) => (Some(*n), Some(*life)),
+            Event::Relay(n, life, _) => (Some(*n), Some(*life)),
             Event::Up(s) | Event::Again(s, 0) => (Some(self.streams[*s].core), None),
             Event::Down(s) | Event::Again(s, _) => (Some(self.streams[*s].edge), None),
             Event::Request { to, .. } | Event::Response { to, .. } => (Some(*to), None),
@@ -376,7 +376,6 @@ impl World {
             Event::CallOver(c, _, s) => self.call_over(c, s),
             Event::Found(c, _, step, found) => self.core_found(c, step, *found),
             Event::Ranked(c, _, step, order) => self.core_ranked(c, step, &order),
-            Event::Fence(c, _, live, below) => self.core_fence(c, live, below),
             Event::Relay(e, _, i) => self.edge_relay(e, i),
             Event::Fault => self.fault(),
             Event::Restart(n) => self.restart(n),

@@ -26,7 +26,10 @@ impl Acceptor {
         let meeting = opens.or_else(|| Some(lock(&link.aliases).meeting(alias).ok()?.0));
         let meeting = meeting.and_then(|id| self.meetings.live(id)).filter(|meeting| captures(link, meeting));
         match meeting {
-            Some(meeting) => self.meetings.fail(&meeting, broken).await,
+            Some(meeting) => {
+                meeting.handle_broken(broken);
+                meeting.gone().await;
+            }
             // Whoever opens a meeting waits for an answer.
             None if opens.is_some() => {
                 link.tell(ToEdge::Refused { alias, reason: RefusedReason::UnknownMeeting }).await;

@@ -504,6 +504,17 @@ impl Lifecycle {
         }
     }
 
+    /// It cannot go on, wherever it stands.
+    pub fn handle_broken(&mut self, why: String) {
+        if self.status.ended() {
+            return;
+        }
+        (self.status, self.failure) = (Status::Failed, Some(("internal_error".into(), Some(why))));
+        (self.leaving, self.wait, self.homing, self.placing) = (None, None, None, false);
+        (self.early, self.edge_gone) = (Early::default(), true);
+        self.actions.clear();
+    }
+
     /// How many spurts still wait for their words, and how many of them are still open.
     pub fn handle_backlog(&mut self, undone: usize, open: usize, now: Instant) {
         self.undone = undone;

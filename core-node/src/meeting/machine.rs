@@ -7,9 +7,10 @@
 //!
 //! Calling contract. After each input call [`Machine::advance`], and do all that [`Machine::poll_action`] says, in its order and
 //! each to its end; then [`Machine::conclude`], and do what that leads to. Then wait for an input, or for [`Machine::poll_timeout`]. Only the
-//! driver polls actions. An edge's beats, links and answers go to [`Captures`] by any task, which wakes the driver if there is news.
+//! driver polls actions, up to the last, [`Action::End`]. An edge's beats, links and answers go to [`Captures`] by any task, which wakes the driver if there is news.
 
 mod avoided;
+mod ending;
 mod gaps;
 mod hand_over;
 mod placing;
@@ -35,11 +36,12 @@ use mesh::{
     },
 };
 
-pub use self::placing::Order;
 use self::{
     avoided::Avoided,
+    ending::Late,
     seek::{DeclinedBy, Seek, Step},
 };
+pub use self::{ending::Ending, placing::Order};
 use super::{
     Notice,
     captures::{Captures, Now},
@@ -82,25 +84,30 @@ pub enum Action {
     Stopped(Epoch),
     /// Whoever merges is to know who captures.
     Capturing,
-    /// What owners before `below` left open ends.
-    End {
-        /// But for those who capture.
+    /// What is open of epochs below this one ends where it is.
+    EndOpen {
+        /// Which.
         below: Epoch,
-        /// And none of it is begun any more.
-        fence: bool,
-        /// After a while: its last packets may be on their way.
-        wait: bool,
+        /// But of these not.
+        but: BTreeSet<Epoch>,
     },
-    /// No spurt of epochs below this one is begun any more, and what is open ends where it is.
-    Fence(Epoch),
+    /// The same, and no spurt of theirs is begun any more.
+    Fence {
+        /// Which.
+        below: Epoch,
+        /// But of these not.
+        but: BTreeSet<Epoch>,
+    },
     /// A time in which nobody captured is over.
     Gap(Gap),
     /// It was none: no gap that is open is to stay written.
     NoGap,
     /// What the edge of this epoch owed never came: that is a gap. It owes no more ([`Captures::note_owed`]) as soon as that is written.
     Owed(Epoch, Gap),
-    /// It stands there: to be written, and published.
+    /// It stands there: to be written.
     Tell(StatusChange),
+    /// The same, to be published.
+    Publish(Status),
     /// No edge has anything left to bring.
     NoWitness,
     /// The edge is not to be asked until it is heard of again.
@@ -109,6 +116,8 @@ pub enum Action {
     Unmet(Wish, String),
     /// It is had, or wished for no more.
     Met(Wish),
+    /// The meeting has ended here: its tasks stop, and nobody finds it live any more. The last action.
+    End(Ending),
 }
 
 /// Where a meeting stands, for the record.
@@ -141,6 +150,8 @@ pub enum Reason {
     Relief,
     /// A slot is free for the next edge.
     Vacant,
+    /// What a former owner left open ends.
+    LateGrace,
 }
 
 /// See the module. `L` is a link to an edge.
@@ -177,6 +188,10 @@ pub struct Machine<L> {
     /// The owner has been seen alive since it became the owner.
     owner_seen: bool,
     told: Option<Status>,
+    /// What former owners left open, by when it ends.
+    late: VecDeque<Late>,
+    /// It ends at once, and in this way.
+    cut_short: Option<Ending>,
     actions: VecDeque<Action>,
 }
 
@@ -233,6 +248,8 @@ impl<L: Clone> Machine<L> {
             back: None,
             owner_seen: false,
             told: None,
+            late: VecDeque::new(),
+            cut_short: None,
             actions: VecDeque::new(),
         }
     }
@@ -249,6 +266,10 @@ impl<L: Clone> Machine<L> {
 
     /// When [`Machine::handle_timeout`] is next needed, and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        self.waits().min()
+    }
+
+    fn waits(&self) -> impl Iterator<Item = (Instant, Reason)> {
         let waits = [
             (self.captures.poll_timeout(), Reason::Lease),
             (self.lifecycle.poll_timeout(), Reason::Lifecycle),
@@ -257,8 +278,9 @@ impl<L: Clone> Machine<L> {
             (self.back.map(|(_, sure)| sure), Reason::Back),
             (self.relief_due(), Reason::Relief),
             (self.seek.poll_timeout(), Reason::Vacant),
+            (self.late_due(), Reason::LateGrace),
         ];
-        waits.into_iter().filter_map(|(at, reason)| Some((at?, reason))).min()
+        waits.into_iter().filter_map(|(at, reason)| Some((at?, reason)))
     }
 
     // Inputs.
@@ -323,6 +345,7 @@ impl<L: Clone> Machine<L> {
         while let Some(lapsed) = self.captures.handle_timeout(now.at) {
             self.handle_lapsed(&lapsed, now);
         }
+        self.end_late(now);
         let next = self.seek.handle_timeout(&mut self.captures, now);
         self.follow(next, now);
         if let Some(epoch) = self.secondary.handle_timeout(now.at) {
@@ -385,7 +408,7 @@ impl<L: Clone> Machine<L> {
                 lifecycle::Action::Dismiss(former) => self.dismiss(former, now),
                 lifecycle::Action::Fence => {
                     let newest = self.lifecycle.epoch().max(self.captures.owners().epoch);
-                    self.actions.push_back(Action::Fence(Epoch(newest.0 + 1)));
+                    self.actions.push_back(Action::Fence { below: Epoch(newest.0 + 1), but: BTreeSet::new() });
                 }
             }
         }
@@ -409,44 +432,6 @@ impl<L: Clone> Machine<L> {
 
     fn may_leave(&self) -> bool {
         matches!(self.status(), Status::Placing | Status::Connecting | Status::Active)
-    }
-
-    fn handle_closed(&mut self, epoch: Epoch, reason: CloseReason, now: Now) {
-        self.handle_paid(epoch, now);
-        if self.is_spare(epoch, now) {
-            return;
-        }
-        if matches!(reason, CloseReason::Drain | CloseReason::LeaseOver | CloseReason::Failed) {
-            self.stop(epoch, now);
-        }
-        if !self.waits_for_secondary(epoch, reason) && !self.waits_for_owed(epoch, reason) {
-            self.lifecycle.handle_closed(epoch, reason, now.at);
-        }
-        // One that was on its way comes too late.
-        if let Some(secondary) = self.secondary.epoch().filter(|_| self.is_finishing() && self.closed.is_none()) {
-            self.tell_to_leave(secondary);
-        }
-    }
-
-    /// At the end of a meeting: what the secondary edge has is still on its way when the first has left.
-    fn waits_for_secondary(&mut self, epoch: Epoch, reason: CloseReason) -> bool {
-        let waits = epoch == self.lifecycle.epoch() && self.secondary.epoch().is_some() && self.is_finishing();
-        if waits {
-            self.closed.get_or_insert((epoch, reason));
-        }
-        waits
-    }
-
-    /// The first edge has left, and nobody is waited for any more: neither the secondary edge nor one that owes.
-    fn close_if_last(&mut self, now: Now) {
-        let last = self.secondary.epoch().is_none() && !self.owes();
-        if let Some((first, reason)) = self.closed.take_if(|_| last) {
-            self.lifecycle.handle_closed(first, reason, now.at);
-        }
-    }
-
-    fn is_finishing(&self) -> bool {
-        self.status() == Status::Finishing
     }
 
     /// The edge of `epoch` captures no more. True if the meeting goes on without it: it was the secondary, or the secondary
@@ -493,7 +478,7 @@ impl<L: Clone> Machine<L> {
             return;
         }
         self.stop(epoch, now);
-        self.end_before(Epoch(epoch.0 + 1), false);
+        self.end_before(Epoch(epoch.0 + 1), false, now);
     }
 
     fn stop(&mut self, epoch: Epoch, now: Now) {
@@ -547,14 +532,6 @@ impl<L: Clone> Machine<L> {
         self.member(owner).and_then(|m| m.report.as_ref()).is_some_and(|report| report.draining)
     }
 
-    /// What the owners before `epoch` left open ends: after a while of one that may come back with the rest, or that is
-    /// `there` still and has its last packets on their way.
-    fn end_before(&mut self, epoch: Epoch, there: bool) {
-        let before = self.captures.owners().rows.range(..epoch.0).next_back();
-        let leased = before.is_some_and(|(_, owner)| owner.leased);
-        self.actions.push_back(Action::End { below: epoch, fence: !leased, wait: leased || there });
-    }
-
     /// What was said before it could be acted upon is, as soon as it can.
     fn catch_up(&mut self, now: Now) {
         self.take_back(now);
@@ -589,20 +566,5 @@ impl<L: Clone> Machine<L> {
 
     fn unmet(&mut self, wish: Wish, why: impl Into<String>) {
         self.actions.push_back(Action::Unmet(wish, why.into()));
-    }
-
-    fn tell(&mut self, now: Now) {
-        let status = self.status();
-        if self.told == Some(status) {
-            return;
-        }
-        if status.ended() {
-            self.end_gap(now);
-            self.name_owed(now);
-        }
-        let failure = self.lifecycle.failure().filter(|_| status == Status::Failed).cloned();
-        let change = StatusChange { status, failure, left: self.lifecycle.left(), gap: self.gap.clone() };
-        self.actions.push_back(Action::Tell(change));
-        self.told = Some(status);
     }
 }

@@ -188,9 +188,7 @@ impl Pairing {
             Event::Announce(number, core) => self.announce(number, core).await,
             Event::Begin(term) => self.meetings.begin_isolated(&self.meeting, term).await?,
             Event::Superseded(core, term) => {
-                let (meetings, id) = (self.meetings.clone(), self.meeting.id);
-                // In a task of its own: it ends this one.
-                once("step down", async move { meetings.step_down(id, core, term).await });
+                self.meeting.handle_superseded(core, term);
                 return Ok(false);
             }
         }

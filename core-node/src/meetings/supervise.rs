@@ -1,9 +1,10 @@
-//! The one task that moves a meeting on: feeds its [`Machine`] what happens, and does what that asks.
+//! The one task that moves a meeting on: feeds its [`Machine`] what happens, and does what that asks, to the end.
+//!
+//! A meeting that is cut short does not wait for what is under way: that is dropped, and what is left to do has a deadline for each step.
 
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 use std::{
-    collections::BTreeSet,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -13,23 +14,22 @@ use std::{
 use mesh::{
     node::Member,
     placement::Decision,
-    tasks::{Broken, once, told},
+    tasks::{contained, once},
     wire::{Epoch, request::Request},
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
-    time::sleep_until,
+    time::{sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
+use super::Meetings;
 use crate::{
     meeting::{
         Link, Meeting, Notice,
         captures::Now,
         link::ToLink,
         machine::{
-            Action, Machine, StatusChange,
+            Action, Ending, Machine, StatusChange,
             seek::{Declined, Found, Step},
         },
         now, wall,
@@ -37,57 +37,103 @@ use crate::{
     placement::{Placer, Wanted, assign::reach},
     store::{
         log::LogClosed,
-        record::{Gap, Status},
+        record::{Gap, MeetingRecord, Status},
     },
 };
 
-/// How long an edge that lost its lease has to bring the rest of what it was sending, before that ends where it is. What
-/// comes later makes an utterance of its own.
-const LATE_GRACE: Duration = Duration::from_secs(2);
+/// How long a step to the end of a meeting that was cut short may take: what it needs may be broken, or held.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is being done to find an edge; of a ranking also why it is so.
 type Seeking = Pin<Box<dyn Future<Output = (Found, Option<Decision>)> + Send>>;
 
+/// Why the driver stops.
+enum Halt {
+    /// The meeting ends here.
+    Ended(Ending),
+    /// The node does, or its store has failed.
+    Left,
+}
+
+impl From<LogClosed> for Halt {
+    fn from(_: LogClosed) -> Self {
+        Self::Left
+    }
+}
+
 pub(super) struct Supervisor {
+    meetings: Arc<Meetings>,
     meeting: Arc<Meeting>,
     placer: Arc<Placer>,
     wanted: Wanted,
     seeking: Option<Seeking>,
     decision: Arc<Option<Decision>>,
     members: watch::Receiver<Arc<Vec<Member>>>,
-    /// What former owners left open is ended by these.
-    ending: JoinSet<()>,
 }
 
 impl Supervisor {
-    pub(super) fn new(meeting: Arc<Meeting>, placer: Arc<Placer>, wanted: Wanted) -> Self {
+    pub(super) fn new(meetings: Arc<Meetings>, meeting: Arc<Meeting>, wanted: Wanted) -> Self {
+        let placer = meetings.placer.clone();
         let members = placer.mesh.members();
-        let (seeking, decision) = (None, Arc::default());
-        Self { meeting, placer, wanted, seeking, decision, members, ending: JoinSet::new() }
+        Self { meetings, meeting, placer, wanted, seeking: None, decision: Arc::default(), members }
     }
 
-    /// Runs until the meeting has ended, `stop` fires or the store fails.
-    pub(super) async fn run(mut self, mut notices: mpsc::Receiver<Notice>, stop: CancellationToken) {
-        loop {
-            // An error ends the node.
-            if self.settle().await.is_err() {
-                return;
+    /// Runs until the meeting has ended here, the node stops or the store fails.
+    pub(super) async fn run(mut self, mut notices: mpsc::Receiver<Notice>) {
+        let _gone = self.meeting.gone_with_this();
+        if let Halt::Ended(how) = self.drive(&mut notices).await {
+            self.meetings.end(&self.meeting, how).await;
+        }
+    }
+
+    async fn drive(&mut self, notices: &mut mpsc::Receiver<Notice>) -> Halt {
+        let meeting = self.meeting.clone();
+        tokio::select! {
+            biased;
+            () = meeting.cut_short() => {}
+            halt = contained("the supervisor", self.go_on(notices)) => match halt {
+                Ok(halt) => return halt,
+                Err(panic) => meeting.handle_broken(format!("the supervisor broke: {panic}")),
+            },
+        }
+        self.run_out().await
+    }
+
+    /// Does what is left to do. What breaks again, fails or is held is passed over.
+    async fn run_out(&mut self) -> Halt {
+        while let Some(action) = self.meeting.machine(|m| m.poll_action()) {
+            let done = timeout(END_TIMEOUT, contained("the end of a meeting", self.perform(action)));
+            if let Ok(Ok(Err(Halt::Ended(how)))) = done.await {
+                return Halt::Ended(how);
             }
-            if self.meeting.machine(|m| m.status()).ended() {
-                self.meeting.machine(|m| m.withdraw());
-                let _ = self.act().await;
-                return;
+        }
+        // Not reached: the last action is the end.
+        Halt::Left
+    }
+
+    async fn go_on(&mut self, notices: &mut mpsc::Receiver<Notice>) -> Halt {
+        self.meeting.drain(None).await;
+        let stop = self.meeting.stop.clone();
+        loop {
+            match self.settle().await {
+                Ok(()) => {}
+                Err(Halt::Left) => {
+                    // The store has failed, and the node ends. Or another core serves the meeting: that will be said.
+                    notices.close();
+                    stop.cancelled().await;
+                    return Halt::Left;
+                }
+                Err(ended) => return ended,
             }
             let timeout = self.meeting.machine(|m| m.poll_timeout()).map(|(at, _)| at);
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Halt::Left,
                 Some(notice) = notices.recv() => self.input(|m, now| m.handle_notice(notice, now)),
                 () = sleep_until(timeout.unwrap_or_else(Instant::now).into()), if timeout.is_some() => {
                     self.input(Machine::handle_timeout);
                 }
                 Ok(()) = self.members.changed() => self.input(Machine::handle_members),
                 () = self.meeting.progressed() => {}
-                Some(ended) = self.ending.join_next() => as_here(ended.map_err(Broken::from)),
                 (found, decision) = sought(&mut self.seeking) => {
                     self.seeking = None;
                     if decision.is_some() {
@@ -109,7 +155,7 @@ impl Supervisor {
     }
 
     /// Has everything decided that follows from what has come in, and done.
-    async fn settle(&mut self) -> Result<(), LogClosed> {
+    async fn settle(&mut self) -> Result<(), Halt> {
         let ((undone, open), present) = (self.meeting.backlog(), self.meeting.present());
         self.input(|m, now| m.advance(undone, open, present, now));
         self.act().await?;
@@ -118,28 +164,36 @@ impl Supervisor {
         self.act().await
     }
 
-    async fn act(&mut self) -> Result<(), LogClosed> {
+    async fn act(&mut self) -> Result<(), Halt> {
         while let Some(action) = self.meeting.machine(|m| m.poll_action()) {
-            match action {
-                Action::Seek(step) => self.seeking = Some(self.seek(step)),
-                Action::DropSeek => self.seeking = None,
-                Action::Declined(by) => self.placer.handle_declined(&by),
-                Action::Tally => self.meeting.tally(),
-                Action::Leave(epoch) => self.tell_to_leave(epoch).await,
-                Action::Write => _ = self.meeting.update_here(|_| {}).await?,
-                Action::Stopped(epoch) => self.meeting.handle_stopped(epoch).await?,
-                Action::Capturing => self.meeting.tell_capturing().await,
-                Action::End { below, fence, wait } => self.end(below, fence, wait).await,
-                Action::Fence(below) => self.meeting.fence(below, BTreeSet::new()).await,
-                Action::Gap(gap) => publish_gap(&self.meeting, gap, None).await?,
-                Action::NoGap => self.meeting.update(|record| record.gaps.retain(|g| g.to.is_some())).await?,
-                Action::Owed(epoch, gap) => publish_gap(&self.meeting, gap, Some(epoch)).await?,
-                Action::Tell(change) => tell(&self.meeting, change).await?,
-                Action::NoWitness => self.meeting.replication.with(|m, _| m.handle_no_witness()),
-                Action::Silent(edge) => self.placer.handle_silent(&edge),
-                Action::Unmet(wish, why) => self.meeting.wishes.handle_unmet(wish, why, wall()),
-                Action::Met(wish) => self.meeting.wishes.handle_met(wish),
-            }
+            self.perform(action).await?;
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, action: Action) -> Result<(), Halt> {
+        let meeting = self.meeting.clone();
+        match action {
+            Action::Seek(step) => self.seeking = Some(self.seek(step)),
+            Action::DropSeek => self.seeking = None,
+            Action::Declined(by) => self.placer.handle_declined(&by),
+            Action::Tally => meeting.tally(),
+            Action::Leave(epoch) => self.tell_to_leave(epoch).await,
+            Action::Write => _ = meeting.update_here(|_| {}).await?,
+            Action::Stopped(epoch) => meeting.handle_stopped(epoch).await?,
+            Action::Capturing => meeting.tell_capturing().await,
+            Action::EndOpen { below, but } => meeting.end_open(below, &but).await,
+            Action::Fence { below, but } => meeting.fence(below, but).await,
+            Action::Gap(gap) => publish_gap(&meeting, gap, None).await?,
+            Action::NoGap => meeting.update(|record| record.gaps.retain(|g| g.to.is_some())).await?,
+            Action::Owed(epoch, gap) => publish_gap(&meeting, gap, Some(epoch)).await?,
+            Action::Tell(change) => tell(&meeting, change).await?,
+            Action::Publish(status) => publish(&meeting, status).await?,
+            Action::NoWitness => meeting.replication.with(|m, _| m.handle_no_witness()),
+            Action::Silent(edge) => self.placer.handle_silent(&edge),
+            Action::Unmet(wish, why) => meeting.wishes.handle_unmet(wish, why, wall()),
+            Action::Met(wish) => meeting.wishes.handle_met(wish),
+            Action::End(how) => return Err(Halt::Ended(how)),
         }
         Ok(())
     }
@@ -158,24 +212,6 @@ impl Supervisor {
             };
             (found, None)
         })
-    }
-
-    async fn end(&mut self, below: Epoch, fence: bool, wait: bool) {
-        let meeting = self.meeting.clone();
-        let end = async move {
-            match fence {
-                true => meeting.fence(below, meeting.capturing()).await,
-                false => meeting.end_open(below, &meeting.capturing()).await,
-            }
-        };
-        if !wait {
-            return end.await;
-        }
-        let ending = async move {
-            tokio::time::sleep(LATE_GRACE).await;
-            end.await;
-        };
-        self.ending.spawn(told("late speech", ending));
     }
 
     /// Tells the edge twice: in order with its speech, and, should that link be down, by request.
@@ -204,7 +240,7 @@ async fn publish_gap(meeting: &Meeting, gap: Gap, owed: Option<Epoch>) -> Result
     meeting.publisher.gap(gap, keep).await
 }
 
-/// Tells the world where the meeting stands.
+/// Writes where the meeting stands.
 async fn tell(meeting: &Meeting, StatusChange { status, failure, left, gap }: StatusChange) -> Result<(), LogClosed> {
     let left = || {
         let leaves = matches!(status, Status::Finishing | Status::Done);
@@ -213,30 +249,24 @@ async fn tell(meeting: &Meeting, StatusChange { status, failure, left, gap }: St
         leaves.then(why).flatten()
     };
     let (sub_code, detail) = failure.map_or_else(|| (left(), None), |(code, detail)| (Some(code), detail));
-    let code = sub_code.clone();
-    meeting
-        .update(|record| {
-            record.status = status;
-            record.gaps.retain(|g| g.to.is_some());
-            record.gaps.extend(gap);
-            record.sub_code = code;
-            record.detail = detail;
-            record.ended_at = status.ended().then(wall);
-        })
-        .await?;
     tracing::info!(status = status.as_str(), sub_code, "meeting status");
-    let seq = meeting.publisher.status(status, sub_code).await?;
+    let change = |record: &mut MeetingRecord| {
+        record.status = status;
+        record.gaps.retain(|g| g.to.is_some());
+        record.gaps.extend(gap);
+        (record.sub_code, record.detail) = (sub_code, detail);
+        record.ended_at = status.ended().then(wall);
+    };
+    meeting.update(change).await
+}
+
+/// Tells the world where the meeting stands, as it is written.
+async fn publish(meeting: &Meeting, status: Status) -> Result<(), LogClosed> {
+    let seq = meeting.publisher.status(status, meeting.record().sub_code).await?;
     if status.ended() {
         meeting.update(|record| record.last_seq = seq).await?;
     }
     Ok(())
-}
-
-/// What broke in a task of the supervisor's breaks the supervisor.
-fn as_here(ended: Result<(), Broken>) {
-    if let Err(Broken::Panicked(panic)) = ended {
-        panic.go_on();
-    }
 }
 
 /// What was found, when something is sought.

@@ -30,11 +30,9 @@ use crate::{
     authority::Stands,
     meeting::{
         Meeting,
-        link::ToLink,
         role::{self, NotHere},
         wall,
     },
-    publish::Moved,
     store::{
         Op,
         record::{CoreRole, MeetingRecord, Serving},
@@ -173,29 +171,6 @@ impl Meetings {
         }
         record.end_turn(&me.node, CoreRole::Standby, at);
         record.begin_turn(me, CoreRole::Serving, term, crate::SOFTWARE, at);
-    }
-
-    /// `core` serves the meeting, in a later term: nothing of it is live here any more.
-    pub(super) async fn step_down(&self, id: MeetingId, core: NodeId, term: Term) {
-        let _hands = self.hands.lock().await;
-        let Some(meeting) = self.live(id) else { return };
-        tracing::warn!(meeting = %id, %core, term = term.0, "another core serves the meeting");
-        metrics::counter!("nearfield_core_step_downs_total").increment(1);
-        meeting.replication.with(|m, _| m.handle_other(&core, term));
-        meeting.stop.cancel();
-        let serving = Serving::moved(core.clone(), term, 0);
-        // Errors: the store has ended, and the node ends with it.
-        let _ = meeting.update_here(|record| record.serving = serving).await;
-        super::forget_live(&self.live, id);
-        let _ = self.log.write(Op::Forget(id)).await;
-        if !self.claims.is_shared() {
-            // Nobody else knows of it.
-            let _ = meeting.standing.release().await;
-        }
-        let api = self.api_of(&core);
-        let location = api.map(|api| format!("{api}/v1/meetings/{id}/transcript/stream"));
-        meeting.publisher.moved(Moved { meeting_id: id, core: core.to_string(), location });
-        meeting.tell_all(|| ToLink::Moved { meeting: id, core: core.clone(), term }).await;
     }
 
     /// What this core knows of who serves a meeting.

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::sync::Arc;
+
 use mesh::{
     trace::TraceContext,
     wire::{
         Epoch, MeetingAlias,
-        control::{EdgeState, RefusedReason, ToCore, ToEdge},
+        control::{CloseReason, EdgeState, RefusedReason, ToCore, ToEdge},
     },
 };
 
@@ -14,6 +16,7 @@ use super::fakes::{ALIAS, Core};
 use crate::{
     edges::contain::{POISON, poisoned},
     meeting::{Notice, transcription::POISONED},
+    publish::{Event, What},
     store::record::Status,
 };
 
@@ -97,6 +100,34 @@ async fn a_meeting_that_takes_in_nothing_holds_its_edge_s_other_meetings_up_once
     }
     core.until("failed", |c| c.meetings.live(id).is_none()).await;
     drop(held);
+    // What it was to take in comes too late: it has ended.
+    let (meeting, _) = (Arc::downgrade(&meeting), drop(meeting));
+    core.until("its tasks have ended", |_| meeting.upgrade().is_none()).await;
     let record = core.meetings.store().meeting(id).unwrap().unwrap();
     assert_eq!((record.status, record.detail.as_deref()), (Status::Failed, Some("its supervisor stands still")));
+}
+
+#[tokio::test]
+async fn a_meeting_that_stands_still_while_it_ends_is_ended_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Core::start(&dir.path().join("core.redb"), false);
+    let id = core.create().await;
+    let (name, _) = core.assigned().await;
+    let edge = core.connect(&name).await;
+    core.open(&edge, id, Epoch(1)).await;
+    let meeting = core.meetings.live(id).unwrap();
+    core.until("active", |_| meeting.record().status == Status::Active).await;
+    let mut events = meeting.publisher.listen(core.meetings.store().clone(), 0).unwrap();
+    meeting.notify(Notice::Stop).await;
+    let finishing = |event: &Event| matches!(&event.what, What::Status(change) if change.status == Status::Finishing);
+    while !finishing(&events.next().await.unwrap().unwrap()) {}
+    let held = meeting.publisher.hold().await;
+    core.say(&edge, ToCore::Close { alias: ALIAS, reason: CloseReason::Asked }).await;
+    for _ in 0..70 {
+        meeting.notify(Notice::Stop).await;
+    }
+    core.until("ended", |c| c.meetings.live(id).is_none()).await;
+    drop(held);
+    let record = core.meetings.store().meeting(id).unwrap().unwrap();
+    assert_eq!((record.status, core.meetings.receipt(id).await.is_ok()), (Status::Done, true));
 }

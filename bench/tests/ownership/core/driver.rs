@@ -9,7 +9,7 @@ use core_node::{
     meeting::{
         Notice,
         captures::Now,
-        machine::{Action, Machine, StatusChange, seek::Declined},
+        machine::{Action, StatusChange, seek::Declined},
     },
     replicate::sender::Settled,
     store::record::{Gap, MeetingRecord},
@@ -22,11 +22,8 @@ use mesh::{
 use super::{Live, Then, seek::Search};
 use crate::{
     edge::ALIAS,
-    world::{Asked, Event, SECOND, World},
+    world::{Asked, World},
 };
-
-/// As `LATE_GRACE` of the product.
-const LATE_GRACE: u64 = 2 * SECOND;
 
 #[derive(Debug, Default)]
 pub(super) struct Driver {
@@ -48,7 +45,6 @@ enum Phase {
     Input,
     Advancing,
     Concluding,
-    Ending,
     Over,
 }
 
@@ -123,21 +119,15 @@ impl Live {
         self.machine.advance(self.undone.len(), 0, present, now);
     }
 
-    /// All of a phase's actions are done. False if there is no more to do.
-    fn next_phase(&mut self, now: Now) -> bool {
+    /// All of a phase's actions are done.
+    fn next_phase(&mut self, now: Now) {
         self.driver.phase = match self.driver.phase {
             Phase::Advancing => {
                 self.machine.conclude(self.undone.len(), 0, now);
                 Phase::Concluding
             }
-            Phase::Concluding if self.machine.status().ended() => {
-                self.machine.withdraw();
-                Phase::Ending
-            }
-            Phase::Ending => return false,
             _ => Phase::Input,
         };
-        true
     }
 }
 
@@ -160,14 +150,10 @@ impl World {
             Phase::Over => return false,
             Phase::Begin => live.advance(present, now),
             Phase::Input => return self.input(c),
-            Phase::Advancing | Phase::Concluding | Phase::Ending => {
-                if let Some(action) = live.machine.poll_action() {
-                    self.obey_machine(c, action);
-                } else if !live.next_phase(now) {
-                    self.ended(c);
-                    return false;
-                }
-            }
+            Phase::Advancing | Phase::Concluding => match live.machine.poll_action() {
+                Some(action) => self.obey_machine(c, action),
+                None => live.next_phase(now),
+            },
         }
         true
     }
@@ -249,7 +235,6 @@ impl World {
     }
 
     fn obey_machine(&mut self, c: usize, action: Action) {
-        let life = self.life(c);
         let Some(live) = &mut self.cores[c].live else { return };
         match action {
             Action::Seek(step) => live.driver.search.begin(step),
@@ -263,12 +248,7 @@ impl World {
             Action::Leave(epoch) => self.tell_to_leave(c, epoch),
             Action::Write => self.change(c, false, After::Nothing, |_| {}),
             Action::Stopped(epoch) => self.change(c, false, After::Stopped(epoch), |_| {}),
-            Action::End { below, fence: true, wait: true } => {
-                let no = live.no;
-                self.after(LATE_GRACE, Event::Fence(c, life, no, below));
-            }
-            Action::End { below, fence: true, wait: false } => fence(&mut live.machine, below),
-            Action::Fence(below) => live.machine.captures.fence(below, Default::default()),
+            Action::Fence { below, but } => live.machine.captures.fence(below, but),
             Action::Gap(gap) => self.add_gap(c, gap),
             Action::Owed(epoch, gap) => {
                 live.machine.captures.note_owed(epoch, None);
@@ -277,8 +257,9 @@ impl World {
             Action::NoGap => self.change(c, true, After::Nothing, end_gap),
             Action::Tell(change) => self.tell_status(c, change),
             Action::NoWitness => live.rep.handle_no_witness(),
-            // All that was said here is whole.
-            Action::End { fence: false, .. } => {}
+            Action::End(_) => self.ended(c),
+            // All that was said here is whole, and a status is told when it is written.
+            Action::EndOpen { .. } | Action::Publish(_) => {}
             Action::Capturing | Action::Unmet(..) | Action::Met(_) => {}
         }
     }
@@ -331,13 +312,6 @@ impl World {
         }
     }
 
-    /// What an edge had a while to bring is over.
-    pub(crate) fn core_fence(&mut self, c: usize, no: u64, below: Epoch) {
-        if let Some(live) = self.cores[c].live(no) {
-            fence(&mut live.machine, below);
-        }
-    }
-
     fn ended(&mut self, c: usize) {
         let Some(live) = self.cores[c].live.take() else { return };
         let (status, why) = (live.rest.status, live.rest.sub_code);
@@ -349,11 +323,6 @@ impl World {
     fn present(&self) -> usize {
         1
     }
-}
-
-fn fence(machine: &mut Machine<usize>, below: Epoch) {
-    let capturing = machine.captures.capturing();
-    machine.captures.fence(below, capturing);
 }
 
 fn end_gap(record: &mut MeetingRecord) {

@@ -142,7 +142,6 @@ pub(crate) enum Event {
     /// What a step of a search for an edge has come to.
     Found(usize, u32, u64, Box<Found>),
     Ranked(usize, u32, u64, Box<Order>),
-    Fence(usize, u32, u64, Epoch),
     /// The relay of an edge's meeting.
     Relay(usize, u32, usize),
     Fault,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::time::Duration;
+
 use mesh::wire::{
     cause::Cause,
     control::CloseReason::{self, Asked, Drain, Ended, LeaseOver},
@@ -23,6 +25,8 @@ pub(in crate::meeting) enum Event {
     Down(u64),
     /// The API, or a rule.
     Stop,
+    /// A part of the meeting.
+    Broken,
     /// While the edge of this epoch beats, a successor is waited for longer than usual.
     Slow(u64),
     /// Another core takes the meeting over.
@@ -42,7 +46,7 @@ pub(in crate::meeting) enum Word {
     Close(CloseReason),
 }
 
-use Event::{Assigned, Down, Says, Slow, Stop, TakenOver, Unplaced};
+use Event::{Assigned, Broken, Down, Says, Slow, Stop, TakenOver, Unplaced};
 use Word::{Close, Denied, Failed, HandOver, Live, Lost, Open};
 
 const JOINS: &[Word] = &[Open, Live];
@@ -89,7 +93,10 @@ pub(in crate::meeting) trait Subject {
     /// One thing happens, and what was asked for is done.
     fn happen(&mut self, event: Event, now: Instant);
 
-    /// Where it stands, and where it goes from there if nothing more is heard.
+    /// Where it stands.
+    fn status(&self) -> Status;
+
+    /// The same, and where it goes from there if nothing more is heard.
     fn outcome(&self) -> Self::Outcome;
 
     /// How it ends if it is left then, and every edge that is told to leave does.
@@ -116,6 +123,7 @@ impl Subject for Lifecycle {
             Unplaced => self.handle_unplaced(unplaced(), now),
             Down(epoch) => self.handle_edge_down(Epoch(epoch), now),
             Stop => self.handle_leave("requested", now),
+            Broken => self.handle_broken("it panicked".into()),
             Slow(_) => {
                 let waited = now + LEAVING;
                 self.handle_leaving_alive(waited);
@@ -126,6 +134,10 @@ impl Subject for Lifecycle {
                 *self = resumed.having_been_live(self.given_up == Status::Active, now);
             }
         }
+    }
+
+    fn status(&self) -> Status {
+        self.status
     }
 
     fn outcome(&self) -> Outcome {
@@ -203,7 +215,7 @@ fn stages() -> Vec<(&'static str, Vec<Event>, Vec<Event>)> {
     let handing_over = [&active[..], &[Says(1, &[HandOver])]].concat();
     let succeeded = [&handing_over[..], &[Assigned(2)]].concat();
     let and = |before: &[Event], one: Event| [before, &[one]].concat();
-    let stop = || vec![Stop];
+    let stop = || vec![Stop, Broken];
     vec![
         ("placing", vec![], [sought(1), stop()].concat()),
         ("connecting", vec![Assigned(1)], [says(1, &NEW), vec![Down(1)], stop()].concat()),
@@ -214,8 +226,8 @@ fn stages() -> Vec<(&'static str, Vec<Event>, Vec<Event>)> {
         ("taken over while placing", [&active[..], &[Down(1), TakenOver]].concat(), [sought(2), stop()].concat()),
         ("succeeded", succeeded.clone(), [old(), says(2, &NEW), vec![Down(2)], stop()].concat()),
         ("replaced", and(&active, Down(1)), [says(1, &OLD), sought(2), stop()].concat()),
-        ("leaving while placing", and(&[], Stop), sought(1)),
-        ("leaving", and(&active, Stop), old()),
+        ("leaving while placing", and(&[], Stop), and(&sought(1), Broken)),
+        ("leaving", and(&active, Stop), and(&old(), Broken)),
         ("leaving while handing over", and(&handing_over, Stop), [old(), sought(2)].concat()),
         ("leaving while succeeded", and(&succeeded, Stop), [old(), says(2, &NEW), vec![Down(2)]].concat()),
     ]
@@ -227,7 +239,7 @@ fn source(event: Event) -> u64 {
         Says(epoch, _) => epoch,
         Assigned(_) | Unplaced => 10,
         Down(epoch) => 20 + epoch,
-        Stop | Slow(_) | TakenOver => 30,
+        Stop | Broken | Slow(_) | TakenOver => 30,
     }
 }
 
@@ -242,7 +254,7 @@ fn run<S: Subject>(events: impl IntoIterator<Item = Event>, now: Instant) -> S {
 /// What ends a meeting: of two such the first is told as the reason, and the way to the end may be another.
 fn ends(event: Event) -> bool {
     let last = |words: &[Word]| words.iter().any(|word| matches!(word, Denied | Close(Ended)));
-    event == Stop || matches!(event, Says(_, words) if last(words))
+    matches!(event, Stop | Broken) || matches!(event, Says(_, words) if last(words))
 }
 
 /// Whichever comes first decides, and rightly so: an edge that is denied fails the meeting, unless somebody has ended it before,
@@ -269,6 +281,11 @@ pub(in crate::meeting) fn compare<S: Subject>() {
         for (n, one) in events.iter().enumerate() {
             for two in events[n + 1..].iter().filter(|two| source(**two) != source(*one)) {
                 let after = |pair: [Event; 2]| run::<S>(before.iter().copied().chain(pair), now);
+                let ended = |one: Event| run::<S>(before.iter().copied().chain([one]), now).status().ended();
+                // What has ended stays as it is.
+                if (*one == Broken && ended(*two)) || (*two == Broken && ended(*one)) {
+                    continue;
+                }
                 let (ab, ba) = (after([*one, *two]), after([*two, *one]));
                 pairs += 1;
                 let (now_ab, now_ba) = (ab.outcome(), ba.outcome());

@@ -40,14 +40,14 @@ impl<L: Clone> Machine<L> {
             }
             let lost_at = self.captures.heard_leaving(epoch).map_or(now.wall, |heard| heard.at);
             self.relieve(epoch, lost_at, now);
-            self.end_before(Epoch(epoch.0 + 1), false);
+            self.end_before(Epoch(epoch.0 + 1), false, now);
         }
     }
 
     /// A successor is live: what the edge captures from now on is not wanted.
     pub(super) fn dismiss(&mut self, former: Epoch, now: Now) {
         self.relieve(former, now.wall, now);
-        self.end_before(self.lifecycle.epoch(), true);
+        self.end_before(self.lifecycle.epoch(), true, now);
     }
 
     /// What the edge captures from now on is not wanted. Its successor may have been live, and be gone: that is a gap.

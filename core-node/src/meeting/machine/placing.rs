@@ -79,7 +79,7 @@ impl<L: Clone> Machine<L> {
             (Which::First, Ok(epoch)) => {
                 self.lifecycle.handle_assigned(epoch, now.at);
                 if self.lifecycle.leaving().is_none() {
-                    self.end_before(epoch, false);
+                    self.end_before(epoch, false, now);
                 }
                 (self.owner_seen, self.awaited) = (false, 0);
                 self.handle_members(now);
@@ -148,14 +148,6 @@ impl<L: Clone> Machine<L> {
         }
     }
 
-    /// The meeting has ended: should an edge join that is being asked, it is to leave.
-    pub fn withdraw(&mut self) {
-        if self.placing.take().is_some() {
-            self.drop_seek();
-            self.tell_to_leave(self.captures.owners().epoch);
-        }
-    }
-
     /// An edge that was given up, or whose answer was missed, holds the meeting's lease: as long as nobody else has been granted it
     /// the meeting is its.
     pub(super) fn take_back(&mut self, now: Now) {
@@ -199,7 +191,7 @@ impl<L: Clone> Machine<L> {
         self.actions.push_back(Action::Seek(step));
     }
 
-    fn drop_seek(&mut self) {
+    pub(super) fn drop_seek(&mut self) {
         self.seek.end();
         self.actions.push_back(Action::DropSeek);
     }

@@ -1,11 +1,15 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use mesh::{
+    identity::NodeId,
     lease::margin,
     wire::{cause::Cause, control::CloseReason::Asked, request::Response},
 };
 
-use super::{seek::Found, *};
+use super::{
+    seek::{Found, Step},
+    *,
+};
 use crate::{
     meeting::lifecycle::{
         Unplaced,
@@ -91,7 +95,12 @@ impl Rig {
                     done.push(format!("{} owed {ms} ms", epoch.0));
                 }
                 Action::Tell(change) => done.push(change.status.as_str().into()),
-                Action::Fence(below) => done.push(format!("fence below {}", below.0)),
+                Action::Fence { below, .. } => done.push(format!("fence below {}", below.0)),
+                Action::EndOpen { below, .. } => done.push(format!("end what is open below {}", below.0)),
+                Action::End(Ending::Over) => done.push("end".into()),
+                Action::End(Ending::Moved { core, term }) => {
+                    done.push(format!("leave it to {core} in term {}", term.0))
+                }
                 Action::Tally => done.push("look who may request a takeover".into()),
                 Action::Unmet(wish, _) => done.push(format!("no {}", wish.as_str())),
                 Action::Seek(_)
@@ -99,7 +108,7 @@ impl Rig {
                 | Action::Silent(_)
                 | Action::Write
                 | Action::Capturing
-                | Action::End { .. }
+                | Action::Publish(_)
                 | Action::NoWitness
                 | Action::Met(_) => {}
             }
@@ -167,8 +176,90 @@ fn a_meeting_s_life_is_told_in_order() {
     assert_eq!(rig.answer(asked), ["connecting"]);
     assert_eq!(rig.live(Epoch(1)), ["active"]);
     assert_eq!(rig.says(Notice::Stop), ["tell 1 to leave", "finishing"]);
-    assert_eq!(rig.says(Notice::Closed(Epoch(1), CloseReason::Asked)), ["done"]);
+    assert_eq!(rig.says(Notice::Closed(Epoch(1), CloseReason::Asked)), ["done", "end"]);
     assert_eq!(rig.machine.poll_timeout(), None);
+}
+
+/// What is asked for after all that was asked for before is done, or dropped.
+fn left_of(rig: &mut Rig) -> Vec<String> {
+    let left = rig.act();
+    rig.machine.handle_broken("once more".into(), rig.now);
+    assert_eq!(rig.act(), Vec::<String>::new(), "it ends once");
+    left
+}
+
+#[test]
+fn a_meeting_that_breaks_fails_at_once_whatever_is_under_way_and_every_edge_leaves() {
+    let mut rig = Rig::new(2);
+    rig.run();
+    let (first, second) = (rig.join(), rig.join());
+    rig.machine.handle_notice(Notice::HandOver(first), rig.now);
+    rig.machine.advance(3, 1, 1, rig.now);
+    rig.machine.handle_broken("it panicked".into(), rig.now);
+    assert_eq!(left_of(&mut rig), ["failed", "drop what is placed", "tell 1 to leave", "tell 2 to leave", "end"]);
+    assert_eq!(rig.machine.lifecycle.failure(), Some(&("internal_error".into(), Some("it panicked".into()))));
+    assert!([first, second].iter().all(|epoch| rig.machine.captures.is_fenced(*epoch)));
+    assert_eq!(
+        rig.machine.poll_timeout().map(|(_, reason)| reason),
+        Some(Reason::Lease),
+        "it waits for nothing of its own"
+    );
+
+    // Nobody captures it: the gap ends with it, and whoever is being asked is to leave.
+    let mut rig = Rig::new(1);
+    rig.run();
+    let lost = rig.join();
+    rig.says(Notice::Closed(lost, CloseReason::Drain));
+    rig.ask();
+    rig.pass(Duration::from_secs(1));
+    rig.machine.handle_broken("it panicked".into(), rig.now);
+    let ended = ["a gap of 1000 ms: EdgeLeft", "failed", "drop what is placed", "tell 2 to leave", "end"];
+    assert_eq!(left_of(&mut rig), ended);
+}
+
+#[test]
+fn what_breaks_while_the_end_is_told_has_it_told_again() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let edge = rig.join();
+    rig.says(Notice::Stop);
+    rig.machine.handle_notice(Notice::Closed(edge, Asked), rig.now);
+    rig.machine.advance(0, 0, 1, rig.now);
+    rig.machine.conclude(0, 0, rig.now);
+    // The driver stands still on the first of these.
+    assert!(matches!(rig.machine.poll_action(), Some(Action::NoWitness)));
+    assert!(matches!(rig.machine.poll_action(), Some(Action::Tell(_))));
+    rig.machine.handle_broken("it stands still".into(), rig.now);
+    assert_eq!(left_of(&mut rig), ["done", "tell 1 to leave", "end"]);
+}
+
+#[test]
+fn a_meeting_that_another_core_serves_ends_here_and_says_nothing_more() {
+    for broken in [false, true] {
+        let mut rig = Rig::new(1);
+        rig.run();
+        rig.join();
+        if broken {
+            rig.machine.handle_broken("it panicked".into(), rig.now);
+        }
+        rig.machine.handle_notice(Notice::Stop, rig.now);
+        rig.machine.handle_superseded("core-2".parse().unwrap(), mesh::wire::Term(2));
+        assert_eq!(left_of(&mut rig), ["leave it to core-2 in term 2"]);
+    }
+}
+
+#[test]
+fn what_a_lost_edge_left_open_ends_after_a_while() {
+    let mut rig = Rig::new(1);
+    rig.run();
+    let lost = rig.join();
+    rig.says(Notice::Closed(lost, CloseReason::LeaseOver));
+    let asked = rig.ask();
+    let open = "end what is open below 2".to_owned();
+    assert!(!rig.answer(asked).contains(&open));
+    assert_eq!(rig.machine.poll_timeout().map(|(_, reason)| reason), Some(Reason::LateGrace));
+    assert!(!rig.wait(Duration::from_millis(1999)).contains(&open), "its last packets may be on their way");
+    assert!(rig.wait(Duration::from_millis(1)).contains(&open));
 }
 
 #[test]
@@ -245,9 +336,8 @@ fn what_the_end_finds_being_placed_is_told_to_leave() {
     rig.run();
     rig.ask();
     rig.says(Notice::Stop);
-    assert_eq!(rig.wait(Duration::from_secs(11)).last().map(String::as_str), Some("done"));
-    rig.machine.withdraw();
-    assert_eq!(rig.act(), ["drop what is placed", "tell 1 to leave"]);
+    let ended = rig.wait(Duration::from_secs(11));
+    assert!(ended.ends_with(&["done", "drop what is placed", "tell 1 to leave", "end"].map(String::from)), "{ended:?}");
 }
 
 #[test]
@@ -282,7 +372,7 @@ fn an_end_that_waits_for_the_second_edge_s_placement_fences_at_once_when_that_is
     assert_eq!(rig.says(Notice::Stop), ["finishing"]);
     let order = rig.orders.pop_front().unwrap();
     rig.machine.handle_placed(order.which, Err((Epoch(2), orders::unplaced())), rig.now);
-    assert_eq!(rig.run(), ["fence below 2", "a gap of 0 ms: EdgeLeft", "done"]);
+    assert_eq!(rig.run(), ["fence below 2", "a gap of 0 ms: EdgeLeft", "done", "end"]);
 }
 
 /// What is compared of the whole meeting.
@@ -292,7 +382,7 @@ struct Outcome {
     capturing: BTreeSet<Epoch>,
     live: BTreeSet<Epoch>,
     placing: Option<Which>,
-    waits: Vec<Reason>,
+    waits: Option<Reason>,
     gap: bool,
 }
 
@@ -313,7 +403,7 @@ impl Subject for Rig {
             Event::Says(epoch, _) | Event::Assigned(epoch) | Event::Down(epoch) => self.grant(Epoch(epoch)),
             // Somebody was asked.
             Event::Unplaced => self.grant(Epoch(self.orders.front().map_or(0, |order| order.after.0 + 1))),
-            Event::Stop | Event::Slow(_) | Event::TakenOver => {}
+            Event::Stop | Event::Broken | Event::Slow(_) | Event::TakenOver => {}
         }
         match event {
             Event::Says(epoch, words) => words.iter().for_each(|word| self.say(Epoch(epoch), *word)),
@@ -325,6 +415,7 @@ impl Subject for Rig {
                 self.machine.handle_lapsed(&lapsed, self.now);
             }
             Event::Stop => self.machine.handle_notice(Notice::Stop, self.now),
+            Event::Broken => self.machine.handle_broken("it panicked".into(), self.now),
             Event::Slow(epoch) => {
                 beating(self, &[Epoch(epoch)], 25);
                 self.waited = self.now.at - now;
@@ -338,6 +429,10 @@ impl Subject for Rig {
         self.run();
     }
 
+    fn status(&self) -> Status {
+        self.machine.status()
+    }
+
     fn outcome(&self) -> Outcome {
         let machine = &self.machine;
         Outcome {
@@ -346,7 +441,8 @@ impl Subject for Rig {
             capturing: if machine.lifecycle.is_sought() { BTreeSet::new() } else { machine.captures.capturing() },
             live: machine.live.clone(),
             placing: machine.placing,
-            waits: machine.poll_timeout().map(|(_, reason)| reason).into_iter().collect(),
+            // What was left open ends in any case.
+            waits: machine.waits().filter(|(_, reason)| *reason != Reason::LateGrace).min().map(|(_, reason)| reason),
             gap: machine.gap.is_some(),
         }
     }
@@ -450,7 +546,7 @@ fn an_edge_that_hands_over_and_is_gone_before_its_successor_is_live_captures_no_
             rig.wait(Duration::from_secs(1))
         })
         .collect();
-    assert_eq!(told, ["1 is stopped", "tell 1 to leave", "connecting"]);
+    assert_eq!(told, ["1 is stopped", "tell 1 to leave", "connecting", "end what is open below 2"]);
     assert_eq!(rig.live(asked.1), ["a gap of 25000 ms: EdgeLost", "active"], "from its last beat on");
     assert_eq!((rig.machine.status(), rig.machine.captures.capturing()), (Status::Active, [asked.1].into()));
 }
@@ -550,7 +646,7 @@ fn what_an_edge_owes_is_owed_until_it_is_written_that_it_never_came() {
     rig.machine.advance(0, 0, 1, rig.now);
     rig.machine.conclude(0, 0, rig.now);
     assert!(rig.machine.captures.owners().owing().count() == 1, "a core that stops here names it later");
-    assert_eq!(rig.act(), ["1 owed 2000 ms", "done"]);
+    assert_eq!(rig.act(), ["1 owed 2000 ms", "done", "end"]);
     assert_eq!(rig.machine.captures.owners().owing().count(), 0);
 }
 
