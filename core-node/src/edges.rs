@@ -8,7 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the pure parts")]
 
 pub mod aliases;
-pub(crate) mod contain;
+mod contain;
 mod copies;
 mod link;
 mod room;
@@ -281,8 +281,6 @@ impl Acceptor {
     }
 
     async fn heed(&self, link: &Arc<Link>, message: ToCore) -> Result<(), ControlError> {
-        #[cfg(test)]
-        contain::break_on(&message);
         let kind = Kind::of_edge(&message);
         match message {
             ToCore::Hello { software } => {

@@ -194,7 +194,7 @@ fn engine(config: &Config) -> Result<Arc<dyn Transcriber>> {
 
 async fn claims(config: &Config, store: &Arc<Store>) -> Result<Claims> {
     Ok(match config.nats() {
-        Some(settings) => Claims::new(Arc::new(Nats::connect(settings).await?), config.authority.patience()),
+        Some(settings) => Claims::new(Arc::new(Nats::connect(settings).await?), config.authority.timeout()),
         None => Claims::embedded(store.clone()),
     })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mesh::{
-    config::{ConfigErrors, Source},
+    config::{ConfigErrors, Reach, Source},
     program,
 };
 

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use mesh::{
     tasks,
-    wire::control::{RefusedReason, ToCore, ToEdge},
+    wire::{
+        MeetingAlias, MeetingId,
+        control::{RefusedReason, ToCore, ToEdge},
+    },
 };
 
 use super::{Acceptor, ControlError, Link};
@@ -17,8 +20,17 @@ impl Acceptor {
     /// # Errors
     /// It makes no sense here, or the store has failed.
     pub async fn handle(&self, link: &Arc<Link>, message: ToCore) -> Result<(), ControlError> {
-        let about = message.about();
-        let broken = match tasks::contained("control message", self.heed(link, message)).await {
+        self.contain(link, message.about(), self.heed(link, message)).await
+    }
+
+    /// Does `work`, which a message asks for that is `about` a meeting.
+    pub(crate) async fn contain(
+        &self,
+        link: &Link,
+        about: Option<(MeetingAlias, Option<MeetingId>)>,
+        work: impl Future<Output = Result<(), ControlError>>,
+    ) -> Result<(), ControlError> {
+        let broken = match tasks::contained("control message", work).await {
             Ok(taken) => return taken,
             Err(panic) => format!("a message of its edge broke: {panic}"),
         };
@@ -42,23 +54,4 @@ impl Acceptor {
 
 fn captures(link: &Link, meeting: &Meeting) -> bool {
     meeting.record().owners.capturing().any(|(_, owner)| owner.edge == link.edge.node)
-}
-
-/// What breaks a core in tests: a state with this detail, and an opening with the trace of [`poisoned`].
-#[cfg(test)]
-pub(crate) const POISON: &str = "poison";
-
-#[cfg(test)]
-pub(crate) fn poisoned() -> mesh::trace::TraceContext {
-    mesh::trace::TraceContext::new(0xdead)
-}
-
-#[cfg(test)]
-pub(super) fn break_on(message: &ToCore) {
-    let breaks = match message {
-        ToCore::State { detail, .. } => detail.as_deref() == Some(POISON),
-        ToCore::Open { trace, .. } => *trace == poisoned(),
-        _ => false,
-    };
-    assert!(!breaks, "poisoned");
 }

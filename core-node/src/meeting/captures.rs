@@ -92,14 +92,14 @@ pub struct Beat {
 
 /// What is known of an edge that hands over: its slot's lease is for the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IntakeEvent {
+pub struct Heard {
     /// When it was last heard.
     pub at: Micros,
     /// It may be held to capture until then.
     pub until: Instant,
 }
 
-impl IntakeEvent {
+impl Heard {
     fn new(lease: Duration, now: Now) -> Self {
         let lease = lease.min(LEASE_MAX);
         Self { at: now.wall, until: now.at + lease + margin(lease) }
@@ -112,7 +112,7 @@ pub struct Captures<L> {
     owners: Owners,
     leases: [Grantor; SLOTS],
     /// The edges that hand over and are not stopped.
-    leaving: BTreeMap<Epoch, IntakeEvent>,
+    leaving: BTreeMap<Epoch, Heard>,
     witnesses: Witnesses,
     relayed: Relayed,
     links: Links<L>,
@@ -133,7 +133,7 @@ impl<L: Clone> Captures<L> {
         let owners = std::mem::take(&mut record.owners);
         let leases = std::array::from_fn(|slot| resumed(&owners, slot as u8, term, now.at));
         let leaving = owners.capturing().filter(|(_, owner)| owner.leaving);
-        let leaving = leaving.map(|(epoch, _)| (epoch, IntakeEvent::new(LEASE_MAX, now))).collect();
+        let leaving = leaving.map(|(epoch, _)| (epoch, Heard::new(LEASE_MAX, now))).collect();
         let (relayed, links) = (Relayed::default(), Links::default());
         let (heard_at, fenced_below, unfenced) = (now.wall, Epoch(0), BTreeSet::new());
         Self { owners, leases, leaving, witnesses, relayed, links, heard_at, fenced_below, unfenced }
@@ -268,7 +268,7 @@ impl<L: Clone> Captures<L> {
         };
         // In a hand-over the predecessor's lease is over for the next owner's sake, but it captures until it is told.
         if owner.leaving && owner.edge == *edge {
-            self.leaving.insert(epoch, IntakeEvent::new(lease, now));
+            self.leaving.insert(epoch, Heard::new(lease, now));
             self.heard_at = now.wall;
             return Beat { kept: true, news: false };
         }
@@ -293,12 +293,12 @@ impl<L: Clone> Captures<L> {
         let until = lease.poll_timeout();
         let was_leased = lease.release(&owner.edge, epoch) && owner.until.is_none();
         if let Some(until) = until.filter(|_| was_leased) {
-            self.leaving.insert(epoch, IntakeEvent { at: self.heard_at, until });
+            self.leaving.insert(epoch, Heard { at: self.heard_at, until });
         }
     }
 
     /// When the edge of `epoch`, which hands over, was last heard; `None` if it has left, or was stopped.
-    pub fn heard_leaving(&self, epoch: Epoch) -> Option<IntakeEvent> {
+    pub fn heard_leaving(&self, epoch: Epoch) -> Option<Heard> {
         self.leaving.get(&epoch).copied()
     }
 

@@ -9,6 +9,7 @@
 //! each to its end; then [`Machine::conclude`], and do what that leads to. Then wait for an input, or for [`Machine::poll_timeout`]. Only the
 //! driver polls actions, up to the last, [`Action::End`]. An edge's beats, links and answers go to [`Captures`] by any task, which wakes the driver if there is news.
 
+mod action;
 mod avoided;
 mod ending;
 mod gaps;
@@ -27,7 +28,6 @@ use std::{
 
 use mesh::{
     clock::Micros,
-    identity::NodeId,
     lease::Lapsed,
     node::Member,
     wire::{
@@ -36,14 +36,14 @@ use mesh::{
     },
 };
 
-use self::{
-    avoided::Avoided,
-    ending::Late,
-    seek::{DeclinedBy, Seek, Step},
+pub use self::{
+    action::{Action, Reason, StatusChange, Which},
+    ending::Ending,
+    placing::Order,
 };
-pub use self::{ending::Ending, placing::Order};
+use self::{avoided::Avoided, ending::Late, seek::Seek};
 use super::{
-    Notice,
+    Bounds, Notice,
     captures::{Captures, Now},
     leave::{Leave, REQUESTED},
     lifecycle::{self, Lifecycle, may_be_its_own},
@@ -55,104 +55,6 @@ use crate::store::record::{Gap, GapReason, MeetingRecord, Owner, Status};
 /// How long an edge that was given up and renews its lease again is watched before it is believed that it has captured all the
 /// while: one that stood still finds out at once that it must leave, and its beats may be faster.
 const SURE: Duration = Duration::from_secs(2);
-
-/// Which of a meeting's edges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// The one that the meeting's status follows.
-    First,
-    /// The other.
-    Secondary,
-}
-
-/// What the driver is to do.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// Go on to find an edge and have it join; [`Machine::handle_found`] follows.
-    Seek(Step),
-    /// What is being done to find one is not wanted any more.
-    DropSeek,
-    /// This edge did not take it.
-    Declined(DeclinedBy),
-    /// An edge that declined requests no takeover: look what those who may have said.
-    Tally,
-    /// Tell the edge of this epoch to leave.
-    Leave(Epoch),
-    /// Rows of [`Captures`] have changed: write them.
-    Write,
-    /// The same: the edge of this epoch is stopped. Then [`Captures::handle_stopped`], and whoever merges is told.
-    Stopped(Epoch),
-    /// Whoever merges is to know who captures.
-    Capturing,
-    /// What is open of epochs below this one ends where it is.
-    EndOpen {
-        /// Which.
-        below: Epoch,
-        /// But of these not.
-        but: BTreeSet<Epoch>,
-    },
-    /// The same, and no spurt of theirs is begun any more.
-    Fence {
-        /// Which.
-        below: Epoch,
-        /// But of these not.
-        but: BTreeSet<Epoch>,
-    },
-    /// A time in which nobody captured is over.
-    Gap(Gap),
-    /// It was none: no gap that is open is to stay written.
-    NoGap,
-    /// What the edge of this epoch owed never came: that is a gap. It owes no more ([`Captures::note_owed`]) as soon as that is written.
-    Owed(Epoch, Gap),
-    /// It stands there: to be written.
-    Tell(StatusChange),
-    /// The same, to be published.
-    Publish(Status),
-    /// No edge has anything left to bring.
-    NoWitness,
-    /// The edge is not to be asked until it is heard of again.
-    Silent(NodeId),
-    /// This is wished for and not had, for that reason.
-    Unmet(Wish, String),
-    /// It is had, or wished for no more.
-    Met(Wish),
-    /// The meeting has ended here: its tasks stop, and nobody finds it live any more. The last action.
-    End(Ending),
-}
-
-/// Where a meeting stands, for the record.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StatusChange {
-    /// Where.
-    pub status: Status,
-    /// Why it has failed: a stable word, and words.
-    pub failure: Option<(String, Option<String>)>,
-    /// Why it was left; a stable word.
-    pub left: Option<&'static str>,
-    /// Nobody captures it since then.
-    pub gap: Option<Gap>,
-}
-
-/// What [`Machine::poll_timeout`] waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// A lease runs out.
-    Lease,
-    /// The life-cycle waits for something: an edge, words.
-    Lifecycle,
-    /// The secondary edge is to be live, or to be sought again.
-    Secondary,
-    /// Nobody is in it, or its time is up.
-    Leave,
-    /// An edge that came back is believed.
-    Back,
-    /// An edge whose speech has no way here is to be relieved.
-    Relief,
-    /// A slot is free for the next edge.
-    Vacant,
-    /// What a former owner left open ends.
-    LateGrace,
-}
 
 /// See the module. `L` is a link to an edge.
 #[derive(Debug)]
@@ -190,6 +92,8 @@ pub struct Machine<L> {
     told: Option<Status>,
     /// What former owners left open, by when it ends.
     late: VecDeque<Late>,
+    /// How long the first edge may be heard by way of others only.
+    path_timeout: Duration,
     /// It ends at once, and in this way.
     cut_short: Option<Ending>,
     actions: VecDeque<Action>,
@@ -249,9 +153,15 @@ impl<L: Clone> Machine<L> {
             owner_seen: false,
             told: None,
             late: VecDeque::new(),
+            path_timeout: Bounds::default().path_timeout,
             cut_short: None,
             actions: VecDeque::new(),
         }
+    }
+
+    /// The same, with another bound.
+    pub fn with_path_timeout(self, path_timeout: Duration) -> Self {
+        Self { path_timeout, ..self }
     }
 
     /// Where it stands.

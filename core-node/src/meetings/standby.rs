@@ -85,104 +85,147 @@ impl Standbys {
     }
 }
 
+/// What a replica comes to.
+enum Taken {
+    Answered(Response),
+    /// This core goes on with the meeting instead, as soon as others may decide on it.
+    Outlasted(Box<MeetingRecord>),
+}
+
+fn refused(why: impl ToString) -> Response {
+    Response::Refused { reason: why.to_string() }
+}
+
 impl Meetings {
     /// Another core ships a meeting that it serves to this one, which is to be its standby.
     pub async fn handle_replica(self: &Arc<Self>, from: &Identity, replica: Replica) -> Response {
-        let refused = |why: &str| Response::Refused { reason: why.into() };
-        let (id, term) = (replica.meeting, replica.term);
-        if let Some(meeting) = self.live(id) {
-            let record = meeting.record();
-            if let Err(denied) = self.admit_replica(from, Some(&record), &replica) {
-                return refused(&denied.to_string());
-            }
-            if !meeting.replication.with(|m, _| m.handle_other(&from.node, term)) {
-                let term = meeting.replication.see(|m| m.term());
-                return self.serving_answer(from, &record, self.me().clone(), term);
-            }
-            self.step_down(id, from.node.clone(), term).await;
+        match self.heed_replica(from, &replica).await {
+            Ok(Taken::Answered(answer)) | Err(answer) => answer,
+            Ok(Taken::Outlasted(record)) => self.outlast(from, *record).await,
         }
+    }
+
+    async fn heed_replica(self: &Arc<Self>, from: &Identity, replica: &Replica) -> Result<Taken, Response> {
+        self.give_way(from, replica).await?;
         if self.draining() {
-            return refused("this core is draining");
+            return Err(refused("this core is draining"));
         }
-        let known = match self.store.meeting(id) {
-            Ok(record) => record,
-            Err(error) => return refused(&error.to_string()),
-        };
-        if let Err(denied) = self.admit_replica(from, known.as_ref(), &replica) {
-            return refused(&denied.to_string());
+        let known = self.known(from, replica)?.is_some();
+        if !known {
+            self.check_new(from, replica)?;
         }
-        if known.is_none() && self.store_shortage().is_some() {
-            return refused("this core's store takes no more meetings");
-        }
-        if known.is_none() && self.was_removed(id, from) {
-            return refused("this meeting is over, and was removed");
-        }
-        if replica.is_word() && known.is_none() {
-            // Before it takes a place: a core that starts says a word of each of its meetings to every other.
-            return Response::Unknown;
-        }
-        let receiver = match self.standbys.receiver(id, &from.node, self.settings.meetings) {
-            Some(receiver) => receiver,
-            // It takes no place to hear that this core need not be the standby any more.
-            None if known.is_some() && Receiver::is_farewell(id, &replica) => Arc::default(),
-            None => return refused("this core is the standby of as many meetings as it can be"),
-        };
+        let receiver = self.receiver(from, replica, known)?;
         let mut receiver = receiver.lock().await;
         // Held until all is on disk: a takeover sees all of a batch or nothing.
-        let hands = self.hands.lock().await;
+        let _hands = self.hands.lock().await;
+        self.take_replica(from, replica, &mut receiver).await
+    }
+
+    /// What is served here ends, if the other core's term is later; else that core hears of ours.
+    async fn give_way(&self, from: &Identity, replica: &Replica) -> Result<(), Response> {
+        let (id, term) = (replica.meeting, replica.term);
+        let Some(meeting) = self.live(id) else { return Ok(()) };
+        let record = meeting.record();
+        self.admit_replica(from, Some(&record), replica).map_err(refused)?;
+        if !meeting.replication.with(|m, _| m.handle_other(&from.node, term)) {
+            let term = meeting.replication.see(|m| m.term());
+            return Err(self.serving_answer(from, &record, self.me().clone(), term));
+        }
+        self.step_down(id, from.node.clone(), term).await;
+        Ok(())
+    }
+
+    /// What is known here of a meeting that the other core may ship.
+    fn known(&self, from: &Identity, replica: &Replica) -> Result<Option<MeetingRecord>, Response> {
+        let known = self.store.meeting(replica.meeting).map_err(refused)?;
+        self.admit_replica(from, known.as_ref(), replica).map_err(refused)?;
+        Ok(known)
+    }
+
+    fn check_new(&self, from: &Identity, replica: &Replica) -> Result<(), Response> {
+        if self.store_shortage().is_some() {
+            return Err(refused("this core's store takes no more meetings"));
+        }
+        if self.was_removed(replica.meeting, from) {
+            return Err(refused("this meeting is over, and was removed"));
+        }
+        // Before it takes a place: a core that starts says a word of each of its meetings to every other.
+        if replica.is_word() { Err(Response::Unknown) } else { Ok(()) }
+    }
+
+    fn receiver(
+        &self,
+        from: &Identity,
+        replica: &Replica,
+        known: bool,
+    ) -> Result<Arc<tokio::sync::Mutex<Receiver>>, Response> {
+        let id = replica.meeting;
+        match self.standbys.receiver(id, &from.node, self.settings.meetings) {
+            Some(receiver) => Ok(receiver),
+            // It takes no place to hear that this core need not be the standby any more.
+            None if known && Receiver::is_farewell(id, replica) => Ok(Arc::default()),
+            None => Err(refused("this core is the standby of as many meetings as it can be")),
+        }
+    }
+
+    /// `hands` is held.
+    async fn take_replica(
+        self: &Arc<Self>,
+        from: &Identity,
+        replica: &Replica,
+        receiver: &mut Receiver,
+    ) -> Result<Taken, Response> {
+        let (id, term) = (replica.meeting, replica.term);
         // Looked at again: it may have come from another core meanwhile.
-        let known = match self.store.meeting(id) {
-            Ok(record) => record,
-            Err(error) => return refused(&error.to_string()),
-        };
-        if let Err(denied) = self.admit_replica(from, known.as_ref(), &replica) {
-            return refused(&denied.to_string());
-        }
-        let stream = replica.stream;
-        if replica.is_word() && known.is_none() {
-            return Response::Unknown;
-        }
-        if let Some(record) = known.as_ref().filter(|record| replica.is_word() && role::cedes(record, term)) {
-            return self.cede(from, record.clone(), term).await;
-        }
-        if let Some(record) = known.as_ref().filter(|record| self.outlasts_word(record, from, &replica)) {
-            let record = record.clone();
-            if record.status.ended() {
-                return self.outlast_ended(from, &record).await;
+        let known = self.known(from, replica)?;
+        match &known {
+            None if replica.is_word() => return Err(Response::Unknown),
+            None => {}
+            Some(record) => {
+                if let Some(taken) = self.stands_against(from, record, replica).await {
+                    return Ok(taken);
+                }
             }
-            drop((receiver, hands));
-            return self.outlast(from, record).await;
         }
-        if let Some(record) = &known
-            && let Some((core, term)) = role::outranked(&record.serving, self.me(), &from.node, term, stream)
-        {
-            return self.serving_answer(from, record, core, term);
-        }
-        let newest = StreamId { term, by: from.node.clone(), number: stream };
-        let entries = match receiver.handle(id, &newest, replica.first, &replica.entries) {
-            Ok(entries) => entries,
-            Err(error) => {
-                metrics::counter!("nearfield_core_replicas_bad_total").increment(1);
-                tracing::warn!(meeting = %id, core = %from.node, %error, "replica refused");
-                return refused(&error.to_string());
-            }
-        };
+        let newest = StreamId { term, by: from.node.clone(), number: replica.stream };
+        let entries = receiver.handle(id, &newest, replica.first, &replica.entries).map_err(|error| {
+            metrics::counter!("nearfield_core_replicas_bad_total").increment(1);
+            tracing::warn!(meeting = %id, core = %from.node, %error, "replica refused");
+            refused(error)
+        })?;
         if let Some(record) = known.as_ref().filter(|record| self.outlasts(record, from, term, &entries)) {
-            if record.status.ended() {
-                return self.outlast_ended(from, record).await;
-            }
-            let record = record.clone();
-            drop((receiver, hands));
-            return self.outlast(from, record).await;
+            return Ok(self.outlasted(from, record).await);
         }
-        match self.keep(from, known.as_ref(), &replica, entries).await {
-            Ok(()) => Response::Replicated { next: receiver.next() },
-            Err(why) => {
-                drop(receiver);
-                self.standbys.forget(id);
-                refused(&why)
-            }
+        self.keep(from, known.as_ref(), replica, entries).await.map_err(|why| {
+            self.standbys.forget(id);
+            refused(why)
+        })?;
+        Ok(Taken::Answered(Response::Replicated { next: receiver.next() }))
+    }
+
+    /// What is known here stands against what the other core says, or follows from a mere word of it.
+    async fn stands_against(
+        self: &Arc<Self>,
+        from: &Identity,
+        record: &MeetingRecord,
+        replica: &Replica,
+    ) -> Option<Taken> {
+        if replica.is_word() && role::cedes(record, replica.term) {
+            return Some(Taken::Answered(self.cede(from, record.clone(), replica.term).await));
         }
+        if self.outlasts_word(record, from, replica) {
+            return Some(self.outlasted(from, record).await);
+        }
+        let (core, term) = role::outranked(&record.serving, self.me(), &from.node, replica.term, replica.stream)?;
+        Some(Taken::Answered(self.serving_answer(from, record, core, term)))
+    }
+
+    /// The other core has an older copy.
+    async fn outlasted(self: &Arc<Self>, from: &Identity, record: &MeetingRecord) -> Taken {
+        if record.status.ended() {
+            return Taken::Answered(self.outlast_ended(from, record).await);
+        }
+        Taken::Outlasted(Box::new(record.clone()))
     }
 
     async fn keep(

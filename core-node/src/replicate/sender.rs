@@ -18,6 +18,10 @@
 //! that was made since counts. Of a standby that was dropped nothing settles either before it is written down, here and at the
 //! region's authority, that it may not take the meeting over any more. One request is in flight at a time.
 
+mod alone;
+mod event;
+mod stream;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -31,6 +35,8 @@ use mesh::{
     },
 };
 
+pub use self::event::{Event, Send, Settled};
+use self::stream::{Stream, numbered};
 use super::{
     entry::{Entry, held},
     witnesses::Tally,
@@ -39,14 +45,8 @@ use super::{
 /// Bytes that wait for the standby; beyond it, it is no good.
 pub const MAX_QUEUED: usize = 16 << 20;
 
-/// An idle standby is asked so often whether it is still there.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
 /// Snapshots in a row of which the standby acknowledges nothing, before it is no good.
 const MAX_RELOADS: u32 = 3;
-
-/// How long after a term of its own could not be begun it is tried again.
-const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long after an unanswered request the next is sent.
 const RETRY: Duration = Duration::from_millis(100);
@@ -66,57 +66,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { stall: Duration::from_millis(1500), isolated_after: Duration::from_secs(300) }
-    }
-}
-
-/// Whether a change may be spoken of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// It survives this core as far as it can.
-    Yes,
-    /// Not yet.
-    No,
-    /// Another core serves the meeting: it must not be.
-    Never,
-}
-
-/// What the shell is to do, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Read a snapshot from the store, with all that was written before now, for [`Replicator::handle_snapshot`].
-    Load,
-    /// Write down that this is the binding standby, here and at the authority; [`Replicator::handle_persisted`] with this number
-    /// follows. One after the other.
-    Persist(u64, Option<NodeId>),
-    /// Tell the edge, under this number. If it is connected [`Replicator::handle_told`] comes before.
-    Announce(u64, Option<NodeId>),
-    /// Write down, at the authority and here, that this core, without a standby, serves in this term;
-    /// [`Replicator::handle_begun`] follows, or [`Replicator::handle_not_begun`] if nothing was written anywhere.
-    Begin(Term),
-    /// This core is no good as a standby for now, and is to hear so, under this stream, should it hear anything.
-    Avoid(NodeId, u64),
-    /// Stop serving: this core does, in that term.
-    Superseded(NodeId, Term),
-}
-
-/// What is to be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Send {
-    /// To whom.
-    pub core: NodeId,
-    /// Of which stream.
-    pub stream: u64,
-    /// Number of the first piece.
-    pub first: u64,
-    /// The pieces; none just to ask.
-    pub pieces: Vec<Vec<u8>>,
-}
-
-impl Send {
-    /// That `core` need not be the standby any more.
-    pub fn farewell(core: NodeId, stream: u64) -> Self {
-        let entries = [Entry::Begin { stream, held: None }, Entry::Dropped];
-        Self { core, stream, first: 0, pieces: entries.iter().flat_map(Entry::pieces).collect() }
     }
 }
 
@@ -158,23 +107,6 @@ pub struct Replicator {
     written: u64,
     announced: u64,
     events: VecDeque<Event>,
-}
-
-#[derive(Debug)]
-struct Stream {
-    core: NodeId,
-    base: u64,
-    /// Pieces not acknowledged; with an entry's last, the number of its change, else 0.
-    pieces: VecDeque<(Vec<u8>, u64)>,
-    /// Changes made while the snapshot is read.
-    tail: Vec<(Vec<u8>, u64)>,
-    /// The last change that the snapshot holds.
-    covered: u64,
-    bytes: usize,
-    acknowledged: u64,
-    in_flight: Option<u64>,
-    next_try: Instant,
-    progress: Instant,
 }
 
 impl Replicator {
@@ -383,33 +315,6 @@ impl Replicator {
         }
     }
 
-    /// The term of its own is on disk.
-    pub fn handle_begun(&mut self, term: Term) {
-        if self.phase == Phase::Beginning(term) {
-            self.term = term;
-            (self.binding, self.told, self.known, self.bound) = (false, false, false, None);
-            (self.stream, self.phase, self.unbound) = (None, Phase::Alone, None);
-        }
-    }
-
-    /// The authority could not be asked whether the term of its own may be begun: things are as before, and it is tried again soon.
-    pub fn handle_not_begun(&mut self, term: Term, now: Instant) {
-        if self.phase == Phase::Beginning(term) {
-            let waited = self.settings.isolated_after.saturating_sub(BEGIN_AGAIN);
-            self.announce(None);
-            let since = now.checked_sub(waited).unwrap_or(now);
-            self.phase = Phase::Dropping { since, number: self.announced };
-        }
-    }
-
-    /// This core itself had begun a later term, before it was started again: it goes on in that one.
-    pub fn handle_later(&mut self, term: Term) {
-        if term > self.term && !matches!(self.phase, Phase::Beginning(_) | Phase::Superseded) {
-            self.phase = Phase::Beginning(term);
-            self.events.push_back(Event::Begin(term));
-        }
-    }
-
     /// Whether the other two may have gone on without this core.
     pub fn is_in_doubt(&self) -> bool {
         matches!(self.phase, Phase::Dropping { .. })
@@ -497,18 +402,7 @@ impl Replicator {
     fn load(&mut self, core: NodeId, now: Instant) {
         self.next_stream += 1;
         self.phase = Phase::Loading;
-        self.stream = Some(Stream {
-            core,
-            base: 0,
-            pieces: VecDeque::new(),
-            tail: vec![],
-            covered: self.written,
-            bytes: 0,
-            acknowledged: 0,
-            in_flight: None,
-            next_try: now,
-            progress: now,
-        });
+        self.stream = Some(Stream::new(core, self.written, now));
         self.events.push_back(Event::Load);
     }
 
@@ -535,12 +429,6 @@ impl Replicator {
         if !self.told {
             self.isolate();
         }
-    }
-
-    fn begin(&mut self) {
-        let term = self.term.isolated(&self.me, self.next_stream);
-        self.phase = Phase::Beginning(term);
-        self.events.push_back(Event::Begin(term));
     }
 
     fn persist(&mut self, standby: Option<NodeId>) {
@@ -580,32 +468,5 @@ impl Replicator {
     fn stalled_at(&self) -> Option<Instant> {
         let stream = self.stream.as_ref().filter(|s| !s.is_idle() || s.in_flight.is_some())?;
         Some(stream.progress + self.settings.stall)
-    }
-}
-
-/// The pieces, the last of them with the change's number.
-fn numbered(pieces: Vec<Vec<u8>>, number: u64) -> impl Iterator<Item = (Vec<u8>, u64)> {
-    let last = pieces.len().saturating_sub(1);
-    pieces.into_iter().enumerate().map(move |(at, piece)| (piece, if at == last { number } else { 0 }))
-}
-
-impl Stream {
-    fn is_idle(&self) -> bool {
-        self.pieces.is_empty() && self.tail.is_empty()
-    }
-
-    fn due(&self, dropping: bool) -> Instant {
-        if dropping || !self.pieces.is_empty() { self.next_try } else { self.progress + HEARTBEAT }
-    }
-
-    fn acknowledge(&mut self, next: u64, now: Instant) {
-        let count = (next - self.base) as usize;
-        for (piece, number) in self.pieces.drain(..count.min(self.pieces.len())) {
-            self.bytes -= piece.len();
-            self.acknowledged = self.acknowledged.max(number);
-        }
-        self.base = next;
-        self.progress = now;
-        self.next_try = now;
     }
 }

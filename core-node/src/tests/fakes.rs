@@ -39,6 +39,7 @@ use crate::{
     api::{App, router, streams::Streams},
     authority::Claims,
     edges::{Acceptor, ControlSink, Link, aliases::Caps},
+    meeting::Bounds,
     meetings::{Meetings, Settings},
     peers::Mesh,
     placement::Placer,
@@ -362,6 +363,11 @@ impl Core {
             noise_suppression: false,
             parallel: 2,
             failover: Default::default(),
+            bounds: Bounds {
+                people: 20,
+                notice_timeout: Duration::from_millis(200),
+                path_timeout: Duration::from_millis(300),
+            },
         };
         change(&mut settings);
         let store = Arc::new(Store::open(file).unwrap());
@@ -530,7 +536,7 @@ pub(crate) fn spec() -> Spec {
 
 /// A meeting that was just asked for.
 pub(crate) fn record() -> MeetingRecord {
-    crate::meetings::new_record(spec(), TraceContext::new(7), None)
+    crate::meetings::create::new_record(spec(), TraceContext::new(7), None)
 }
 
 /// The stream of one spurt of 20 ms frames, type byte left out.

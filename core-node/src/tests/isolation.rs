@@ -12,10 +12,9 @@ use mesh::{
     },
 };
 
-use super::fakes::{ALIAS, Core};
+use super::fakes::{ALIAS, Core, Edge};
 use crate::{
-    edges::contain::{POISON, poisoned},
-    meeting::{Notice, transcription::POISONED},
+    meeting::Notice,
     publish::{Event, What},
     store::record::Status,
 };
@@ -35,8 +34,10 @@ async fn a_panic_in_one_meeting_fails_it_with_its_reason_and_the_one_beside_it_g
     let mut other = core.connect(&owner(&core, sound)).await;
     core.open(&other, sound, Epoch(1)).await;
 
-    POISONED.lock().unwrap().push(broken);
-    core.spurt(&one, 0, 50, 0, false).await;
+    let meeting = core.meetings.live(broken).unwrap();
+    let panics = async { panic!("poisoned") };
+    let done: Option<()> = core.meetings.clone().guarded(meeting, "the transcription", panics).await;
+    assert_eq!(done, None);
     core.until("the end of the broken one", |c| c.meetings.live(broken).is_none()).await;
     let record = core.meetings.store().meeting(broken).unwrap().unwrap();
     assert_eq!((record.status, record.sub_code.as_deref()), (Status::Failed, Some("internal_error")));
@@ -48,6 +49,12 @@ async fn a_panic_in_one_meeting_fails_it_with_its_reason_and_the_one_beside_it_g
     core.spurt(&other, 0, 50, 0, false).await;
     core.until("words of the other", |c| c.meetings.store().segments(sound, 0).unwrap().len() == 1).await;
     assert!(matches!(other.next_but_durable().await, ToEdge::Done { .. }));
+}
+
+/// The core breaks on this message.
+async fn breaks(core: &Core, edge: &Edge, message: &ToCore) {
+    let panics = async { panic!("poisoned") };
+    core.acceptor.contain(&edge.link, message.about(), panics).await.unwrap();
 }
 
 #[tokio::test]
@@ -64,11 +71,11 @@ async fn a_message_that_breaks_the_core_fails_its_own_meeting_and_the_edge_s_oth
     let trace = TraceContext::new(7);
     core.say(&edge, ToCore::Open { alias: beside, meeting: sound, epoch: Epoch(1), trace }).await;
 
-    let breaking = |alias| ToCore::State { alias, state: EdgeState::Live, detail: Some(POISON.into()) };
+    let state = |alias| ToCore::State { alias, state: EdgeState::Live, detail: None };
     // Nothing is known under this alias, and nothing comes of it.
-    core.say(&edge, breaking(MeetingAlias(9))).await;
+    breaks(&core, &edge, &state(MeetingAlias(9))).await;
     assert!(core.meetings.live(broken).is_some());
-    core.say(&edge, breaking(ALIAS)).await;
+    breaks(&core, &edge, &state(ALIAS)).await;
     assert!(core.meetings.live(broken).is_none() && core.meetings.live(sound).is_some());
     let record = core.meetings.store().meeting(broken).unwrap().unwrap();
     assert_eq!((record.status, record.sub_code.as_deref()), (Status::Failed, Some("internal_error")));
@@ -79,7 +86,7 @@ async fn a_message_that_breaks_the_core_fails_its_own_meeting_and_the_edge_s_oth
 
     // Of a meeting that another edge captures it costs nothing but the answer.
     let mut stranger = core.connect("edge-stranger").await;
-    core.say(&stranger, ToCore::Open { alias: ALIAS, meeting: sound, epoch: Epoch(1), trace: poisoned() }).await;
+    breaks(&core, &stranger, &ToCore::Open { alias: ALIAS, meeting: sound, epoch: Epoch(1), trace }).await;
     let refused = ToEdge::Refused { alias: ALIAS, reason: RefusedReason::UnknownMeeting };
     assert_eq!(stranger.next_but_durable().await, refused);
     assert!(core.meetings.live(sound).is_some());

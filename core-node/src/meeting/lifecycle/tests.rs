@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::time::Duration;
+
 use mesh::wire::cause::Cause;
 
-use super::*;
+use super::{wait::HOMING, *};
 
 pub(super) fn actions(l: &mut Lifecycle) -> Vec<Action> {
     std::iter::from_fn(|| l.poll_action()).collect()

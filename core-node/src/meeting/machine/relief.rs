@@ -4,7 +4,7 @@
 //! What the first has captured by then it *owes*. That is on its owner's row (`Owner::owes`), so that a restart and a takeover know of
 //! it; it is waited for at the end of the meeting, as long as the edge lives and anything is; what never comes is a gap.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mesh::{
     clock::Micros,
@@ -17,14 +17,11 @@ use crate::{
     store::record::{Gap, GapReason},
 };
 
-/// How long it may be so: longer than a link takes to come back after a short cut.
-const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 8000 });
-
 impl<L: Clone> Machine<L> {
     /// When it will have lasted for too long.
     pub(super) fn relief_due(&self) -> Option<Instant> {
         let (_, since, _) = self.detoured()?;
-        Some(since + PATIENCE).filter(|_| !self.secondary.relieves())
+        Some(since + self.path_timeout).filter(|_| !self.secondary.relieves())
     }
 
     /// The first edge, if it is heard by way of others only: since when, and when it was last heard itself.
@@ -39,7 +36,7 @@ impl<L: Clone> Machine<L> {
         if self.lifecycle.capturing().is_none() || self.lifecycle.leaving().is_some() {
             return;
         }
-        let overdue = self.detoured().filter(|(_, since, _)| *since + PATIENCE <= now.at);
+        let overdue = self.detoured().filter(|(_, since, _)| *since + self.path_timeout <= now.at);
         let Some((first, _, heard)) = overdue else { return self.end_relief(now) };
         if self.secondary.relieve(true) {
             tracing::warn!(
