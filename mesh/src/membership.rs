@@ -9,7 +9,7 @@
 //! | gap | repair |
 //! |---|---|
 //! | a refuted suspicion still tells the healthy node that it is down | [`Message::TurnUndead`] to a member held active is dropped |
-//! | news is gossiped a fixed number of times and may miss a node | recent changes are repeated to random members |
+//! | updates are gossiped a fixed number of times and may miss a node | recent changes are repeated to random members |
 //! | after a partition, foca waits for minutes | nodes that are down are announced to every few seconds |
 //! | a node that is alone, or held down, stops announcing | seeds and members are tried from here |
 //! | joining needs the seed's name | an announcement to anyone, which the receiver takes for itself |
@@ -17,10 +17,10 @@
 //! | the table grows with what peers claim | one entry for each certificate, [`MAX_MEMBERS_KNOWN`] in all |
 //! | two that hold each other down renew themselves for ever | at the pace of `limits`, on both sides |
 //! | a change of the list waits for the next gossip | it is passed on at once |
-//! | downs, and joins, that news has missed stay unknown | lists are compared by digest with each probe (`sync`) |
+//! | downs, and joins, that updates have missed stay unknown | lists are compared by digest with each probe (`sync`) |
 //! | a suspect hears of it by chance, and its suspector of the answer | both are told directly, the suspect by everyone who probes it |
 //! | a node that is itself slow suspects others | it waits longer (`health`); one that slept judges nobody for it |
-//! | reports fill the packets | in full only when changed, or asked for; else a note of 14 bytes (`news`, `updates`) |
+//! | reports fill the packets | in full only when changed, or asked for; else a note of 14 bytes (`items`, `updates`) |
 //! | nobody happens to probe a node for seconds | each node watches the next one (`ring`) |
 //! | one lost packet of a probe costs 16 others | up to two more direct attempts (`probing`) |
 
@@ -31,10 +31,10 @@ mod event;
 pub mod forgery;
 mod health;
 mod hints;
+mod items;
 mod judge;
 mod keys;
 mod limits;
-mod news;
 mod noting;
 mod outbox;
 mod own;

@@ -15,8 +15,8 @@ use std::{
 };
 
 use super::{
+    items::{self, BadItem},
     keys::{Fetch, Fingerprint, Keys},
-    news::{self, BadItem},
     peer::Peer,
 };
 use crate::{codec, identity::NodeId};
@@ -115,13 +115,13 @@ impl Card {
 #[derive(Debug, Default)]
 pub(super) struct Cards {
     newest: BTreeMap<NodeId, Card>,
-    keys: BTreeMap<news::Key, NodeId>,
+    keys: BTreeMap<items::Key, NodeId>,
     /// Cards whose certificates are being fetched.
     waiting: BTreeMap<(NodeId, Fingerprint), Waiting>,
     fetches: Vec<Fetch>,
-    asked: BTreeMap<news::Key, Asked>,
+    asked: BTreeMap<items::Key, Asked>,
     /// What the packet at hand makes us ask its sender for.
-    wanted: BTreeSet<news::Key>,
+    wanted: BTreeSet<items::Key>,
     telling: BTreeMap<NodeId, Telling>,
 }
 
@@ -151,7 +151,7 @@ impl Cards {
         self.newest.get(node)
     }
 
-    pub(super) fn by_key(&self, key: news::Key) -> Option<&Card> {
+    pub(super) fn by_key(&self, key: items::Key) -> Option<&Card> {
         self.newest.get(self.keys.get(&key)?)
     }
 
@@ -173,8 +173,8 @@ impl Cards {
     pub(super) fn keep(&mut self, card: Card, from: Option<NodeId>) {
         let node = card.peer.node.clone();
         self.telling.insert(node.clone(), Telling { told: 0, from });
-        self.asked.remove(&news::Key::of(&node));
-        self.keys.insert(news::Key::of(&node), node.clone());
+        self.asked.remove(&items::Key::of(&node));
+        self.keys.insert(items::Key::of(&node), node.clone());
         self.newest.insert(node, card);
     }
 
@@ -208,14 +208,14 @@ impl Cards {
 
     /// The sender of the packet at hand is to be asked for that node's card, if nobody was a moment ago.
     pub(super) fn want(&mut self, node: &NodeId, now: Instant) {
-        let key = news::Key::of(node);
+        let key = items::Key::of(node);
         let lately = self.asked.get(&key).is_some_and(|asked| asked.at + ASK_AGAIN.0 > now);
         if !lately && self.asked.len() < MOST_ASKED {
             self.wanted.insert(key);
         }
     }
 
-    pub(super) fn take_wanted(&mut self, from: &Peer, now: Instant) -> Vec<news::Key> {
+    pub(super) fn take_wanted(&mut self, from: &Peer, now: Instant) -> Vec<items::Key> {
         let wanted: Vec<_> = std::mem::take(&mut self.wanted).into_iter().collect();
         for key in &wanted {
             self.asked.insert(*key, Asked { at: now, from: from.clone(), tries: 1 });
@@ -229,9 +229,9 @@ impl Cards {
 
     /// What was asked for and has not come, by whom it is to be asked of once more; what was asked for too often is
     /// given up.
-    pub(super) fn take_unanswered(&mut self, now: Instant) -> Vec<(Peer, Vec<news::Key>)> {
+    pub(super) fn take_unanswered(&mut self, now: Instant) -> Vec<(Peer, Vec<items::Key>)> {
         self.asked.retain(|_, asked| asked.at + ASK_AGAIN.1 > now || asked.tries < TRIES);
-        let mut again: BTreeMap<NodeId, (Peer, Vec<news::Key>)> = BTreeMap::new();
+        let mut again: BTreeMap<NodeId, (Peer, Vec<items::Key>)> = BTreeMap::new();
         for (key, asked) in self.asked.iter_mut().filter(|(_, asked)| asked.at + ASK_AGAIN.1 <= now) {
             (asked.at, asked.tries) = (now, asked.tries + 1);
             again.entry(asked.from.node.clone()).or_insert_with(|| (asked.from.clone(), vec![])).1.push(*key);
@@ -262,9 +262,9 @@ impl Cards {
 
     /// New cards that `to` should see, as items for the end of a packet with `room`.
     pub(super) fn fill(&mut self, to: &NodeId, room: usize) -> Vec<u8> {
-        let news = |(node, t): &(&NodeId, &Telling)| *node != to && t.from.as_ref() != Some(to);
+        let lacks = |(node, t): &(&NodeId, &Telling)| *node != to && t.from.as_ref() != Some(to);
         let mut order: Vec<(u8, NodeId)> =
-            self.telling.iter().filter(news).map(|(node, t)| (t.told, node.clone())).collect();
+            self.telling.iter().filter(lacks).map(|(node, t)| (t.told, node.clone())).collect();
         order.sort_unstable();
         let mut items = vec![];
         for (_, node) in order.into_iter().take(MOST) {
@@ -272,7 +272,7 @@ impl Cards {
                 self.telling.remove(&node);
                 continue;
             };
-            let Some(item) = news::Item::Card(Box::new(card.clone())).encode(room - items.len()) else { break };
+            let Some(item) = items::Item::Card(Box::new(card.clone())).encode(room - items.len()) else { break };
             items.extend(item);
             telling.told += 1;
             if telling.told >= TELLS {

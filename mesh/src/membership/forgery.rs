@@ -7,7 +7,7 @@ use super::{
     Membership,
     cards::Card,
     chain::Chain,
-    news::{self, Item, Note, Signed},
+    items::{self, Item, Note, Signed},
     packet,
     peer::Peer,
 };
@@ -117,18 +117,18 @@ impl Forgery {
         };
         let chain = Chain::new(&mut by.rng);
         let Some(anchor) = chain.link(0) else { return self };
-        let sum = by.reports.get(&report.node).map_or(0, |known| news::sum(&known));
+        let sum = by.reports.get(&report.node).map_or(0, |known| items::sum(&known));
         if let Some(mut signed) = Signed::sign(&*by.keys, life, report, anchor) {
-            signed.proof.tag = news::tag(certificate, life);
+            signed.proof.tag = items::tag(certificate, life);
             self.items.push(Item::Report(Box::new(signed.clone())));
             self.items.push(Item::Answer(Box::new(signed)));
         }
         if let Some(mut note) = Note::sign(&*by.keys, life, report, sum, anchor) {
-            note.proof.tag = news::tag(certificate, life);
+            note.proof.tag = items::tag(certificate, life);
             self.items.push(Item::Notes(vec![note]));
         }
         if let (Some(mark), Some(link)) = (by.reports.mark(&report.node), chain.link(9)) {
-            self.items.push(Item::Marks(vec![news::Mark { steps: mark.steps + 9, link, ..mark }]));
+            self.items.push(Item::Marks(vec![items::Mark { steps: mark.steps + 9, link, ..mark }]));
         }
         self
     }
@@ -153,14 +153,14 @@ impl Forgery {
 
     /// Doubts every node that `by` knows, and asks for all it has.
     pub fn ask_for_all(mut self, by: &Membership) -> Self {
-        let keys: Vec<_> = by.foca.iter_members().map(|m| news::Key::of(&m.id().node)).take(40).collect();
+        let keys: Vec<_> = by.foca.iter_members().map(|m| items::Key::of(&m.id().node)).take(40).collect();
         let lives: Vec<_> =
-            by.foca.iter_members().map(|m| news::Key::of_life(&m.id().node, m.id().life)).take(40).collect();
+            by.foca.iter_members().map(|m| items::Key::of_life(&m.id().node, m.id().life)).take(40).collect();
         self.items.push(Item::Want(keys.clone()));
         self.items.push(Item::Cards(keys));
         self.items.push(Item::Doubt(lives.clone()));
         self.items.push(Item::Missing(lives));
-        self.items.push(Item::Roll { answer: false, range: (news::Key::FIRST, news::Key::LAST), lives: vec![] });
+        self.items.push(Item::Roll { answer: false, range: (items::Key::FIRST, items::Key::LAST), lives: vec![] });
         self
     }
 

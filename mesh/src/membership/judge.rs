@@ -20,7 +20,7 @@ use std::{
 use foca::{Member, Message, State};
 use rand::RngExt;
 
-use super::{Membership, cards::Card, keys::Fingerprint, limits::Limit, news::Item, peer::Peer};
+use super::{Membership, cards::Card, items::Item, keys::Fingerprint, limits::Limit, peer::Peer};
 use crate::identity::NodeId;
 
 /// Tellers of a node's end count together within this.
@@ -262,11 +262,11 @@ impl Membership {
         false
     }
 
-    /// SWIM hears of a suspicion that is news, and some of those who do see for themselves.
+    /// SWIM hears of a suspicion that is new, and some of those who do see for themselves.
     fn believes_suspicion(&mut self, from: &Peer, suspicion: &Member<Peer>, now: Instant) -> bool {
         let peer = suspicion.id();
-        let news = |member: &Member<Peer>| member.id() == peer && member.state() == State::Alive;
-        if !self.active(&peer.node).is_some_and(news) {
+        let is_new = |member: &Member<Peer>| member.id() == peer && member.state() == State::Alive;
+        if !self.active(&peer.node).is_some_and(is_new) {
             return false;
         }
         if !self.limits.allow(Limit::Suspicion, &from.node, now) {
@@ -352,7 +352,7 @@ impl Membership {
         self.deadlines.cards = self.cards.ask_again_at();
     }
 
-    fn ask_for(&mut self, from: &Peer, keys: &[super::news::Key]) {
+    fn ask_for(&mut self, from: &Peer, keys: &[super::items::Key]) {
         for keys in keys.chunks(128) {
             self.send_items(from.clone(), &[Item::Cards(keys.to_vec())]);
         }
@@ -435,7 +435,7 @@ impl Membership {
     }
 
     /// Cards that `to` has asked for.
-    pub(super) fn give_cards(&mut self, to: &Peer, keys: &[super::news::Key], now: Instant) {
+    pub(super) fn give_cards(&mut self, to: &Peer, keys: &[super::items::Key], now: Instant) {
         self.show_card();
         let mut items = vec![];
         for card in keys.iter().take(super::sync::MAX_REPORTS_GIVEN).filter_map(|key| self.cards.by_key(*key)) {

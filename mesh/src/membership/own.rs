@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{
     Membership,
     chain::Chain,
-    news::{self, Note, Signed},
+    items::{self, Note, Signed},
     reports::{self, Heard, STEP, Telling},
     upkeep::{due, sooner},
 };
@@ -104,7 +104,7 @@ impl Membership {
         let (Some(link), Some(at)) = (told.chain.link(steps), self.reports.signed_at(&told.report.node)) else {
             return;
         };
-        let mark = news::Mark { key: news::Key::of(&told.report.node), at: at as u32, steps, link };
+        let mark = items::Mark { key: items::Key::of(&told.report.node), at: at as u32, steps, link };
         let stood = self.reports.hear_mark(&told.report.node, &mark);
         debug_assert!(matches!(stood, Heard::News { .. } | Heard::Known), "{stood:?}: our own chain");
     }
@@ -122,12 +122,12 @@ impl Membership {
             self.reports.keep(signed);
             report
         } else {
-            let Some(note) = Note::sign(&*self.keys, life, &report, news::sum(&report), anchor) else { return false };
+            let Some(note) = Note::sign(&*self.keys, life, &report, items::sum(&report), anchor) else { return false };
             self.reports.keep_note(&report.node, note, report.at.as_millis());
             report
         };
         self.updates.hear(report.node.clone(), telling, brisk, None);
-        own.told = Some(Told { sum: news::sum(&report), report, at: now, chain, signed: now });
+        own.told = Some(Told { sum: items::sum(&report), report, at: now, chain, signed: now });
         true
     }
 
@@ -146,7 +146,7 @@ impl Own {
     fn telling(&self, now: Instant) -> (Telling, bool) {
         let Some(told) = &self.told else { return (Telling::Full, true) };
         let report = self.next(now);
-        if reports::encode(&report).and_then(|bytes| reports::decode(&bytes).ok()).map(|r| news::sum(&r))
+        if reports::encode(&report).and_then(|bytes| reports::decode(&bytes).ok()).map(|r| items::sum(&r))
             != Some(told.sum)
         {
             return (Telling::Full, true);
@@ -270,7 +270,7 @@ mod tests {
         let told = report([900, 100_000], 50.0);
         let trembling = report([2_500, 112_000], 51.0);
         assert_eq!(change(&told, &trembling), Change::None);
-        assert_eq!(news::sum(&steady(&told, &trembling)), news::sum(&told));
+        assert_eq!(items::sum(&steady(&told, &trembling)), items::sum(&told));
         for moved in [report([900, 130_000], 50.0), report([900, 100_000], 53.0), report([4_000, 100_000], 50.0)] {
             assert_eq!(change(&told, &moved), Change::Slight);
             assert_eq!(steady(&told, &moved), moved);

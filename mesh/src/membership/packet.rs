@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes};
 use foca::{Header, Member, Message};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{news::Item, peer::Peer};
+use super::{items::Item, peer::Peer};
 use crate::{
     codec::{self, DecodeError, EncodeError},
     identity::NodeId,

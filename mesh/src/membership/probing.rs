@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use foca::{Member, Message, ProbeNumber, State, Timer};
 
-use super::{Membership, news, peer::Peer};
+use super::{Membership, items, peer::Peer};
 use crate::identity::NodeId;
 
 /// Never sooner than this after the attempt before.
@@ -149,7 +149,7 @@ impl Membership {
     }
 
     /// The key of this node.
-    pub(super) fn own_key(&self) -> news::Key {
-        news::Key::of(&self.foca.identity().node)
+    pub(super) fn own_key(&self) -> items::Key {
+        items::Key::of(&self.foca.identity().node)
     }
 }

@@ -7,7 +7,7 @@ use geo::address::told;
 
 use super::{
     Membership,
-    news::Item,
+    items::Item,
     packet::{self, PacketError},
     peer::Peer,
     upkeep,

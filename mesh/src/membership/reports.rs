@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     chain::Link,
+    items::{self, BadItem, Mark, Note, Signed},
     keys::{Fingerprint, Keys},
-    news::{self, BadItem, Mark, Note, Signed},
 };
 use crate::{
     clock::Micros,
@@ -34,7 +34,7 @@ pub(super) const STEP: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     newest: BTreeMap<NodeId, Held>,
-    keys: BTreeMap<news::Key, NodeId>,
+    keys: BTreeMap<items::Key, NodeId>,
     changed: BTreeSet<NodeId>,
 }
 
@@ -107,7 +107,7 @@ pub(super) struct Judge<'a> {
 
 impl Judge<'_> {
     fn knows(&self, tag: u8) -> bool {
-        tag == news::tag(self.certificate, self.life)
+        tag == items::tag(self.certificate, self.life)
     }
 }
 
@@ -129,7 +129,7 @@ impl Reports {
     }
 
     /// Whose key that is, of those who have reported.
-    pub(super) fn node(&self, key: news::Key) -> Option<&NodeId> {
+    pub(super) fn node(&self, key: items::Key) -> Option<&NodeId> {
         self.keys.get(&key)
     }
 
@@ -140,7 +140,7 @@ impl Reports {
 
     pub(super) fn mark(&self, node: &NodeId) -> Option<Mark> {
         let held = self.newest.get(node)?;
-        Some(Mark { key: news::Key::of(node), at: held.at as u32, steps: held.steps, link: held.link })
+        Some(Mark { key: items::Key::of(node), at: held.at as u32, steps: held.steps, link: held.link })
     }
 
     pub(super) fn note(&self, node: &NodeId) -> Option<&Note> {
@@ -173,10 +173,10 @@ impl Reports {
     /// Keeps a report that is known to be signed.
     pub(super) fn keep(&mut self, signed: Signed) {
         let node = signed.report.node.clone();
-        let (sum, at, link) = (news::sum(&signed.report), signed.report.at.as_millis(), signed.proof.anchor);
+        let (sum, at, link) = (items::sum(&signed.report), signed.report.at.as_millis(), signed.proof.anchor);
         let report = Arc::new(signed.report.clone());
         let held = Held { report, signed, sum, note: None, at, steps: 0, link, heard: None };
-        self.keys.insert(news::Key::of(&node), node.clone());
+        self.keys.insert(items::Key::of(&node), node.clone());
         self.newest.insert(node.clone(), held);
         self.changed.insert(node);
     }
@@ -184,7 +184,7 @@ impl Reports {
     /// Takes in a note of the node `node`, which is known by `judge`'s certificate.
     pub(super) fn hear_note(&mut self, node: &NodeId, note: &Note, judge: Judge<'_>) -> Heard {
         let Some(held) = self.newest.get_mut(node) else { return Heard::Missing };
-        let millis = news::millis(note.at, held.at);
+        let millis = items::millis(note.at, held.at);
         if millis <= held.at {
             return Heard::Known;
         }
@@ -213,7 +213,7 @@ impl Reports {
     /// Takes in a mark of the node `node`.
     pub(super) fn hear_mark(&mut self, node: &NodeId, mark: &Mark) -> Heard {
         let Some(held) = self.newest.get_mut(node) else { return Heard::Missing };
-        let millis = news::millis(mark.at, held.at);
+        let millis = items::millis(mark.at, held.at);
         if millis > held.at {
             return Heard::Missing;
         }
@@ -340,7 +340,7 @@ mod tests {
         let judge = Judge { keys: &*edge, certificate: edge.certificate(), life: LIFE, until: u64::MAX };
         let mut hear = |at, software: &str, by: &Arc<dyn Keys>| {
             let mut signed = Signed::sign(&**by, LIFE, &report(at, 0, software), chain.link(0).unwrap()).unwrap();
-            signed.proof.tag = news::tag(edge.certificate(), LIFE);
+            signed.proof.tag = items::tag(edge.certificate(), LIFE);
             reports.hear_report(signed, judge)
         };
         assert!(matches!(hear(2, "b", &edge), Heard::News { .. }));
@@ -359,12 +359,12 @@ mod tests {
         let judge = Judge { keys: &*edge, certificate: edge.certificate(), life: LIFE, until: u64::MAX };
         let (node, first) = ("edge-1".parse().unwrap(), report(10_000, 0, "a"));
         let signed = Signed::sign(&*edge, LIFE, &first, chain.link(0).unwrap()).unwrap();
-        let sum = news::sum(&first);
+        let sum = items::sum(&first);
         reports.hear_report(signed, judge);
 
         let mark = |at, steps, chain: Chain| {
             let link = chain.link(steps).unwrap();
-            Mark { key: news::Key::of(&node), at, steps, link }
+            Mark { key: items::Key::of(&node), at, steps, link }
         };
         assert!(matches!(reports.hear_mark(&node, &mark(10_000, 2, chain)), Heard::News { .. }));
         // The first link says only that it was signed, the second that it has stood for a period.
@@ -375,7 +375,7 @@ mod tests {
         let load = |at, by: &Arc<dyn Keys>| {
             let report = Report { meetings: 9, draining: true, ..report(at, 0, "a") };
             let mut note = Note::sign(&**by, LIFE, &report, sum, next.link(0).unwrap()).unwrap();
-            note.proof.tag = news::tag(edge.certificate(), LIFE);
+            note.proof.tag = items::tag(edge.certificate(), LIFE);
             note
         };
         let former = Note::sign(&*edge, LIFE - 1, &first, sum, next.link(0).unwrap()).unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use foca::Message;
 
-use super::{Membership, news::Key, peer::Peer, upkeep::HINT_PROBE};
+use super::{Membership, items::Key, peer::Peer, upkeep::HINT_PROBE};
 use crate::identity::NodeId;
 
 /// Direct attempts before others are asked.

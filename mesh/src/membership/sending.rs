@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use foca::Message;
 
-use super::{MAX_PACKET, Membership, Transmit, news::Item, packet, peer::Peer};
+use super::{MAX_PACKET, Membership, Transmit, items::Item, packet, peer::Peer};
 
 impl Membership {
     pub(super) fn settle_send(&mut self, to: Peer, packet: Bytes, now: Instant) {
@@ -18,13 +18,13 @@ impl Membership {
             self.begin_probe(&to, number, now);
             let room = MAX_PACKET - packet.len();
             let digest = Item::Digest(self.digest(now)).encode(room).unwrap_or_default();
-            return self.queue_with_news(to, packet, &digest);
+            return self.queue_with_updates(to, packet, &digest);
         }
-        self.queue_with_news(to, packet, &[]);
+        self.queue_with_updates(to, packet, &[]);
     }
 
     /// Adds to a packet what its receiver should hear, as far as it fits.
-    pub(super) fn queue_with_news(&mut self, to: Peer, packet: Bytes, tail: &[u8]) {
+    pub(super) fn queue_with_updates(&mut self, to: Peer, packet: Bytes, tail: &[u8]) {
         let room = |items: &[u8]| MAX_PACKET.saturating_sub(packet.len() + items.len());
         let mut items = tail.to_vec();
         items.extend(self.introduction(&to, room(&items)));
@@ -43,7 +43,7 @@ impl Membership {
 
     pub(super) fn send(&mut self, to: Peer, message: Message<Peer>, updates: &[foca::Member<Peer>]) {
         if let Some(packet) = packet::craft(self.source(), to.clone(), message, updates) {
-            self.queue_with_news(to, packet, &[]);
+            self.queue_with_updates(to, packet, &[]);
         }
     }
 
@@ -55,7 +55,7 @@ impl Membership {
     pub(super) fn send_with(&mut self, to: Peer, items: &[u8]) {
         let packet = packet::craft(self.source(), to.clone(), Message::Gossip, &[]);
         if let Some(packet) = packet.filter(|packet| packet.len() + items.len() <= MAX_PACKET) {
-            self.queue_with_news(to, packet, items);
+            self.queue_with_updates(to, packet, items);
         }
     }
 

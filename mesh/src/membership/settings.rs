@@ -32,7 +32,7 @@ pub struct Settings {
     pub suspicion: Duration,
     /// How many others are asked to probe for us (4). One alone would make every lossy path a suspicion.
     pub indirect_probes: NonZeroUsize,
-    /// How often waiting news is sent on (200 ms). Slower: reports and departures spread by seconds.
+    /// How often waiting updates are sent on (200 ms). Slower: reports and departures spread by seconds.
     pub gossip_period: Duration,
     /// To how many nodes at a time (3).
     pub gossip_fanout: NonZeroUsize,
@@ -49,7 +49,7 @@ pub struct Settings {
     /// It bounds how long a partition outlasts its cause, and costs a dial each while nodes are dead.
     pub rejoin_period: Duration,
     /// How often those that came or went within the last 15 s are named to two random members (1 s).
-    /// SWIM passes news on a fixed number of times and may miss a node; this finds it.
+    /// SWIM passes updates on a fixed number of times and may miss a node; this finds it.
     pub repair_period: Duration,
     /// How long a node that is down is remembered, and announced to (1 h).
     pub forget_after: Duration,
@@ -119,7 +119,7 @@ impl Settings {
             max_transmissions: transmissions(nodes),
             suspect_to_down_after: self.suspicion,
             remove_down_after: None,
-            // The rest is for the own card, and for news.
+            // The rest is for the own card, and for updates.
             max_packet_size: NonZeroUsize::new(MAX_PACKET - CARD_ROOM).expect("a constant above zero"),
             notify_down_members: true,
             periodic_announce: periodic(self.announce_period, NonZeroUsize::MIN),
@@ -129,9 +129,9 @@ impl Settings {
     }
 }
 
-/// How often a piece of news is passed on by each node that hears it: `7 * log10(nodes + 1)`.
+/// How often an update is passed on by each node that hears it: `7 * log10(nodes + 1)`.
 ///
-/// memberlist takes 4 as the factor, which at 5 % loss leaves one of 30 nodes without the news one time
+/// memberlist takes 4 as the factor, which at 5 % loss leaves one of 30 nodes without it one time
 /// in ten; with 7 it is one time in some hundreds, and repair finds it.
 fn transmissions(nodes: usize) -> NonZeroU8 {
     let wanted = 7.0 * ((nodes + 1) as f64).log10();

@@ -1,4 +1,4 @@
-//! Finding what news has missed: lists of live members are compared, and differences are looked into.
+//! Finding what updates have missed: lists of live members are compared, and differences are looked into.
 //!
 //! ```text
 //! a ──ping, digest──▶ b      once a second, to a random member
@@ -19,8 +19,8 @@ use foca::{Member, Message, State};
 
 use super::{
     Membership,
+    items::{self, Digest, Item, Key},
     limits::Limit,
-    news::{self, Digest, Item, Key},
     peer::Peer,
     reports::{Heard, Judge},
 };
@@ -75,8 +75,8 @@ impl Sync {
 impl Membership {
     pub(super) fn digest(&self, now: Instant) -> Digest {
         let me = self.foca.identity();
-        let own = news::life_hash(&me.node, me.life);
-        let others = self.foca.iter_members().map(|member| news::life_hash(&member.id().node, member.id().life));
+        let own = items::life_hash(&me.node, me.life);
+        let others = self.foca.iter_members().map(|member| items::life_hash(&member.id().node, member.id().life));
         let sum = others.fold(own, u64::wrapping_add);
         Digest { count: self.foca.num_members() as u16, sum: (sum >> 32) as u32, quiet: self.sync.quiet(now) }
     }
@@ -119,7 +119,7 @@ impl Membership {
     }
 
     /// Takes in a note; the key, if the report that it continues is to be asked for.
-    fn hear_note(&mut self, note: &news::Note, from: &Peer, now: Instant) -> Option<Key> {
+    fn hear_note(&mut self, note: &items::Note, from: &Peer, now: Instant) -> Option<Key> {
         if note.key == self.own_key() {
             return None;
         }
@@ -137,7 +137,7 @@ impl Membership {
     }
 
     /// Takes in a mark; the key, if what it continues is to be asked for.
-    fn hear_mark(&mut self, mark: &news::Mark, from: &Peer, now: Instant) -> Option<Key> {
+    fn hear_mark(&mut self, mark: &items::Mark, from: &Peer, now: Instant) -> Option<Key> {
         if mark.key == self.own_key() {
             return None;
         }
@@ -147,7 +147,7 @@ impl Membership {
     }
 
     /// `pass_on` is false if we had asked for it.
-    fn hear_report(&mut self, report: news::Signed, from: &Peer, pass_on: bool, now: Instant) {
+    fn hear_report(&mut self, report: items::Signed, from: &Peer, pass_on: bool, now: Instant) {
         let node = report.report.node.clone();
         if node == self.foca.identity().node {
             return;
@@ -251,7 +251,7 @@ impl Membership {
     fn call_roll(&mut self, to: &Peer, range: (Key, Key), answer: bool) {
         let lives: Vec<Key> = self.lives(range).into_keys().collect();
         let mut first = range.0;
-        let chunks: Vec<&[Key]> = lives.chunks(news::keys_in(self.room(to)).max(1)).take(MAX_PACKETS).collect();
+        let chunks: Vec<&[Key]> = lives.chunks(items::keys_in(self.room(to)).max(1)).take(MAX_PACKETS).collect();
         for (number, chunk) in chunks.iter().enumerate() {
             // The ranges meet, so that what lies between two of our keys is in one of them.
             let last = if number + 1 == chunks.len() { range.1 } else { chunk[chunk.len() - 1] };

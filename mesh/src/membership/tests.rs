@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{news::Item, *};
+use super::{items::Item, *};
 use crate::{
     identity::Role,
     sim::keys::{Authority, Ring},

@@ -20,7 +20,7 @@ use std::{
 use foca::{Message, ProbeNumber};
 use rand::RngExt;
 
-use super::{Event, MAX_PACKET, Membership, Transmit, cards::Card, limits::Limit, news::Item, packet, peer::Peer};
+use super::{Event, MAX_PACKET, Membership, Transmit, cards::Card, items::Item, limits::Limit, packet, peer::Peer};
 use crate::identity::NodeId;
 
 /// So long whoever is alive at the known address has to answer: a handshake across the world takes 900 ms.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    news::{ITEM_FRAME, Item, Mark},
+    items::{ITEM_FRAME, Item, Mark},
     reports::{Reports, Telling},
 };
 use crate::identity::NodeId;
@@ -110,8 +110,8 @@ impl Updates {
 
     fn in_order(&self, to: &NodeId) -> Vec<NodeId> {
         let knows = |update: &Update| [&update.from, &update.to].into_iter().flatten().any(|node| node == to);
-        let news = |(node, update): &(&NodeId, &Update)| *node != to && !knows(update);
-        let mut order: Vec<_> = self.0.iter().filter(news).map(|(node, r)| (!r.brisk, r.told, node)).collect();
+        let lacks = |(node, update): &(&NodeId, &Update)| *node != to && !knows(update);
+        let mut order: Vec<_> = self.0.iter().filter(lacks).map(|(node, r)| (!r.brisk, r.told, node)).collect();
         if order.len() > MOST {
             order.select_nth_unstable(MOST);
             order.truncate(MOST);

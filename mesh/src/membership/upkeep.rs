@@ -205,13 +205,13 @@ impl Membership {
             State::Suspect => false,
             State::Down => *since + REPAIR_FOR > now && self.doubtful_until.is_none_or(|until| *since > until),
         };
-        let news: Vec<Member<Peer>> = self.history.values().filter(told).map(|(member, _)| member.clone()).collect();
-        if news.is_empty() {
+        let told_of: Vec<Member<Peer>> = self.history.values().filter(told).map(|(member, _)| member.clone()).collect();
+        if told_of.is_empty() {
             return;
         }
         let members = self.foca.iter_members().map(|m| m.id().clone()).collect();
         for peer in some_of(members, REPAIR_FANOUT, &mut self.rng) {
-            let fitting = some_of(news.clone(), packet::MAX_MEMBERS, &mut self.rng);
+            let fitting = some_of(told_of.clone(), packet::MAX_MEMBERS, &mut self.rng);
             self.send(peer, Message::Gossip, &fitting);
         }
     }
