@@ -8,6 +8,7 @@
 //! RTP goes straight to [`Streams`]; only checks, handshakes and reports go through here. Calling contract: after each
 //! `handle_*`, [`Session::poll_transmit`] until there is no more, and [`Session::poll_timeout`] anew.
 
+mod checks;
 #[cfg(test)]
 #[path = "../../../tests/rigs/protecting.rs"]
 mod protecting;
@@ -35,9 +36,10 @@ use rtc::{
         state::ConnectionState,
     },
     sansio::Protocol,
-    shared::{TaggedBytesMut, TransportContext, TransportProtocol, error::Error},
+    shared::{TransportContext, TransportProtocol, error::Error},
 };
 
+use self::checks::ICE_DISCONNECTED;
 use super::{
     super::{ice_server::At, steps::Steps},
     Voices,
@@ -45,16 +47,14 @@ use super::{
     identity::Identity,
     keys::{self, Reports},
     local,
-    opening::{Check, Hello, Nomination},
+    opening::{Hello, Nomination},
     phase::Phase,
     rtp::{Fault, Streams},
     turn::Turn,
 };
 use crate::{egress::Policy, media::RtpPacket};
 
-/// Nothing from the relay, not even answers to connectivity checks: doubtful after this long,
-const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
-/// lost for good after this much longer.
+/// A path that is doubtful is lost for good after this much longer.
 const ICE_FAILED: Duration = Duration::from_secs(10);
 /// How often the path is checked.
 const ICE_KEEPALIVE: Duration = Duration::from_secs(1);
@@ -62,8 +62,6 @@ const ICE_KEEPALIVE: Duration = Duration::from_secs(1);
 const ICE_CHECK: Duration = Duration::from_millis(100);
 /// and how often one is that does not answer. It is once more when the relay checks it.
 const ICE_CHECKS: u16 = 20;
-/// Addresses of the relay's for one path: those of a description, and those it tells later.
-const MAX_REMOTE: usize = 64;
 /// What we call the relay towards DTLS, whichever path it takes.
 const PEER: fn() -> SocketAddr = || TransportContext::default().peer_addr;
 /// A sender's report (RFC 3550 section 6.4.1).
@@ -224,57 +222,12 @@ impl Session {
         Ok(())
     }
 
-    /// The relay has another address.
-    pub(super) fn add_candidate(&mut self, candidate: Candidate, now: Instant) -> Result<(), Error> {
-        self.take_candidate(candidate)?;
-        self.drive(now);
-        Ok(())
-    }
-
-    /// Each is checked from each address of ours, for as long as the path is sought: a relay that tells no end of them is not
-    /// followed.
-    fn take_candidate(&mut self, candidate: Candidate) -> Result<(), Error> {
-        if self.agent.get_remote_candidates().len() < MAX_REMOTE {
-            self.agent.add_remote_candidate(candidate)?;
-        }
-        Ok(())
-    }
-
     /// Sends this from one of our addresses: straight, or through the TURN server whose it is.
     fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: BytesMut, now: Instant) {
         match self.turns.iter_mut().find(|turn| turn.relayed() == Some(from)) {
             Some(turn) => turn.send(to, &bytes, now),
             None => self.transmits.push_back(Transmit { from, to, tcp: false, bytes }),
         }
-    }
-
-    /// Takes a connectivity check, or the answer to one; false if it is not from the relay.
-    pub(super) fn handle_stun(&mut self, local: SocketAddr, from: SocketAddr, bytes: &[u8], now: Instant) -> bool {
-        // A check makes its source a candidate (RFC 8445 section 7.3.1.3); sources can be forged, and told by a TURN server.
-        if self.egress.check(from.ip()).is_err() {
-            return false;
-        }
-        let check = Check { local, from, bytes: BytesMut::from(bytes) };
-        let taken = self.give(check, now);
-        if taken && let Some(check) = self.nomination.handle(local, from, bytes, self.has_path()) {
-            self.give(check, now);
-        }
-        self.drive(now);
-        taken
-    }
-
-    fn give(&mut self, Check { local, from, bytes }: Check, now: Instant) -> bool {
-        let transport = TransportContext {
-            local_addr: local,
-            peer_addr: from,
-            transport_protocol: TransportProtocol::UDP,
-            ecn: None,
-        };
-        self.agent.handle_read(TaggedBytesMut { now, transport, message: bytes }).is_ok()
-    }
-
-    fn has_path(&self) -> bool {
-        self.agent.get_selected_candidate_pair().is_some()
     }
 
     /// Takes a part of the handshake. What is wrong with it is for DTLS to answer; the handshake has a deadline.
@@ -457,26 +410,6 @@ impl Session {
         }
     }
 
-    /// A step of the way to media is done.
-    fn handle_ice(&mut self, state: ConnectionState, now: Instant) {
-        tracing::debug!(%state, "ICE");
-        if self.phase.is_over() {
-            return;
-        }
-        match state {
-            // Whether media flow on it will show.
-            ConnectionState::Connected | ConnectionState::Completed
-                if self.reports.is_some() && !self.phase.is_open() =>
-            {
-                self.phase = Phase::Up;
-                self.open = Some(now);
-            }
-            ConnectionState::Disconnected => self.phase = Phase::Silent(silent_since(self.heard, now)),
-            ConnectionState::Failed => self.phase = Phase::Failed("no path to the relay answers"),
-            _ => {}
-        }
-    }
-
     /// Takes the keys that the handshake has made.
     fn unlock(&mut self, now: Instant) {
         match keys::exported(&self.identity, self.dtls.as_ref(), PEER()) {
@@ -492,28 +425,5 @@ impl Session {
                 self.phase = Phase::Failed("no keys from DTLS");
             }
         }
-    }
-}
-
-/// When a relay fell silent that is found to be `now`: with the last packet, or, where nobody had sent any for long, with
-/// the last answer to a check.
-fn silent_since(heard: Option<Instant>, now: Instant) -> Instant {
-    match heard.filter(|heard| now.saturating_duration_since(*heard) < 2 * ICE_DISCONNECTED) {
-        Some(heard) => heard,
-        None => now.checked_sub(ICE_DISCONNECTED).unwrap_or(now),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::disallowed_methods, reason = "any instant will do to count from")]
-    use super::*;
-
-    #[test]
-    fn a_relay_is_silent_since_the_last_packet_or_the_last_answer() {
-        let (heard, second) = (Instant::now(), Duration::from_secs(1));
-        assert_eq!(silent_since(Some(heard), heard + 6 * second), heard);
-        assert_eq!(silent_since(Some(heard), heard + 3600 * second), heard + 3595 * second, "nobody spoke");
-        assert_eq!(silent_since(None, heard + 9 * second), heard + 4 * second);
     }
 }
