@@ -66,7 +66,7 @@ pub struct Receipt {
 /// The relay of a meeting, without path or secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayLine {
-    /// `whep`, `janus` or `livekit`.
+    /// `whep`, `janus`, `livekit` or `zoom_rtms`.
     pub kind: String,
     /// Its host, and the port where the address names one.
     pub host: String,

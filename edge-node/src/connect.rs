@@ -1,7 +1,7 @@
 //! Ways into a meeting: each yields who is there and the packets they send.
 //!
 //! A [`Connector`] owns its signalling and its media connection. Each kind of relay has a file, and a folder of that name:
-//! `whep`, `janus`, `livekit`. What they share:
+//! `whep`, `janus`, `livekit`, `rtms`. What they share:
 //!
 //! - `stay`: come back when the relay is lost; `retries` says how often
 //! - `peer`: the media connection, described by `sdp`
@@ -15,6 +15,7 @@ pub(crate) mod fuzzing {
         janus::fuzzing::messages,
         livekit::fuzzing::{messages as livekit, session as livekit_session},
         peer::fuzzing::{offer, rtp},
+        rtms::fuzzing::{messages as rtms, session as rtms_session},
         whep::fuzzing::answer,
     };
 }
@@ -32,6 +33,7 @@ mod livekit;
 mod peer;
 mod retries;
 mod roster;
+mod rtms;
 mod sdp;
 mod stay;
 mod steps;
@@ -177,6 +179,15 @@ pub fn connector(source: &Source, settings: &Settings) -> Result<Box<dyn Connect
             let access = janus::Access { pin: pin.clone(), token: token.clone(), api_secret: api_secret.clone() };
             let room = janus::Id::Text(room.clone());
             Box::new(janus::Janus::new(url, room, access, display.clone(), settings.clone())?)
+        }
+        Source::ZoomRtms { url, meeting_uuid, stream_id, client_id, client_secret } => {
+            let key = client_secret.clone().map(|client_secret| rtms::Key {
+                meeting_uuid: meeting_uuid.clone(),
+                stream_id: stream_id.clone(),
+                client_id: client_id.clone(),
+                client_secret,
+            });
+            Box::new(rtms::Rtms::new(url, key, settings.clone())?)
         }
         Source::LiveKit { url, access } => Box::new(livekit::LiveKit::new(url, access.clone(), settings.clone())?),
     })

@@ -78,6 +78,8 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> Ipv6Net {
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     allow: Arc<[IpNet]>,
+    /// Nothing but what is in `allow`.
+    no_public: bool,
 }
 
 /// An address that this edge is not sent to. The address itself is not told: what a name inside stands for is not for
@@ -94,12 +96,18 @@ pub struct Denied {
 impl Policy {
     /// Public addresses, and these.
     pub fn new(allow: &[IpNet]) -> Self {
-        Self { allow: allow.into() }
+        Self { allow: allow.into(), no_public: false }
     }
 
     /// Public addresses, and this host's own: for tests and benches that run on one machine.
     pub fn with_loopback() -> Self {
         Self::new(&[v4([127, 0, 0, 0], 8).into(), v6([0, 0, 0, 0, 0, 0, 0, 1], 128).into()])
+    }
+
+    /// Of these, what the operator has named: for what is not to cross a network in the clear unless it is theirs.
+    #[must_use]
+    pub fn without_public(&self) -> Self {
+        Self { allow: Arc::clone(&self.allow), no_public: true }
     }
 
     /// Whether this edge may be sent there.
@@ -111,7 +119,11 @@ impl Policy {
         if self.allow.iter().any(|net| net.contains(&ip) || net.contains(&leads_to)) {
             return Ok(());
         }
-        inside(leads_to).map_or(Ok(()), Err)
+        match inside(leads_to) {
+            None if self.no_public => Err("(without TLS) a public"),
+            None => Ok(()),
+            Some(range) => Err(range),
+        }
     }
 
     /// As [`Policy::check`], of what `host` stands for.

@@ -124,6 +124,16 @@ pub fn livekit_session(ours: bool) -> Vec<u8> {
     connect::fuzzing::livekit_session(ours)
 }
 
+/// What Zoom's RTMS servers say over both WebSockets, each message behind its length and whose it is.
+pub fn rtms(data: &[u8]) {
+    connect::fuzzing::rtms(data);
+}
+
+/// What they say in a usual meeting, as [`rtms`] takes it, with sound in Opus or in linear samples.
+pub fn rtms_session(opus: bool) -> Vec<u8> {
+    connect::fuzzing::rtms_session(opus)
+}
+
 /// Headers and description of a WHEP endpoint's answer.
 pub fn whep(data: &[u8]) {
     connect::fuzzing::answer(data);

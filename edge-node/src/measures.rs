@@ -12,6 +12,10 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_edge_connect_participants_refused_total", "Participants beyond what a meeting may have."),
     counter("nearfield_edge_connect_participants_unheard_total", "Participants who publish nothing in Opus."),
     counter("nearfield_edge_connect_reconnects_total", "Relay connections that were lost and tried again."),
+    counter(
+        "nearfield_edge_connect_repeated_audio_total",
+        "Pieces of audio that Zoom sent again, and that were dropped.",
+    ),
     counter("nearfield_edge_connect_resumes_total", "Times that a LiveKit's signalling was lost and opened again."),
     gauge("nearfield_edge_connect_sockets", "UDP sockets that are open for media."),
     counter("nearfield_edge_connect_turn_refused_total", "TURN servers that gave no address."),

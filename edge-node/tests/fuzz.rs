@@ -48,6 +48,11 @@ fn livekit_may_say_anything() {
 }
 
 #[test]
+fn zoom_may_say_anything() {
+    seeds::take_damage("rtms", fuzzing::rtms);
+}
+
+#[test]
 fn whep_endpoints_may_answer_anything() {
     seeds::take_damage("whep", fuzzing::whep);
 }
@@ -124,6 +129,7 @@ fn write_seeds() {
         ("child", vec![one_child(), two_children()]),
         ("janus", vec![janus_session()]),
         ("livekit", vec![fuzzing::livekit_session(true), fuzzing::livekit_session(false)]),
+        ("rtms", vec![fuzzing::rtms_session(true), fuzzing::rtms_session(false)]),
         ("whep", whep),
         ("sdp", sdp),
         ("rtp", rtp),

@@ -154,6 +154,21 @@ enum SourceBody {
         /// The room's name.
         room: Option<String>,
     },
+    /// A stream of Zoom's Realtime Media Streams, as `meeting.rtms_started` tells of it.
+    #[schema(title = "ZoomRtmsSource")]
+    ZoomRtms {
+        /// Of the signalling, as Zoom calls it: a `wss://` URL, or several with commas between them, of which the first is used.
+        /// `ws://` where the edge's operator allows it.
+        server_urls: String,
+        /// Zoom's id of the meeting's instance.
+        meeting_uuid: String,
+        /// The stream's id.
+        rtms_stream_id: String,
+        /// The app's id.
+        client_id: String,
+        /// The app's secret.
+        client_secret: String,
+    },
 }
 
 /// Display names by the stream id in `a=msid`.
@@ -292,11 +307,12 @@ fn check_lengths(body: &CreateMeeting, faults: &mut Faults) {
 
 impl SourceBody {
     /// Why no more than one edge can receive from it at a time; `None` if several can. To be answered for each way in:
-    /// Zoom's RTMS, for one, sends a meeting to one receiver only.
+    /// Zoom's, for one, has one receiver.
     fn single_receiver(&self) -> Option<&'static str> {
         match self {
             Self::Whep { single_receiver: true, .. } => Some("its endpoint takes one receiver at a time"),
             Self::LiveKit { token: Some(_), .. } => Some("its token is for one participant, who is in the room once"),
+            Self::ZoomRtms { .. } => Some("Zoom sends a stream to one receiver at a time"),
             // Each subscriber of a VideoRoom, each WHEP resource and each token made of a key is a session of its own.
             Self::Whep { .. } | Self::Janus { .. } | Self::LiveKit { .. } => None,
         }
@@ -305,7 +321,7 @@ impl SourceBody {
     fn checked(self, faults: &mut Faults) -> Source {
         match self {
             Self::Whep { url, token, participants: Names(participants), .. } => {
-                faults.url(&url, &["http", "https"]);
+                faults.url("source.url", &url, &["http", "https"]);
                 faults.ensure(participants.len() <= MAX_NAMES, "source.participants", "at most 500 names");
                 let short = participants.iter().all(|(id, name)| id.len() <= MAX_KEY && name.len() <= MAX_KEY);
                 faults.ensure(short, "source.participants", "ids and names of at most 256 bytes");
@@ -313,7 +329,7 @@ impl SourceBody {
                 Source::Whep { url, token: faults.secret(token, "source.token"), participants }
             }
             Self::Janus { url, room, pin, token, api_secret, display } => {
-                faults.url(&url, &["ws", "wss"]);
+                faults.url("source.url", &url, &["ws", "wss"]);
                 faults.ensure((1..=MAX_KEY).contains(&display.len()), "source.display", "1 to 256 bytes long");
                 let (pin, token) = (faults.secret(pin, "source.pin"), faults.secret(token, "source.token"));
                 let api_secret = faults.secret(api_secret, "source.api_secret");
@@ -327,10 +343,24 @@ impl SourceBody {
                 }
             }
             Self::LiveKit { url, token, key, secret, room } => {
-                faults.url(&url, &["ws", "wss"]);
+                faults.url("source.url", &url, &["ws", "wss"]);
                 let (key, secret) = (faults.secret(key, "source.key"), faults.secret(secret, "source.secret"));
                 let token = faults.secret(token, "source.token");
                 Source::LiveKit { url, access: faults.livekit(token, (key, secret, room)) }
+            }
+            Self::ZoomRtms { server_urls, meeting_uuid, rtms_stream_id: stream_id, client_id, client_secret } => {
+                let url = server_urls.split(',').next().unwrap_or_default().trim().to_owned();
+                faults.url("source.server_urls", &url, &["wss", "ws"]);
+                for (field, id) in [
+                    ("source.meeting_uuid", &meeting_uuid),
+                    ("source.rtms_stream_id", &stream_id),
+                    ("source.client_id", &client_id),
+                    ("source.client_secret", &client_secret),
+                ] {
+                    faults.ensure((1..=MAX_KEY).contains(&id.len()), field, "1 to 256 bytes long");
+                }
+                let client_secret = Some(Secret(client_secret));
+                Source::ZoomRtms { url, meeting_uuid, stream_id, client_id, client_secret }
             }
         }
     }
@@ -371,11 +401,11 @@ impl Faults {
         }
     }
 
-    fn url(&mut self, url: &str, schemes: &[&str]) {
+    fn url(&mut self, field: &str, url: &str, schemes: &[&str]) {
         let parsed = Url::parse(url).ok().filter(|_| url.len() <= MAX_TEXT);
         let fits = parsed.is_some_and(|u| schemes.contains(&u.scheme()) && u.has_host());
         let allowed = format!("a {} URL with a host, at most 2048 bytes long", schemes.join(" or "));
-        self.ensure(fits, "source.url", &allowed);
+        self.ensure(fits, field, &allowed);
     }
 }
 

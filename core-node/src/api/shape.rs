@@ -355,12 +355,14 @@ mod tests {
             json!({"kind": "janus", "url": "ws://relay.example/", "room": 1234}),
             json!({"kind": "janus", "url": "ws://relay.example/", "room": "standup", "pin": "1"}),
             json!({"kind": "livekit", "url": "wss://livekit.example", "key": "k", "secret": "s", "room": "standup"}),
+            json!({"kind": "zoom_rtms", "server_urls": "wss://z", "meeting_uuid": "m", "rtms_stream_id": "s", "client_id": "c",
+                "client_secret": "s"}),
         ] {
             let body = json!({"source": source, "leave": {"alone_after_seconds": null}, "metadata": {"x": [1, {}]}});
             assert_eq!(faults(&body), []);
         }
         for (source, detail) in [
-            (json!({"kind": "zoom"}), "`source.kind` must be `whep`, `janus` or `livekit`."),
+            (json!({"kind": "zoom"}), "`source.kind` must be `whep`, `janus`, `livekit` or `zoom_rtms`."),
             (json!({}), "`source.kind` is needed."),
             (json!(null), "`source` must be an object."),
         ] {

@@ -38,7 +38,7 @@ pub(super) struct MeetingView {
     core: String,
     /// That core's region.
     region: String,
-    /// `whep`, `janus` or `livekit`.
+    /// `whep`, `janus`, `livekit` or `zoom_rtms`.
     source_kind: &'static str,
     meeting_url: Option<String>,
     participants: usize,

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-/// The steps of one attempt, each counted once, in `nearfield_edge_join_seconds`, apart for Janus and for WHEP:
+/// The steps of one attempt, each counted once, in `nearfield_edge_join_seconds`, apart for each kind of relay:
 ///
 /// | step | from the step before until |
 /// |---|---|
-/// | `socket` | Janus' WebSocket is open |
-/// | `room` | its room is entered |
+/// | `socket` | Janus' WebSocket is open; Zoom's signalling is agreed on |
+/// | `room` | its room is entered; Zoom's media are agreed on |
 /// | `offer` | the relay's description is there, and, for WHEP, our answer to it is taken |
 /// | `path` | ICE has a path, from the description |
 /// | `keys` | DTLS is done |

@@ -283,6 +283,19 @@ pub enum Source {
         /// How to get in; `None` once the meeting is over.
         access: Option<LiveKitAccess>,
     },
+    /// A stream of Zoom's Realtime Media Streams, version 1.
+    ZoomRtms {
+        /// Of the signalling: `wss://`, or `ws://` where the edge's operator allows it.
+        url: String,
+        /// Zoom's id of the meeting's instance.
+        meeting_uuid: String,
+        /// The stream's.
+        stream_id: String,
+        /// The app's.
+        client_id: String,
+        /// The app's secret; `None` once the meeting is over.
+        client_secret: Option<Secret>,
+    },
 }
 
 /// How to get into a LiveKit room.
@@ -308,6 +321,7 @@ impl Source {
             Self::Whep { .. } => "whep",
             Self::Janus { .. } | Self::JanusNamed { .. } => "janus",
             Self::LiveKit { .. } => "livekit",
+            Self::ZoomRtms { .. } => "zoom_rtms",
         }
     }
 
@@ -317,7 +331,8 @@ impl Source {
             Self::Whep { url, .. }
             | Self::Janus { url, .. }
             | Self::JanusNamed { url, .. }
-            | Self::LiveKit { url, .. } => url,
+            | Self::LiveKit { url, .. }
+            | Self::ZoomRtms { url, .. } => url,
         }
     }
 
@@ -332,6 +347,7 @@ impl Source {
                 *access = None;
                 (url, [None, None, None])
             }
+            Self::ZoomRtms { url, client_secret, .. } => (url, [Some(client_secret), None, None]),
         };
         secrets.into_iter().flatten().for_each(|secret| *secret = None);
         *url = origin(url);
@@ -400,7 +416,14 @@ mod tests {
         let hush = || Secret("hush".into());
         let mut given = livekit(LiveKitAccess::Token(hush()));
         let mut minted = livekit(LiveKitAccess::Key { key: hush(), secret: hush(), room: "hush".into() });
-        for source in [&mut whep, &mut janus, &mut odd, &mut given, &mut minted] {
+        let mut zoom = Source::ZoomRtms {
+            url: url.into(),
+            meeting_uuid: "m".into(),
+            stream_id: "s".into(),
+            client_id: "c".into(),
+            client_secret: secret(),
+        };
+        for source in [&mut whep, &mut janus, &mut odd, &mut given, &mut minted, &mut zoom] {
             source.erase_secrets();
             let mut kept = vec![];
             crate::codec::encode_body(&*source, &mut kept).unwrap();
