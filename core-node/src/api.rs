@@ -6,6 +6,7 @@ mod document;
 mod elsewhere;
 pub(crate) mod fuzzing;
 pub mod health;
+pub mod hooks;
 pub mod meetings;
 pub mod nodes;
 pub mod problem;
@@ -53,6 +54,8 @@ pub struct App {
     pub token: Option<Secret>,
     /// Who listens.
     pub streams: Streams,
+    /// Whose streams Zoom may tell of; `None`: it is not heard.
+    pub zoom: Option<Arc<hooks::Zoom>>,
 }
 
 #[derive(OpenApi)]
@@ -61,6 +64,7 @@ pub struct App {
     tags(
         (name = "meetings", description = "What is captured"),
         (name = "transcript", description = "What was said"),
+        (name = "hooks", description = "What platforms tell of their meetings"),
         (name = "nodes", description = "The mesh as this core sees it"),
         (name = "health", description = "For operators"),
     )
@@ -87,6 +91,7 @@ pub fn router(app: App) -> Router {
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
+        .routes(routes!(hooks::zoom))
         .split_for_parts();
     document.merge(v1_document);
     let document = document::finish(&document);

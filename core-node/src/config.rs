@@ -32,6 +32,10 @@ use crate::{
     transcribe::{openai, whisper},
 };
 
+pub use self::hooks::{HooksSection, ZoomSection};
+
+mod hooks;
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +68,9 @@ pub struct Config {
     /// Where it is kept which core serves a meeting.
     #[serde(default)]
     pub authority: AuthoritySection,
+    /// What platforms may tell it.
+    #[serde(default)]
+    pub hooks: HooksSection,
     /// Where regions are.
     #[serde(default)]
     pub geo: GeoSection,
@@ -279,6 +286,7 @@ impl Configuration for Config {
         self.transcribe.check(checks);
         self.api.check(checks, self.http.listen);
         self.authority.check(checks);
+        self.hooks.check(checks);
         checks.regions("geo.regions_file", self.geo.regions_file.as_deref())
     }
 

@@ -133,6 +133,7 @@ async fn run(loaded: Loaded<Config>) -> Result<()> {
         tasks: tasks.clone(),
         token: config.api.token.clone(),
         streams: Streams::new(limits),
+        zoom: config.hooks.zoom(),
     };
     let api = http::serve(config.http.listen, api::router(app), limits, &tasks).await.context("http.listen")?;
     let told = (node.clone(), meetings.clone(), config.clone(), config.api_address(api));

@@ -26,6 +26,8 @@ pub const METRICS: &[Metric] = &[
     counter("nearfield_core_edges_silent_total", "Edges that did not answer when they were to take a meeting."),
     counter("nearfield_core_engine_retries_total", "Clips that the engine was given again."),
     counter("nearfield_core_feed_lagged_events_total", "Events that slow listeners read from the store instead."),
+    counter("nearfield_core_hooks_failed_total", "Streams that a platform told of and that no meeting was made for."),
+    counter("nearfield_core_hooks_refused_total", "Webhooks without a valid signature."),
     counter(
         "nearfield_core_finals_given_up_total",
         "Finals that the engine had no words for however often it was asked.",

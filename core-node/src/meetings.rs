@@ -190,6 +190,12 @@ impl Meetings {
         lock(&self.live).get(&id).cloned()
     }
 
+    /// The live meeting with this deduplication key, if it is served here.
+    pub fn live_under(&self, key: &str) -> Option<MeetingId> {
+        let has_it = |meeting: &&Arc<Meeting>| meeting.record().spec.deduplication_key.as_deref() == Some(key);
+        lock(&self.live).values().find(has_it).map(|meeting| meeting.id)
+    }
+
     /// How many are live.
     pub fn live_count(&self) -> usize {
         lock(&self.live).len()

@@ -43,16 +43,21 @@ impl<T: Body, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             let detail = "The body must be application/json.";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
-        let whole = tokio::time::timeout(PATIENCE, to_bytes(request.into_body(), MAX_BODY)).await.map_err(|_| {
-            let detail = format!("The body must come within {} seconds.", PATIENCE.as_secs());
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail)
-        })?;
-        let bytes = whole.map_err(|_| {
-            let detail = format!("The body must come whole and have at most {MAX_BODY} bytes.");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-        })?;
+        let bytes = whole(request.into_body(), PATIENCE).await?;
         Ok(Self { value: read(&bytes)?, bytes })
     }
+}
+
+/// All of a body, if it comes in time.
+pub(super) async fn whole(body: axum::body::Body, patience: Duration) -> Result<Bytes, Problem> {
+    let whole = tokio::time::timeout(patience, to_bytes(body, MAX_BODY)).await.map_err(|_| {
+        let detail = format!("The body must come within {} seconds.", patience.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail)
+    })?;
+    whole.map_err(|_| {
+        let detail = format!("The body must come whole and have at most {MAX_BODY} bytes.");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    })
 }
 
 /// What a body says, or all that is wrong with its shape.

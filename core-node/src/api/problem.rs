@@ -94,6 +94,11 @@ impl Problem {
         problem
     }
 
+    /// What is wrong, in words.
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// No meeting has this id.
     pub fn no_meeting() -> Self {
         Self::new(StatusCode::NOT_FOUND, "meeting_not_found", "No meeting has this id here.")

@@ -41,6 +41,13 @@ fn livekit(access: Value) -> Value {
     source
 }
 
+fn zoom(other: Value) -> Value {
+    let mut source = json!({"kind": "zoom_rtms", "server_urls": "wss://z.example", "meeting_uuid": "m", "rtms_stream_id": "s",
+        "client_id": "c", "client_secret": "hush"});
+    source.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+    source
+}
+
 fn whep() -> Value {
     json!({"source": {"kind": "whep", "url": "http://relay.example/whep", "token": "t0p-secret"}})
 }
@@ -179,6 +186,27 @@ async fn bad_requests_are_told_what_is_wrong_and_where() {
             422,
             "invalid_field",
             Some("source.room"),
+        ),
+        (
+            with(|b| b["source"] = zoom(json!({"server_urls": "https://z"}))),
+            422,
+            "invalid_field",
+            Some("source.server_urls"),
+        ),
+        (
+            with(|b| b["source"] = zoom(json!({"client_secret": ""}))),
+            422,
+            "invalid_field",
+            Some("source.client_secret"),
+        ),
+        (
+            with(|b| {
+                b["redundancy"] = json!(2);
+                b["source"] = zoom(json!({}));
+            }),
+            422,
+            "single_receiver",
+            Some("redundancy"),
         ),
         (
             with(|b| {
@@ -429,6 +457,7 @@ async fn the_openapi_document_names_every_route() {
         "/metrics",
         "/readyz",
         "/v1/backup",
+        "/v1/hooks/zoom",
         "/v1/meetings",
         "/v1/meetings/{id}",
         "/v1/meetings/{id}/participants",

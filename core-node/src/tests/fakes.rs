@@ -391,6 +391,7 @@ impl Core {
             tasks,
             token: None,
             streams: Streams::new(Default::default()),
+            zoom: None,
         };
         Self { meetings, acceptor, mesh, app, heard, mute, refuses, assigned }
     }
