@@ -17,38 +17,44 @@ fn key(way: &Way, room: &str, secret: &str) -> Value {
     json!({"source": source, "transcription": {"language": "en"}})
 }
 
-/// Waits until each of `speakers` has said their sentence once more and is heard whole, under their own name; nobody else speaks.
 async fn hears_each(user: &User, id: &str, speakers: &[&Speaker]) {
+    let speakers: Vec<_> = speakers.iter().map(|speaker| (speaker.name, &speaker.says)).collect();
+    let transcript = hears(user, id, &speakers).await;
+    assert_eq!(transcript["gaps"], json!([]), "{transcript}");
+}
+
+/// Waits until each of `speakers` has said their sentence once more and is heard whole, under their own name; nobody else speaks.
+/// The transcript.
+pub(super) async fn hears(user: &User, id: &str, speakers: &[(&str, &Prompt)]) -> Value {
     let (since, begun) = (Timestamp::now(), Instant::now());
     loop {
         let transcript = user.get(format!("/v1/meetings/{id}/transcript?format=json")).await;
-        assert_eq!(transcript["gaps"], json!([]), "{transcript}");
         let new: Vec<&Value> = segments(&transcript).filter(|segment| began(segment) > since).collect();
         for segment in &new {
-            let who = speakers.iter().find(|who| segment["participant"]["name"] == who.name);
-            let who = who.unwrap_or_else(|| panic!("nobody's who is to speak: {segment}"));
-            let mut others = speakers.iter().filter(|other| other.name != who.name);
-            assert!(others.all(|other| !is(segment, &other.says)), "another said it: {segment}");
-            check(std::slice::from_ref(segment), who.name);
+            let who = speakers.iter().find(|(name, _)| segment["participant"]["name"] == *name);
+            let (name, _) = who.unwrap_or_else(|| panic!("nobody's who is to speak: {segment}"));
+            let mut others = speakers.iter().filter(|(other, _)| other != name);
+            assert!(others.all(|(_, other)| !is(segment, other)), "another said it: {segment}");
+            check(std::slice::from_ref(segment), name);
         }
         let unheard: Vec<&str> = speakers
             .iter()
-            .filter(|who| !new.iter().any(|segment| is(segment, &who.says)))
-            .map(|who| who.name)
+            .filter(|(_, says)| !new.iter().any(|segment| is(segment, says)))
+            .map(|(name, _)| *name)
             .collect();
         if unheard.is_empty() {
-            return;
+            return transcript;
         }
         assert!(begun.elapsed() < WORDS, "not heard: {unheard:?}; {transcript}");
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
 
-fn segments(transcript: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn segments(transcript: &Value) -> impl Iterator<Item = &Value> {
     transcript["segments"].as_array().unwrap().iter()
 }
 
-fn began(segment: &Value) -> Timestamp {
+pub(super) fn began(segment: &Value) -> Timestamp {
     segment["start_at"].as_str().unwrap().parse().unwrap()
 }
 
@@ -63,7 +69,7 @@ async fn people(user: &User, id: &str) -> Vec<(String, String, bool)> {
 }
 
 /// Waits until these are told.
-async fn comes_to(user: &User, id: &str, wanted: &[(&str, &str, bool)]) {
+pub(super) async fn comes_to(user: &User, id: &str, wanted: &[(&str, &str, bool)]) {
     let wanted: Vec<_> = wanted.iter().map(|(id, name, left)| ((*id).to_owned(), (*name).to_owned(), *left)).collect();
     let begun = Instant::now();
     loop {

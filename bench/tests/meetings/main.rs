@@ -1,4 +1,5 @@
-//! Real meetings, end to end: Debian's Janus, a headless Chromium, a WHEP server and a LiveKit nobody here wrote.
+//! Real meetings, end to end: Debian's Janus, a headless Chromium, a WHEP server and a LiveKit nobody here wrote; and
+//! a simulator of Zoom's servers, which Zoom's own client takes for them.
 //!
 //! Each test raises a whole mesh in an emulated world; one at a time, since they share two cores.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
@@ -8,6 +9,7 @@ mod odd;
 mod peers;
 #[path = "../rig/mod.rs"]
 mod rig;
+mod rtms;
 mod silent_picture;
 mod ways;
 
