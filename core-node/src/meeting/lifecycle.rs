@@ -235,6 +235,9 @@ impl Lifecycle {
                 self.status = Status::Active;
                 self.placements = 0;
                 self.troubles.handle_live();
+                // A core that has started finds one that handed over beside an edge that is still to join.
+                let former = self.leaving.take_if(|(former, _)| *former != epoch);
+                self.actions.extend(former.map(|(former, _)| Action::Dismiss(former)));
             }
             (Status::Active, EdgeState::Live) => {
                 if let Some((former, _)) = self.leaving.take_if(|(former, _)| *former != epoch) {

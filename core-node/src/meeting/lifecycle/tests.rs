@@ -403,3 +403,13 @@ fn an_edge_that_has_not_opened_the_meeting_in_time_is_named() {
     l.handle_opened(Epoch(1));
     assert_eq!(l.unopened(late), None);
 }
+
+#[test]
+fn an_edge_that_handed_over_before_the_core_started_is_dismissed_by_the_next_that_is_live() {
+    let now = Instant::now();
+    let mut l = Lifecycle::resumed(Status::Connecting, Epoch(2), Some(Epoch(1)), 0, now);
+    l.handle_edge_state(Epoch(2), EdgeState::Live, None, now);
+    assert_eq!((l.status(), l.leaving(), l.poll_action()), (Status::Active, None, Some(Action::Dismiss(Epoch(1)))));
+    l.handle_timeout(now + LEAVING);
+    assert_eq!(l.status(), Status::Active, "that it is gone is no news");
+}

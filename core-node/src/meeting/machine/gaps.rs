@@ -28,6 +28,7 @@ impl<L: Clone> Machine<L> {
                 if self.back.take_if(|(back, _)| back == epoch).is_some() {
                     self.note_back(*epoch);
                 }
+                self.lose_unheard(*epoch, now);
                 if self.lifecycle.status() != Status::Active {
                     self.whole_from = now.wall;
                 }
@@ -52,6 +53,16 @@ impl<L: Clone> Machine<L> {
             }
             Notice::Closed(epoch, _) => _ = self.note_left(*epoch),
             _ => {}
+        }
+    }
+
+    /// An edge that hands over and is heard no more has captured until it was last heard, not until its `successor` does.
+    fn lose_unheard(&mut self, successor: Epoch, now: Now) {
+        let leaving = self.lifecycle.leaving().filter(|leaving| *leaving != successor && self.live.contains(leaving));
+        let Some(leaving) = leaving else { return };
+        let unheard = self.captures.heard_leaving(leaving).filter(|heard| heard.until <= now.at);
+        if let Some(heard) = unheard {
+            self.note_lost(leaving, GapReason::EdgeLost, heard.at);
         }
     }
 

@@ -71,10 +71,12 @@ impl<L: Clone> Machine<L> {
         let was_captured = self.is_captured();
         self.placing = None;
         self.tried = self.tried.max(*placed.as_ref().unwrap_or_else(|(epoch, _)| epoch));
+        // One that the life-cycle wants and that is not sought yet is another.
+        let wanted = self.lifecycle.is_placing() && !self.place_next;
         match (which, placed) {
             // The secondary took the first's place meanwhile: this one takes the secondary's, which it was asked for.
-            (Which::First, Ok(epoch)) if !self.lifecycle.is_placing() => self.take_as_secondary(epoch, now),
-            (Which::First, Err(_)) if !self.lifecycle.is_placing() => {}
+            (Which::First, Ok(epoch)) if !wanted => self.take_as_secondary(epoch, now),
+            (Which::First, Err(_)) if !wanted => {}
             (which, Err((_, why))) if self.relents(&why) => self.place(which, now),
             (Which::First, Ok(epoch)) => {
                 self.lifecycle.handle_assigned(epoch, now.at);

@@ -752,3 +752,44 @@ fn of_two_edges_that_hand_over_at_once_neither_is_forgotten() {
     assert_eq!(rig.machine.lifecycle.leaving(), Some(first), "a successor is sought");
     assert!(rig.machine.leaves.contains(&secondary), "it goes when another captures");
 }
+
+#[test]
+fn an_edge_that_dies_while_it_hands_over_leaves_a_gap_from_its_last_beat_to_its_successor() {
+    let hand_over = |silent: Duration| {
+        let mut rig = Rig::new(1);
+        rig.run();
+        let first = rig.join();
+        rig.says(Notice::HandOver(first));
+        let next = rig.ask();
+        rig.answer(next);
+        rig.wait(silent);
+        rig.live(next.1)
+    };
+    let gap = |done: &[String]| done.iter().find(|what| what.starts_with("a gap")).cloned();
+    assert_eq!(gap(&hand_over(LEASE)), None, "it may have captured until now");
+    let silent = LEASE + margin(LEASE);
+    assert_eq!(gap(&hand_over(silent)), Some(format!("a gap of {} ms: EdgeLost", silent.as_millis())));
+}
+
+#[test]
+fn what_is_found_for_a_first_edge_that_was_relieved_meanwhile_is_not_taken_for_the_next() {
+    for found in [None, Some(Epoch(3))] {
+        let mut rig = Rig::new(2);
+        rig.run();
+        let (first, secondary) = (rig.join(), rig.join());
+        rig.says(Notice::HandOver(first));
+        // A successor is sought in its slot; the secondary takes its place, and hands over as well.
+        let sought = match found {
+            Some(_) => rig.ask(),
+            None => (rig.orders.pop_front().unwrap().which, Epoch(3)),
+        };
+        rig.says(Notice::Closed(first, CloseReason::LeaseOver));
+        assert_eq!(rig.says(Notice::HandOver(secondary)), Vec::<String>::new());
+        rig.machine.handle_placed(sought.0, found.ok_or_else(|| (sought.1, orders::unplaced())), rig.now);
+        assert!(rig.run().contains(&"place First in slot 1".into()));
+        let next = rig.ask();
+        rig.answer(next);
+        rig.live(next.1);
+        assert_eq!((rig.machine.lifecycle.epoch(), rig.machine.secondary.epoch()), (next.1, found));
+    }
+}
