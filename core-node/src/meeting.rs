@@ -69,7 +69,7 @@ pub enum Notice {
     State(Epoch, EdgeState, Option<String>),
     /// The edge has left.
     Closed(Epoch, CloseReason),
-    /// Its lease is over, and it brings home what it has: another is wanted, unless the meeting is at its end.
+    /// Its lease is over, and it uploads late what it has: another is wanted, unless the meeting is at its end.
     Late(Epoch),
     /// The edge is going away and wants a successor.
     HandOver(Epoch),

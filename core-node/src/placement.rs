@@ -8,7 +8,7 @@ mod anti_affinity;
 pub(crate) mod assign;
 mod measure;
 mod memory;
-mod patience;
+mod probe_round;
 mod ramp;
 pub(crate) mod rebalance;
 mod target;

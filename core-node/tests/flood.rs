@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// Long enough for a busy machine; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// What the core may have in memory at most, in kilobytes.
 const MEMORY: u64 = 256 << 10;
 const DESCRIPTORS: u64 = 512;
@@ -79,7 +79,7 @@ impl Core {
     async fn connect(&self, from: u8) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::new(127, 0, 1, from), 0).into()).unwrap();
-        timeout(PATIENCE, socket.connect(self.api)).await.expect("a connection").unwrap()
+        timeout(TIMEOUT, socket.connect(self.api)).await.expect("a connection").unwrap()
     }
 
     /// What is answered to a request by somebody who behaves.
@@ -91,7 +91,7 @@ impl Core {
         );
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+        timeout(TIMEOUT, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
         answer
     }
 
@@ -116,7 +116,7 @@ async fn strangers_that_flood_the_api_cost_those_who_behave_nothing() {
     let stream = format!("GET /v1/meetings/{id}/transcript/stream HTTP/1.1\r\nHost: x\r\n\r\n");
     reader.write_all(stream.as_bytes()).await.unwrap();
     let mut reader = tokio::io::BufReader::new(reader).lines();
-    let head = timeout(PATIENCE, reader.next_line()).await.expect("a head").unwrap();
+    let head = timeout(TIMEOUT, reader.next_line()).await.expect("a head").unwrap();
     assert_eq!(head.as_deref(), Some("HTTP/1.1 200 OK"));
 
     let (mut silent, mut deaf) = (vec![], vec![]);
@@ -138,7 +138,7 @@ async fn strangers_that_flood_the_api_cost_those_who_behave_nothing() {
     let ended = core.ask(&format!("DELETE /v1/meetings/{id}"), "").await;
     assert!(ended.starts_with("HTTP/1.1 2"), "{ended}");
     loop {
-        let line = timeout(PATIENCE, reader.next_line()).await.expect("a line").unwrap();
+        let line = timeout(TIMEOUT, reader.next_line()).await.expect("a line").unwrap();
         if line.expect("the stream goes on to its end") == "event: done" {
             break;
         }

@@ -40,8 +40,8 @@ use crate::{
 const PROBES: usize = 64;
 /// Renewals of other edges' leases being passed on at once; more are refused.
 const PASSES: usize = 64;
-/// Meetings of an earlier process whose speech is brought home at once; the others wait for them.
-const HOMING: usize = 32;
+/// Meetings of an earlier process whose speech is uploaded at once; the others wait for them.
+const LATE_UPLOADS: usize = 32;
 
 /// How this edge serves.
 #[derive(Debug, Clone)]
@@ -123,7 +123,7 @@ impl Assignments {
         let mut tasks = JoinSet::new();
         // Not among `tasks`: a stop need not wait for it.
         let this = self.clone();
-        let homing = self.node.tasks().keep("spilled speech", move || this.clone().bring_home());
+        let uploading = self.node.tasks().keep("spilled speech", move || this.clone().upload_late());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -144,7 +144,7 @@ impl Assignments {
             }
         }
         self.drain(tasks).await;
-        homing.abort();
+        uploading.abort();
         Ok(())
     }
 
@@ -159,7 +159,7 @@ impl Assignments {
         info!(meetings = self.count(), "draining");
         let all = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.settings.drain, all).await.is_err() {
-            error!(meetings = self.count(), "not every meeting was brought home before the drain deadline");
+            error!(meetings = self.count(), "not all speech of every meeting was uploaded before the drain deadline");
         }
     }
 
@@ -301,18 +301,18 @@ impl Assignments {
         Tools { links: self.links.clone(), settings: meeting.clone(), spill: spill.clone() }
     }
 
-    /// Brings home what an earlier process has left on disk.
-    async fn bring_home(self) {
+    /// Uploads what an earlier process has left on disk.
+    async fn upload_late(self) {
         let Some(spill) = self.settings.spill.clone() else { return };
         let Ok(found) = blocking("spilled speech", move || recover(&spill)).await else { return };
         let mut tasks = JoinSet::new();
         for found in found {
-            while tasks.len() >= HOMING {
+            while tasks.len() >= LATE_UPLOADS {
                 tasks.join_next().await;
             }
             let span = info_span!("late", meeting = %found.origin.meeting, epoch = found.origin.epoch.0);
             let (orders, ordered) = watch::channel(Order::Stay);
-            let work = driver::bring_home(found, self.tools(), ordered).instrument(span);
+            let work = driver::upload_late(found, self.tools(), ordered).instrument(span);
             tasks.spawn(async move {
                 // Never ordered: it ends by itself, or is cut off with its folder left for the next start.
                 let _orders = orders;

@@ -87,8 +87,8 @@ pub async fn give_up(offer: Offer, why: String, tools: Tools, orders: watch::Rec
     Driver::new(meeting, Relay::Gone, Disk::new(None), tools.links).run(orders).await;
 }
 
-/// Brings home what an earlier process has captured and not got home.
-pub async fn bring_home(found: Recovered, tools: Tools, orders: watch::Receiver<Order>) {
+/// Uploads what an earlier process has captured and no core has.
+pub async fn upload_late(found: Recovered, tools: Tools, orders: watch::Receiver<Order>) {
     let Recovered { origin, spill, rows, spurts } = found;
     info!(spurts = spurts.len(), core = %origin.core, "spilled speech found: bringing it home");
     let meeting = Meeting::recovered(origin, rows, spurts, tools.settings, Instant::now());

@@ -1,11 +1,11 @@
 //! One participant's jitter buffer: order, duplicates, loss.
 //!
 //! What comes in order passes at once; only a hole makes what follows it wait, for as long as holes take to be filled on
-//! this path ([`patience`]), after which the missing packets are given up as lost. Nothing is played out here, so there is no reason to delay all packets
+//! this path ([`reorder_delay`]), after which the missing packets are given up as lost. Nothing is played out here, so there is no reason to delay all packets
 //! by the worst jitter, as a buffer in front of a loudspeaker must.
 
 mod capture;
-pub mod patience;
+pub mod reorder_delay;
 mod stamps;
 
 use std::{
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use mesh::clock::Micros;
 
 pub use self::capture::MediaTime;
-use self::{capture::CaptureClock, patience::Patience, stamps::Stamps};
+use self::{capture::CaptureClock, reorder_delay::ReorderDelay, stamps::Stamps};
 use crate::{
     media::{AudioLevel, RtpPacket},
     toc::{packet_duration, samples_to_duration},
@@ -41,7 +41,7 @@ const SLACK: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// How long a hole is waited for.
-    pub wait: patience::Settings,
+    pub wait: reorder_delay::Settings,
     /// Packets held behind a hole; one more gives the hole up. At least 1.
     pub max_packets: usize,
     /// The same in bytes of payload.
@@ -50,7 +50,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { wait: patience::Settings::default(), max_packets: 64, max_bytes: 64 * 1024 }
+        Self { wait: reorder_delay::Settings::default(), max_packets: 64, max_bytes: 64 * 1024 }
     }
 }
 
@@ -109,7 +109,7 @@ pub struct JitterBuffer {
     held_bytes: usize,
     /// A packet that fits nothing we know: the first of a new source, if the next one follows it.
     suspect: Option<RtpPacket>,
-    patience: Patience,
+    reorder_delay: ReorderDelay,
     out: VecDeque<Emit>,
     counters: Counters,
 }
@@ -151,7 +151,7 @@ impl JitterBuffer {
     /// An empty buffer.
     pub fn new(settings: Settings) -> Self {
         Self {
-            patience: Patience::new(settings.wait.clone()),
+            reorder_delay: ReorderDelay::new(settings.wait.clone()),
             settings,
             stamps: Stamps::default(),
             timeline: None,
@@ -211,7 +211,7 @@ impl JitterBuffer {
 
     /// When a hole will be given up.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.missing_since().map(|first| first + self.patience.wait())
+        self.missing_since().map(|first| first + self.reorder_delay.wait())
     }
 
     /// Since when it is known that what is next is missing.
@@ -240,11 +240,11 @@ impl JitterBuffer {
         let Some(timeline) = &self.timeline else { return };
         if sequence < timeline.next_sequence {
             self.counters.late += 1;
-            self.patience.handle_late(sequence, packet.arrived);
+            self.reorder_delay.handle_late(sequence, packet.arrived);
             return;
         }
         if let Some(missing) = self.missing_since_before(sequence) {
-            self.patience.handle_filled(packet.arrived.saturating_duration_since(missing));
+            self.reorder_delay.handle_filled(packet.arrived.saturating_duration_since(missing));
         }
         let held = Held { media, packet };
         if sequence == timeline.next_sequence {
@@ -304,7 +304,7 @@ impl JitterBuffer {
         if !missing.is_empty() {
             timeline.next_sequence = first;
             let since = self.missing_since();
-            since.into_iter().for_each(|since| self.patience.handle_given_up(missing.clone(), since));
+            since.into_iter().for_each(|since| self.reorder_delay.handle_given_up(missing.clone(), since));
             self.lose((missing.end - missing.start) as u32);
         }
         self.release();

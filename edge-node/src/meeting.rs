@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Which core that is [`crate::failover`] decides; by what right the edge listens, `ownership`. Speech of a lease that is over
-//! is brought home as *late* speech.
+//! is uploaded as *late* speech.
 //!
 //! Pure: the [`crate::driver`] feeds it events and moves what it says. After a wait the driver calls
 //! [`Meeting::handle_timeout`] before it hands in anything else, so that a lease that ran out while the process stood still
@@ -182,7 +182,7 @@ impl Meeting {
         this
     }
 
-    /// A meeting that an earlier process has left: only what that had spilled is to be brought home.
+    /// A meeting that an earlier process has left: only what that had spilled is to be uploaded.
     pub fn recovered(origin: Origin, rows: Vec<Record>, spurts: Vec<Spoken>, settings: Settings, now: Instant) -> Self {
         let Origin { meeting, epoch, core, term, trace, key } = origin;
         let source = Source::Whep { url: String::new(), token: None, participants: vec![] };
@@ -247,7 +247,7 @@ impl Meeting {
         }
     }
 
-    /// No more is heard from here on; what was said is still brought home.
+    /// No more is heard from here on; what was said is still uploaded.
     pub fn leave(&mut self, reason: CloseReason, now: Instant, wall: Micros) {
         if self.phase != Phase::Listening {
             return;

@@ -38,7 +38,7 @@ use crate::{
 const MAX_PREROLL: Duration = Duration::from_secs(2);
 const MAX_HANGOVER: Duration = Duration::from_secs(5);
 /// How much longer than the hangover a spurt waits for packets that do not come.
-const PATIENCE: Duration = Duration::from_millis(100);
+const MISSING_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How the parts are set. A meeting's own [`VadSettings`] go before the hangover and pre-roll in here.
 #[derive(Debug, Clone)]
@@ -226,7 +226,7 @@ impl Pipeline {
             Some(Activity::Speech) => Duration::ZERO,
             _ => return None,
         };
-        Some(self.last_heard? + self.settings.vad.hangover.saturating_sub(quiet) + PATIENCE)
+        Some(self.last_heard? + self.settings.vad.hangover.saturating_sub(quiet) + MISSING_TIMEOUT)
     }
 
     fn drain_jitter(&mut self, now: Instant, wall: Micros) {

@@ -19,7 +19,7 @@ use super::{
 pub(super) const MAX_BODY: usize = 64 * 1024;
 
 /// How long a body may take to come.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A body that has a shape.
 pub(super) trait Body: DeserializeOwned {
@@ -43,7 +43,7 @@ impl<T: Body, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             let detail = "The body must be application/json.";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
-        let bytes = whole(request.into_body(), PATIENCE).await?;
+        let bytes = whole(request.into_body(), BODY_TIMEOUT).await?;
         Ok(Self { value: read(&bytes)?, bytes })
     }
 }

@@ -71,7 +71,7 @@ impl Standing {
         Ok(())
     }
 
-    /// Changes the claim of this core's turn `term`. Where none stands `seed` is made, if there is one, and changed.
+    /// Changes the claim of this core's `term`. Where none stands `seed` is made, if there is one, and changed.
     ///
     /// # Errors
     /// See [`Lost`].
@@ -157,7 +157,7 @@ impl Standing {
             () if claim.core != self.me => Some(Lost::Superseded(claim.core.clone(), claim.term)),
             () if claim.term == term => None,
             () if claim.term > term => Some(Lost::Later(claim.term)),
-            // Its own of an earlier turn, in a store that no other core writes to.
+            // Its own of an earlier term, in a store that no other core writes to.
             () => None,
         }
     }

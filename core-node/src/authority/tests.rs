@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Long enough for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// For what is to fail.
 const SHORT: Duration = Duration::from_millis(600);
 
@@ -149,7 +149,7 @@ both! {
 }
 
 async fn a_meeting_is_claimed_once_and_a_conflict_names_what_stands(place: impl Place) {
-    let claims = place.claims(PATIENCE).await;
+    let claims = place.claims(TIMEOUT).await;
     assert_eq!(claims.read(MEETING).await.unwrap(), None);
     let stands = claims.replace(MEETING, None, claim("core-1", 1, 0)).await.unwrap();
     assert_eq!(claims.read(MEETING).await.unwrap(), Some(stands.clone()));
@@ -165,7 +165,7 @@ async fn of_many_that_race_one_wins_every_round(place: impl Place) {
     let cores = ["core-1", "core-2", "core-3", "core-4"];
     let mut racers = vec![];
     for core in cores {
-        racers.push((core, place.claims(PATIENCE).await));
+        racers.push((core, place.claims(TIMEOUT).await));
     }
     let mut stands: Option<Stands> = None;
     for round in 1..=30 {
@@ -188,7 +188,7 @@ async fn of_many_that_race_one_wins_every_round(place: impl Place) {
 }
 
 async fn a_stale_revision_is_refused(place: impl Place) {
-    let claims = place.claims(PATIENCE).await;
+    let claims = place.claims(TIMEOUT).await;
     let first = claims.replace(MEETING, None, claim("core-1", 1, 0)).await.unwrap();
     let second = claims.replace(MEETING, Some(&first), claim("core-1", 1, 1)).await.unwrap();
     for late in [claim("core-1", 1, 2), claim("core-2", 2, 0)] {
@@ -201,7 +201,7 @@ async fn a_stale_revision_is_refused(place: impl Place) {
 }
 
 async fn neither_term_nor_epoch_goes_back(place: impl Place) {
-    let claims = place.claims(PATIENCE).await;
+    let claims = place.claims(TIMEOUT).await;
     let stands = claims.replace(MEETING, None, claim("core-1", 3, 7)).await.unwrap();
     for older in [claim("core-1", 2, 7), claim("core-1", 3, 6), claim("core-2", 9, 0)] {
         let refused = claims.replace(MEETING, Some(&stands), older).await;
@@ -211,7 +211,7 @@ async fn neither_term_nor_epoch_goes_back(place: impl Place) {
 }
 
 async fn what_is_released_leaves_nothing_and_nobody_else_is_touched(place: impl Place) {
-    let claims = place.claims(PATIENCE).await;
+    let claims = place.claims(TIMEOUT).await;
     let other = claims.replace(OTHER, None, claim("core-2", 1, 0)).await.unwrap();
     let first = claims.replace(MEETING, None, claim("core-1", 1, 0)).await.unwrap();
     let second = claims.replace(MEETING, Some(&first), claim("core-1", 1, 1)).await.unwrap();
@@ -227,18 +227,18 @@ async fn what_is_released_leaves_nothing_and_nobody_else_is_touched(place: impl 
 }
 
 async fn claims_survive_a_restart(mut place: impl Place) {
-    let claims = place.claims(PATIENCE).await;
+    let claims = place.claims(TIMEOUT).await;
     let stands = claims.replace(MEETING, None, claim("core-1", 1, 4)).await.unwrap();
     drop(claims);
     place.restart().await;
-    let claims = place.claims(PATIENCE).await;
+    let claims = place.claims(TIMEOUT).await;
     assert_eq!(claims.read(MEETING).await.unwrap(), Some(stands.clone()));
     let next = claims.replace(MEETING, Some(&stands), claim("core-1", 1, 5)).await.unwrap();
     assert!(next.revision > stands.revision);
 }
 
 async fn without_an_answer_there_is_an_error_in_time_and_then_it_recovers(mut place: impl Place) {
-    let (claims, hasty) = (place.claims(PATIENCE).await, place.claims(SHORT).await);
+    let (claims, hasty) = (place.claims(TIMEOUT).await, place.claims(SHORT).await);
     let stands = claims.replace(MEETING, None, claim("core-1", 1, 0)).await.unwrap();
     assert_eq!(hasty.read(MEETING).await.unwrap(), Some(stands.clone()));
     place.away();
@@ -252,13 +252,13 @@ async fn without_an_answer_there_is_an_error_in_time_and_then_it_recovers(mut pl
     assert_eq!(next.claim, claim("core-1", 1, 1));
     let mut up = hasty.up.subscribe();
     let probing = tokio::spawn(hasty.clone().watch(node("core-1")));
-    timeout(PATIENCE, up.wait_for(|up| *up)).await.unwrap().unwrap();
+    timeout(TIMEOUT, up.wait_for(|up| *up)).await.unwrap().unwrap();
     assert_eq!(claims.read(MEETING).await.unwrap(), Some(next));
     probing.abort();
 }
 
 async fn what_is_no_claim_is_an_error_and_nobodys(place: impl Place) {
-    let claims = place.claims(PATIENCE).await;
+    let claims = place.claims(TIMEOUT).await;
     claims.replace(OTHER, None, claim("core-1", 1, 0)).await.unwrap();
     for (n, bytes) in [&b"core-1"[..], b"", b"\x01\x01\x06core-1", b"\xff\xff\xff\xff"].into_iter().enumerate() {
         let meeting = MeetingId::from_u128(100 + n as u128);
@@ -305,7 +305,7 @@ impl Authority for LosesAnswers {
 }
 
 async fn an_answer_that_was_lost_counts(place: impl Place) {
-    let claims = Claims::new(Arc::new(LosesAnswers(place.authority().await, AtomicU32::new(0))), PATIENCE);
+    let claims = Claims::new(Arc::new(LosesAnswers(place.authority().await, AtomicU32::new(0))), TIMEOUT);
     let first = claims.replace(MEETING, None, claim("core-1", 1, 0)).await.unwrap();
     let second = claims.replace(MEETING, Some(&first), claim("core-1", 1, 1)).await.unwrap();
     assert_eq!(claims.read(MEETING).await.unwrap(), Some(second));
@@ -314,7 +314,7 @@ async fn an_answer_that_was_lost_counts(place: impl Place) {
 }
 
 async fn the_serving_core_grows_its_claim_until_another_has_it(place: impl Place) {
-    let claims = place.claims(PATIENCE).await;
+    let claims = place.claims(TIMEOUT).await;
     let standing = Standing::new(claims.clone(), MEETING, node("core-1"), None);
     let nothing = standing.amend(Term(1), None, |_| {}).await;
     assert_eq!(nothing, Err(Lost::Gone));
@@ -338,7 +338,7 @@ async fn the_serving_core_grows_its_claim_until_another_has_it(place: impl Place
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_cores_that_would_take_a_meeting_over_only_the_named_standby_does() {
     let server = NatsServer::start();
-    let claims = || async { Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE) };
+    let claims = || async { Claims::new(Arc::new(server.authority(TIMEOUT).await), TIMEOUT) };
     let (first, second, third) = (claims().await, claims().await, claims().await);
     let standby = Claim { standby: Some(node("core-2")), ..claim("core-1", 1, 4) };
     first.replace(MEETING, None, standby).await.unwrap();
@@ -359,7 +359,7 @@ async fn of_meetings_that_race_for_a_key_one_has_it() {
     for round in 0..5u128 {
         let mut racing = JoinSet::new();
         for n in 1..=8u128 {
-            let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+            let claims = Claims::new(Arc::new(server.authority(TIMEOUT).await), TIMEOUT);
             let meeting = MeetingId::from_u128(round * 100 + n);
             racing.spawn(async move {
                 claims.replace(meeting, None, claim("core-1", 1, 0)).await.unwrap();

@@ -13,7 +13,7 @@ use mesh::{
 use super::*;
 use crate::tests::fakes::{ALIAS, ALICE, Core, spurt_bytes};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn node(authority: &Authority, role: &str, seeds: Vec<String>) -> (Node, mpsc::Receiver<Inbound>) {
@@ -51,7 +51,7 @@ impl Pair {
         let (at_edge, _) = node(&authority, "edge", vec![at_core.address().to_string()]).await;
         tokio::spawn(core.acceptor.clone().run(Arc::new(inbound.into())));
         let mut members = at_edge.members();
-        timeout(PATIENCE, members.wait_for(|m| !m.is_empty())).await.unwrap().unwrap();
+        timeout(TIMEOUT, members.wait_for(|m| !m.is_empty())).await.unwrap().unwrap();
         let peer = at_edge.peer(&at_core.identity().node).await.unwrap();
         Self { core, peer, meeting, _nodes: (at_core, at_edge), _dir: dir }
     }
@@ -82,7 +82,7 @@ fn alice() -> ToCore {
 /// The next message but for those that every edge gets; `None` at the stream's end.
 async fn next(recv: &mut MessageReceiver) -> Option<ToEdge> {
     loop {
-        match timeout(PATIENCE, recv.recv::<ToEdge>()).await.expect("a message, or the end").ok()?? {
+        match timeout(TIMEOUT, recv.recv::<ToEdge>()).await.expect("a message, or the end").ok()?? {
             ToEdge::Hello { .. } | ToEdge::Standby { .. } | ToEdge::Durable { .. } => {}
             message => return Some(message),
         }

@@ -73,8 +73,8 @@ pub struct Lifecycle {
     /// The edge that captures until its successor is live, and how long it is waited for.
     leaving: Option<(Epoch, Instant)>,
     wait: Option<(Wait, Instant)>,
-    /// Until when an edge that was told to leave may bring home what it has.
-    homing: Option<Instant>,
+    /// Until when an edge that was told to leave may upload late what it has.
+    late_upload: Option<Instant>,
     /// An edge is being sought.
     placing: bool,
     /// Where it stood when the edge of `epoch` was given up.
@@ -130,7 +130,7 @@ impl Lifecycle {
             epoch,
             leaving: None,
             wait: None,
-            homing: None,
+            late_upload: None,
             placing: false,
             given_up: Status::Connecting,
             seek: None,

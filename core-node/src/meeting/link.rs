@@ -48,7 +48,7 @@ pub enum ToLink {
         meeting: MeetingId,
         /// Which core.
         core: NodeId,
-        /// In which turn.
+        /// In which term.
         term: Term,
     },
     /// As it is.

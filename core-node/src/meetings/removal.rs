@@ -150,7 +150,7 @@ impl Meetings {
         }
         if let Some(live) = self.live(id) {
             if live.replication.see(Replicator::term) > term {
-                return refused("it is served here, in a later turn");
+                return refused("it is served here, in a later term");
             }
             // Its edges leave, and nobody goes on with it.
             self.stop(id).await;

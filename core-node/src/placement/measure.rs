@@ -19,7 +19,7 @@ use tokio::{task::JoinSet, time::timeout_at};
 use super::{
     Placer,
     memory::FRESH,
-    patience::{PROBE_DEADLINE, Patience},
+    probe_round::{PROBE_DEADLINE, ProbeRound},
     target::Target,
 };
 use crate::{lock, peers::Mesh};
@@ -44,40 +44,40 @@ impl Placer {
             if round.is_empty() {
                 break;
             }
-            let patience = Patience::new(round.iter().cloned().collect(), before.as_ref(), Instant::now());
-            before = Some(self.round(target, round, patience, &mut search, &mut questions).await);
+            let probes = ProbeRound::new(round.iter().cloned().collect(), before.as_ref(), Instant::now());
+            before = Some(self.round(target, round, probes, &mut search, &mut questions).await);
         }
         let mut found = search.distances();
         found.extend(self.known(target));
         found
     }
 
-    /// Asks one round, and takes what comes until its patience is over.
+    /// Asks one round, and takes what comes until that is over.
     async fn round(
         &self,
         target: &Target,
         round: Vec<NodeId>,
-        mut patience: Patience,
+        mut probes: ProbeRound,
         search: &mut Search,
         questions: &mut JoinSet<Answer>,
-    ) -> Patience {
+    ) -> ProbeRound {
         let now = Instant::now();
         let shared = lock(&self.memory).within(target, SHARED, now);
         for edge in round {
             if let Some(measured) = shared.get(&edge) {
                 search.handle_answer(&edge, Some(measured.rtt));
-                patience.handle_answer(&edge, now);
+                probes.handle_answer(&edge, now);
             } else {
                 questions.spawn(told("probe", ask(self.mesh.clone(), edge, target.clone())));
             }
         }
-        while let Some(until) = patience.poll_timeout() {
+        while let Some(until) = probes.poll_timeout() {
             let Ok(Some(answer)) = timeout_at(until.into(), questions.join_next()).await else { break };
             let Some((edge, rtt)) = self.take(target, answer.map_err(Broken::from)) else { continue };
             search.handle_answer(&edge, rtt);
-            patience.handle_answer(&edge, Instant::now());
+            probes.handle_answer(&edge, Instant::now());
         }
-        patience
+        probes
     }
 
     /// Has those of `edges` measure again that have not lately.

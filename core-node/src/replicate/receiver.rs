@@ -15,7 +15,7 @@ const FAREWELL: usize = 2;
 /// Which stream; one that is newer is greater.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamId {
-    /// The turn in which its sender serves the meeting.
+    /// The term in which its sender serves the meeting.
     pub term: Term,
     /// Its sender.
     pub by: NodeId,

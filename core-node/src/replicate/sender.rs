@@ -171,7 +171,7 @@ impl Replicator {
         self.written
     }
 
-    /// In which turn this core serves.
+    /// In which term this core serves.
     pub fn term(&self) -> Term {
         self.term
     }

@@ -40,7 +40,7 @@ impl Damage {
     ///
     /// # Errors
     /// The database's.
-    pub(super) fn sift<T>(
+    pub(super) fn tally<T>(
         &self,
         table: &'static str,
         row: impl fmt::Display,

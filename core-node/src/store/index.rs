@@ -87,7 +87,7 @@ pub(super) fn build(transaction: &WriteTransaction, damage: &Damage) -> Result<(
     for row in transaction.open_table(MEETINGS)?.iter()? {
         let (id, value) = row?;
         let id = MeetingId::from_u128(id.value());
-        if let Some(record) = damage.sift("meetings", id, json::<MeetingRecord>("meetings", value.value()))? {
+        if let Some(record) = damage.tally("meetings", id, json::<MeetingRecord>("meetings", value.value()))? {
             put(transaction, &record)?;
         }
     }

@@ -66,7 +66,7 @@ impl Store {
         for row in self.db.begin_read()?.open_table(REMOVED)?.iter()? {
             let (id, value) = row?;
             let id = MeetingId::from_u128(id.value());
-            removals.extend(self.sift("removed", id, json("removed", value.value()))?.map(|removal| (id, removal)));
+            removals.extend(self.tally("removed", id, json("removed", value.value()))?.map(|removal| (id, removal)));
         }
         Ok(removals)
     }
@@ -86,7 +86,7 @@ impl Store {
         for row in table.range((Bound::Unbounded, below))?.rev() {
             let (id, value) = row?;
             let id = MeetingId::from_u128(id.value());
-            let read = || self.sift("meetings", id, json("meetings", value.value()));
+            let read = || self.tally("meetings", id, json("meetings", value.value()));
             if !take(id, &read)? {
                 break;
             }
@@ -119,7 +119,7 @@ impl Store {
         let mut records = vec![];
         for status in STATUSES.into_iter().filter(|status| !status.ended()) {
             for id in self.standing(status, None, usize::MAX)? {
-                records.extend(self.sift("meetings", id, self.meeting(id))?.flatten());
+                records.extend(self.tally("meetings", id, self.meeting(id))?.flatten());
             }
         }
         records.sort_by_key(|record| record.id);
@@ -148,7 +148,7 @@ impl Store {
         let mut rows = table.range(from.as_u128()..)?;
         for row in rows.by_ref().take(most) {
             let (id, value) = row?;
-            self.sift("meetings", MeetingId::from_u128(id.value()), json::<MeetingRecord>("meetings", value.value()))?;
+            self.tally("meetings", MeetingId::from_u128(id.value()), json::<MeetingRecord>("meetings", value.value()))?;
             self.scrubbed.fetch_add(1, Ordering::Relaxed);
         }
         Ok(rows.next().transpose()?.map(|(id, _)| MeetingId::from_u128(id.value())))
@@ -210,7 +210,7 @@ impl Store {
     pub fn spurt(&self, meeting: MeetingId, key: &SpurtKey) -> Result<Option<SpurtRecord>, StoreError> {
         let table = self.db.begin_read()?.open_table(SPURTS)?;
         let Some(row) = table.get(spurt_key(meeting, key))? else { return Ok(None) };
-        self.sift("spurts", meeting, coded("spurts", row.value()))
+        self.tally("spurts", meeting, coded("spurts", row.value()))
     }
 
     /// The first event number of a meeting that was surely never given out.
@@ -240,7 +240,7 @@ impl Store {
     pub fn receipt(&self, meeting: MeetingId) -> Result<Option<String>, StoreError> {
         let table = self.db.begin_read()?.open_table(RECEIPTS)?;
         let Some(row) = table.get(meeting.as_u128())? else { return Ok(None) };
-        self.sift("receipts", meeting, json("receipts", row.value()))
+        self.tally("receipts", meeting, json("receipts", row.value()))
     }
 
     /// A spurt as far as the log holds it without a hole; `None` if it has no items there.
@@ -345,7 +345,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         for row in self.db.begin_read()?.open_table(LOG)?.range(log_keys(meeting, key))? {
             let (at, chunk) = row?;
-            let Some(chunk) = self.sift("log", meeting, coded("log", chunk.value()))? else { break };
+            let Some(chunk) = self.tally("log", meeting, coded("log", chunk.value()))? else { break };
             if !take(at.value().4, chunk) {
                 break;
             }
@@ -353,13 +353,13 @@ impl Store {
         Ok(())
     }
 
-    fn sift<T>(
+    fn tally<T>(
         &self,
         table: &'static str,
         row: impl std::fmt::Display,
         read: Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        self.damage.sift(table, row, read)
+        self.damage.tally(table, row, read)
     }
 
     /// Those of a meeting's rows that can be read.
@@ -371,7 +371,7 @@ impl Store {
     ) -> Result<Vec<T>, StoreError> {
         let mut all = vec![];
         for (n, row) in rows.enumerate() {
-            all.extend(self.sift(table, format_args!("{meeting} {n}"), row?)?);
+            all.extend(self.tally(table, format_args!("{meeting} {n}"), row?)?);
         }
         Ok(all)
     }

@@ -112,7 +112,7 @@ pub const MAX_GAPS: usize = 1000;
 /// Which core serves a meeting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serving {
-    /// In which turn.
+    /// In which term.
     pub term: Term,
     /// What this core is to the meeting.
     pub role: CoreRole,

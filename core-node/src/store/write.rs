@@ -210,7 +210,7 @@ fn drop_items(
     let mut rows = vec![];
     for row in log.range(log_keys(meeting, key))? {
         let (row, chunk) = row?;
-        if let Some(chunk) = damage.sift("log", meeting, coded::<Chunk>("log", chunk.value()))? {
+        if let Some(chunk) = damage.tally("log", meeting, coded::<Chunk>("log", chunk.value()))? {
             items += chunk.items.len() as u32;
             frames += chunk.items.iter().flatten().count() as u64;
         }
@@ -234,7 +234,7 @@ fn finish_spurt(
     let mark = DoneMark { at, items, frames };
     let mut spurts = transaction.open_table(SPURTS)?;
     let found = match spurts.get(spurt_key(meeting, key))? {
-        Some(row) => damage.sift("spurts", meeting, coded::<SpurtRecord>("spurts", row.value()))?,
+        Some(row) => damage.tally("spurts", meeting, coded::<SpurtRecord>("spurts", row.value()))?,
         None => return Ok(()),
     };
     // Of one that cannot be read this much is known: its words are out, and must not come out again.

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Long enough for one answer of a busy machine, short enough to wait for none.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// An authority to which one core's way can be cut, both ways or back only.
 struct Way {
@@ -137,9 +137,9 @@ struct Node {
 impl Node {
     async fn start(server: &NatsServer, name: &str, dir: &Path, change: impl FnOnce(&mut Settings)) -> Self {
         let (cut, deaf) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let to = Arc::new(server.authority(PATIENCE).await);
+        let to = Arc::new(server.authority(TIMEOUT).await);
         let way = Way { to, cut: cut.clone(), deaf: deaf.clone() };
-        let claims = Claims::new(Arc::new(way), PATIENCE);
+        let claims = Claims::new(Arc::new(way), TIMEOUT);
         let file = dir.join(format!("{name}.redb"));
         Self { core: Core::under(Some(claims), (name, "eu-central"), &file, false, change), cut, deaf }
     }
@@ -188,7 +188,7 @@ impl Pair {
         first.core.serve(&edge, meeting, Epoch(1), Term(1)).await;
         let bound = |c: &Core| c.meetings.live(meeting).is_some_and(|m| m.replication.see(|r| r.binding().is_some()));
         first.core.until("a standby", bound).await;
-        let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+        let claims = Claims::new(Arc::new(server.authority(TIMEOUT).await), TIMEOUT);
         let this = Self { first, second, meeting, edge, claims, server, dir };
         assert_eq!(this.claim().await, claimed("core-1", Term(1), Some("core-2")));
         this
@@ -488,7 +488,7 @@ async fn a_claim_that_its_core_has_left_behind_keeps_no_meeting_from_its_key() {
     for elsewhere in [false, true] {
         let (server, dir) = (NatsServer::start(), tempfile::tempdir().unwrap());
         let left = leave_a_claim(&server, dir.path()).await;
-        let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+        let claims = Claims::new(Arc::new(server.authority(TIMEOUT).await), TIMEOUT);
         assert!(claims.read(left).await.unwrap().is_some(), "it was left");
         let again = dir.path().join("again");
         std::fs::create_dir(&again).unwrap();
@@ -517,7 +517,7 @@ async fn a_core_that_cannot_be_asked_keeps_its_meeting_s_key_while_it_may_live()
         assert!(matches!(standup(&two).await, Err(CreateError::Duplicate(id)) if Some(id) == made(&first)));
     }
     let core = "core-1".parse().unwrap();
-    let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+    let claims = Claims::new(Arc::new(server.authority(TIMEOUT).await), TIMEOUT);
     assert!(claims.life(&core).await.unwrap().is_some(), "it says that it lives");
     assert_eq!(claims.life(&"core-9".parse().unwrap()).await.unwrap(), None);
 }
@@ -527,7 +527,7 @@ async fn a_claim_that_no_key_asks_for_is_swept_by_its_core_or_when_that_is_gone_
     for elsewhere in [false, true] {
         let (server, dir) = (NatsServer::start(), tempfile::tempdir().unwrap());
         let left = leave_a_claim(&server, dir.path()).await;
-        let claims = Claims::new(Arc::new(server.authority(PATIENCE).await), PATIENCE);
+        let claims = Claims::new(Arc::new(server.authority(TIMEOUT).await), TIMEOUT);
         let again = dir.path().join("again");
         std::fs::create_dir(&again).unwrap();
         std::fs::copy(dir.path().join("core-1.redb"), again.join("core-1.redb")).unwrap();
@@ -535,7 +535,7 @@ async fn a_claim_that_no_key_asks_for_is_swept_by_its_core_or_when_that_is_gone_
         let node = Node::start(&server, name, &again, |_| {}).await;
         let lives = node.core.create().await;
         // Whoever served it and is there must not lose it to others.
-        let other = server.authority(PATIENCE).await;
+        let other = server.authority(TIMEOUT).await;
         let of_core_3 = MeetingId::from_u128(3);
         other.replace(of_core_3, None, &claim_of("core-3")).await.unwrap();
         let (start, hour) = (Instant::now(), Duration::from_secs(3600));

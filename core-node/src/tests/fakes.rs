@@ -53,7 +53,7 @@ use crate::{
 };
 
 /// Long enough for anything here; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) const ALIAS: MeetingAlias = MeetingAlias(1);
 pub(crate) const ALICE: ParticipantAlias = ParticipantAlias(1);
@@ -412,7 +412,7 @@ impl Core {
 
     /// The next assignment an edge took.
     pub(crate) async fn assigned(&mut self) -> (String, Assignment) {
-        timeout(PATIENCE, self.assigned.recv()).await.expect("an assignment").unwrap()
+        timeout(TIMEOUT, self.assigned.recv()).await.expect("an assignment").unwrap()
     }
 
     /// The next assignment, if an edge has taken one.
@@ -480,7 +480,7 @@ impl Core {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+        timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
     }
 }
 
@@ -488,7 +488,7 @@ impl Edge {
     /// The next message, but for answers to [`Core::beats`].
     pub(crate) async fn next(&mut self) -> ToEdge {
         loop {
-            let message = timeout(PATIENCE, self.from_core.recv()).await.expect("a message from the core").unwrap();
+            let message = timeout(TIMEOUT, self.from_core.recv()).await.expect("a message from the core").unwrap();
             if !matches!(message, ToEdge::Beat { seq: 0, .. }) {
                 return message;
             }

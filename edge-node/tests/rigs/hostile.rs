@@ -46,7 +46,7 @@ const VOICE: u32 = 1;
 /// What it says: packets of 20 ms.
 const PACKETS: u32 = 300;
 /// For all of that to come.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// A frame of SILK of no content.
 const OPUS: [u8; 4] = [0x08, 1, 2, 3];
 
@@ -137,7 +137,7 @@ impl Listener {
     /// Has it leave when that many packets have come.
     async fn hears(mut self, packets: usize) -> Heard {
         let heard = self.count.wait_for(|count| *count >= packets);
-        timeout(PATIENCE, heard).await.expect("packets are missing").unwrap();
+        timeout(TIMEOUT, heard).await.expect("packets are missing").unwrap();
         self.leave().await
     }
 

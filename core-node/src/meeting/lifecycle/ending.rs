@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{
     Action, Lifecycle,
     early::Early,
-    wait::{HOMING, Wait},
+    wait::{LATE_UPLOAD, Wait},
 };
 use crate::store::record::Status;
 
@@ -47,14 +47,14 @@ impl Lifecycle {
             return;
         }
         (self.status, self.failure) = (Status::Failed, Some(("internal_error".into(), Some(why))));
-        (self.leaving, self.wait, self.homing, self.placing) = (None, None, None, false);
+        (self.leaving, self.wait, self.late_upload, self.placing) = (None, None, None, false);
         (self.early, self.edge_gone) = (Early::default(), true);
         self.actions.clear();
     }
 
     /// The edge that was told to leave lives: what it has still to bring is waited for.
     pub fn handle_edge_alive(&mut self, now: Instant) {
-        if matches!(self.wait, Some((Wait::Leave, _))) && self.homing.is_some_and(|until| now < until) {
+        if matches!(self.wait, Some((Wait::Leave, _))) && self.late_upload.is_some_and(|until| now < until) {
             self.set_wait(Wait::Leave, now);
         }
     }
@@ -87,7 +87,7 @@ impl Lifecycle {
     }
 
     pub(super) fn see_off(&mut self, now: Instant) {
-        self.homing = Some(now + HOMING);
+        self.late_upload = Some(now + LATE_UPLOAD);
         self.set_wait(Wait::Leave, now);
     }
 

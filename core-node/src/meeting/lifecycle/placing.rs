@@ -99,7 +99,7 @@ impl Lifecycle {
             }
             Status::Placing => self.fail_unplaced(why.code, why.detail, now),
             // Nobody was told to leave, since nobody was there.
-            Status::Finishing if self.homing.is_none() && !self.edge_gone => self.leave_behind(now),
+            Status::Finishing if self.late_upload.is_none() && !self.edge_gone => self.leave_behind(now),
             _ => {}
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh::wire::cause::Cause;
 
-use super::{wait::HOMING, *};
+use super::{wait::LATE_UPLOAD, *};
 
 pub(super) fn actions(l: &mut Lifecycle) -> Vec<Action> {
     std::iter::from_fn(|| l.poll_action()).collect()
@@ -52,7 +52,7 @@ fn an_edge_that_lives_but_cannot_be_reached_is_waited_for_but_not_for_ever() {
         l.handle_edge_alive(now + waited);
         l.handle_timeout(now + waited);
     }
-    assert!((HOMING..HOMING + Duration::from_secs(10)).contains(&waited), "{waited:?}");
+    assert!((LATE_UPLOAD..LATE_UPLOAD + Duration::from_secs(10)).contains(&waited), "{waited:?}");
     let mut back = active(now);
     back.handle_stop(now);
     assert_eq!(actions(&mut back), [Action::Leave]);

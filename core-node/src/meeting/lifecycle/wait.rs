@@ -34,8 +34,8 @@ impl Wait {
 pub(super) const LEAVING: Duration = Duration::from_secs(20);
 
 /// How long an edge that is known to live is waited for once it was told to leave: it may be cut off from its cores, and
-/// bring home all that was said meanwhile.
-pub(super) const HOMING: Duration = Duration::from_secs(150);
+/// upload late all that was said meanwhile.
+pub(super) const LATE_UPLOAD: Duration = Duration::from_secs(150);
 
 /// How long an edge is sought for a meeting that was live, if none can be had: its own may be cut off, and listen on.
 pub(super) const SEEK: Duration = Duration::from_secs(150);

@@ -17,7 +17,7 @@ use super::MeetingRecord;
 pub struct Removal {
     /// The meeting's key: who shows it has, or had, a copy.
     pub key: MeetingKey,
-    /// The last turn in which it was served, as far as is known.
+    /// The last term in which it was served, as far as is known.
     pub term: Term,
     /// When it was removed.
     pub at: Micros,

@@ -10,7 +10,7 @@ use bytes::{BufMut, BytesMut};
 /// Packets of one source that are waited for at a time.
 const MAX_MISSING: usize = 64;
 /// A packet that is only overtaken comes within this.
-const PATIENCE: Duration = Duration::from_millis(10);
+const OVERTAKEN_TIMEOUT: Duration = Duration::from_millis(10);
 /// After which it is asked for once more, while the jitter buffer may still wait for it.
 const AGAIN: Duration = Duration::from_millis(30);
 /// How often a packet is asked for.
@@ -105,7 +105,7 @@ impl Reception {
                 self.missing.pop_front();
             }
             let sequence = first.wrapping_add(count - 1 - n);
-            self.missing.push_back(Missing { sequence, due: now + PATIENCE, tries: 0 });
+            self.missing.push_back(Missing { sequence, due: now + OVERTAKEN_TIMEOUT, tries: 0 });
         }
         true
     }
@@ -237,8 +237,8 @@ mod tests {
         }
         assert!(reception.poll_missing(start).is_empty());
         let wanted = [65_532, 65_534, 1, 2, 3];
-        assert_eq!(reception.poll_missing(start + PATIENCE), wanted);
-        assert_eq!(reception.poll_missing(start + PATIENCE + AGAIN), wanted);
+        assert_eq!(reception.poll_missing(start + OVERTAKEN_TIMEOUT), wanted);
+        assert_eq!(reception.poll_missing(start + OVERTAKEN_TIMEOUT + AGAIN), wanted);
         assert!(reception.poll_missing(start + Duration::from_secs(1)).is_empty());
         assert_eq!(reception.poll_timeout(), None);
     }
@@ -270,7 +270,7 @@ mod tests {
         let (mut reception, start) = (Reception::new(0), Instant::now());
         reception.handle(0, 0, start, true);
         reception.handle(2000, 0, start, true);
-        let asked = reception.poll_missing(start + PATIENCE);
+        let asked = reception.poll_missing(start + OVERTAKEN_TIMEOUT);
         assert_eq!((asked.len(), asked[0], asked[63]), (64, 1936, 1999));
     }
 }

@@ -16,7 +16,7 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// One round. An answer that comes after it is taken all the same; it is only not waited for.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct ProbeRound {
     begun: Instant,
     asked: usize,
     waiting: BTreeSet<NodeId>,
@@ -25,7 +25,7 @@ pub(crate) struct Patience {
     half: Option<Duration>,
 }
 
-impl Patience {
+impl ProbeRound {
     /// For answers of `asked`, after the round `before`: the one was answered, and so the other need not take much longer,
     /// or an edge that is dead would hold up every meeting near it.
     pub(crate) fn new(asked: BTreeSet<NodeId>, before: Option<&Self>, now: Instant) -> Self {
@@ -60,7 +60,7 @@ mod tests {
         let names = ["a", "b", "c"].map(|name| name.parse::<NodeId>().unwrap());
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut round = Patience::new(names.iter().cloned().collect(), None, start);
+        let mut round = ProbeRound::new(names.iter().cloned().collect(), None, start);
         round.handle_answer(&names[0], at(10));
         assert_eq!(round.poll_timeout(), Some(start + PROBE_DEADLINE));
         round.handle_answer(&names[0], at(15));
@@ -70,13 +70,13 @@ mod tests {
         assert_eq!(round.poll_timeout(), Some(at(340)));
         round.handle_answer(&names[2], at(300));
         assert_eq!(round.poll_timeout(), None);
-        let mut slow = Patience::new(names[..1].iter().cloned().collect(), None, start);
+        let mut slow = ProbeRound::new(names[..1].iter().cloned().collect(), None, start);
         assert_eq!(slow.poll_timeout(), Some(start + PROBE_DEADLINE));
         slow.handle_answer(&names[0], at(2400));
         assert_eq!(slow.poll_timeout(), None);
-        let next = Patience::new(names.iter().cloned().collect(), Some(&round), at(1000));
+        let next = ProbeRound::new(names.iter().cloned().collect(), Some(&round), at(1000));
         assert_eq!(next.poll_timeout(), Some(at(1340)), "those before were that quick");
-        let after = Patience::new(names.iter().cloned().collect(), Some(&next), at(2000));
+        let after = ProbeRound::new(names.iter().cloned().collect(), Some(&next), at(2000));
         assert_eq!(after.poll_timeout(), Some(at(2340)));
     }
 }

@@ -44,7 +44,7 @@ const GIVEN_UP: usize = 64;
 
 /// What one source's holes have come to.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct ReorderDelay {
     settings: Settings,
     /// How long the latest took to be filled; `None` for those that never were.
     holes: VecDeque<Option<Duration>>,
@@ -52,7 +52,7 @@ pub(super) struct Patience {
     given_up: VecDeque<(u64, Instant)>,
 }
 
-impl Patience {
+impl ReorderDelay {
     pub(super) fn new(settings: Settings) -> Self {
         Self { settings, holes: VecDeque::new(), given_up: VecDeque::new() }
     }
@@ -124,53 +124,53 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    fn patience() -> Patience {
-        Patience::new(Settings::default())
+    fn reorder_delay() -> ReorderDelay {
+        ReorderDelay::new(Settings::default())
     }
 
     #[test]
     fn it_waits_as_long_as_it_took_before_and_forgets_in_time() {
-        let mut patience = patience();
-        assert_eq!(patience.wait(), ms(60), "nothing is known");
-        patience.handle_filled(ms(100));
-        assert_eq!(patience.wait(), ms(150));
-        patience.handle_filled(ms(190));
-        assert_eq!(patience.wait(), ms(200), "no longer than the most");
+        let mut reorder_delay = reorder_delay();
+        assert_eq!(reorder_delay.wait(), ms(60), "nothing is known");
+        reorder_delay.handle_filled(ms(100));
+        assert_eq!(reorder_delay.wait(), ms(150));
+        reorder_delay.handle_filled(ms(190));
+        assert_eq!(reorder_delay.wait(), ms(200), "no longer than the most");
         for _ in 0..HOLES {
-            patience.handle_filled(ms(5));
+            reorder_delay.handle_filled(ms(5));
         }
-        assert_eq!(patience.wait(), ms(60), "no shorter than at first");
+        assert_eq!(reorder_delay.wait(), ms(60), "no shorter than at first");
     }
 
     #[test]
     fn where_nothing_ever_comes_it_hardly_waits_until_something_does() {
-        let (mut patience, start) = (patience(), Instant::now());
+        let (mut reorder_delay, start) = (reorder_delay(), Instant::now());
         for n in 0..20 {
-            patience.handle_given_up(n..n + 1, start);
+            reorder_delay.handle_given_up(n..n + 1, start);
         }
-        assert_eq!(patience.wait(), ms(40));
+        assert_eq!(reorder_delay.wait(), ms(40));
         // Retransmissions, each after 120 ms, when their holes have been given up.
         for n in 0..4 {
-            patience.handle_late(n, start + ms(120));
+            reorder_delay.handle_late(n, start + ms(120));
         }
-        assert_eq!(patience.wait(), ms(180));
+        assert_eq!(reorder_delay.wait(), ms(180));
         // What takes longer than is ever waited tells nothing.
-        patience.handle_late(5, start + ms(900));
-        assert_eq!(patience.wait(), ms(180));
+        reorder_delay.handle_late(5, start + ms(900));
+        assert_eq!(reorder_delay.wait(), ms(180));
     }
 
     proptest! {
         #[test]
         fn it_stays_within_its_bounds(events in proptest::collection::vec((0u8..3, 0u64..40, 0u64..1000), 0..300)) {
-            let (mut patience, start) = (patience(), Instant::now());
+            let (mut reorder_delay, start) = (reorder_delay(), Instant::now());
             for (kind, sequence, time) in events {
                 match kind {
-                    0 => patience.handle_filled(ms(time)),
-                    1 => patience.handle_given_up(sequence..sequence + time, start),
-                    _ => patience.handle_late(sequence, start + ms(time)),
+                    0 => reorder_delay.handle_filled(ms(time)),
+                    1 => reorder_delay.handle_given_up(sequence..sequence + time, start),
+                    _ => reorder_delay.handle_late(sequence, start + ms(time)),
                 }
-                prop_assert!((ms(40)..=ms(200)).contains(&patience.wait()));
-                prop_assert!(patience.holes.len() <= HOLES && patience.given_up.len() <= GIVEN_UP);
+                prop_assert!((ms(40)..=ms(200)).contains(&reorder_delay.wait()));
+                prop_assert!(reorder_delay.holes.len() <= HOLES && reorder_delay.given_up.len() <= GIVEN_UP);
             }
         }
     }
