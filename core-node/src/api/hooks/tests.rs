@@ -101,6 +101,15 @@ async fn a_stream_becomes_one_meeting_however_often_it_is_told_of() {
 }
 
 #[tokio::test]
+async fn of_several_addresses_the_first_is_joined() {
+    let bench = bench();
+    let mut event = started("s", 1);
+    event["payload"]["server_urls"] = "wss://first.example:443, wss://second.example".into();
+    bench.tell(&event, "token").await;
+    assert_eq!(bench.meetings(1).await[0].spec.source.url(), "wss://first.example:443");
+}
+
+#[tokio::test]
 async fn a_stream_that_people_stop_ends_its_meeting_and_one_that_is_to_come_back_does_not() {
     let bench = bench();
     bench.tell(&started("s", 1), "token").await;
