@@ -5,12 +5,14 @@
 //! - `links`: what edges say, as `core_node::edges` hears it
 //! - `hands`: who serves the meeting changes, one change after the other
 //! - `pairing`: ships to the standby, as `core_node::meetings::replication` does
+//! - `leave`: when the meeting is left
 //! - `words`: what is transcribed is published, once the standby has it
 //! - `watch`: who is there, and what follows from that; `requests`: what other nodes ask and answer
 
 mod disk;
 mod driver;
 mod hands;
+mod leave;
 mod links;
 mod pairing;
 mod requests;
@@ -31,7 +33,7 @@ use core_node::{
         receiver::Receiver,
         sender::{self, Replicator, Settled},
     },
-    store::record::{CoreRole, LeaveRules, MeetingRecord, Spec},
+    store::record::{CoreRole, MeetingRecord, Spec, Status},
 };
 use mesh::{
     clock::Micros,
@@ -173,6 +175,16 @@ impl Core {
         )
     }
 
+    /// Where the meeting stands, as it is decided and as the world is told.
+    pub(crate) fn status(&self) -> Option<(Status, Status)> {
+        self.live.as_ref().map(|live| (live.machine.status(), live.rest.status))
+    }
+
+    /// Whether it takes what the edge of `epoch` captures.
+    pub(crate) fn wants(&self, epoch: Epoch) -> bool {
+        self.live.as_ref().is_some_and(|live| live.machine.captures.owners().captures(epoch))
+    }
+
     /// The term in which it serves, and the newest epoch granted.
     pub(crate) fn serves(&self) -> Option<(Term, Epoch)> {
         let live = self.live.as_ref().filter(|l| l.rep.settled(0) != Settled::Never)?;
@@ -190,7 +202,7 @@ impl Live {
     }
 }
 
-fn record(world: &World) -> MeetingRecord {
+fn record(world: &mut World) -> MeetingRecord {
     let spec = Spec {
         source: source(),
         stun: None,
@@ -204,8 +216,8 @@ fn record(world: &World) -> MeetingRecord {
         vad: VadSettings::default(),
         metadata: serde_json::Map::new(),
         deduplication_key: None,
-        redundancy: 1,
-        leave: LeaveRules::default(),
+        redundancy: world.plan.kind.redundancy(),
+        leave: world.leave_rules(),
     };
     MeetingRecord::new(world.meeting, spec, Micros(0))
 }
@@ -317,7 +329,7 @@ impl World {
     }
 
     fn write(&mut self, c: usize, writes: Vec<Write>, then: Then) {
-        let slow = self.rng.chance(20);
+        let slow = self.rng.chance(self.slow_writes);
         let by = self.rng.range(MS, if slow { 600 * MS } else { 15 * MS });
         self.cores[c].writes.push_back((writes, then));
         let life = self.life(c);

@@ -72,6 +72,8 @@ enum Relay {
     Out,
     Joining,
     Live,
+    /// It is gone, and that is not noticed yet.
+    Silent(u64),
     Lost,
 }
 
@@ -232,21 +234,49 @@ impl World {
     /// The relay lets the edge in, loses it, or has it back.
     pub(crate) fn edge_relay(&mut self, e: usize, i: usize) {
         let (now, life, calm) = (self.clock(e), self.life(e), self.calm.is_some());
-        let silent = Duration::from_micros(self.rng.range(0, 2 * SECOND));
+        let (at, noticed) = (self.now, self.rng.range(0, 2 * SECOND));
         let next = self.rng.range(SECOND / 2, 30 * SECOND);
         self.check(e, i);
         let Some(instance) = self.instance(e, i).filter(|instance| instance.meeting.is_listening()) else { return };
-        instance.relay = if instance.relay == Relay::Live { Relay::Lost } else { Relay::Live };
-        let (state, next) = match instance.relay {
-            Relay::Live => (EdgeState::Live, Some(next).filter(|_| !calm)),
-            _ => (EdgeState::silent(silent), Some(next / 10)),
+        let (relay, state, next) = match instance.relay {
+            Relay::Live if calm => return,
+            Relay::Live => (Relay::Silent(at), None, Some(noticed)),
+            Relay::Silent(since) => {
+                let silent = EdgeState::silent(Duration::from_micros(at - since));
+                (Relay::Lost, Some(silent), Some(next / 10))
+            }
+            _ => (Relay::Live, Some(EdgeState::Live), Some(next)),
         };
-        instance.meeting.handle_event(connect::Event::State { state, detail: None }, now);
-        self.tell(|_| format!("edge {e} is {state:?}"));
+        instance.relay = relay;
+        if let Some(state) = state {
+            instance.meeting.handle_event(connect::Event::State { state, detail: None }, now);
+        }
+        self.tell(|_| format!("edge {e}: relay {relay:?}"));
         if let Some(by) = next {
             self.after(by, Event::Relay(e, life, i));
         }
         self.pump(e, i);
+    }
+
+    /// As the driver does when the node is told to end.
+    pub(crate) fn edge_drain(&mut self, e: usize) {
+        let (now, wall) = (self.clock(e), self.wall(e));
+        let ids: Vec<usize> = self.edges[e - CORES].instances.keys().copied().collect();
+        for i in ids {
+            self.check(e, i);
+            if let Some(instance) = self.instance(e, i) {
+                instance.meeting.hand_over(now, wall);
+            }
+            self.pump(e, i);
+        }
+    }
+
+    /// The edges that capture now, and under which epoch.
+    pub(crate) fn capturing(&self) -> Vec<(usize, Epoch)> {
+        let awake = (CORES..NODES).filter(|e| self.is_awake(*e));
+        let of =
+            |e: usize| self.edges[e - CORES].instances.values().filter(|i| i.captures()).map(move |i| (e, i.epoch));
+        awake.flat_map(of).collect()
     }
 
     fn obey(&mut self, e: usize, i: usize, action: Action) {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use core_node::{key::SpurtKey, store::record::Status};
+use core_node::{
+    key::SpurtKey,
+    store::record::{Gap, Status},
+};
 use mesh::wire::{Epoch, Term};
 
 /// All that was seen.
@@ -21,6 +24,10 @@ pub(crate) struct Oracle {
     pub(crate) shared: bool,
     pub(crate) frames: u64,
     pub(crate) turns: u64,
+    /// Those that were named.
+    pub(crate) gaps: Vec<Gap>,
+    /// When nobody captured, since when and until when.
+    pub(crate) silences: Vec<(u64, Option<u64>)>,
     /// It was ended: by which core, how, and why.
     pub(crate) ended: Option<(usize, Status, Option<String>)>,
     pub(crate) violation: Option<String>,
@@ -85,8 +92,24 @@ impl Oracle {
         self.captured.insert((core, slot), (newest.max(epoch), if newest > epoch { other } else { edge }));
     }
 
-    /// `core` has ended the meeting.
-    pub(crate) fn ends(&mut self, core: usize, status: Status, why: Option<String>) {
+    /// `core` has ended the meeting, which this edge `captured` when that was decided, or a while after the last fault (`late`).
+    pub(crate) fn ends(
+        &mut self,
+        core: usize,
+        status: Status,
+        why: Option<String>,
+        captured: Option<(usize, Epoch)>,
+        late: bool,
+    ) {
+        if let (Status::Failed, Some((edge, epoch))) = (status, captured) {
+            self.violated(format!(
+                "core {core} gives the meeting up, {why:?}: edge {edge} captures it under {}",
+                epoch.0
+            ));
+        }
+        if status == Status::Failed && late {
+            self.violated(format!("core {core} gives the meeting up, {why:?}: all is well"));
+        }
         self.ended.get_or_insert((core, status, why));
     }
 

@@ -1,9 +1,10 @@
 //! The world: true time, each node's own clock, streams, requests, and what happens when.
 //!
-//! - `event`: what happens; `faults`: what goes wrong
+//! - `plan`: how a history is run; `event`: what happens; `faults`: what goes wrong
 
 mod event;
 mod faults;
+mod plan;
 
 use std::{
     cmp::Reverse,
@@ -22,7 +23,10 @@ use mesh::{
     },
 };
 
-pub(crate) use self::event::{Asked, Broken, Down, Event, Plan, Stream, Up};
+pub(crate) use self::{
+    event::{Asked, Down, Event, Stream, Up},
+    plan::{Broken, Kind, Plan},
+};
 use crate::{core::Core, edge::Edge, oracle::Oracle, rng::Rng};
 
 pub(crate) const CORES: usize = 3;
@@ -30,6 +34,9 @@ pub(crate) const EDGES: usize = 3;
 pub(crate) const NODES: usize = CORES + EDGES;
 pub(crate) const MS: u64 = 1000;
 pub(crate) const SECOND: u64 = 1_000_000;
+
+/// What a wall clock that is right shows at the beginning.
+pub(crate) const START: u64 = 1_700_000_000_000_000;
 
 /// Events in one history.
 const MOST_EVENTS: u64 = 1_000_000;
@@ -72,6 +79,12 @@ pub(crate) struct World {
     pub(crate) register: Option<Claim>,
     /// Cores that do not reach it.
     pub(crate) far: [bool; CORES],
+    /// Edges that take no new meetings, and end soon.
+    pub(crate) draining: [bool; NODES],
+    /// Of 1,000 writes so many are slow.
+    pub(crate) slow_writes: u64,
+    /// Since when the meeting is to be left.
+    pub(crate) left: Option<u64>,
 }
 
 static BASE: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_secs(1000));
@@ -99,6 +112,8 @@ impl World {
         });
         let isolated_after = Duration::from_secs(if rng.chance(400) { 12 } else { 300 });
         let loss = [0, 10, 50, 200][rng.range(0, 4) as usize];
+        let loss = if plan.kind == Kind::Gaps { 0 } else { loss };
+        let slow_writes = [0, 20, 20, 500][rng.range(0, 4) as usize];
         let mut this = Self {
             now: 0,
             plan,
@@ -129,6 +144,9 @@ impl World {
             handled: 0,
             register: None,
             far: [false; CORES],
+            draining: [false; NODES],
+            slow_writes,
+            left: None,
         };
         this.tell(|w| {
             format!(
@@ -176,7 +194,7 @@ impl World {
 
     /// Node `n`'s wall clock.
     pub(crate) fn wall(&self, n: usize) -> Micros {
-        Micros((1_700_000_000_000_000 + self.now as i64 + self.walls[n]) as u64)
+        Micros((START as i64 + self.now as i64 + self.walls[n]) as u64)
     }
 
     /// Both.
@@ -272,7 +290,22 @@ impl World {
             self.handled += 1;
             if let Some(event) = self.events.remove(&id) {
                 self.handle(event);
+                self.note_capture();
             }
+        }
+    }
+
+    /// Where it is judged, each time in which no edge captures is noted.
+    fn note_capture(&mut self) {
+        if self.plan.kind != Kind::Gaps {
+            return;
+        }
+        let (now, captured) = (self.now, !self.capturing().is_empty());
+        let silences = &mut self.oracle.silences;
+        match silences.last_mut() {
+            Some((_, end @ None)) if captured => *end = Some(now),
+            Some((_, Some(_))) | None if !captured => silences.push((now, None)),
+            _ => {}
         }
     }
 
@@ -300,7 +333,8 @@ impl World {
             Event::Up(s) | Event::Again(s, 0) => (Some(self.streams[*s].core), None),
             Event::Down(s) | Event::Again(s, _) => (Some(self.streams[*s].edge), None),
             Event::Request { to, .. } | Event::Response { to, .. } => (Some(*to), None),
-            Event::Fault | Event::Restart(_) | Event::Calm => (None, None),
+            Event::Exit(n, life) => (Some(*n), Some(*life)),
+            Event::Fault | Event::Restart(_) | Event::Calm | Event::Stop => (None, None),
         };
         if let Some(n) = node {
             if !self.up[n] || life.is_some_and(|life| life != self.lives[n]) {
@@ -378,6 +412,11 @@ impl World {
             Event::Ranked(c, _, step, order) => self.core_ranked(c, step, &order),
             Event::Relay(e, _, i) => self.edge_relay(e, i),
             Event::Fault => self.fault(),
+            Event::Exit(n, _) => {
+                self.crash(n);
+                self.after(SECOND / 2, Event::Restart(n));
+            }
+            Event::Stop => self.ask_to_leave(),
             Event::Restart(n) => self.restart(n),
             Event::Calm => self.heal(),
         }

@@ -22,8 +22,11 @@ use mesh::{
 use super::{Live, Then, seek::Search};
 use crate::{
     edge::ALIAS,
-    world::{Asked, World},
+    world::{Asked, SECOND, World},
 };
+
+/// A meeting that nobody could get into is given up this long after the last fault, or not at all.
+const GIVES_UP: u64 = 20 * SECOND;
 
 #[derive(Debug, Default)]
 pub(super) struct Driver {
@@ -35,6 +38,8 @@ pub(super) struct Driver {
     phase: Phase,
     wait: Option<Wait>,
     pub(super) search: Search,
+    /// This edge captured under its lease when it was decided that the meeting is over.
+    captured: Option<(usize, Epoch)>,
 }
 
 /// Where it is in its loop.
@@ -148,7 +153,10 @@ impl World {
         live.machine.know(members);
         match live.driver.phase {
             Phase::Over => return false,
-            Phase::Begin => live.advance(present, now),
+            Phase::Begin => {
+                live.advance(present, now);
+                self.note_end(c);
+            }
             Phase::Input => return self.input(c),
             Phase::Advancing | Phase::Concluding => match live.machine.poll_action() {
                 Some(action) => self.obey_machine(c, action),
@@ -182,6 +190,7 @@ impl World {
             }
         }
         live.advance(present, now);
+        self.note_end(c);
         true
     }
 
@@ -229,7 +238,10 @@ impl World {
                 live.machine.captures.handle_stopped(epoch, number);
                 live.settle_witnesses();
             }
-            After::Gap(gap) => self.tell(|_| format!("core {c} publishes a gap: {gap:?}")),
+            After::Gap(gap) => {
+                self.tell(|_| format!("core {c} publishes a gap: {gap:?}"));
+                self.oracle.gaps.push(gap);
+            }
             After::Told(change) => self.tell(|_| format!("core {c} says: {change:?}")),
         }
     }
@@ -312,16 +324,21 @@ impl World {
         }
     }
 
+    /// The machine may just have decided that the meeting is over: does an edge capture it then that owns it?
+    fn note_end(&mut self, c: usize) {
+        let now = self.clock(c);
+        let Some(live) = self.cores[c].live.as_ref().filter(|live| live.machine.status().ended()) else { return };
+        let held = |epoch| (0..2).any(|slot| live.machine.captures.held(slot, now) == Some(epoch));
+        let captured = self.capturing().into_iter().find(|(_, epoch)| held(*epoch));
+        self.cores[c].live.iter_mut().for_each(|live| live.driver.captured = captured);
+    }
+
     fn ended(&mut self, c: usize) {
         let Some(live) = self.cores[c].live.take() else { return };
         let (status, why) = (live.rest.status, live.rest.sub_code);
         self.tell(|_| format!("core {c} ends the meeting: {status:?}, {why:?}"));
-        self.oracle.ends(c, status, why);
-    }
-
-    /// How many people are there.
-    fn present(&self) -> usize {
-        1
+        let late = self.calm.is_some_and(|calm| self.now > calm + GIVES_UP);
+        self.oracle.ends(c, status, why, live.driver.captured, late);
     }
 }
 

@@ -51,7 +51,10 @@ impl Live {
 impl World {
     /// The driver of the meeting that this link has opened is told.
     fn notice(&mut self, c: usize, opened: Option<(Epoch, bool)>, notice: impl FnOnce(Epoch) -> Notice) {
-        if let (Some((epoch, _)), Some(live)) = (opened, &mut self.cores[c].live) {
+        let forgets = self.plan.broken.early;
+        if let (Some((epoch, _)), Some(live)) = (opened, &mut self.cores[c].live)
+            && !(forgets && live.driver.search.asks(epoch))
+        {
             live.driver.notify(notice(epoch));
         }
     }
@@ -207,10 +210,10 @@ impl World {
                 }
                 if leased {
                     live.renew(&edge, epoch, lease, now);
-                    live.driver.notify(Notice::Opened(epoch));
+                    self.notice(c, Some((epoch, true)), Notice::Opened);
                 } else {
                     live.machine.captures.handle_left(&edge, epoch);
-                    live.driver.notify(Notice::Late(epoch));
+                    self.notice(c, Some((epoch, false)), Notice::Late);
                 }
             }
             Err(NotHere::Refused(reason)) => self.tell_edge(s, ToEdge::Refused { alias: ALIAS, reason }),

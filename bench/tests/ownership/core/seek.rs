@@ -12,6 +12,7 @@ use core_node::{
 use mesh::{
     identity::NodeId,
     mandate::EdgeKey,
+    node::Member,
     trace::TraceContext,
     wire::{
         Epoch,
@@ -35,6 +36,8 @@ pub(super) struct Search {
     step: Option<Step>,
     /// The number of the step that is under way.
     number: Option<u64>,
+    /// The epoch that an edge is asked to take.
+    asking: Option<Epoch>,
     /// Its rows are on disk, and the standby is to have this change.
     storing: Option<u64>,
     found: Option<Found>,
@@ -61,12 +64,17 @@ impl Search {
         self.silent.remove(edge);
     }
 
+    /// Whether an edge is asked under `epoch`, and its answer has not been read.
+    pub(super) fn asks(&self, epoch: Epoch) -> bool {
+        self.asking == Some(epoch)
+    }
+
     pub(super) fn is_found(&self) -> bool {
         self.found.is_some()
     }
 
     pub(super) fn take(&mut self) -> Option<Found> {
-        (self.number, self.storing) = (None, None);
+        (self.number, self.storing, self.asking) = (None, None, None);
         self.found.take()
     }
 }
@@ -127,7 +135,7 @@ impl World {
         let silent = &live.driver.search.silent;
         let may = |edge: &NodeId| !order.without.contains(edge) && !silent.contains(edge);
         let mut left: Vec<Eligible> = vec![];
-        for member in members.iter().filter(|member| may(&member.identity.node)) {
+        for member in members.iter().filter(|member| may(&member.identity.node) && !drains(member)) {
             let at = self.rng.range(0, left.len() as u64 + 1) as usize;
             left.insert(at, Eligible { edge: member.identity.node.clone(), region: member.identity.region.clone() });
         }
@@ -168,6 +176,7 @@ impl World {
         let meeting = self.meeting;
         let Some(live) = &mut self.cores[c].live else { return };
         let Some(owner) = live.machine.captures.owner(epoch).cloned() else { return };
+        live.driver.search.asking = Some(epoch);
         live.rep.handle_told();
         let (standby, term) = (live.rep.binding().cloned(), live.rep.term());
         let edge = self.index(&owner.edge);
@@ -207,4 +216,8 @@ impl World {
         };
         self.core_found(c, step, Found::Done(reached));
     }
+}
+
+fn drains(member: &Member) -> bool {
+    member.report.as_ref().is_some_and(|report| report.draining)
 }

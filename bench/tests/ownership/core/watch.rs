@@ -3,7 +3,12 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use core_node::store::record::CoreRole;
-use mesh::{identity::NodeId, node::Member, wire::request::Request};
+use mesh::{
+    clock::Micros,
+    identity::NodeId,
+    node::Member,
+    wire::{report::Report, request::Request},
+};
 
 use super::{hands::Job, index};
 use crate::world::{Asked, CORES, NODES, SECOND, World};
@@ -71,7 +76,19 @@ impl World {
 
     fn member(&self, n: usize) -> Member {
         let addr = SocketAddr::from(([127, 0, 0, 1], n as u16));
-        Member { identity: self.identity(n).clone(), addr, report: None, heard: None }
+        let report = Report {
+            node: self.name(n),
+            at: Micros(0),
+            stress_permille: 0,
+            meetings: 0,
+            capacity: 10,
+            draining: self.draining[n],
+            api: None,
+            software: String::new(),
+            rtts: vec![],
+            extension: None,
+        };
+        Member { identity: self.identity(n).clone(), addr, report: Some(Arc::new(report)), heard: None }
     }
 
     fn watch(&mut self, c: usize) {

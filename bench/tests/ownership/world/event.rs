@@ -1,4 +1,4 @@
-//! How a history is run, and what happens in it.
+//! What happens in a history.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -16,37 +16,6 @@ use mesh::{
 };
 
 use crate::authority::Ask;
-
-/// Rules that can be broken, to see that it is noticed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Broken {
-    /// The core takes a lease to be no longer than the edge does.
-    pub(crate) margin: bool,
-    /// A core serves whoever calls.
-    pub(crate) fence: bool,
-    /// Words go out before the standby has them.
-    pub(crate) acknowledgement: bool,
-    /// A standby is dropped without a word of the edge or of itself.
-    pub(crate) confirmation: bool,
-    /// The edge is told of a standby before that is on disk.
-    pub(crate) persistence: bool,
-    /// Old streams of entries are taken.
-    pub(crate) streams: bool,
-    /// A core does what it asks the authority for, whatever that says.
-    pub(crate) claim: bool,
-    /// Words go out without a standby that the authority still lets take over.
-    pub(crate) unbound: bool,
-}
-
-/// How one history is run.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
-    pub(crate) seed: u64,
-    pub(crate) broken: Broken,
-    /// Whether the cores share an authority.
-    pub(crate) authority: bool,
-    pub(crate) trace: bool,
-}
 
 #[derive(Debug, Clone)]
 pub(crate) enum Up {
@@ -145,6 +114,10 @@ pub(crate) enum Event {
     /// The relay of an edge's meeting.
     Relay(usize, u32, usize),
     Fault,
+    /// An edge that drains ends.
+    Exit(usize, u32),
+    /// Somebody asks for the meeting's end.
+    Stop,
     Restart(usize),
     Calm,
 }

@@ -1,6 +1,6 @@
 //! What goes wrong, and when all of it is healed.
 
-use crate::world::{CORES, Event, MS, NODES, SECOND, World};
+use crate::world::{CORES, EDGES, Event, Kind, MS, NODES, SECOND, World};
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -10,7 +10,16 @@ impl World {
         let n = self.rng.range(0, NODES as u64) as usize;
         let long = [SECOND, 3 * SECOND, 8 * SECOND, 16 * SECOND][self.rng.range(0, 4) as usize];
         let long = self.rng.range(long / 4, long);
+        if self.plan.kind.drains() && self.rng.chance(200) {
+            let e = CORES + self.rng.range(0, EDGES as u64) as usize;
+            self.drain(e);
+        }
         match self.rng.range(0, 10) {
+            _ if self.plan.kind == Kind::Gaps => {
+                let e = CORES + self.rng.range(0, EDGES as u64) as usize;
+                self.crash(e);
+                self.after(long, Event::Restart(e));
+            }
             0 | 1 => {
                 self.crash(n);
                 self.after(long, Event::Restart(n));
@@ -53,9 +62,22 @@ impl World {
             self.far[c] ^= true;
             self.tell(|w| format!("core {c} reaches the authority: {}", !w.far[c]));
         }
-        let next = [300 * MS, 2 * SECOND, 5 * SECOND][self.rng.range(0, 3) as usize];
+        let next = if self.plan.kind == Kind::Gaps { [5 * SECOND; 3] } else { [300 * MS, 2 * SECOND, 5 * SECOND] };
+        let next = next[self.rng.range(0, 3) as usize];
         let by = self.rng.range(next / 4, next);
         self.after(by, Event::Fault);
+    }
+
+    /// The edge hands its meetings over, takes no new ones, and ends a while later.
+    fn drain(&mut self, e: usize) {
+        if !self.is_awake(e) || self.draining[e] {
+            return;
+        }
+        self.draining[e] = true;
+        self.tell(|_| format!("edge {e} drains"));
+        self.edge_drain(e);
+        let by = self.rng.range(9 * SECOND, 14 * SECOND);
+        self.after(by, Event::Exit(e, self.lives[e]));
     }
 
     fn drop_stream(&mut self) {
@@ -70,12 +92,13 @@ impl World {
         }
     }
 
-    fn crash(&mut self, n: usize) {
+    pub(super) fn crash(&mut self, n: usize) {
         if !self.up[n] {
             return;
         }
         self.tell(|_| format!("node {n} crashes"));
         self.up[n] = false;
+        self.draining[n] = false;
         self.lives[n] += 1;
         self.timers[n] = u64::MAX;
         self.stalled[n] = 0;
