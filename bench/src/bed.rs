@@ -23,6 +23,7 @@ use tokio::process::Child;
 
 use crate::{
     client::Client,
+    engine,
     world::{self, Host, World},
 };
 
@@ -43,7 +44,7 @@ pub struct Plan {
     pub regions: Vec<(RegionId, usize, usize)>,
     /// Folder of the binaries `edge-node`, `core-node` and `geo-dns`.
     pub binaries: PathBuf,
-    /// Whisper model for the cores.
+    /// Model for the cores: a ggml file is Whisper's, a folder is Moonshine's.
     pub model: PathBuf,
     /// Folder for configuration, certificates, stores and logs.
     pub dir: PathBuf,
@@ -293,9 +294,8 @@ impl Bed {
             Role::Edge => write!(text, "\n[egress]\nallow = {:?}\n", world::ADDRESSES),
             Role::Core => write!(
                 text,
-                "\n[store]\npath = \"{dir}/{name}.redb\"\n\n[transcribe]\nmodel = \"{}\"\nworkers = {}\n",
-                self.plan.model.display(),
-                self.plan.workers
+                "\n[store]\npath = \"{dir}/{name}.redb\"\n{}",
+                engine::configuration(&self.plan.model, self.plan.workers)
             ),
             Role::Dns => write!(
                 text,

@@ -10,12 +10,10 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use core_node::transcribe::{Transcriber, whisper};
 use geo::RegionId;
 use mesh::identity::Role;
 use serde_json::{Value, json};
@@ -25,7 +23,7 @@ use self::{judge::Evidence, stage::RelayProcess, watch::Delivery};
 use crate::{
     bed::{Bed, Plan, Running},
     client::Client,
-    relay,
+    engine, relay,
     report::Summary,
     speech::{self, Manner, Script},
     world::{Host, World},
@@ -47,7 +45,7 @@ const LAST_WORDS: Duration = Duration::from_secs(40);
 /// Options of `bench demo`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// The Whisper model of the cores (ggml).
+    /// The model of the cores: a ggml file is Whisper's, a folder is Moonshine's.
     #[arg(long, default_value = ".cache/models/ggml-tiny.en-q8_0.bin")]
     pub model: PathBuf,
     /// Folder of recorded prompts (*.g722) and core-sounds-en.txt.
@@ -149,7 +147,7 @@ async fn play(world: &World, args: &Args) -> Result<()> {
     let cpu = bed.nodes.iter().zip(cpu_before).map(spent).collect();
 
     step("the same recordings, given to the same engine directly");
-    let reference = judge::reference(&script, engine(&args.model)?).await?;
+    let reference = judge::reference(&script, engine::load(&args.model, 2)?).await?;
     let mut summary = judge::summary(&Evidence {
         script,
         reference,
@@ -217,11 +215,6 @@ fn write_script(args: &Args) -> Result<Script> {
         args.seed
     );
     Ok(script)
-}
-
-/// The engine of the cores, for the reference.
-fn engine(model: &Path) -> Result<Arc<dyn Transcriber>> {
-    Ok(Arc::new(whisper::Whisper::load(&whisper::Settings { model: model.to_owned(), threads: 2 })?))
 }
 
 fn relay_plan(script: &Script, dir: &Path) -> Result<relay::Plan> {

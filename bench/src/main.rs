@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use bench::{capacity, demo, failover, failover::adversary, gossip, latency, link, placement, relay, soak, vad, words};
+use bench::{
+    capacity, demo, failover, failover::adversary, gossip, latency, link, placement, relay, soak, transcribe, vad,
+    words,
+};
 use clap::{Parser, Subcommand};
 
 /// The edge's.
@@ -39,6 +42,8 @@ enum Command {
     Relay(relay::Args),
     /// Thousands of short meetings on a small mesh: what each node holds by name, before and after.
     Soak(soak::Args),
+    /// Speech engines side by side, on the same recordings: errors, cost, time, and what they invent.
+    Transcribe(transcribe::Args),
     /// Voice detectors on the same labelled recordings, and the edge's cascade of gate and detector.
     Vad(vad::Args),
     /// What the edge's gate costs in words, and what it saves in bytes.
@@ -82,6 +87,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Gossip(args) => gossip::run(&args),
         Command::Placement(args) => placement::run(&args),
+        Command::Transcribe(args) => runtime()?.block_on(transcribe::run(args)),
         Command::Vad(args) => vad::run(&args),
         Command::Words(args) => runtime()?.block_on(words::run(args)),
         Command::Latency(args) => runtime()?.block_on(latency::run(args)),

@@ -66,7 +66,7 @@ pub struct Args {
     /// Seconds that each is heard, 3 to 60.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(3..=60))]
     pub seconds: u64,
-    /// The Whisper model of the cores (ggml).
+    /// The model of the cores: a ggml file is Whisper's, a folder is Moonshine's.
     #[arg(long, env = "NEARFIELD_MODEL", default_value = ".cache/models/ggml-tiny.en-q8_0.bin")]
     pub model: PathBuf,
     /// Folder of recorded prompts (*.g722) and core-sounds-en.txt.

@@ -3,26 +3,20 @@
 mod bytes;
 mod monologue;
 mod onsets;
+pub(crate) mod peer;
 mod rate;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use comfy_table::Table;
-use core_node::transcribe::whisper::{self, Whisper};
 use serde::Serialize;
 
-use self::{
-    bytes::Bytes,
-    monologue::{Monologue, Peer},
-    onsets::Onsets,
-    rate::Rates,
-};
-use crate::{speech, vad::Sounds};
+use self::{bytes::Bytes, monologue::Monologue, onsets::Onsets, peer::Peer, rate::Rates};
+use crate::{engine, speech, vad::Sounds};
 
 /// Bits per second of every participant's packets.
 const BITRATE: i32 = 24_000;
@@ -34,7 +28,7 @@ pub struct Args {
     /// one called `music`: `./dev voices`.
     #[arg(long, default_value = ".cache/speech")]
     pub voices: PathBuf,
-    /// The speech model.
+    /// The speech model: a ggml file is Whisper's, a folder is Moonshine's.
     #[arg(long, env = "NEARFIELD_MODEL", default_value = ".cache/models/ggml-tiny.en-q8_0.bin")]
     pub model: PathBuf,
     /// Onsets after silences of 1 to 60 s; 0 leaves them out.
@@ -110,13 +104,13 @@ pub async fn run(args: Args) -> Result<()> {
     let sounds = Sounds::load(&args.voices)?;
     let prompts = speech::load(&args.voices.join("en"))?;
     // Before anything that takes minutes.
-    let engine = (args.sentences > 0).then(|| load(&args.model, 2)).transpose()?;
+    let engine = (args.sentences > 0).then(|| engine::load(&args.model, 2)).transpose()?;
     let bytes = bytes::meeting(Duration::from_secs(args.minutes * 60), &prompts, args.seed)?;
     let onsets = onsets::onsets(args.onsets, &sounds, args.seed)?;
     let mut rates = Rates::default();
     if let Some(engine) = engine {
         let (count, snr, suppress, seed) = (args.sentences, args.snr, args.noise_suppression, args.seed);
-        rates = rate::rates(&engine, &prompts, rate::Conditions { count, snr, suppress, seed }).await?;
+        rates = rate::rates(&*engine, &prompts, rate::Conditions { count, snr, suppress, seed }).await?;
     }
     let figures = Figures::of(rates, onsets, bytes);
     println!("{}", figures.table());
@@ -126,17 +120,12 @@ pub async fn run(args: Args) -> Result<()> {
 async fn monologue(args: &Args, minutes: u64) -> Result<()> {
     let prompts = speech::load(&args.voices.join("en"))?;
     // One thread, as the peer: what they cost is compared.
-    let engine = Arc::new(load(&args.model, 1)?);
+    let engine = engine::load(&args.model, 1)?;
     let peer = args.peer.as_ref().zip(args.peer_model.as_ref());
     let peer = peer.map(|(python, model)| Peer::new(python, model)).transpose()?;
     let found: Monologue = monologue::monologues(engine, &prompts, minutes, peer.as_ref(), args.seed).await?;
     println!("{}", found.table());
     write(args.json.as_deref(), &found)
-}
-
-fn load(model: &Path, threads: u16) -> Result<Whisper> {
-    let settings = whisper::Settings { model: model.to_owned(), threads };
-    Whisper::load(&settings).context("no speech model: run ./dev model, or name one with --model")
 }
 
 fn write(path: Option<&Path>, figures: &impl Serialize) -> Result<()> {

@@ -1,6 +1,8 @@
 //! The core's settings, as `core.example.toml` documents them.
 
 mod authority;
+mod hooks;
+mod transcribe;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -29,12 +31,10 @@ use crate::{
     replicate::sender,
     speech::ingest::Limits,
     store::{LOCK_WAIT, Opening, Store, backup::Kept},
-    transcribe::{openai, whisper},
 };
 
 pub use self::hooks::{HooksSection, ZoomSection};
-
-mod hooks;
+pub use self::transcribe::{Chosen, Engine, OpenAiSection, SherpaSection, TranscribeSection};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -142,72 +142,6 @@ impl ApiSection {
     }
 }
 
-/// Which engine makes words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Engine {
-    /// Whisper in this process.
-    #[default]
-    Local,
-    /// An OpenAI-compatible server.
-    Openai,
-}
-
-/// `[transcribe]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TranscribeSection {
-    /// Which engine.
-    pub engine: Engine,
-    /// The local engine's ggml file.
-    pub model: Option<PathBuf>,
-    /// Utterances transcribed at a time.
-    pub workers: usize,
-    /// Threads for each with the local engine.
-    pub threads: u16,
-    /// Finals that wait for a worker before their meetings wait.
-    pub queue: usize,
-    /// Language where a meeting does not say, ISO 639-1; absent: detected.
-    pub language: Option<String>,
-    /// Whether noise is taken out of what the engine hears, where a meeting does not say.
-    pub noise_suppression: bool,
-    /// Whether partials are made for meetings that want them.
-    pub interim: bool,
-    /// How often.
-    pub interim_every_ms: u64,
-    /// The remote engine.
-    pub openai: OpenAiSection,
-}
-
-impl TranscribeSection {
-    fn check(&self, checks: &mut Checks<'_>) {
-        checks.range("transcribe.workers", self.workers, 1..=256);
-        checks.range("transcribe.threads", self.threads, 1..=64);
-        checks.range("transcribe.queue", self.queue, 1..=10_000);
-        checks.range("transcribe.interim_every_ms", self.interim_every_ms, 200..=60_000);
-        checks.range("transcribe.openai.timeout_ms", self.openai.timeout_ms, 100..=600_000);
-        let code = |l: &String| l.len() == 2 && l.bytes().all(|b| b.is_ascii_lowercase());
-        let language = self.language.as_ref().is_none_or(code);
-        checks.ensure("transcribe.language", language, "an ISO 639-1 code such as `en`, or absent");
-        let named = self.engine != Engine::Local || self.model.is_some();
-        checks.ensure("transcribe.model", named, "the path of a ggml file when transcribe.engine is `local`");
-    }
-}
-
-/// `[transcribe.openai]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OpenAiSection {
-    /// Where the server is; `/v1/audio/transcriptions` is added.
-    pub url: String,
-    /// The model's name there.
-    pub model: String,
-    /// Bearer token.
-    pub api_key: Option<Secret>,
-    /// How long one clip may take, retries included.
-    pub timeout_ms: u64,
-}
-
 /// `[limits]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -228,29 +162,6 @@ pub struct LimitsSection {
 pub struct GeoSection {
     /// Your own regions, laid over the built-in table.
     pub regions_file: Option<PathBuf>,
-}
-
-impl Default for TranscribeSection {
-    fn default() -> Self {
-        Self {
-            engine: Engine::Local,
-            model: None,
-            workers: 1,
-            threads: 1,
-            queue: 64,
-            language: None,
-            noise_suppression: false,
-            interim: true,
-            interim_every_ms: 1000,
-            openai: OpenAiSection::default(),
-        }
-    }
-}
-
-impl Default for OpenAiSection {
-    fn default() -> Self {
-        Self { url: "http://127.0.0.1:8000".into(), model: "whisper-1".into(), api_key: None, timeout_ms: 30_000 }
-    }
 }
 
 impl Default for LimitsSection {
@@ -292,9 +203,7 @@ impl Configuration for Config {
 
     fn try_opening(&self, checks: &mut Checks<'_>) {
         self.try_store(checks);
-        if let Some(settings) = self.whisper() {
-            checks.accept("transcribe.model", whisper::check(&settings.model));
-        }
+        self.transcribe.try_opening(checks);
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -403,18 +312,6 @@ impl Config {
     pub fn link_caps(&self) -> Caps {
         let limits = &self.limits;
         Caps { meetings: limits.meetings, participants: limits.participants_per_meeting, row_wait: ROW_WAIT }
-    }
-
-    /// The local engine's settings, if that is the engine.
-    pub fn whisper(&self) -> Option<whisper::Settings> {
-        let model = self.transcribe.model.clone().filter(|_| self.transcribe.engine == Engine::Local)?;
-        Some(whisper::Settings { model, threads: self.transcribe.threads })
-    }
-
-    /// The remote engine's settings.
-    pub fn openai(&self) -> openai::Settings {
-        let OpenAiSection { url, model, api_key, timeout_ms } = self.transcribe.openai.clone();
-        openai::Settings { url, model, key: api_key, deadline: Duration::from_millis(timeout_ms) }
     }
 }
 

@@ -16,13 +16,13 @@ use core_node::{
     SOFTWARE,
     api::{self, App, streams::Streams},
     authority::{Claims, nats::Nats},
-    config::Config,
+    config::{Chosen, Config},
     edges::Acceptor,
     measures::METRICS,
     meetings::Meetings,
     placement::Placer,
     store::{Opening, Store, backup, log::Log},
-    transcribe::{Transcriber, openai::OpenAi, pool::Pool, whisper::Whisper},
+    transcribe::{Transcriber, openai::OpenAi, pool::Pool, sherpa::Sherpa, whisper::Whisper},
 };
 use geo::latency::LatencyModel;
 use mesh::{
@@ -187,9 +187,10 @@ fn compact(config: &Config) -> Result<()> {
 }
 
 fn engine(config: &Config) -> Result<Arc<dyn Transcriber>> {
-    Ok(match config.whisper() {
-        Some(settings) => Arc::new(Whisper::load(&settings).context("transcribe.model")?),
-        None => Arc::new(OpenAi::new(config.openai()).context("transcribe.openai")?),
+    Ok(match config.transcribe.chosen().context("transcribe.engine has no settings")? {
+        Chosen::Whisper(settings) => Arc::new(Whisper::load(&settings).context("transcribe.model")?),
+        Chosen::Sherpa(settings) => Arc::new(Sherpa::load(&settings).context("transcribe.sherpa")?),
+        Chosen::OpenAi(settings) => Arc::new(OpenAi::new(settings).context("transcribe.openai")?),
     })
 }
 

@@ -7,6 +7,7 @@ mod invented;
 mod loops;
 pub mod openai;
 pub mod pool;
+pub mod sherpa;
 pub mod speech;
 pub mod whisper;
 pub(crate) mod whole;

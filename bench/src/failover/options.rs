@@ -30,7 +30,7 @@ pub struct Options {
     /// Keeps configuration, stores and logs there.
     #[arg(long)]
     pub keep_logs: Option<PathBuf>,
-    /// The Whisper model of the cores (ggml).
+    /// The model of the cores: a ggml file is Whisper's, a folder is Moonshine's.
     #[arg(long, env = "NEARFIELD_MODEL", default_value = ".cache/models/ggml-tiny.en-q8_0.bin")]
     pub model: PathBuf,
     /// Folder of recorded prompts (*.g722) and core-sounds-en.txt.

@@ -1,7 +1,5 @@
 //! Does a final keep all words of somebody who talks without a pause? Beside faster-whisper, on the same clips.
 
-mod peer;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -29,8 +27,7 @@ use mesh::{
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use self::peer::Mode;
-pub(super) use self::peer::Peer;
+use super::peer::{Mode, Peer};
 use crate::{
     oracle::words::{Errors, compare, normalise},
     speech::{Manner, Prompt, Script},

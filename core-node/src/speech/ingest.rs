@@ -435,11 +435,13 @@ impl Ingest {
 
     fn settle(&mut self, key: &SpurtKey) {
         let Some(spurt) = self.spurts.get_mut(key) else { return };
-        let ended = spurt.end_logged || (spurt.truncated && spurt.logged == spurt.accepted);
+        // A trailer that was taken is waited for: its receipt would end another spurt of the same number.
+        let cut = spurt.truncated && spurt.end.is_none() && spurt.logged == spurt.accepted;
+        let ended = spurt.end_logged || cut;
         if !ended || spurt.whole {
             return;
         }
-        if spurt.truncated && spurt.logged == 0 && !spurt.end_logged {
+        if cut && spurt.logged == 0 {
             self.spurts.remove(key);
             return;
         }

@@ -3,7 +3,7 @@
 //! Used where an engine gives words but no times. Pauses take none of the share, so a word never
 //! spans the silence between two sentences by more than one frame.
 
-use super::SAMPLE_RATE;
+use super::{SAMPLE_RATE, Span};
 
 /// Frames of 20 ms.
 const FRAME: usize = SAMPLE_RATE / 50;
@@ -33,6 +33,18 @@ pub fn align(samples: &[f32], words: &[&str]) -> Vec<(u32, u32)> {
             };
             ((start * FRAME_MS).min(length), (end.max(start) * FRAME_MS).min(length))
         })
+        .collect()
+}
+
+/// The words of `text`, and where in `samples` each begins and ends, within `span`.
+pub(super) fn laid_over<'a>(samples: &[f32], span: Span, text: &'a str) -> Vec<(&'a str, u32, u32)> {
+    let spoken: Vec<&str> = text.split_whitespace().collect();
+    let at = |ms: u32| (ms as usize * SAMPLE_RATE / 1000).min(samples.len());
+    let times = align(&samples[at(span.start_ms)..at(span.end_ms)], &spoken);
+    spoken
+        .into_iter()
+        .zip(times)
+        .map(|(text, (start, end))| (text, span.start_ms + start, span.start_ms + end))
         .collect()
 }
 

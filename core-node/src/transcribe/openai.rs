@@ -19,7 +19,9 @@ use reqwest::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Clip, SAMPLE_RATE, Span, Text, TranscribeError, Transcriber, Word, align::align, whisper::known_language};
+use super::{
+    Clip, SAMPLE_RATE, Span, Text, TranscribeError, Transcriber, Word, align::laid_over, whisper::known_language,
+};
 
 /// The longest answer read, in bytes: 30 s of speech take about 10 kB.
 const MAX_ANSWER: usize = 1 << 20;
@@ -255,18 +257,6 @@ impl Answer {
             _ => vec![(Span { start_ms: 0, end_ms: last }, self.text.as_str())],
         }
     }
-}
-
-/// The words of `text`, and where in `samples` each begins and ends, within `span`.
-fn laid_over<'a>(samples: &[f32], span: Span, text: &'a str) -> Vec<(&'a str, u32, u32)> {
-    let spoken: Vec<&str> = text.split_whitespace().collect();
-    let at = |ms: u32| (ms as usize * SAMPLE_RATE / 1000).min(samples.len());
-    let times = align(&samples[at(span.start_ms)..at(span.end_ms)], &spoken);
-    spoken
-        .into_iter()
-        .zip(times)
-        .map(|(text, (start, end))| (text, span.start_ms + start, span.start_ms + end))
-        .collect()
 }
 
 impl fmt::Debug for OpenAi {

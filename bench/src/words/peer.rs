@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-const SCRIPT: &str = include_str!("../../../scripts/faster-whisper.py");
+const SCRIPT: &str = include_str!("../../scripts/faster-whisper.py");
 
 /// How it is run.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// As it comes.
     Default,
     /// Greedy, without time stamps and fall-back.
@@ -23,7 +23,7 @@ pub(super) enum Mode {
 
 /// A Python with faster-whisper, and a model for it.
 #[derive(Debug)]
-pub(in super::super) struct Peer {
+pub(crate) struct Peer {
     python: PathBuf,
     model: PathBuf,
     folder: tempfile::TempDir,
@@ -41,7 +41,7 @@ impl Peer {
     ///
     /// # Errors
     /// There is no such program, no model, or no faster-whisper in it.
-    pub(in super::super) fn new(python: &Path, model: &Path) -> Result<Self> {
+    pub(crate) fn new(python: &Path, model: &Path) -> Result<Self> {
         let how = "run `./dev words --monologue MINUTES`, which fetches it";
         ensure!(model.exists(), "--peer-model {}: no such file: {how}", model.display());
         let works = Command::new(python).args(["-c", "import faster_whisper"]).output();
@@ -54,7 +54,7 @@ impl Peer {
     ///
     /// # Errors
     /// It fails, with what it said.
-    pub(super) fn hear(&self, clips: &[Arc<[f32]>], mode: Mode) -> Result<(Vec<String>, Duration)> {
+    pub(crate) fn hear(&self, clips: &[Arc<[f32]>], mode: Mode) -> Result<(Vec<String>, Duration)> {
         let mut files = vec![];
         for (n, samples) in clips.iter().enumerate() {
             let path = self.folder.path().join(format!("{n}.f32"));
