@@ -116,6 +116,19 @@ fn a_new_epoch_ends_what_the_old_owner_left_open() {
 }
 
 #[test]
+fn the_trailer_of_an_empty_spurt_that_is_cut_ends_no_other_of_its_number() {
+    let mut ingest = Ingest::new(Limits::default());
+    open(&mut ingest, &key(0), 0).unwrap();
+    let trailer = ingest.handle_items(&key(0), 0, vec![end(0)]).unwrap().unwrap();
+    ingest.end_open(Epoch(2), &BTreeSet::new());
+    assert_eq!((events(&mut ingest), ingest.undone()), (vec![], 1), "its trailer is on its way to the disk");
+    assert_eq!(open(&mut ingest, &key(0), 0), Err(Refusal::Fenced));
+    ingest.handle_logged(trailer.receipt());
+    let media = Duration::ZERO;
+    assert_eq!(events(&mut ingest)[1], Event::Whole { key: key(0), end: Some(SpurtEnd::of(0)), media });
+}
+
+#[test]
 fn a_shorter_replay_s_trailer_ends_a_spurt_with_all_that_is_held() {
     let mut ingest = Ingest::new(Limits::default());
     open(&mut ingest, &key(0), 0).unwrap();
