@@ -70,8 +70,8 @@ pub(super) struct LiveKit {
     identity: String,
     /// What the server gave us to come back with.
     given: Option<Secret>,
-    /// The room that it has moved us to.
-    moved: Option<String>,
+    /// It has moved us to another room.
+    moved: bool,
     offers: Offers,
     /// Where the server would have us join next.
     elsewhere: Option<Url>,
@@ -87,15 +87,17 @@ impl LiveKit {
         };
         let access = access.ok_or_else(missing)?;
         let identity = format!("nearfield-{:016x}", rand::random::<u64>());
-        Ok(Self { url, access, settings, identity, given: None, moved: None, offers: Offers::Ours, elsewhere: None })
+        Ok(Self { url, access, settings, identity, given: None, moved: false, offers: Offers::Ours, elsewhere: None })
     }
 
     /// The way in, or back in.
     fn door(&self, url: Url, back: bool) -> Door {
         let token = match (&self.access, &self.given) {
-            (LiveKitAccess::Key { key, secret, room }, None) => self.mint(key, secret, room),
-            (LiveKitAccess::Key { key, secret, room }, Some(_)) if !back => self.mint(key, secret, room),
-            (_, Some(given)) => given.clone(),
+            // Where it has moved us to the server itself has let us in: of our making is no token but to the room that we were
+            // told.
+            (_, Some(given)) if back || self.moved => given.clone(),
+            (LiveKitAccess::Key { key, secret, room }, _) => self.mint(key, secret, room),
+            (LiveKitAccess::Token(_), Some(given)) => given.clone(),
             (LiveKitAccess::Token(token), None) => token.clone(),
         };
         Door { url, token, offers: self.offers, egress: self.settings.egress.clone() }
@@ -103,7 +105,6 @@ impl LiveKit {
 
     #[allow(clippy::disallowed_methods, reason = "I/O shell: reads the clock for the token")]
     fn mint(&self, key: &Secret, secret: &Secret, room: &str) -> Secret {
-        let room = self.moved.as_deref().unwrap_or(room);
         token::mint(key, secret, room, &self.identity, Micros::from_system(SystemTime::now()))
     }
 
@@ -265,6 +266,7 @@ impl Session<'_> {
             Heard::Message(bytes) => self.room.handle_message(&bytes, Instant::now()),
             Heard::Nothing => Ok(()),
             Heard::Back => {
+                metrics::counter!("nearfield_edge_connect_resumes_total").increment(1);
                 self.back_since = Instant::now();
                 self.room.handle_back(Instant::now());
                 Ok(())
@@ -296,7 +298,6 @@ impl Session<'_> {
             Err(error) => return Err(error),
         };
         tracing::info!(?after, "signalling is lost; trying to go on");
-        metrics::counter!("nearfield_edge_connect_resumes_total").increment(1);
         self.room.handle_lost();
         let door = self.livekit.door(self.url.clone(), true);
         self.line = Line::again(door, self.room.sid().to_owned(), after);
@@ -337,7 +338,7 @@ impl Session<'_> {
             }
             Action::Candidate(candidate) => self.add_candidate(&candidate).await,
             Action::Token(token) => self.livekit.given = Some(token),
-            Action::Moved(room) => self.livekit.moved = Some(room),
+            Action::Moved => self.livekit.moved = true,
             Action::Elsewhere(url) => return Err(self.elsewhere(&url)),
             Action::Resume => {
                 let why = "LiveKit would have us open the signalling anew".into();

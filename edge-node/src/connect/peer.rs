@@ -39,6 +39,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -188,22 +189,23 @@ impl Peer {
 
     async fn ask(&mut self, servers: Vec<(At, &IceServer)>) -> Result<(), ConnectError> {
         let joined = self.joined.as_mut().ok_or_else(gone)?;
-        for (at, IceServer { username, credential, .. }) in servers {
-            // One that a relay names and we knew gives no second address.
-            if !joined.servers.insert(at.address) {
-                continue;
-            }
-            let (id, handle) = (joined.place.id, &joined.place.handle);
-            let (local, stream) = match at.tcp {
-                true => match stream::open(at.address, id, handle.commands.clone()).await {
-                    Some((local, stream)) => (local, Some(stream)),
-                    None => continue,
-                },
-                false => match handle.addresses.iter().find(|ours| ours.is_ipv4() == at.address.is_ipv4()) {
-                    Some(local) => (*local, None),
-                    None => continue,
-                },
+        let (id, handle) = (joined.place.id, joined.place.handle.clone());
+        // One that a relay names and we knew gives no second address.
+        let fresh = servers.into_iter().filter(|(at, _)| joined.servers.insert(at.address));
+        // At once: a dead one is waited for by none of the others.
+        let reached = join_all(fresh.map(async |(at, server)| {
+            let way = match at.tcp {
+                true => {
+                    stream::open(at.address, id, handle.commands.clone()).await.map(|(ours, way)| (ours, Some(way)))
+                }
+                false => {
+                    let ours = handle.addresses.iter().find(|ours| ours.is_ipv4() == at.address.is_ipv4());
+                    ours.map(|ours| (*ours, None))
+                }
             };
+            Some((at, server, way?))
+        }));
+        for (at, IceServer { username, credential, .. }, (local, stream)) in reached.await.into_iter().flatten() {
             let (username, credential) = (username.clone(), credential.clone());
             joined.command(Command::Server { id, at, username, credential, local, stream }).await?;
         }

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use mesh::wire::request::Secret;
+use mesh::wire::{cause::Cause, request::Secret};
 use prost::Message;
 use tokio::time::Instant;
 
@@ -45,9 +45,8 @@ const ROLL_CALL: Duration = Duration::from_secs(5);
 /// Late candidates of the server's between two descriptions; more are passed over.
 const MAX_CANDIDATES: usize = 32;
 
-/// The longest token a server may give us, and the longest name of a room, in bytes.
+/// The longest token a server may give us, in bytes.
 const MAX_TOKEN: usize = 8192;
-const MAX_ROOM: usize = 1024;
 
 /// Who offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +78,8 @@ pub(super) enum Action {
     Candidate(String),
     /// Come back with this token.
     Token(Secret),
-    /// We are in the room of this name from now on.
-    Moved(String),
+    /// We are in another room from now on.
+    Moved,
     /// Join there instead.
     Elsewhere(String),
     /// Open the signalling anew and go on.
@@ -110,6 +109,8 @@ pub(super) struct Room {
     people: People,
     /// Tracks that were asked for.
     held: BTreeSet<String>,
+    /// How many that were in all.
+    asked: usize,
     /// Whoever was here before signalling was lost is named until then, or gone.
     roll_by: Option<Instant>,
     /// Sections that our last offer had, and those that are wanted besides.
@@ -139,6 +140,7 @@ impl Room {
             stage: Stage::Joining(now + JOIN_DEADLINE),
             people: People::default(),
             held: BTreeSet::new(),
+            asked: 0,
             roll_by: None,
             sections: 0,
             more: 0,
@@ -366,9 +368,7 @@ impl Room {
         self.people.set_us(moved.us.map(|us| us.sid).unwrap_or_default());
         self.held.clear();
         self.roll_by = None;
-        if let Some(room) = moved.room.map(|room| room.name).filter(|name| (1..=MAX_ROOM).contains(&name.len())) {
-            self.actions.push_back(Action::Moved(room));
-        }
+        self.actions.push_back(Action::Moved);
         self.handle_token(moved.token);
         let changes = self.people.replace(moved.others);
         self.actions.extend(changes.into_iter().map(Action::Person));
@@ -467,12 +467,17 @@ impl Room {
         // Of what is not there any more the server forgets by itself that we had it.
         self.held = voices;
         if !missing.is_empty() {
+            self.asked = self.asked.saturating_add(missing.len());
             self.send(Ask::Subscription(message::Subscription { tracks: missing, subscribe: true }));
         }
         if !self.wanted || self.awaited.is_some() {
             return Ok(());
         }
         self.flood.count(now)?;
+        let few = self.held.len() <= MAX_TRACKS / 2 && self.asked >= MAX_TRACKS / 2;
+        if self.more > 0 && self.sections == MAX_TRACKS && few {
+            return Err(used_up());
+        }
         self.wanted = false;
         self.sections = self.sections.saturating_add(std::mem::take(&mut self.more)).min(MAX_TRACKS);
         self.awaited = Some(now + ANSWER_DEADLINE);
@@ -489,6 +494,12 @@ impl Room {
         let bytes = SignalRequest { message: Some(ask) }.encode_to_vec();
         self.actions.push_back(Action::Send(bytes));
     }
+}
+
+/// Sections are not used twice by a server that keeps streams apart. A new connection begins without those of who left.
+fn used_up() -> ConnectError {
+    let why = format!("all {MAX_TRACKS} sections of the connection were used; joining anew");
+    ConnectError::Unreachable { cause: Cause::RelayUnreachable, why }
 }
 
 fn bad(what: &'static str, why: String) -> ConnectError {

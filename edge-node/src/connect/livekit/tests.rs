@@ -262,6 +262,11 @@ fn whoever_was_moved_comes_back_to_the_room_they_were_moved_to() {
         serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()["video"]["room"].clone()
     });
     assert_eq!(claims(livekit.door(url.clone(), false)), "standup");
-    livekit.moved = Some("annex".into());
-    assert_eq!(claims(livekit.door(url, false)), "annex");
+    livekit.given = Some(Secret("the server's".into()));
+    assert_eq!(livekit.door(url.clone(), true).token.0, "the server's");
+    assert_eq!(claims(livekit.door(url.clone(), false)), "standup");
+    livekit.moved = true;
+    assert_eq!(livekit.door(url.clone(), false).token.0, "the server's");
+    livekit.given = None;
+    assert_eq!(claims(livekit.door(url, false)), "standup", "none of our making lets us into a room that it names");
 }

@@ -116,6 +116,27 @@ fn sections_that_the_server_wants_are_offered_one_exchange_at_a_time() {
 }
 
 #[test]
+fn once_the_sections_are_used_up_the_room_is_joined_anew_where_that_gives_room() {
+    let now = Instant::now();
+    let full = |voices: usize| {
+        let all: Vec<Participant> = (0..voices)
+            .map(|n| person(&format!("PA_{n}"), &format!("p{n}"), "", &[track(&format!("TR_{n}"), "audio/opus")]))
+            .collect();
+        let mut room = entered(&all, now);
+        says(&mut room, Said::Sections(Sections { audios: MAX_TRACKS as u32 }), now).unwrap();
+        assert_eq!(offered(&drain(&mut room).1), Some((MAX_TRACKS, false)));
+        room.handle_offer("v=0".into());
+        says(&mut room, answer(2, &[]), now).unwrap();
+        says(&mut room, Said::Sections(Sections { audios: 1 }), now)
+    };
+    let error = full(MAX_TRACKS / 2).unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("500 sections"), "{error}");
+    full(MAX_TRACKS / 2 + 1).unwrap();
+    // That many sections without that many voices are a flood.
+    full(2).unwrap();
+}
+
+#[test]
 fn a_track_that_is_published_anew_is_asked_for_anew_and_one_that_is_refused_is_told() {
     let now = Instant::now();
     let mut room = entered(&[ada()], now);
@@ -264,7 +285,7 @@ fn another_room_has_other_people_and_is_listened_to_anew() {
     let (asked, actions) = drain(&mut room);
     assert_eq!((subscribed(&asked), room.sid()), (vec!["TR_2"], "PA_again"));
     assert!(actions.contains(&Action::Token(Secret("another".into()))));
-    assert!(actions.contains(&Action::Moved("annex".into())));
+    assert!(actions.contains(&Action::Moved));
     assert!(actions.contains(&Action::Person(Change::Left { id: id("ada") })));
 
     let us = Some(Participant { permission: Some(Permission::default()), ..person("PA_third", "nearfield", "", &[]) });
