@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use mesh::wire::{cause::Cause, request::Secret};
+use mesh::wire::request::Secret;
 use prost::Message;
 use tokio::time::Instant;
 
@@ -107,9 +107,8 @@ pub(super) struct Room {
     offers: Offers,
     stage: Stage,
     people: People,
-    /// Tracks that were asked for.
+    /// Tracks that were asked for, and how many that were in all.
     held: BTreeSet<String>,
-    /// How many that were in all.
     asked: usize,
     /// Whoever was here before signalling was lost is named until then, or gone.
     roll_by: Option<Instant>,
@@ -474,10 +473,7 @@ impl Room {
             return Ok(());
         }
         self.flood.count(now)?;
-        let few = self.held.len() <= MAX_TRACKS / 2 && self.asked >= MAX_TRACKS / 2;
-        if self.more > 0 && self.sections == MAX_TRACKS && few {
-            return Err(used_up());
-        }
+        self.check_sections()?;
         self.wanted = false;
         self.sections = self.sections.saturating_add(std::mem::take(&mut self.more)).min(MAX_TRACKS);
         self.awaited = Some(now + ANSWER_DEADLINE);
@@ -494,12 +490,6 @@ impl Room {
         let bytes = SignalRequest { message: Some(ask) }.encode_to_vec();
         self.actions.push_back(Action::Send(bytes));
     }
-}
-
-/// Sections are not used twice by a server that keeps streams apart. A new connection begins without those of who left.
-fn used_up() -> ConnectError {
-    let why = format!("all {MAX_TRACKS} sections of the connection were used; joining anew");
-    ConnectError::Unreachable { cause: Cause::RelayUnreachable, why }
 }
 
 fn bad(what: &'static str, why: String) -> ConnectError {

@@ -2,9 +2,13 @@
 
 use mesh::wire::cause::Cause;
 
-use super::super::{
-    super::{ConnectError, Meaning},
-    message::Reason,
+use super::{
+    super::{
+        super::{ConnectError, Meaning},
+        message::Reason,
+        people::MAX_TRACKS,
+    },
+    Room,
 };
 
 /// The server has us out of the room, for good or to come back.
@@ -20,6 +24,19 @@ pub(super) fn deaf() -> ConnectError {
     let meaning = Meaning { words: "", cause: Cause::AccessDenied, is_transient: false };
     let reason = "the token does not let us subscribe (canSubscribe)".into();
     ConnectError::Signalling { relay: "LiveKit", request: "our listening", code: 0, meaning, reason }
+}
+
+impl Room {
+    /// Whether there is a section for who comes next. Servers that keep streams apart use none twice; a new connection begins
+    /// without those of who left. Many sections without as many voices are a flood, and told as such.
+    pub(super) fn check_sections(&self) -> Result<(), ConnectError> {
+        let helps = self.held.len() <= MAX_TRACKS / 2 && self.asked >= MAX_TRACKS / 2;
+        if self.more == 0 || self.sections < MAX_TRACKS || !helps {
+            return Ok(());
+        }
+        let why = format!("all {MAX_TRACKS} sections of the connection were used; joining anew");
+        Err(ConnectError::Unreachable { cause: Cause::RelayUnreachable, why })
+    }
 }
 
 /// Why we are out, for whoever asked for the meeting.
