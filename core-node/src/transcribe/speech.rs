@@ -29,11 +29,12 @@ pub fn find(samples: &[f32]) -> Vec<Span> {
     speech
 }
 
-/// Whether anything in `samples` may be speech: what is surely not is noise to an engine that makes words of any sound. An edge
-/// that forwards it has been far surer.
-pub(super) fn may_be(samples: &[f32]) -> bool {
+/// How much of `samples` may be speech, in milliseconds: what surely is none is noise to an engine that makes words of any sound.
+/// An edge that forwards speech has been far surer.
+pub(super) fn faint_ms(samples: &[f32]) -> u32 {
     let mut ear = Ear::rested();
-    samples.chunks(BLOCK).any(|chunk| ear.hear(&block(chunk)) >= FAINT)
+    let blocks = samples.chunks(BLOCK).filter(|chunk| ear.hear(&block(chunk)) >= FAINT).count();
+    ms(blocks * BLOCK)
 }
 
 fn block(chunk: &[f32]) -> [i16; BLOCK] {
@@ -54,7 +55,7 @@ mod tests {
     fn nobody_speaks_in_silence_and_no_length_is_trouble() {
         for length in [0, 1, BLOCK, SAMPLE_RATE * 2 + 1] {
             assert_eq!(find(&vec![0.0; length]), []);
-            assert!(!may_be(&vec![0.0; length]));
+            assert_eq!(faint_ms(&vec![0.0; length]), 0);
         }
     }
 }

@@ -11,14 +11,17 @@ use super::{
     library::{Config, Recognizer, Strings},
 };
 use crate::transcribe::{
-    Clip, SAMPLE_RATE, Span, Text, TranscribeError, Transcriber, Word, align::laid_over, loops::without_loop, speech,
-    whisper::known_language,
+    Clip, SAMPLE_RATE, Span, Text, TranscribeError, Transcriber, Word, align::laid_over, coverage::letters,
+    loops::without_loop, speech, whisper::known_language,
 };
 
 /// Silence before a clip: Moonshine misses words that begin with it (5.5 % errors without, 5.0 % with, on recorded prompts).
 const LEAD: usize = SAMPLE_RATE * 3 / 10;
 /// Shorter clips are filled up with silence.
 const MIN_SAMPLES: usize = SAMPLE_RATE / 2;
+
+/// Nobody says more letters in a second.
+const MAX_LETTERS_PER_SECOND: u32 = 35;
 
 /// A model of `sherpa-onnx` behind [`Transcriber`]. One for all clips: it keeps no state between them.
 pub struct Sherpa {
@@ -89,9 +92,9 @@ impl Shared {
         if clip.duration() > MAX_CLIP {
             return Err(TranscribeError::Clip("longer than 30 s".into()));
         }
-        // Of applause Moonshine makes whole sentences, and says nothing of how sure it is.
-        if !speech::may_be(&clip.samples) {
-            return Ok(Text { language: only_language(&self.settings).map(str::to_owned), ..Text::default() });
+        let faint_ms = speech::faint_ms(&clip.samples);
+        if faint_ms == 0 {
+            return Ok(self.nothing());
         }
         let lead = if self.settings.family == Family::Moonshine { LEAD } else { 0 };
         let mut samples = vec![0.0; lead];
@@ -101,8 +104,17 @@ impl Shared {
         // Only the kind of fault and its place: serde's own message may quote a word that was said.
         let heard: Heard = serde_json::from_str(&json)
             .map_err(|e| failed(format!("result of the library: {:?} at column {}", e.classify(), e.column())))?;
+        // Of applause Moonshine makes whole sentences, and says nothing of how sure it is.
+        if letters(&heard.text) * 1000 > faint_ms * MAX_LETTERS_PER_SECOND {
+            metrics::counter!("nearfield_core_transcribe_invented_total").increment(1);
+            return Ok(self.nothing());
+        }
         let language = self.language(&heard, clip);
         Ok(text(&heard, clip, language, lead * 1000 / SAMPLE_RATE))
+    }
+
+    fn nothing(&self) -> Text {
+        Text { language: only_language(&self.settings).map(str::to_owned), ..Text::default() }
     }
 
     /// Of a model with one language it is that; of one with several what it has heard, if it says so, or was told.
