@@ -72,7 +72,7 @@ impl TranscribeSection {
         );
     }
 
-    /// The engine that is to be loaded; `None` where [`TranscribeSection::check`] has refused it.
+    /// The engine that is to be loaded; `None` where it was refused.
     pub fn chosen(&self) -> Option<Chosen> {
         Some(match self.engine {
             Engine::Local => Chosen::Whisper(whisper::Settings { model: self.model.clone()?, threads: self.threads }),

@@ -25,7 +25,7 @@ pub enum Which {
 /// What the driver is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Go on to find an edge and have it join; [`Machine::handle_found`] follows.
+    /// Go on to find an edge and have it join; [`super::Machine::handle_found`] follows.
     Seek(Step),
     /// What is being done to find one is not wanted any more.
     DropSeek,
@@ -35,9 +35,9 @@ pub enum Action {
     Tally,
     /// Tell the edge of this epoch to leave.
     Leave(Epoch),
-    /// Rows of [`Captures`] have changed: write them.
+    /// Rows of [`crate::meeting::captures::Captures`] have changed: write them.
     Write,
-    /// The same: the edge of this epoch is stopped. Then [`Captures::handle_stopped`], and whoever merges is told.
+    /// The same: the edge of this epoch is stopped. Then [`crate::meeting::captures::Captures::handle_stopped`], and whoever merges is told.
     Stopped(Epoch),
     /// Whoever merges is to know who captures.
     Capturing,
@@ -59,7 +59,7 @@ pub enum Action {
     Gap(Gap),
     /// It was none: no gap that is open is to stay written.
     NoGap,
-    /// What the edge of this epoch owed never came: that is a gap. It owes no more ([`Captures::note_owed`]) as soon as that is written.
+    /// What the edge of this epoch owed never came: that is a gap. It owes no more ([`crate::meeting::captures::Captures::note_owed`]) as soon as that is written.
     Owed(Epoch, Gap),
     /// It stands there: to be written.
     Tell(StatusChange),
@@ -90,7 +90,7 @@ pub struct StatusChange {
     pub gap: Option<Gap>,
 }
 
-/// What [`Machine::poll_timeout`] waits for.
+/// What [`super::Machine::poll_timeout`] waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// A lease runs out.
