@@ -27,7 +27,8 @@ use super::{App, body, problem::Problem, request::CreateMeeting};
 use crate::{meeting::wall, meetings::CreateError};
 
 /// Of what Zoom told, worked on at a time; it tells again what is not taken.
-static AT_WORK: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(64)));
+const MAX_WORK: usize = 64;
+static AT_WORK: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MAX_WORK)));
 
 /// Zoom waits for three seconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -128,6 +129,11 @@ impl Stream {
         serde_json::from_value(stream.clone()).map_err(bad)
     }
 
+    /// It ended by a fault, and the edge tries to come back.
+    fn comes_back(&self) -> bool {
+        matches!(self.stop_reason.as_u64(), Some(10..=19 | 24))
+    }
+
     /// Under which at most one meeting is live.
     fn key(&self) -> String {
         format!("zoom_rtms {}", self.rtms_stream_id)
@@ -196,7 +202,7 @@ fn request(zoom: &Zoom, stream: &Stream) -> Value {
 /// Ends its meeting, if this core serves it; its edge is told by Zoom itself. A fault is none of Zoom's last words: the edge tries
 /// to come back.
 async fn stopped(app: App, stream: Stream) {
-    if matches!(stream.stop_reason.as_u64(), Some(10..=19 | 24)) {
+    if stream.comes_back() {
         return;
     }
     if let Some(meeting) = app.meetings.live_under(&stream.key()) {

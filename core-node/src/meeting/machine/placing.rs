@@ -1,5 +1,7 @@
 //! Which edges are sought for a meeting, and what becomes of them once they are found.
 
+use std::collections::BTreeSet;
+
 use geo::RegionId;
 use mesh::{
     identity::NodeId,
@@ -98,7 +100,7 @@ impl<L: Clone> Machine<L> {
             }
             (Which::Secondary, Ok(epoch)) => self.take_as_secondary(epoch, now),
             (Which::Secondary, Err((epoch, why))) => {
-                self.dismiss_stray(epoch, now);
+                self.dismiss_strays(epoch, now);
                 tracing::warn!(code = why.code, detail = why.detail, "no secondary edge for now");
                 metrics::counter!("nearfield_core_second_edges_missed_total").increment(1);
                 if !self.is_finishing() {
@@ -116,14 +118,17 @@ impl<L: Clone> Machine<L> {
         self.actions.push_back(Action::Capturing);
     }
 
-    /// Whoever was asked last to be the secondary, and has not taken it, captures nothing, should it have joined all the same.
-    fn dismiss_stray(&mut self, epoch: Epoch, now: Now) {
-        let slot = self.captures.owner(epoch).map(|owner| owner.slot);
-        if slot != Some(self.secondary.slot()) || self.is_ours(epoch) {
-            return;
+    /// Whoever was asked to be the secondary, and has not taken it, captures nothing, should it have joined all the same. It need not
+    /// be the edge that was asked last: that one may have no row.
+    fn dismiss_strays(&mut self, last: Epoch, now: Now) {
+        let slot = self.secondary.slot();
+        let rows = self.captures.owners().capturing().map(|(epoch, owner)| (epoch, owner.slot));
+        let tried = self.captures.owner(last).map(|owner| (last, owner.slot));
+        let asked: BTreeSet<Epoch> = rows.chain(tried).filter(|(_, of)| *of == slot).map(|(epoch, _)| epoch).collect();
+        for epoch in asked.into_iter().filter(|epoch| !self.is_ours(*epoch)).collect::<Vec<_>>() {
+            self.tell_to_leave(epoch);
+            self.give_up(epoch, now);
         }
-        self.tell_to_leave(epoch);
-        self.give_up(epoch, now);
     }
 
     /// The edge of `epoch` has failed: others are asked first from now on.

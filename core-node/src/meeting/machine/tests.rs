@@ -331,6 +331,20 @@ fn an_edge_that_fails_by_its_own_fault_is_not_asked_again_for_a_while() {
 }
 
 #[test]
+fn an_edge_that_joined_unnoticed_is_stopped_though_another_was_asked_after_it() {
+    let mut rig = Rig::new(2);
+    rig.run();
+    rig.join();
+    let (which, stray) = rig.ask();
+    rig.beat(stray);
+    // Its answer was lost, and the next to be asked never came to a row.
+    let next = Epoch(stray.0 + 1);
+    rig.machine.handle_placed(which, Err((next, orders::unplaced())), rig.now);
+    assert_eq!(rig.run(), ["tell 2 to leave", "2 is stopped", "no redundancy"]);
+    assert_eq!(rig.machine.captures.capturing(), [Epoch(1)].into());
+}
+
+#[test]
 fn what_the_end_finds_being_placed_is_told_to_leave() {
     let mut rig = Rig::new(1);
     rig.run();
