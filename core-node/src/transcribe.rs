@@ -7,6 +7,8 @@ mod invented;
 mod loops;
 pub mod openai;
 pub mod pool;
+#[cfg(test)]
+mod samples;
 pub mod sherpa;
 pub mod speech;
 pub mod whisper;

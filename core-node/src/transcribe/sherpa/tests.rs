@@ -49,21 +49,15 @@ fn what_can_be_no_model_is_refused_by_name() {
 mod engine {
     use std::sync::{Arc, OnceLock};
 
-    use ezk_g722::libg722::{Bitrate, decoder::Decoder};
     use futures_util::future::join_all;
     use proptest::prelude::*;
 
     use super::*;
     use crate::transcribe::{
         Clip, SAMPLE_RATE, Text, Transcriber,
+        samples::{cache, plain, prompt, silence},
         sherpa::recognizer::{Heard, text},
     };
-
-    fn cache(path: &str, command: &str) -> PathBuf {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache").join(path);
-        assert!(path.exists(), "{} is missing: run {command}", path.display());
-        path
-    }
 
     /// One for all tests: loading it takes a while.
     fn moonshine() -> Arc<Sherpa> {
@@ -84,22 +78,8 @@ mod engine {
         ENGINE.get_or_init(load).clone()
     }
 
-    fn prompt(name: &str) -> Vec<f32> {
-        let bytes = std::fs::read(cache(&format!("speech/en/{name}.g722"), "./dev speech")).unwrap();
-        let samples = Decoder::new(Bitrate::Mode1_64000, false, false).decode(&bytes);
-        samples.into_iter().map(|s| f32::from(s) / 32_768.0).collect()
-    }
-
-    fn silence(ms: usize) -> Vec<f32> {
-        vec![0.0; ms * SAMPLE_RATE / 1000]
-    }
-
     async fn hear(samples: Vec<f32>) -> Text {
         moonshine().transcribe(Clip { samples: samples.into(), language: None }).await.unwrap()
-    }
-
-    fn plain(text: &str) -> String {
-        text.chars().filter(|c| c.is_alphabetic() || *c == ' ').collect::<String>().to_lowercase()
     }
 
     #[tokio::test]

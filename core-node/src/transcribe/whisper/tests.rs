@@ -2,17 +2,13 @@
 
 use std::sync::OnceLock;
 
-use ezk_g722::libg722::{Bitrate, decoder::Decoder};
 use futures_util::future::join_all;
 
 use super::*;
-use crate::transcribe::pool::Pool;
-
-fn cache(path: &str, command: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache").join(path);
-    assert!(path.exists(), "{} is missing: run {command}", path.display());
-    path
-}
+use crate::transcribe::{
+    pool::Pool,
+    samples::{cache, plain, prompt, silence},
+};
 
 /// One for all tests: loading it takes a while.
 fn engine() -> Arc<Whisper> {
@@ -22,16 +18,6 @@ fn engine() -> Arc<Whisper> {
         Arc::new(Whisper::load(&Settings { model, threads: 1 }).unwrap())
     };
     ENGINE.get_or_init(load).clone()
-}
-
-fn prompt(name: &str) -> Vec<f32> {
-    let bytes = std::fs::read(cache(&format!("speech/en/{name}.g722"), "./dev speech")).unwrap();
-    let samples = Decoder::new(Bitrate::Mode1_64000, false, false).decode(&bytes);
-    samples.into_iter().map(|s| f32::from(s) / 32_768.0).collect()
-}
-
-fn silence(ms: usize) -> Vec<f32> {
-    vec![0.0; ms * SAMPLE_RATE / 1000]
 }
 
 /// White noise of `dbov` (RMS below full scale), always the same.
@@ -47,10 +33,6 @@ fn noise(ms: usize, dbov: i32) -> Vec<f32> {
 
 async fn hear(samples: Vec<f32>) -> Text {
     engine().transcribe(Clip { samples: samples.into(), language: None }).await.unwrap()
-}
-
-fn plain(text: &str) -> String {
-    text.chars().filter(|c| c.is_alphabetic() || *c == ' ').collect::<String>().to_lowercase()
 }
 
 #[tokio::test]
